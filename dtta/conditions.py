@@ -1,0 +1,87 @@
+"""From a task network's output to a diffusion model's condition, differentiably (paper, section 3).
+
+Each class here is called with the output and returns c; the gradient of the diffusion loss reaches
+the task network through it. Softmax and mixing are done in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassMixture(nn.Module):
+    """Classification: c = Σ_j y_j l_j, the class embeddings mixed by the network's belief.
+
+    For DiT and class-conditional UNets the l_j are vectors (L, D); for text-to-image models each is a
+    sequence of token embeddings (L, tokens, D), mixed token by token.
+
+    Args:
+        embeddings: l (L, ...), or a function that returns them. Give a function where the embeddings
+            are weights that move (φ adapted, prompts learnt), so that each step sees their present value.
+    """
+
+    def __init__(self, embeddings: Tensor | Callable[[], Tensor]):
+        super().__init__()
+        self.embeddings = embeddings if callable(embeddings) else lambda: embeddings
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits (N, L) -> c (N, ...)."""
+        l = self.embeddings()
+        if logits.ndim != 2 or logits.shape[1] != len(l):
+            raise ValueError(
+                f"{len(l)} class embeddings need logits of shape (N, {len(l)}), not {tuple(logits.shape)}"
+            )
+        y = logits.float().softmax(dim=1)  # (N, L)
+        return (y @ l.float().flatten(1)).unflatten(1, l.shape[1:])
+
+
+class PixelMixture(nn.Module):
+    """Segmentation: the same mixture at every pixel, c_u = Σ_j y_j^u l_j, a map of embeddings.
+
+    Args:
+        embeddings: l (L, D), or a function that returns them; the identity matrix gives the
+            probabilities themselves, a palette (L, 3) gives a soft colour map for a ControlNet.
+    """
+
+    def __init__(self, embeddings: Tensor | Callable[[], Tensor]):
+        super().__init__()
+        self.embeddings = embeddings if callable(embeddings) else lambda: embeddings
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits (N, L, H, W) -> c (N, D, H, W)."""
+        l = self.embeddings()
+        if logits.ndim != 4 or logits.shape[1] != len(l):
+            raise ValueError(
+                f"{len(l)} class embeddings need logits of shape (N, {len(l)}, H, W), not {tuple(logits.shape)}"
+            )
+        y = logits.float().softmax(dim=1)  # (N, L, H, W)
+        return torch.einsum("nlhw,ld->ndhw", y, l.float())
+
+
+class DepthMap(nn.Module):
+    """Depth: the map is the condition, moved from [near, far] to [-1, 1], linear or as inverse depth.
+
+    Args:
+        near, far: the range of depths, in the network's unit.
+        inverse: use 1/depth, as depth ControlNets expect (near = 1, far = -1).
+    """
+
+    def __init__(self, near: float, far: float, inverse: bool = False):
+        super().__init__()
+        if not 0 < near < far:
+            raise ValueError(f"depths must satisfy 0 < near < far, not {near}, {far}")
+        self.near, self.far, self.inverse = near, far, inverse
+
+    def forward(self, depth: Tensor) -> Tensor:
+        """Depth (N, 1, H, W) or (N, H, W) -> c (N, 1, H, W)."""
+        if depth.ndim == 3:
+            depth = depth.unsqueeze(1)
+        if depth.ndim != 4 or depth.shape[1] != 1:
+            raise ValueError(f"depth must have shape (N, 1, H, W) or (N, H, W), not {tuple(depth.shape)}")
+        depth = depth.float().clamp(self.near, self.far)
+        if self.inverse:
+            return 2 * (1 / depth - 1 / self.far) / (1 / self.near - 1 / self.far) - 1
+        return 2 * (depth - self.near) / (self.far - self.near) - 1

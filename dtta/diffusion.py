@@ -1,0 +1,206 @@
+"""A diffusion model as Diffusion-TTA sees it.
+
+Every model family is reached through the same calls:
+
+* ``encode(image)``                       an image in [0, 1] -> z0, what noise is added to
+* ``loss(z0, t, noise, condition)``       one number per sample: how wrong was the noise prediction
+* ``class_embeddings``                    one vector per class, for models conditioned on classes
+
+What differs between families lives in the adapters at the end of this file, one small class each,
+so that the method never asks which model it has. Symbols are the paper's (arXiv 2311.16102, section 3):
+z0 the clean latent, t the timestep, ε the noise, ᾱ_t = ``alphas_cumprod[t]``, c the condition.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Diffusion(nn.Module):
+    """Forward process, target and loss, common to all families. An adapter adds ``predict``.
+
+    Args:
+        network: the noise-prediction network φ, put in eval mode.
+        scheduler: a ``DDPMScheduler``; its ``alphas_cumprod`` (T,) and ``prediction_type`` are read.
+        vae: an ``AutoencoderKL`` for a model of latents, or None for a model of pixels.
+
+    Raises:
+        TypeError: another scheduler. Euler's ``add_noise``, for one, is z0 + σε: another process.
+    """
+
+    def __init__(self, network: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None):
+        super().__init__()
+        if not isinstance(scheduler, DDPMScheduler):
+            raise TypeError(
+                f"the scheduler must be a DDPMScheduler, not {type(scheduler).__name__}; "
+                "load it with DDPMScheduler.from_pretrained(repository, subfolder='scheduler')"
+            )
+        if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type {scheduler.config.prediction_type!r} is not supported")
+        # eval matters beyond dropout: in train mode DiT's label embedding drops labels at random
+        self.network = network.eval()
+        self.vae = None if vae is None else vae.eval().requires_grad_(False)
+        self.prediction_type = scheduler.config.prediction_type
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of noise levels; t runs from 0 to T - 1."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image the model was trained on, in pixels."""
+        scale = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.network.config.sample_size * scale
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """The image (N, C, H, W) in [0, 1] as z0: resized, moved to [-1, 1], encoded if there is a VAE.
+
+        The latent is the mean of the VAE's posterior times the VAE's own scaling factor.
+        """
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        pixels = 2 * image - 1
+        if self.vae is None:
+            return pixels
+        latent = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
+        return latent.float() * self.vae.config.scaling_factor
+
+    def add_noise(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """z_t = √ᾱ_t z0 + √(1 - ᾱ_t) ε, the forward process (Eq. 1)."""
+        signal, sigma = self._levels(t, z0)
+        return signal * z0 + sigma * noise  # (N, C, h, w)
+
+    def target(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network was trained to predict: ε, or v = √ᾱ_t ε - √(1 - ᾱ_t) z0."""
+        if self.prediction_type == "epsilon":
+            return noise
+        signal, sigma = self._levels(t, z0)
+        return signal * noise - sigma * z0
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """ε_φ(z_t, t, c): the network's prediction (N, C, h, w), and no other channels."""
+        raise NotImplementedError
+
+    def loss(self, z0: Tensor, t: Tensor, noise: Tensor, condition: Tensor, norm: str = "l2") -> Tensor:
+        """‖ε_φ(z_t, t, c) - ε‖² of each sample (Eq. 2), averaged over its elements, not over samples.
+
+        Args:
+            z0: clean latents (N, C, h, w).
+            t: timesteps (N,), integers from 0 to T - 1.
+            noise: ε (N, C, h, w), standard normal.
+            condition: c, one for each sample, in the form this family takes.
+            norm: "l2" (the paper) or "l1".
+
+        Returns:
+            (N,) losses in float32.
+        """
+        prediction = self.predict(self.add_noise(z0, t, noise), t, condition)
+        error = prediction.float() - self.target(z0, t, noise).float()
+        return (error.abs() if norm == "l1" else error.square()).flatten(1).mean(1)
+
+    def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 - ᾱ_t), shaped to multiply `like`."""
+        alpha_bar = self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1)).to(like.dtype)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+class SoftLabel(nn.Module):
+    """An embedding table that also takes what is embedded already.
+
+    Integer labels (N,) are looked up, as the library does. Floating inputs (N, D), mixtures of rows,
+    pass unchanged. This is all that lets a class-conditional model listen to probabilities.
+    """
+
+    def __init__(self, table: nn.Embedding):
+        super().__init__()
+        self.embedding_table = table
+
+    def forward(self, label: Tensor) -> Tensor:
+        return label if label.is_floating_point() else self.embedding_table(label)
+
+
+# --- one adapter per family ---------------------------------------------------------------------------
+
+
+class ClassUNet(Diffusion):
+    """``UNet2DModel`` with ``num_class_embeds``: c (N, D) is added to the timestep's embedding."""
+
+    def __init__(self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None):
+        super().__init__(unet, scheduler, vae)
+        if isinstance(unet.class_embedding, nn.Embedding):
+            unet.class_embedding = SoftLabel(unet.class_embedding)
+        if not isinstance(unet.class_embedding, SoftLabel):
+            raise ValueError("the UNet has no class embedding; build it with num_class_embeds=L")
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L, the rows (L, D) of the class table."""
+        return self.network.class_embedding.embedding_table.weight
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return self.network(z_t, t, class_labels=condition).sample
+
+
+class DiT(Diffusion):
+    """``DiTTransformer2DModel``: c (N, D) enters every block through its adaptive layer norm.
+
+    The class and timestep embedder, of which the library keeps a copy in each block, is tied into
+    one, as in the original model: adapting φ then moves one embedder, not 28.
+
+    Args:
+        official: compute what DiT's authors compute: timestep frequencies divided by 128 and a layer
+            norm ε of 1e-6. diffusers divides by 127 and takes 1e-5, which changes the output of a
+            randomly initialised DiT-XL/2 by a tenth. False keeps the library's numbers.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        scheduler: DDPMScheduler,
+        vae: nn.Module | None = None,
+        official: bool = True,
+    ):
+        super().__init__(transformer, scheduler, vae)
+        embedder = transformer.transformer_blocks[0].norm1.emb
+        if not isinstance(embedder.class_embedder, SoftLabel):
+            embedder.class_embedder = SoftLabel(embedder.class_embedder.embedding_table)
+        for block in transformer.transformer_blocks:
+            block.norm1.emb = embedder
+            block.norm3.eps = 1e-6 if official else block.norm3.eps
+        embedder.time_proj.downscale_freq_shift = 0 if official else 1
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L, the rows (L, D) of the class table; the last row, "no class", is left out."""
+        embedder = self.network.transformer_blocks[0].norm1.emb
+        return embedder.class_embedder.embedding_table.weight[:-1]
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        output = self.network(z_t, t, class_labels=condition).sample
+        return output[:, : z_t.shape[1]]  # a DiT that learnt its variance has σ in the channels behind ε
+
+
+class ConcatUNet(Diffusion):
+    """``UNet2DModel`` that sees c (N, D, H, W), a map, as channels beside the noisy image.
+
+    The paper's form for segmentation and depth (section 3, Figure 7). Maps of another size than z0
+    are resized to it.
+    """
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        if condition.shape[-2:] != z_t.shape[-2:]:
+            condition = F.interpolate(condition, z_t.shape[-2:], mode="bilinear", antialias=True)
+        return self.network(torch.cat([z_t, condition], dim=1), t).sample
+
+
+class TextUNet(Diffusion):
+    """``UNet2DConditionModel`` (Stable Diffusion): c (N, tokens, D) enters by cross-attention."""
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return self.network(z_t, t, encoder_hidden_states=condition).sample

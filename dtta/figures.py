@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -88,7 +89,7 @@ def show(fig: Figure, alt: str) -> None:
     width = round(fig.get_figwidth() * _DPI)
     plt.close(fig)  # else the inline backend shows it a second time
     display(
-        {"image/png": buffer.getvalue(), "text/plain": f"Figure: {alt}"},
+        {"image/png": b64encode(buffer.getvalue()).decode(), "text/plain": f"Figure: {alt}"},
         metadata={"image/png": {"alt": alt, "width": width}},
         raw=True,
     )

@@ -1,0 +1,43 @@
+"""What all tests share: one thread, hypothesis without chance or deadline, tiny random models."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+import tiny
+import torch
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("dtta", deadline=None, derandomize=True, max_examples=40, database=None)
+hypothesis.settings.load_profile("dtta")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same global random state, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["unet", "dit"])
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def diffusion(family):
+    return tiny.diffusion(family)
+
+
+@pytest.fixture
+def model():
+    return tiny.classifier()
+
+
+@pytest.fixture
+def image():
+    return tiny.images(1)
+
+
+@pytest.fixture
+def problem():
+    return tiny.problem()

@@ -1,0 +1,72 @@
+# What one types in this project. `make` alone lists it. Needs make and Python 3.11 or newer, nothing else.
+
+VENV  := .venv
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+UV    := uv==0.13.9
+
+# The first of these that is new enough makes the environment; PYTHON=... names another.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+# The browser in which the tests open the pages; CHROMIUM=... names another.
+export CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup book test pages lock train clean chromium
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP) ## create .venv and install the locked packages; again only after a change of pyproject.toml or the lock
+
+book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html
+	$(PY) tools/pages.py run --profile mini
+	$(PY) tools/pages.py build
+
+pages: $(STAMP) ## run the pages and put their outputs into notebooks/, to be committed
+	$(PY) tools/pages.py run --profile mini
+	$(PY) tools/pages.py publish
+
+# Two test processes of one thread each: more threads on the same cores only get in each other's way.
+test: chromium $(STAMP) ## check style, run the tests, run the pages and compare them with their committed outputs
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests
+	$(PY) tools/pages.py verify
+
+lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
+	$(PY) -m uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 --upgrade --no-annotate \
+	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+train: $(STAMP) ## make the shipped weights again, from nothing (about an hour on two cores)
+	$(VENV)/bin/dtta train digits
+
+clean: ## remove what was built; .venv stays
+	rm -rf _build build dist dtta.egg-info .pytest_cache .ruff_cache .hypothesis
+	find dtta tools tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp goes first and comes back last, so a failed or interrupted install is never taken for a good one.
+$(STAMP): pyproject.toml requirements.lock | $(PY)
+	@rm -f $@
+	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "$(VENV) holds no working pip; remove it and call make again" >&2; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
+	$(PY) -m uv pip install --quiet --python $(PY) --requirement requirements.lock
+	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
+
+$(PY):
+	@found=; for python in $(PYTHON); do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python 3.11 or newer among: $(PYTHON). Install one, such as: apt-get install python3 python3-venv" >&2; exit 1; \
+	fi; \
+	if ! $$found -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	  echo "$$found lacks the module venv. Install it, such as: apt-get install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "$$found -m venv $(VENV)"; \
+	$$found -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+chromium:
+	@[ -n "$$CHROMIUM" ] || { echo "The tests open the built pages in Chromium, which is missing: apt-get install chromium" >&2; exit 1; }

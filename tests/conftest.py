@@ -29,6 +29,12 @@ def diffusion(family):
 
 
 @pytest.fixture
+def phi():
+    """A diffusion model, where the family does not matter."""
+    return tiny.diffusion("unet")
+
+
+@pytest.fixture
 def model():
     return tiny.classifier()
 

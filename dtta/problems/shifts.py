@@ -8,6 +8,7 @@ set for 8 x 8 pixels, so that severity 1 is hardly seen and severity 5 is hard f
 from __future__ import annotations
 
 import zlib
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ def apply_shift(image: Tensor, name: str, severity: int, seed: int = 0, index: i
         return image
     if name not in SHIFTS:
         raise ValueError(f"unknown shift {name!r}; choose from clean, {', '.join(SHIFTS)}")
-    if severity not in SEVERITIES:
+    if not isinstance(severity, Integral) or severity not in SEVERITIES:
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity!r}")
     key = zlib.crc32(f"{seed}/{name}/{severity}/{index}".encode())
     generator = torch.Generator().manual_seed(key)

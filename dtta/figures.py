@@ -1,9 +1,9 @@
 """Every plot of the book. A figure reaches the page through `show`, which gives it its alt text.
 
-    figures.style()
-    fig, ax = plt.subplots()
-    ...
-    figures.show(fig, alt="Loss against timestep; the true class lies lowest between t = 200 and 600.")
+figures.style()
+fig, ax = plt.subplots()
+...
+figures.show(fig, alt="Loss against timestep; the true class lies lowest between t = 200 and 600.")
 """
 
 from __future__ import annotations

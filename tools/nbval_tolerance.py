@@ -48,9 +48,7 @@ def _texts(output: dict) -> dict:
 
 
 def _kinds(outputs: list) -> list[tuple]:
-    return [
-        (o["output_type"], o.get("name"), tuple(sorted(o["data"])) if "data" in o else None) for o in outputs
-    ]
+    return [(o["output_type"], o.get("name"), tuple(sorted(o["data"])) if "data" in o else None) for o in outputs]
 
 
 _compare = IPyNbCell.compare_outputs

@@ -1,0 +1,18 @@
+"""Diffusion-TTA: test-time adaptation of discriminative models by generative feedback (arXiv 2311.16102).
+
+    import torch, dtta
+
+    problem = dtta.load("digits")
+    image, label = problem.image(0, shift="fog", severity=3)
+    optimizer = torch.optim.SGD(dtta.select(problem.model), lr=5e-3, momentum=0.9)
+    tta = dtta.DiffusionTTA(problem.model, problem.diffusion, problem.condition, optimizer)
+    print(tta(image).softmax(1))
+"""
+
+from dtta.adapt import DiffusionTTA
+from dtta.parameters import select
+from dtta.problems import load
+from dtta.sampling import Sampling
+
+__all__ = ["DiffusionTTA", "Sampling", "load", "select"]
+__version__ = "0.1.0"

@@ -6,7 +6,9 @@ of the classes used at full scale), the augmentation, the losses and the schedul
 
 from __future__ import annotations
 
-from functools import cache
+import time
+from functools import cache, partial
+from pathlib import Path
 
 import timm
 import torch
@@ -15,11 +17,18 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dtta.baselines import DiffusionClassifier
+from dtta.conditions import ClassMixture
 from dtta.diffusion import ClassUNet, Diffusion, DiT
+from dtta.problems import weights
+from dtta.problems.problem import Problem
+from dtta.problems.shifts import SHIFTS
+from dtta.problems.training import fit
 
 CLASSES = tuple(str(digit) for digit in range(10))
 SIZE = 8
 SPLITS = {"train": (0, 1000), "validation": (1000, 1297), "test": (1297, 1797)}
+SETTINGS: dict[str, dict] = {}
 
 
 @cache
@@ -144,3 +153,105 @@ def diffusion_loss(
     noise = torch.randn(images.shape, generator=generator)
     condition = belief @ diffusion.class_embeddings
     return diffusion.loss(diffusion.encode(images), t, noise, condition).mean()
+
+
+# --- the problem --------------------------------------------------------------------------------------
+
+NETWORKS = {"resnet": resnet, "vit": vit}
+DIFFUSIONS = {"unet": unet, "dit": dit, "unet-hard": unet, "dit-hard": dit}
+
+
+def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
+    """The digits problem, with one of its task networks and one of its diffusion models.
+
+    Args:
+        network: "resnet" (batch norm) or "vit" (layer norm).
+        diffusion: "unet" or "dit", trained on soft and hard labels; "unet-hard" or "dit-hard", on hard ones.
+    """
+    f = load_model(network or "resnet", NETWORKS)
+    phi = load_model(diffusion or "unet", DIFFUSIONS)
+    return Problem(
+        name="digits",
+        classes=CLASSES,
+        model=f,
+        diffusion=phi,
+        condition=ClassMixture(lambda: phi.class_embeddings),
+        split=split,
+        shifts=tuple(SHIFTS),
+        metric="accuracy",
+        score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
+        settings=SETTINGS,
+    )
+
+
+def load_model(name: str, table: dict) -> nn.Module:
+    """Build a model of the table and fill it with its shipped weights."""
+    if name not in table:
+        raise ValueError(f"the digits problem has {', '.join(table)}, not {name!r}")
+    with torch.random.fork_rng():  # initial weights are thrown away; leave the caller's randomness alone
+        model = table[name]()
+    return weights.load(model, weights.path_of("digits", name), f"dtta train digits --only {name}")
+
+
+# --- training -----------------------------------------------------------------------------------------
+
+RECIPES: dict[str, dict] = {
+    "resnet": dict(build=resnet, loss=classifier_loss, steps=1200, lr=2e-3, weight_decay=0.05),
+    "vit": dict(build=vit, loss=classifier_loss, steps=1500, lr=2e-3, weight_decay=0.05),
+    "unet": dict(build=unet, loss=diffusion_loss, steps=3500, lr=1e-3),
+    "dit": dict(build=dit, loss=diffusion_loss, steps=3500, lr=1e-3),
+    "unet-hard": dict(build=unet, loss=partial(diffusion_loss, soft=0.0), steps=3500, lr=1e-3),
+    "dit-hard": dict(build=dit, loss=partial(diffusion_loss, soft=0.0), steps=3500, lr=1e-3),
+}
+
+
+def train(to: Path, only: list[str] | None = None, steps: int | None = None, seed: int = 0) -> None:
+    """Make the problem's weights and cards in the folder `to`; what is there already is not made again.
+
+    Args:
+        only: names of the models to make; None: all.
+        steps: fewer steps than the recipes say, to try things out.
+    """
+    for name in only or RECIPES:
+        if name not in RECIPES:
+            raise ValueError(f"unknown model {name!r}; choose from {', '.join(RECIPES)}")
+        path = weights.path_of("digits", name, to)
+        if path.with_suffix(".json").exists():
+            print(f"{path} is there already; delete it to make it again")
+            continue
+        recipe = dict(RECIPES[name])
+        build, loss = recipe.pop("build"), recipe.pop("loss")
+        recipe["steps"] = steps or recipe["steps"]
+        checkpoint = path.with_suffix(".checkpoint")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = build()
+        start = time.time()
+        model = fit(model, loss, **recipe, checkpoint=checkpoint, seed=seed, description=name)
+        card = {
+            "model": f"digits/{name}",
+            "what": " ".join(build.__doc__.split()),
+            "data": "scikit-learn digits, the training split of 1000 images (seed 0), mildly augmented",
+            "licence": "Apache-2.0; the data is scikit-learn's, from the UCI repository (CC BY 4.0)",
+            "command": f"dtta train digits --only {name}",
+            "seed": seed,
+            **recipe,
+            "seconds in the last session": round(time.time() - start),
+            "torch": torch.__version__,
+            "validation": scores(model),
+        }
+        weights.save(model, card, path)
+        checkpoint.unlink()
+        print(f"{path}: {card['validation']}")
+
+
+@torch.no_grad()
+def scores(model: nn.Module) -> dict[str, float]:
+    """What a card reports, on the clean validation split."""
+    images, labels = split("validation")
+    if not isinstance(model, Diffusion):
+        return {"accuracy": round((model(images).argmax(1) == labels).float().mean().item(), 4)}
+    losses = DiffusionClassifier(model, samples=64).losses(images).mean(2)  # (N, L)
+    right = losses.gather(1, labels[:, None]).mean()
+    accuracy = (losses.argmin(1) == labels).float().mean()
+    return {"loss under the true class": round(right.item(), 5), "Diffusion Classifier accuracy": round(accuracy.item(), 4)}

@@ -1,0 +1,208 @@
+"""Algorithm 1 of the paper: adapt a model to one image by the feedback of a diffusion model.
+
+    tta = DiffusionTTA(model, diffusion, condition, optimizer, steps=5, samples=180)
+    output = tta(image)        # adapts, then answers, like calling the model
+    tta.history                # loss, condition and answer at every step
+
+What moves is what the optimizer holds: θ, a part of θ, or θ and φ (see dtta.parameters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dtta.diffusion import Diffusion
+from dtta.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step saw before it moved the weights."""
+
+    loss: Tensor  # L(θ, φ), a scalar
+    condition: Tensor  # c
+    output: Tensor  # f_θ(x)
+
+
+class DiffusionTTA(nn.Module):
+    """Wraps a task network and is called like it; each call adapts first, then answers.
+
+    Args:
+        model: the task network f_θ, image -> output. Kept in eval mode.
+        diffusion: the diffusion model ε_φ (see dtta.diffusion). Kept in eval mode.
+        condition: output -> c, differentiable (see dtta.conditions).
+        optimizer: over the weights that move, with no state yet. The paper uses SGD (5e-3, momentum
+            0.9) or Adam (1e-5); it adapts all of θ, and φ too except under Stable Diffusion.
+        steps: N, gradient steps for each image.
+        samples: B, (t, ε) pairs for each step and image.
+        episodic: True: θ and φ return to their start after each image (single-sample adaptation).
+            False: weights and optimizer state are carried along the stream (online adaptation).
+        sampling: how (t, ε) are drawn.
+        micro_batch: pairs in one pass through the diffusion model; None: all at once. It changes
+            memory and speed, not the gradient.
+        norm: "l2" (the paper) or "l1".
+        autocast: torch.bfloat16, say, for the diffusion model's pass; the rest stays float32.
+        seed: of the generator used when a call brings none.
+
+    Raises:
+        ValueError: a setting out of range, or weights in the optimizer that belong to neither network.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        diffusion: Diffusion,
+        condition: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps: int = 5,
+        samples: int = 180,
+        episodic: bool = True,
+        *,
+        sampling: Sampling | None = None,
+        micro_batch: int | None = None,
+        norm: str = "l2",
+        autocast: torch.dtype | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        counts = dict(steps=steps, samples=samples, micro_batch=samples if micro_batch is None else micro_batch)
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if norm not in ("l1", "l2"):
+            raise ValueError(f"norm must be 'l1' or 'l2', not {norm!r}")
+        self.model, self.diffusion, self.condition = model.eval(), diffusion.eval(), condition
+        self.optimizer, self.steps, self.samples, self.episodic = optimizer, steps, samples, episodic
+        self.sampling, self.micro_batch, self.norm, self.autocast = sampling or Sampling(), micro_batch, norm, autocast
+        self.generator = torch.Generator().manual_seed(seed)
+        self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
+        own = {id(p) for p in [*model.parameters(), *diffusion.network.parameters(), *condition.parameters()]}
+        if not all(id(p) in own for p in self.adapted):
+            raise ValueError("the optimizer holds weights of neither the model nor the diffusion network")
+        if optimizer.state:
+            raise ValueError("the optimizer has been used before; give a new one")
+        self.start = [p.detach().clone() for p in self.adapted]  # only what moves is kept twice
+        self.history: list[Step] = []
+
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Adapt to the image and answer.
+
+        Args:
+            image: (N, C, H, W) in [0, 1], usually N = 1; a larger batch shares one set of weights.
+            generator: source of (t, ε); a generator seeded by the image makes results independent
+                of order. None: the wrapper's own.
+
+        Returns:
+            f_θ(x) after the last step.
+
+        Raises:
+            ValueError: the image has the wrong shape, dtype or range.
+            FloatingPointError: the loss or the answer is not finite. Episodic weights are put back.
+        """
+        check_image(image)
+        try:
+            with gradients_only_for(self.adapted, self.model, self.diffusion, self.condition):
+                return self.algorithm_1(image, generator or self.generator)
+        finally:
+            if self.episodic:
+                self.reset()
+
+    def algorithm_1(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The loop itself, in the paper's symbols."""
+        self.history = []
+        z0 = self.diffusion.encode(x)
+        for step in range(self.steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            y = self.model(x)
+            c = self.condition(y)
+            if step == 0 or not self.sampling.fixed:
+                t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
+            with torch.autocast(z0.device.type, self.autocast, enabled=self.autocast is not None):
+                loss, c_grad = accumulate(self.diffusion, z0, t, noise, c, self.micro_batch, self.norm)
+            if not loss.isfinite():
+                raise FloatingPointError(f"the diffusion loss is {loss.item()}; lower the rate or check the weights")
+            if c_grad is not None:
+                c.backward(c_grad)  # θ stood still while the samples went by: one backward serves them all
+            self.history.append(Step(loss, c.detach(), y.detach()))
+            self.optimizer.step()
+        with torch.no_grad():
+            answer = self.model(x)
+        if not answer.isfinite().all():
+            raise FloatingPointError("the adapted network's answer is not finite; lower the rate")
+        return answer
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Put back the weights as they were when this wrapper was made, and forget the optimizer's state."""
+        torch._foreach_copy_(self.adapted, self.start)
+        self.optimizer.state.clear()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def train(self, mode: bool = True) -> DiffusionTTA:
+        """Does nothing: adaptation runs in eval mode (running statistics, no dropout)."""
+        return self
+
+
+def accumulate(
+    diffusion: Diffusion,
+    z0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    c: Tensor,
+    micro_batch: int | None = None,
+    norm: str = "l2",
+) -> tuple[Tensor, Tensor | None]:
+    """The loss over all pairs and its gradient at c; ∂L/∂φ, where φ moves, is left in φ's ``.grad``.
+
+    Args:
+        z0: (N, C, h, w); t: (N, B); noise: (N, B, C, h, w); c: (N, ...), as returned by the condition.
+        micro_batch: pairs in one pass; each is backed through at once, so memory grows with this alone.
+
+    Returns:
+        L, the mean over images and pairs, and ∂L/∂c (None if c asks for no gradient).
+    """
+    N, B = t.shape
+    leaf = c.detach().requires_grad_(c.requires_grad)
+    total = torch.zeros((), device=z0.device)
+    for pair in torch.arange(N * B, device=z0.device).split(micro_batch or N * B):
+        n = pair // B  # the image each pair belongs to
+        losses = diffusion.loss(z0[n], t.flatten()[pair], noise.flatten(0, 1)[pair], leaf[n], norm)  # (M,)
+        if losses.isfinite().all():
+            (losses.sum() / (N * B)).backward()
+        total += losses.detach().sum() / (N * B)
+    return total, leaf.grad
+
+
+@contextmanager
+def gradients_only_for(parameters: Iterable[nn.Parameter], *modules: nn.Module) -> Iterator[None]:
+    """Inside, of all the modules' weights only these ask for a gradient; outside, all is as before."""
+    flags = {p: p.requires_grad for module in modules for p in module.parameters()}
+    moving = set(parameters)
+    try:
+        for p in flags:
+            p.requires_grad_(p in moving)
+        with torch.enable_grad():
+            yield
+    finally:
+        for p, flag in flags.items():
+            p.requires_grad_(flag)
+
+
+def check_image(image: Tensor) -> None:
+    """Raise ValueError, saying what to do, unless the image is (N, C, H, W), float32, within [0, 1]."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
+        found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"the image must be a tensor of shape (N, C, H, W), not {found}; add image[None]?")
+    if image.dtype != torch.float32:
+        hint = "use image.float()" if image.is_floating_point() else "divide by 255?"
+        raise ValueError(f"the image must be float32, in [0, 1], not {image.dtype}; {hint}")
+    if not image.isfinite().all():
+        raise ValueError("the image holds NaN or infinite values")
+    if image.min() < 0 or image.max() > 1:
+        low, high = image.min().item(), image.max().item()
+        raise ValueError(f"the image must lie in [0, 1], not [{low:.3g}, {high:.3g}]; scale or clamp it first")

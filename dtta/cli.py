@@ -1,0 +1,228 @@
+"""The command line: dtta adapt, evaluate, train, bench."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import dtta
+from dtta.evaluate import Run, evaluate, image_generator, paired_gain
+from dtta.methods import METHODS, build
+from dtta.problems import PROBLEMS, load
+from dtta.problems.problem import Problem
+from dtta.problems.shifts import SHIFTS
+from dtta.problems.weights import WeightsError
+
+EXAMPLES = """examples:
+  dtta adapt --index 12 --shift fog --severity 3     adapt to a test image under fog, draw what happened
+  dtta adapt scans/ --problem digits                 adapt to each image of a folder
+  dtta evaluate --shift contrast --severity 3        Diffusion-TTA against no adaptation, paired
+  dtta evaluate --shift all --method ensemble        another method, every shift
+  dtta train digits                                  make the shipped weights again, from nothing
+  dtta bench --diffusion dit                         the fast loop against the naive one
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 after one sentence on stderr."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, IndexError, OSError, FloatingPointError, WeightsError) as error:
+        print(f"dtta: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dtta: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of all commands."""
+    top = argparse.ArgumentParser(
+        "dtta",
+        description="Diffusion-TTA: test-time adaptation by generative feedback.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=dtta.__version__)
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    adapt = _command(commands, "adapt", _adapt, "adapt to one image, or to each of a folder; print and draw the beliefs")
+    adapt.add_argument("image", nargs="?", type=Path, help="an image file, or a folder of them")
+    adapt.add_argument("--index", type=int, help="instead of a file: the number of a test image of the problem")
+    _shift_options(adapt)
+    _method_options(adapt)
+    adapt.add_argument("--out", type=Path, default=Path("."), help="folder for the figures (default: here)")
+
+    evaluate_ = _command(commands, "evaluate", _evaluate, "a method against no adaptation on the same images, paired")
+    _shift_options(evaluate_)
+    _method_options(evaluate_)
+    evaluate_.add_argument("--images", type=int, default=100, help="how many images of the split (default: 100)")
+    evaluate_.add_argument("--split", default="test", help="validation or test (default: test)")
+    evaluate_.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
+
+    train = _command(commands, "train", _train, "make a problem's weights again, from nothing; goes on where it stopped")
+    train.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
+    train.add_argument("--only", action="append", metavar="NAME", help="one model of the problem; may be repeated")
+    train.add_argument("--to", type=Path, default=Path("weights"), help="folder to write (default: weights)")
+    train.add_argument("--steps", type=int, help="fewer steps than the recipe, to try it out")
+
+    bench = _command(commands, "bench", _bench, "seconds for one step: fast loop, naive loop, arithmetic floor")
+    _problem_options(bench)
+    bench.add_argument("--samples", type=int, default=48, help="pairs (t, noise) in the step (default: 48)")
+    bench.add_argument("--micro-batch", type=int, default=12, help="pairs in one pass (default: 12)")
+    return top
+
+
+def _command(commands, name, run, text) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+def _problem_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--problem", default="digits", help=f"one of: {', '.join(PROBLEMS)} (default: digits)")
+    command.add_argument("--network", help="task network, for digits: resnet (default) or vit")
+    command.add_argument("--diffusion", help="diffusion model, for digits: unet (default) or dit")
+
+
+def _method_options(command: argparse.ArgumentParser) -> None:
+    _problem_options(command)
+    command.add_argument("--method", default="diffusion-tta", help=f"one of: {', '.join(METHODS)}")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of the method, such as lr=0.01 or steps=10; default: those chosen on validation images",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, help="of shift, timesteps and noise (default: 0)")
+
+
+def _shift_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--shift", default="clean", help=f"clean, all, or one of: {', '.join(SHIFTS)}")
+    command.add_argument("--severity", type=int, default=3, help="1 (mild) to 5 (hard); default: 3")
+
+
+def _settings(pairs: list[str]) -> dict:
+    """NAME=VALUE pairs; values are numbers, true, false, none or words."""
+    words = {"true": True, "false": False, "none": None}
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes NAME=VALUE, not {pair!r}")
+        for kind in (int, float, lambda v: words.get(v.lower(), v)):
+            try:
+                settings[name.replace("-", "_")] = kind(value)
+                break
+            except ValueError:
+                continue
+    return settings
+
+
+def _adapt(options) -> None:
+    from dtta import figures  # matplotlib is slow to import; other commands do without
+
+    problem = load(options.problem, options.network, options.diffusion)
+    method = build(problem, options.method, **_settings(options.set))
+    if (options.image is None) == (options.index is None):
+        raise ValueError("give an image file, a folder of them, or --index for one of the problem's test images")
+    if options.index is not None:
+        x, label = problem.image(options.index, options.shift, options.severity, seed=options.seed)
+        print(f"test image {options.index}, {options.shift}, true class {problem.classes[label]}")
+        images = {f"{options.problem}-{options.index}-{options.shift}": x}
+    else:
+        images = {path.stem: read_image(path, problem) for path in _image_files(options.image)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, x in images.items():
+        with torch.no_grad():
+            before = problem.model(x).softmax(1)[0]
+        after = method(x, image_generator(options.seed, options.index or 0)).softmax(1)[0]
+        path = options.out / f"{name}-adapted.png"
+        figures.belief(x, before, after, problem.classes, getattr(method, "history", [])).savefig(path, dpi=150)
+        print(f"{name}: figure in {path}\n{'class':>12} {'before':>8} {'after':>8}")
+        for j in torch.maximum(before, after).argsort(descending=True)[:5]:
+            print(f"{problem.classes[j]:>12} {before[j]:8.1%} {after[j]:8.1%}")
+
+
+def _image_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        kinds = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in kinds)
+        if not files:
+            raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(kinds))})")
+        return files
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    return [path]
+
+
+def read_image(path: Path, problem: Problem) -> torch.Tensor:
+    """An image file as (1, C, H, W) in [0, 1], with the problem's number of channels and size."""
+    from PIL import Image, UnidentifiedImageError
+    from torchvision.transforms.v2 import functional as T
+
+    channels, *size = problem.split("test")[0].shape[1:]
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is not a readable image ({error})") from error
+    return T.to_dtype(T.resize(T.pil_to_tensor(image), size, antialias=True), torch.float32, scale=True)[None]
+
+
+def _evaluate(options) -> None:
+    problem = load(options.problem, options.network, options.diffusion)
+    shifts = ["clean", *problem.shifts] if options.shift == "all" else [options.shift]
+    available = len(problem.split(options.split)[0])
+    if not 1 <= options.images <= available:
+        raise ValueError(f"--images must lie between 1 and {available}, the {options.split} split")
+    cells = [(shift, options.severity) for shift in shifts]
+    rows = {}
+    for method, settings in {"none": {}, options.method: _settings(options.set)}.items():
+        build(problem, method, **settings)  # unknown names fail here, before any work
+        problem.image(0, shifts[0], options.severity, options.split)
+        run = Run(
+            method, options.problem, options.network, options.diffusion,
+            {**problem.settings.get(method, {}), **settings}, options.split, options.seed,
+        )  # fmt: skip
+        path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
+        workers = 1 if method == "none" else options.workers
+        rows[method] = evaluate(run, cells, range(options.images), path, workers)
+    print(f"\n{options.method} against no adaptation, {problem.metric} in %, {options.images} {options.split} images")
+    print(f"a shift, severity {options.severity}, seed {options.seed}; gain with its 95% paired bootstrap interval\n")
+    print(f"{'shift':16} {'before':>7} {'after':>7} {'gain':>7}   interval")
+    names = list(rows)
+    for shift in [*shifts, "mean"] if len(shifts) > 1 else shifts:
+        parts = [[r for r in rows[m] if shift in ("mean", r.shift)] for m in (names[0], names[-1])]
+        gain = paired_gain(*parts)
+        print(
+            f"{shift:16} {gain['before']:7.1f} {gain['after']:7.1f} {gain['gain']:+7.1f}   "
+            f"[{gain['low']:+.1f}, {gain['high']:+.1f}]"
+        )
+    print(f"\n{sum(r.seconds for r in rows[options.method]) / len(rows[options.method]):.2f} s per image and process")
+
+
+def _train(options) -> None:
+    import importlib
+
+    if options.problem not in PROBLEMS:
+        raise ValueError(f"unknown problem {options.problem!r}; choose from {', '.join(PROBLEMS)}")
+    importlib.import_module(PROBLEMS[options.problem]).train(options.to, options.only, options.steps)
+    print(f"done; to use the new weights: export DTTA_WEIGHTS={options.to}")
+
+
+def _bench(options) -> None:
+    from dtta.bench import bench
+
+    problem = load(options.problem, options.network, options.diffusion)
+    print(f"one step on one image: {options.samples} pairs (t, noise), {options.micro_batch} in one pass, float32,")
+    print(f"{torch.get_num_threads()} threads, diffusion model frozen\n")
+    print(bench(problem, options.samples, options.micro_batch))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

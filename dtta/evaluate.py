@@ -1,0 +1,213 @@
+"""Any method over any problem, image by image: resumable, spread over processes, paired.
+
+Each image under each shift is one row. Its randomness depends on the seed and the image alone, so rows
+do not depend on the order, on what else is run, or on how many processes share the work.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from dtta.methods import build
+from dtta.problems import load
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides a row, besides the image.
+
+    Args:
+        problem, network, diffusion: see ``dtta.load``.
+        method, settings: see ``dtta.methods.build``.
+        split: which images; "validation" to choose settings, "test" to report.
+        seed: of the shifts' and of the method's randomness.
+    """
+
+    method: str
+    problem: str = "digits"
+    network: str | None = None
+    diffusion: str | None = None
+    settings: dict = field(default_factory=dict)
+    split: str = "test"
+    seed: int = 0
+
+    @property
+    def online(self) -> bool:
+        """Whether weights are carried from image to image, so that a row depends on those before it."""
+        return self.settings.get("episodic") is False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image under one shift: its score, the network's confidence in its answer, and seconds taken."""
+
+    shift: str
+    severity: int
+    index: int
+    score: float
+    seconds: float
+
+
+def evaluate(
+    run: Run,
+    shifts: Iterable[tuple[str, int]],
+    images: Iterable[int],
+    path: Path | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> list[Row]:
+    """Score a method on the given images under the given (shift, severity) pairs.
+
+    Args:
+        path: a .jsonl file; rows are appended as they come, and a run that was stopped goes on from there
+            (an online one starts again: the weights it had reached are not on disk).
+        workers: processes of one thread each. Online adaptation is sequential and takes one.
+
+    Returns:
+        The rows, in the order of `shifts`, then of `images`.
+
+    Raises:
+        ValueError: unknown names or settings, or `path` holds rows of another run.
+    """
+    images = list(images)
+    cells = [(shift, severity, index) for shift, severity in shifts for index in images]
+    if not cells:
+        raise ValueError("nothing to evaluate: give at least one shift and one image")
+    done = _read(path, run) if path else {}
+    if run.online and list(done)[: len(cells)] != cells:
+        if list(done) != cells[: len(done)]:
+            raise ValueError(f"{path} holds another stream; choose another file or delete it")
+        done = _begin(path, run) if path else {}
+    todo = [cell for cell in cells if cell not in done]
+    bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc=run.method, disable=not progress, mininterval=2)
+    with bar:
+        for row in _rows(run, todo, workers):
+            done[row.shift, row.severity, row.index] = row
+            if path:
+                _append(path, asdict(row))
+            bar.update()
+    return [done[cell] for cell in cells]
+
+
+def paired_gain(before: list[Row], after: list[Row], resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
+    """The mean gain on the same images, with its 95% paired bootstrap interval, in points (100 x score).
+
+    Returns:
+        "before", "after", "gain", "low", "high" (points) and "images".
+
+    Raises:
+        ValueError: the two lists are not about the same images, in the same order.
+    """
+    keys = [[(r.shift, r.severity, r.index) for r in rows] for rows in (before, after)]
+    if keys[0] != keys[1] or not before:
+        raise ValueError("a paired comparison needs the same images, in the same order, in both lists")
+    a, b = (100 * np.array([r.score for r in rows]) for rows in (before, after))
+    low, high = bootstrap_interval(b - a, resamples, seed)
+    return dict(
+        before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a)
+    )
+
+
+def bootstrap_interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval of the mean of `values` (n,)."""
+    rng = np.random.default_rng(seed)
+    values = np.asarray(values, dtype=float)
+    means = np.concatenate(
+        [values[rng.integers(len(values), size=(500, len(values)))].mean(axis=1) for _ in range(-(-resamples // 500))]
+    )
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def image_generator(seed: int, index: int) -> torch.Generator:
+    """The generator of an image's (t, ε), the same wherever and whenever the image comes up."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{index}".encode()))
+
+
+# --- doing the work -----------------------------------------------------------------------------------
+
+
+def _rows(run: Run, cells: list[tuple[str, int, int]], workers: int) -> Iterator[Row]:
+    if workers <= 1 or run.online or len(cells) < 2 * workers:
+        score = _Scorer(run)
+        yield from (score(cell) for cell in cells)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run,)) as pool:
+        yield from pool.map(_score, cells, chunksize=4)
+
+
+class _Scorer:
+    def __init__(self, run: Run):
+        self.run = run
+        self.problem = load(run.problem, run.network, run.diffusion)
+        self.method = build(self.problem, run.method, **run.settings)
+
+    def __call__(self, cell: tuple[str, int, int]) -> Row:
+        shift, severity, index = cell
+        image, label = self.problem.image(index, shift, severity, self.run.split, self.run.seed)
+        start = time.perf_counter()
+        output = self.method(image, image_generator(self.run.seed, index))
+        seconds = time.perf_counter() - start
+        return Row(shift, severity, index, self.problem.score(output, label), round(seconds, 4))
+
+
+def _start(run: Run) -> None:
+    global _scorer
+    torch.set_num_threads(1)
+    _scorer = _Scorer(run)
+
+
+def _score(cell: tuple[str, int, int]) -> Row:
+    return _scorer(cell)
+
+
+# --- rows on disk -------------------------------------------------------------------------------------
+
+
+def _begin(path: Path, run: Run) -> dict[tuple[str, int, int], Row]:
+    """A new file: its first line is the run, and there are no rows yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(run)) + "\n")
+    return {}
+
+
+def _read(path: Path, run: Run) -> dict[tuple[str, int, int], Row]:
+    """Rows written so far; a last line that was cut off is dropped."""
+    text, first = path.read_text() if path.exists() else "", json.dumps(asdict(run))
+    if first.startswith(text):
+        return _begin(path, run)
+    whole = text[: text.rfind("\n") + 1]
+    lines = whole.splitlines()
+    if not lines or not _same(lines[0], first):
+        raise ValueError(f"{path} holds rows of another run; choose another file or delete it")
+    if whole != text:
+        path.write_text(whole)
+    rows = [Row(**json.loads(line)) for line in lines[1:]]
+    return {(r.shift, r.severity, r.index): r for r in rows}
+
+
+def _same(a: str, b: str) -> bool:
+    try:
+        return json.loads(a) == json.loads(b)
+    except ValueError:
+        return False
+
+
+def _append(path: Path, record: dict) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import tiny
@@ -105,7 +106,8 @@ def test_accumulate_gives_the_gradient_at_the_condition(diffusion):
     (reference,) = torch.autograd.grad(expected, c)
     for micro_batch in (1, 3, 7, 10, 11, None):
         loss, grad = accumulate(diffusion, z0, t, noise, c, micro_batch)
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-5) and not loss.requires_grad
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert not loss.requires_grad
         torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-5 * reference.abs().max().item())
     assert c.grad is None
 
@@ -191,7 +193,7 @@ def test_one_adam_step_is_the_sign_of_the_gradient(model, diffusion, image):
 
 
 @pytest.mark.parametrize("episodic", [True, False], ids=["episodic", "online"])
-@pytest.mark.parametrize("kind, settings", [
+@pytest.mark.parametrize(("kind", "settings"), [
     (torch.optim.SGD, dict(lr=0.3, momentum=0.9)), (torch.optim.AdamW, dict(lr=1e-3, weight_decay=0.0)),
 ], ids=["sgd", "adamw"])  # fmt: skip
 def test_a_stream_is_the_textbook_loop(family, kind, settings, episodic):
@@ -220,10 +222,14 @@ def test_history_shows_what_each_step_saw(model, diffusion, image):
     assert torch.equal(tta.history[0].output, before)
     assert not torch.equal(tta.history[1].output, before)
     for step in tta.history:
-        assert step.loss.shape == () and step.loss > 0
+        assert step.loss.shape == ()
+        assert step.loss > 0
         torch.testing.assert_close(step.condition, step.output.softmax(1) @ diffusion.class_embeddings.detach())
-        assert not (step.loss.requires_grad or step.condition.requires_grad or step.output.requires_grad)
-    assert answer.shape == (1, tiny.CLASSES) and not answer.requires_grad
+        assert not (step.loss.requires_grad)
+        assert not (step.condition.requires_grad)
+        assert not (step.output.requires_grad)
+    assert answer.shape == (1, tiny.CLASSES)
+    assert not answer.requires_grad
     tta(image)
     assert len(tta.history) == 4  # of the last image alone
 
@@ -233,7 +239,7 @@ def test_adaptation_lowers_the_loss_it_follows(model, diffusion, image):
     tta = wrap(model, diffusion, steps=6, samples=16, lr=0.05, sampling=Sampling(fixed=True))
     tta(image)
     losses = [step.loss.item() for step in tta.history]
-    assert all(b < a for a, b in zip(losses, losses[1:], strict=False))
+    assert all(b < a for a, b in itertools.pairwise(losses))
 
 
 def test_fixed_pairs_serve_every_step_and_fresh_ones_do_not(model, diffusion, image):
@@ -330,10 +336,12 @@ def test_reset_ends_an_online_stream(model, diffusion, image):
     tta = wrap(model, diffusion, kind=torch.optim.AdamW, lr=1e-2, episodic=False)
     before = snapshot(model)
     first = tta(image, seeded())
-    assert changed(before, snapshot(model)) and tta.optimizer.state
+    assert changed(before, snapshot(model))
+    assert tta.optimizer.state
     assert not torch.equal(tta(image, seeded()), first)
     tta.reset()
-    assert not changed(before, snapshot(model)) and not tta.optimizer.state
+    assert not changed(before, snapshot(model))
+    assert not tta.optimizer.state
     assert torch.equal(tta(image, seeded()), first)
 
 
@@ -342,16 +350,20 @@ def test_only_what_moves_is_stored_and_moved(model, diffusion, image):
     tta = wrap(model, diffusion, head, lr=1.0, episodic=False)
     before = snapshot(model, diffusion)
     tta(image)
-    assert [s.shape for s in tta.start] == [p.shape for p in head] and len(tta.start) == 2
+    assert [s.shape for s in tta.start] == [p.shape for p in head]
+    assert len(tta.start) == 2
     assert changed(before, snapshot(model, diffusion)) == {"0.head.weight", "0.head.bias"}
 
 
 def test_only_phi_may_move(model, diffusion, image):
-    tta = wrap(model, diffusion, select(diffusion.network), lr=0.1, steps=3, episodic=False, sampling=Sampling(fixed=True))
+    tta = wrap(
+        model, diffusion, select(diffusion.network), lr=0.1, steps=3, episodic=False, sampling=Sampling(fixed=True)
+    )
     before = snapshot(model, diffusion)
     answer = tta(image)
     moved = changed(before, snapshot(model, diffusion))
-    assert moved and all(name.startswith("1.") for name in moved)
+    assert moved
+    assert all(name.startswith("1.") for name in moved)
     assert any("embedding_table" in name for name in moved)  # through the condition
     assert torch.equal(answer, model(image))
     assert tta.history[-1].loss < tta.history[0].loss
@@ -369,15 +381,21 @@ def test_flags_of_both_networks_are_put_back(model, diffusion, image):
         lambda *_: frozen.append(any(p.requires_grad for p in diffusion.parameters()))
     )
     wrap(model, diffusion, [model.conv.weight])(image)
-    assert inside[0] == {"conv.weight"} and not any(frozen)
+    assert inside[0] == {"conv.weight"}
+    assert not any(frozen)
     assert [p.requires_grad for m in modules for p in m.parameters()] == flags
 
 
 def test_flags_are_put_back_after_an_error(model):
     flags = [p.requires_grad for p in model.parameters()]
-    with pytest.raises(Stop), gradients_only_for([], model):
-        assert not any(p.requires_grad for p in model.parameters())
-        raise Stop
+
+    def stopped():
+        with gradients_only_for([], model):
+            assert not any(p.requires_grad for p in model.parameters())
+            raise Stop
+
+    with pytest.raises(Stop):
+        stopped()
     assert [p.requires_grad for p in model.parameters()] == flags
 
 
@@ -418,13 +436,15 @@ def test_same_seed_same_bytes(diffusion, image):
         return answer, torch.stack([s.loss for s in tta.history])
 
     (a, losses_a), (b, losses_b), (c, _) = run(3), run(3), run(4)
-    assert torch.equal(a, b) and torch.equal(losses_a, losses_b)
+    assert torch.equal(a, b)
+    assert torch.equal(losses_a, losses_b)
     assert not torch.equal(a, c)
 
 
 def test_without_a_generator_the_seed_decides(diffusion, image):
     a, b, c = (wrap(tiny.classifier(), diffusion, lr=0.5, seed=s)(image) for s in (1, 1, 2))
-    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
     torch.manual_seed(123)  # the global state decides nothing, and is left alone
     before = torch.get_rng_state()
     assert torch.equal(wrap(tiny.classifier(), diffusion, lr=0.5, seed=1)(image), a)
@@ -476,7 +496,7 @@ def test_a_rate_that_blows_up_is_reported(model, diffusion, image, steps):
     assert not changed(before, snapshot(model))
 
 
-@pytest.mark.parametrize("bad, message", [
+@pytest.mark.parametrize(("bad", "message"), [
     (lambda x: x[0], r"shape \(N, C, H, W\), not \(1, 8, 8\); add image\[None\]\?"),
     (lambda x: x[:0], r"shape \(N, C, H, W\), not \(0, 1, 8, 8\)"),
     (lambda x: x.numpy(), "must be a tensor of shape .* not ndarray"),
@@ -493,10 +513,11 @@ def test_bad_images(model, phi, image, bad, message):
         tta(bad(image))
     with pytest.raises(ValueError, match=message):
         check_image(bad(image))
-    assert check_image(image) is None and check_image(torch.ones(2, 3, 4, 5)) is None
+    assert check_image(image) is None
+    assert check_image(torch.ones(2, 3, 4, 5)) is None
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(("options", "message"), [
     (dict(steps=0), "steps must be a whole number of at least 1, not 0"),
     (dict(steps=1.5), "steps must be a whole number"),
     (dict(samples=0), "samples must be a whole number of at least 1, not 0"),
@@ -542,7 +563,8 @@ def test_free_logits(model, diffusion, image):
     z0 = (2 * image - 1).expand(6, -1, -1, -1)
     (grad,) = torch.autograd.grad(diffusion.loss(z0, t[0], noise[0], c.expand(6, -1)).mean(), free)
     torch.testing.assert_close(answer, start - 2 * grad, rtol=1e-4, atol=1e-5)
-    assert not changed(before, snapshot(model)) and not logits.delta.any()
+    assert not changed(before, snapshot(model))
+    assert not logits.delta.any()
 
 
 def clip_towers():
@@ -584,7 +606,8 @@ def test_lora_on_clip_moves_the_vision_tower_alone_and_comes_back(diffusion, ima
     model = ZeroShot(get_peft_model(clip, LoraConfig(r=2, target_modules=vision)))  # in train mode, as peft leaves it
     lora = select(model, "lora")
     names = [n for n, _ in model.named_parameters() if "lora_" in n]
-    assert len(lora) == len(names) == 2 * 2 * 2 and not any("text_model" in n for n in names)
+    assert len(lora) == len(names) == 2 * 2 * 2
+    assert not any("text_model" in n for n in names)
     assert sum(p.numel() for p in lora) == 2 * 2 * 2 * (16 * 2)
     tta = wrap(model, diffusion, lora, lr=5.0, steps=3)
     state = snapshot(model, diffusion)
@@ -593,4 +616,5 @@ def test_lora_on_clip_moves_the_vision_tower_alone_and_comes_back(diffusion, ima
     answer = tta(image)
     assert not torch.allclose(answer, before, atol=1e-6)
     assert not changed(state, snapshot(model, diffusion))
-    assert len(tta.start) == 8 and not any(m.training for m in model.modules())
+    assert len(tta.start) == 8
+    assert not any(m.training for m in model.modules())

@@ -48,7 +48,8 @@ def test_all_classes_see_the_same_pairs(phi, image):
     row = phi.class_embeddings[:1].detach()
     losses = DiffusionClassifier(phi, samples=6, embeddings=row.expand(3, -1)).losses(image, seeded())
     torch.testing.assert_close(losses, losses[:, :1].expand(-1, 3, -1), rtol=1e-5, atol=1e-6)
-    assert losses.shape == (1, 3, 6) and len(losses[0, 0].unique()) == 6
+    assert losses.shape == (1, 3, 6)
+    assert len(losses[0, 0].unique()) == 6
 
 
 def test_temperature_sharpens_and_leaves_the_answer_alone(phi, image):
@@ -96,7 +97,8 @@ def test_no_adaptation_is_the_network_in_eval_mode(model, image):
     model.train()
     method = NoAdaptation(model)
     assert not model.training
-    assert torch.equal(method(image), model(image).detach()) and not method(image).requires_grad
+    assert torch.equal(method(image), model(image).detach())
+    assert not method(image).requires_grad
     assert torch.equal(method(image, seeded()), method(image))
 
 

@@ -27,7 +27,8 @@ def test_class_mixture_is_a_loop(shape):
     """c_n = Σ_j y_nj l_j; token sequences, as of a text-to-image model, are mixed token by token."""
     logits, l = tiny.normal(3, 5, seed=1), tiny.normal(5, *shape, seed=2)
     c = ClassMixture(l)(logits)
-    assert c.shape == (3, *shape) and c.dtype == torch.float32
+    assert c.shape == (3, *shape)
+    assert c.dtype == torch.float32
     for n in range(3):
         y = softmax(logits[n].double().numpy())
         expected = sum(y[j] * l[j].double().numpy() for j in range(5))
@@ -86,11 +87,13 @@ rows = st.lists(logit, min_size=5, max_size=5)
 def test_a_mixture_lies_in_the_convex_hull(row):
     """Mixing the corners of the simplex gives the weights back: none negative, together one."""
     y = ClassMixture(torch.eye(5))(torch.tensor([row]))[0]
-    assert (y >= 0).all() and y.sum().item() == pytest.approx(1, abs=1e-5)
+    assert (y >= 0).all()
+    assert y.sum().item() == pytest.approx(1, abs=1e-5)
     l = tiny.normal(5, 3)
     c = ClassMixture(l)(torch.tensor([row]))[0]
     torch.testing.assert_close(c, y @ l, rtol=1e-5, atol=1e-5)
-    assert (c <= l.max(0).values + 1e-5).all() and (c >= l.min(0).values - 1e-5).all()
+    assert (c <= l.max(0).values + 1e-5).all()
+    assert (c >= l.min(0).values - 1e-5).all()
 
 
 @given(rows, st.permutations(range(5)))
@@ -111,7 +114,8 @@ def test_a_constant_added_to_all_logits_does_not_matter(row, shift):
 def test_pixel_mixture_is_a_loop_over_pixels():
     logits, l = tiny.normal(2, 4, 3, 5, seed=1), tiny.normal(4, 6, seed=2)
     c = PixelMixture(l)(logits)
-    assert c.shape == (2, 6, 3, 5) and c.dtype == torch.float32
+    assert c.shape == (2, 6, 3, 5)
+    assert c.dtype == torch.float32
     for n, i, j in np.ndindex(2, 3, 5):
         y = softmax(logits[n, :, i, j].double().numpy())
         np.testing.assert_allclose(c[n, :, i, j].numpy(), y @ l.double().numpy(), rtol=1e-5, atol=1e-6)
@@ -133,7 +137,8 @@ def test_pixel_mixture_gradient_stays_at_its_pixel():
     logits = tiny.normal(1, 4, 3, 3).requires_grad_()
     PixelMixture(tiny.normal(4, 6))(logits)[0, :, 1, 2].sum().backward()
     reached = logits.grad.abs().sum(1)[0] > 0
-    assert reached[1, 2] and reached.sum() == 1
+    assert reached[1, 2]
+    assert reached.sum() == 1
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (4, 3, 3), (2, 5, 3, 3)])
@@ -156,7 +161,8 @@ def test_inverse_depth_is_linear_in_one_over_depth():
     for value, got in zip(depth.flatten().tolist(), c.flatten().tolist(), strict=True):
         expected = -1 + 2 * (1 / value - 1 / 6) / (1 / 2 - 1 / 6)
         assert math.isclose(got, expected, abs_tol=1e-5)
-    assert c[0, 0, 0, 0] == pytest.approx(1) and c[0, 0, 0, 1] == pytest.approx(-1)
+    assert c[0, 0, 0, 0] == pytest.approx(1)
+    assert c[0, 0, 0, 1] == pytest.approx(-1)
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -180,7 +186,7 @@ def test_depth_gradient():
     torch.testing.assert_close(depth.grad, -2 / (depth.detach() ** 2 * (1 / 2 - 1 / 6)))
 
 
-@pytest.mark.parametrize("near, far", [(0, 1), (3, 2), (2, 2), (-1, 1)])
+@pytest.mark.parametrize(("near", "far"), [(0, 1), (3, 2), (2, 2), (-1, 1)])
 def test_a_range_of_depths_must_be_one(near, far):
     with pytest.raises(ValueError, match="0 < near < far"):
         DepthMap(near, far)

@@ -38,7 +38,7 @@ def adapters():
 # --- probabilities where the library takes integers ----------------------------------------------------
 
 
-@pytest.mark.parametrize("network, wrap", adapters())
+@pytest.mark.parametrize(("network", "wrap"), adapters())
 def test_one_hot_mixture_is_the_integer_label_bit_for_bit(network, wrap):
     library = copy.deepcopy(network).eval()
     diffusion = wrap(copy.deepcopy(network))
@@ -51,7 +51,7 @@ def test_one_hot_mixture_is_the_integer_label_bit_for_bit(network, wrap):
     assert not torch.equal(other, expected)  # the label does reach the prediction
 
 
-@pytest.mark.parametrize("network, wrap", adapters())
+@pytest.mark.parametrize(("network", "wrap"), adapters())
 def test_wrapping_twice_changes_nothing(network, wrap):
     once = wrap(copy.deepcopy(network))
     z_t = tiny.normal(3, 1, 8, 8)
@@ -93,7 +93,7 @@ def test_a_unet_without_classes_is_refused():
         ClassUNet(tiny.unet_network(num_class_embeds=None), tiny.scheduler())
 
 
-@pytest.mark.parametrize("network, wrap", adapters())
+@pytest.mark.parametrize(("network", "wrap"), adapters())
 def test_gradient_reaches_the_probabilities(network, wrap):
     """∂L/∂p inside the simplex, by autograd and by central differences in double precision."""
     diffusion = wrap(copy.deepcopy(network)).double()
@@ -163,7 +163,8 @@ def test_learned_sigma_is_left_out():
         full = library(z_t, T, class_labels=LABELS).sample
         epsilon = diffusion.predict(z_t, T, LABELS)
     assert full.shape == (3, 4, 8, 8)
-    assert torch.equal(epsilon, full[:, :2]) and not torch.equal(epsilon, full[:, 2:])
+    assert torch.equal(epsilon, full[:, :2])
+    assert not torch.equal(epsilon, full[:, 2:])
 
 
 def test_eval_mode_is_set_because_train_mode_drops_labels():
@@ -254,7 +255,8 @@ def test_loss_is_a_loop_over_samples(norm, prediction):
             error = (library(z_t, T[one], class_labels=LABELS[one]).sample - target).double().numpy()
             expected = np.abs(error).mean() if norm == "l1" else (error**2).mean()
             assert losses[n].item() == pytest.approx(expected, rel=1e-5)
-    assert losses.shape == (3,) and losses.dtype == torch.float32
+    assert losses.shape == (3,)
+    assert losses.dtype == torch.float32
 
 
 def test_the_loss_is_float32_for_a_half_precision_network():
@@ -310,7 +312,8 @@ def test_latents_are_the_posterior_mean_times_the_vaes_own_factor(scaling):
     assert torch.equal(diffusion.encode(image), moments[:, :4] * scaling)  # channels 4..7: the log variance
     assert torch.equal(diffusion.encode(image), diffusion.encode(image))  # the mean: nothing is sampled
     assert diffusion.encode(tiny.images(1, channels=3, size=20)).shape == (1, 4, 8, 8)
-    assert not any(p.requires_grad for p in diffusion.vae.parameters()) and not diffusion.vae.training
+    assert not any(p.requires_grad for p in diffusion.vae.parameters())
+    assert not diffusion.vae.training
 
 
 def test_encoding_asks_for_no_gradient():

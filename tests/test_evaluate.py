@@ -91,7 +91,7 @@ def test_generators_belong_to_image_and_seed():
     assert len({first(s, i) for s in range(5) for i in range(5)}) == 25
 
 
-@pytest.mark.parametrize("what, message", [
+@pytest.mark.parametrize(("what", "message"), [
     (dict(method="tent"), "unknown method"),
     (dict(settings=dict(rate=1)), "has no setting 'rate'"),
     (dict(split="holdout"), "holdout"),
@@ -101,13 +101,13 @@ def test_unknown_names(what, message):
         quiet(run(**what), SHIFTS, [0])
 
 
-@pytest.mark.parametrize("shifts, images", [([], [0]), (SHIFTS, [])])
+@pytest.mark.parametrize(("shifts", "images"), [([], [0]), (SHIFTS, [])])
 def test_nothing_to_do_is_an_error(shifts, images):
     with pytest.raises(ValueError, match="nothing to evaluate"):
         quiet(run("none", {}), shifts, images)
 
 
-@pytest.mark.parametrize("shifts, images, error, message", [
+@pytest.mark.parametrize(("shifts", "images", "error", "message"), [
     ([("snow", 3)], [0], ValueError, "unknown shift 'snow'"),
     ([("fog", 9)], [0], ValueError, "severity must be"),
     ([("fog", 3)], [12], IndexError, "images 0 to 11, not 12"),
@@ -148,17 +148,21 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(tmp_path, counted):
     with pytest.raises(Stop):
         quiet(run(), SHIFTS, range(4), path=path)
     lines = path.read_text().splitlines()
-    assert len(lines) == 1 + 3 and json.loads(lines[0])["method"] == "diffusion-tta"
+    assert len(lines) == 1 + 3
+    assert json.loads(lines[0])["method"] == "diffusion-tta"
     counted.update(calls=[], stop=None)
     rows = quiet(run(), SHIFTS, range(4), path=path)
     assert len(counted["calls"]) == 8 - 3
-    assert scores(rows) == expected and len(path.read_text().splitlines()) == 9
+    assert scores(rows) == expected
+    assert len(path.read_text().splitlines()) == 9
     counted.update(calls=[])
-    assert quiet(run(), SHIFTS, range(4), path=path) == rows and not counted["calls"]
+    assert quiet(run(), SHIFTS, range(4), path=path) == rows
+    assert not counted["calls"]
     assert [r.index for r in quiet(run(), [("fog", 2)], [2, 1], path=path)] == [2, 1]  # a part of it, in this order
     assert not counted["calls"]
     more = quiet(run(), SHIFTS, range(5), path=path)
-    assert len(counted["calls"]) == 2 and len(more) == 10
+    assert len(counted["calls"]) == 2
+    assert len(more) == 10
 
 
 @pytest.mark.parametrize("cut", [1, 20])
@@ -216,10 +220,13 @@ def test_a_stopped_stream_starts_again(tmp_path, counted):
         quiet(online, SHIFTS, range(3), path=path)
     counted.update(calls=[], stop=None)
     assert scores(quiet(online, SHIFTS, range(3), path=path)) == expected
-    assert len(counted["calls"]) == 6 and len(path.read_text().splitlines()) == 7
+    assert len(counted["calls"]) == 6
+    assert len(path.read_text().splitlines()) == 7
     counted.update(calls=[])
-    assert scores(quiet(online, SHIFTS, range(3), path=path)) == expected and not counted["calls"]
-    assert len(quiet(online, SHIFTS[:1], range(3), path=path)) == 3 and not counted["calls"]  # its beginning
+    assert scores(quiet(online, SHIFTS, range(3), path=path)) == expected
+    assert not counted["calls"]
+    assert len(quiet(online, SHIFTS[:1], range(3), path=path)) == 3
+    assert not counted["calls"]
     with pytest.raises(ValueError, match="holds another stream"):  # another order is another stream
         quiet(online, SHIFTS, [2, 1, 0], path=path)
     assert len(path.read_text().splitlines()) == 7
@@ -249,9 +256,11 @@ def test_two_processes_give_the_rows_of_one(tmp_path, forked):
     path = tmp_path / "rows.jsonl"
     two = quiet(run(), SHIFTS, range(10), path=path, workers=2)
     assert forked == ["spawn"]  # forking a process that runs threads, or holds a GPU, can hang
-    assert scores(two) == scores(one) and [r.index for r in two] == [r.index for r in one]
+    assert scores(two) == scores(one)
+    assert [r.index for r in two] == [r.index for r in one]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == 21 and [Row(**line) for line in lines[1:]] == two
+    assert len(lines) == 21
+    assert [Row(**line) for line in lines[1:]] == two
     assert pickle.loads(pickle.dumps(run())) == run()  # as it goes to a spawned process
 
 
@@ -284,7 +293,8 @@ def test_paired_gain_against_the_normal_approximation():
     difference = 100 * (after.astype(float) - before)
     error = 1.96 * difference.std(ddof=1) / 20
     assert gain["images"] == 400
-    assert gain["before"] == pytest.approx(100 * before.mean()) and gain["after"] == pytest.approx(100 * after.mean())
+    assert gain["before"] == pytest.approx(100 * before.mean())
+    assert gain["after"] == pytest.approx(100 * after.mean())
     assert gain["gain"] == pytest.approx(difference.mean())
     assert gain["low"] == pytest.approx(difference.mean() - error, abs=0.3)
     assert gain["high"] == pytest.approx(difference.mean() + error, abs=0.3)
@@ -297,7 +307,8 @@ def test_pairing_is_what_makes_the_interval_narrow():
     """The same gain for every image leaves no doubt, however different the images are."""
     before = np.random.default_rng(0).random(50)
     gain = paired_gain(rows_of(before), rows_of(before + 0.1))
-    assert gain["low"] == pytest.approx(10) and gain["high"] == pytest.approx(10)
+    assert gain["low"] == pytest.approx(10)
+    assert gain["high"] == pytest.approx(10)
 
 
 @pytest.mark.parametrize("other", [
@@ -343,4 +354,5 @@ def test_end_to_end_on_the_shipped_digits(monkeypatch):
     before = quiet(Run("none"), [("clean", 3)], range(20))
     after = quiet(Run("diffusion-tta", settings=settings), [("clean", 3)], range(20))
     gain = paired_gain(before, after)
-    assert gain["before"] >= 90 and gain["after"] >= 90
+    assert gain["before"] >= 90
+    assert gain["after"] >= 90

@@ -34,7 +34,8 @@ def test_the_defaults_are_the_papers(problem):
     tta = build(problem, "diffusion-tta")
     assert (tta.steps, tta.samples, tta.episodic, tta.norm, tta.sampling) == (5, 180, True, "l2", Sampling())
     (group,) = tta.optimizer.param_groups
-    assert type(tta.optimizer) is torch.optim.SGD and (group["lr"], group["momentum"]) == (5e-3, 0.9)
+    assert type(tta.optimizer) is torch.optim.SGD
+    assert (group["lr"], group["momentum"]) == (5e-3, 0.9)
     assert len(tta.adapted) == len(list(problem.model.parameters()))
 
 
@@ -47,12 +48,13 @@ def test_settings_reach_their_place(problem):
     assert (tta.steps, tta.samples, tta.episodic, tta.norm, tta.micro_batch) == (2, 3, False, "l1", 2)
     assert tta.sampling == Sampling("stratified", "shared", 0.1, 0.6, True)
     theta, phi = tta.optimizer.param_groups
-    assert type(tta.optimizer) is torch.optim.AdamW and (theta["lr"], phi["lr"]) == (0.25, 0.5)
+    assert type(tta.optimizer) is torch.optim.AdamW
+    assert (theta["lr"], phi["lr"]) == (0.25, 0.5)
     assert {id(p) for p in theta["params"]} == {id(p) for p in problem.model.norm.parameters()}
     assert {id(p) for p in phi["params"]} == {id(p) for p in problem.diffusion.network.parameters()}
 
 
-@pytest.mark.parametrize("given, used", [(None, 0.1), (0.0, 0.0), (0.2, 0.2)])
+@pytest.mark.parametrize(("given", "used"), [(None, 0.1), (0.0, 0.0), (0.2, 0.2)])
 def test_the_rate_of_phi(problem, given, used):
     tta = build(problem, "diffusion-tta", lr=0.1, adapt_diffusion=True, lr_diffusion=given)
     assert [group["lr"] for group in tta.optimizer.param_groups] == [0.1, used]
@@ -66,7 +68,8 @@ def test_every_optimizer_moves_the_weights(problem, image, name):
 
 def test_logits_move_the_answer_alone(problem, image):
     tta = build(problem, "logits", lr=5.0, samples=2)
-    assert isinstance(tta.model, Logits) and len(tta.adapted) == 1
+    assert isinstance(tta.model, Logits)
+    assert len(tta.adapted) == 1
     assert tta.adapted[0] is tta.model.delta
     assert not torch.equal(tta(image), problem.model(image))
 
@@ -78,7 +81,7 @@ def test_the_problems_settings_hold_until_overruled():
     assert build(problem, "logits").steps == 5
 
 
-@pytest.mark.parametrize("method, settings, message", [
+@pytest.mark.parametrize(("method", "settings", "message"), [
     ("tent", {}, "unknown method 'tent'; choose from none, diffusion-tta, diffusion-classifier, ensemble, logits"),
     ("diffusion-tta", dict(rate=1), "diffusion-tta has no setting 'rate'; choose from optimizer, lr, momentum"),
     ("diffusion-classifier", dict(steps=1), "has no setting 'steps'; choose from samples, low, high, temperature"),

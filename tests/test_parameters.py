@@ -51,10 +51,11 @@ def test_norm_of_a_unet_is_its_group_norms():
     module = tiny.unet_network()
     groups = sum(isinstance(m, nn.GroupNorm) for m in module.modules())
     found = names(module, "norm")
-    assert len(found) == 2 * groups and all("norm" in name for name in found)
+    assert len(found) == 2 * groups
+    assert all("norm" in name for name in found)
 
 
-@pytest.mark.parametrize("make, expected", [
+@pytest.mark.parametrize(("make", "expected"), [
     (resnet, ["fc.weight", "fc.bias"]),
     (vit, ["head.weight", "head.bias"]),
     (tiny.unet_network, ["conv_out.weight", "conv_out.bias"]),
@@ -76,8 +77,10 @@ def test_lora_is_what_peft_added():
     module.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
     layers = sum("lora_A" in name for name, _ in module.named_parameters())
     found = names(module, "lora")
-    assert layers > 0 and len(found) == 2 * layers
-    assert not before & set(found) and all(".lora_A." in name or ".lora_B." in name for name in found)
+    assert layers > 0
+    assert len(found) == 2 * layers
+    assert not before & set(found)
+    assert all(".lora_A." in name or ".lora_B." in name for name in found)
 
 
 def test_shared_weights_are_given_once():
@@ -91,7 +94,7 @@ def test_shared_weights_are_given_once():
     assert len(select(nn.Sequential(norm, linear, norm), "norm")) == 2
 
 
-@pytest.mark.parametrize("part, module, message", [
+@pytest.mark.parametrize(("part", "module", "message"), [
     ("bias", nn.Linear(2, 2), "unknown part 'bias'; choose from all, norm, head, lora"),
     ("norm", nn.Linear(2, 2), "Linear has no weights of the kind 'norm'"),
     ("lora", nn.Linear(2, 2), "Linear has no weights of the kind 'lora'"),

@@ -26,16 +26,21 @@ counts, seeds, horizons = st.integers(1, 60), st.integers(0, 2**31), st.sampled_
 def test_shapes_types_and_ranges(timesteps, noise, samples, T, seed):
     z0 = torch.zeros(3, 2, 4, 5)
     t, eps = draw(Sampling(timesteps, noise), samples, T, seed, z0)
-    assert t.shape == (3, samples) and t.dtype == torch.int64
-    assert t.min() >= 0 and t.max() <= T - 1
-    assert eps.shape == (3, samples, 2, 4, 5) and eps.dtype == z0.dtype and eps.isfinite().all()
+    assert t.shape == (3, samples)
+    assert t.dtype == torch.int64
+    assert t.min() >= 0
+    assert t.max() <= T - 1
+    assert eps.shape == (3, samples, 2, 4, 5)
+    assert eps.dtype == z0.dtype
+    assert eps.isfinite().all()
 
 
 @given(schemes, counts, st.floats(0, 0.9), st.floats(0.05, 1), seeds)
 def test_low_and_high_are_respected(timesteps, samples, low, width, seed):
     high = min(1.0, low + width)
     t, _ = draw(Sampling(timesteps, low=low, high=high), samples, 1000, seed)
-    assert t.min() >= int(low * 1000) - 1e-3 and t.max() <= high * 1000
+    assert t.min() >= int(low * 1000) - 1e-3
+    assert t.max() <= high * 1000
 
 
 @given(st.integers(1, 60), st.sampled_from([(0.0, 1.0), (0.25, 0.75)]), seeds)
@@ -44,7 +49,8 @@ def test_stratified_has_one_timestep_in_each_part(samples, span, seed):
     t, _ = draw(Sampling("stratified", low=low, high=high), samples, 100_000, seed)
     edges = (low + np.arange(samples + 1) / samples * (high - low)) * 100_000
     for row in t.sort(1).values.numpy():
-        assert (row >= np.floor(edges[:-1]) - 1).all() and (row <= np.ceil(edges[1:]) + 1).all()
+        assert (row >= np.floor(edges[:-1]) - 1).all()
+        assert (row <= np.ceil(edges[1:]) + 1).all()
 
 
 def test_as_many_strata_as_timesteps_visit_each_timestep_once():
@@ -78,8 +84,10 @@ def test_shared_noise_is_shared_and_fresh_noise_is_not(samples, timesteps, seed)
 def test_same_generator_same_bytes(timesteps, noise):
     sampling = Sampling(timesteps, noise)
     (t, eps), (t2, eps2), (t3, eps3) = (draw(sampling, 9, seed=s) for s in (5, 5, 6))
-    assert torch.equal(t, t2) and torch.equal(eps, eps2)
-    assert not torch.equal(t, t3) and not torch.equal(eps, eps3)
+    assert torch.equal(t, t2)
+    assert torch.equal(eps, eps2)
+    assert not torch.equal(t, t3)
+    assert not torch.equal(eps, eps3)
 
 
 def test_the_global_random_state_is_left_alone():
@@ -123,7 +131,7 @@ def test_noise_is_standard_normal():
     assert stats.kstest(eps.flatten().numpy(), "norm").pvalue > 0.01
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(("options", "message"), [
     (dict(timesteps="sobol"), "timesteps must be one of uniform, stratified, antithetic, not 'sobol'"),
     (dict(noise="pink"), "noise must be one of fresh, shared, not 'pink'"),
     (dict(low=0.5, high=0.5), "0 <= low < high <= 1"),

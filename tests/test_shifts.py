@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ FAMILIES = {
 
 
 def test_the_families_are_there():
-    assert set(SHIFTS) == FAMILIES and SEVERITIES == (1, 2, 3, 4, 5)
+    assert set(SHIFTS) == FAMILIES
+    assert SEVERITIES == (1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("name", SHIFTS)
@@ -29,8 +31,11 @@ def test_shape_type_and_range(name):
     for severity in SEVERITIES:
         for index, image in enumerate([*DIGITS[:5], torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]):
             shifted = apply_shift(image, name, severity, index=index)
-            assert shifted.shape == image.shape and shifted.dtype == torch.float32
-            assert shifted.isfinite().all() and shifted.min() >= 0 and shifted.max() <= 1
+            assert shifted.shape == image.shape
+            assert shifted.dtype == torch.float32
+            assert shifted.isfinite().all()
+            assert shifted.min() >= 0
+            assert shifted.max() <= 1
 
 
 @pytest.mark.parametrize("name", SHIFTS)
@@ -62,7 +67,7 @@ def test_the_change_grows_with_severity(name):
         for s in SEVERITIES
     ]
     assert change[0] > 0.005
-    assert all(b > a for a, b in zip(change, change[1:], strict=False)), change
+    assert all(b > a for a, b in itertools.pairwise(change)), change
 
 
 def test_clean_is_the_image_itself():
@@ -77,7 +82,7 @@ def test_severities_are_one_to_five(severity):
 
 
 def test_unknown_shifts_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match="unknown shift 'snow'; choose from clean, gaussian_noise, .*erasing"):
+    with pytest.raises(ValueError, match=r"unknown shift 'snow'; choose from clean, gaussian_noise, .*erasing"):
         apply_shift(DIGITS[0], "snow", 3)
 
 
@@ -111,7 +116,8 @@ def test_impulse_noise_hits_the_stated_share_with_black_and_white():
     assert shares == pytest.approx([0.05, 0.1, 0.18, 0.27, 0.38], abs=0.01)
     hit = SHIFTS["impulse_noise"](grey(), 5, torch.Generator().manual_seed(0))
     hit = hit[hit != 0.5]
-    assert set(hit.unique().tolist()) == {0.0, 1.0} and 0.4 < hit.mean() < 0.6
+    assert set(hit.unique().tolist()) == {0.0, 1.0}
+    assert 0.4 < hit.mean() < 0.6
 
 
 def test_contrast_and_brightness_are_affine():
@@ -141,7 +147,8 @@ def test_fog_keeps_a_share_of_the_image():
         fogged = [SHIFTS["fog"](x, severity, torch.Generator().manual_seed(3)) for x in (a, b)]
         torch.testing.assert_close(fogged[0] - fogged[1], (a - b) / (1 + s), rtol=1e-4, atol=1e-5)
         veil = (fogged[0] * (1 + s) - a) / s
-        assert veil.min().item() == pytest.approx(0, abs=1e-5) and veil.max().item() == pytest.approx(1, abs=1e-5)
+        assert veil.min().item() == pytest.approx(0, abs=1e-5)
+        assert veil.max().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_pixelate_leaves_few_colours():
@@ -196,7 +203,8 @@ def test_erasing_paints_one_square():
         for seed in range(30):
             hit = (SHIFTS["erasing"](image, severity, torch.Generator().manual_seed(seed)) != 0.9)[0]
             rows, columns = hit.any(1).nonzero().flatten(), hit.any(0).nonzero().flatten()
-            assert hit.sum() == side**2 and len(rows) == len(columns) == side
+            assert hit.sum() == side**2
+            assert len(rows) == len(columns) == side
             assert rows[-1] - rows[0] == columns[-1] - columns[0] == side - 1
             corners.add((rows[0].item(), columns[0].item()))
         assert len(corners) > 5

@@ -53,7 +53,8 @@ def test_diffusion_models_come_back(tmp_path, family):
 
 def test_the_card(path):
     card = json.loads(path.with_suffix(".json").read_text())
-    assert card["data"] == "noise" and card["seed"] == 1
+    assert card["data"] == "noise"
+    assert card["seed"] == 1
     assert card["parameters"] == sum(p.numel() for p in tiny.classifier().parameters())
     assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -75,7 +76,7 @@ def garbage(file):
     rehash(file)
 
 
-@pytest.mark.parametrize("damage, message", [
+@pytest.mark.parametrize(("damage", "message"), [
     (lambda f: f.unlink(), "or its card is missing"),
     (lambda f: f.with_suffix(".json").unlink(), "or its card is missing"),
     (flip, "is damaged: its checksum is not its card's"),
@@ -86,13 +87,14 @@ def garbage(file):
     (lambda f: f.with_suffix(".json").write_text("{}"), "or its card is damaged"),
     (lambda f: f.with_suffix(".json").write_text("[]"), "or its card is damaged"),
     (lambda f: f.with_suffix(".json").write_bytes(b"\xff\xfe"), "or its card is damaged"),
-], ids=["no file", "no card", "bit flip", "cut off", "empty", "garbage", "half card", "empty card", "list", "bytes"])  # fmt: skip
+], ids=["no file", "no card", "bit flip", "cut", "nothing", "garbage", "half card", "empty", "list", "bytes"])  # fmt: skip
 def test_damage_is_told_with_the_command_that_mends_it(path, damage, message):
     damage(path)
     model = tiny.classifier(seed=2)
     with pytest.raises(WeightsError, match=message) as error:
         weights.load(model, path, COMMAND)
-    assert str(error.value).endswith(f"make it with: {COMMAND}") and str(path) in str(error.value)
+    assert str(error.value).endswith(f"make it with: {COMMAND}")
+    assert str(path) in str(error.value)
     for a, b in zip(model.parameters(), tiny.classifier(seed=2).parameters(), strict=True):
         assert torch.equal(a, b)  # the network was not half filled
 
@@ -124,5 +126,5 @@ def test_a_problem_without_weights_says_how_to_make_them(monkeypatch, tmp_path):
 def test_unknown_problems_and_models():
     with pytest.raises(ValueError, match="unknown problem 'cats'; choose from digits"):
         dtta.load("cats")
-    with pytest.raises(ValueError, match="resnet.*vit.*not 'vgg'"):
+    with pytest.raises(ValueError, match=r"resnet.*vit.*not 'vgg'"):
         dtta.load("digits", network="vgg")

@@ -87,7 +87,7 @@ def garbage(file):
     (lambda f: f.with_suffix(".json").write_text("{}"), "or its card is damaged"),
     (lambda f: f.with_suffix(".json").write_text("[]"), "or its card is damaged"),
     (lambda f: f.with_suffix(".json").write_bytes(b"\xff\xfe"), "or its card is damaged"),
-], ids=["no file", "no card", "bit flip", "cut", "nothing", "garbage", "half card", "empty", "list", "bytes"])  # fmt: skip
+], ids=["no file", "no card", "bit flip", "cut", "nothing", "garbage", "half", "empty", "list", "bytes"])  # fmt: skip
 def test_damage_is_told_with_the_command_that_mends_it(path, damage, message):
     damage(path)
     model = tiny.classifier(seed=2)

@@ -228,21 +228,25 @@ def train(to: Path, only: list[str] | None = None, steps: int | None = None, see
             model = build()
         start = time.time()
         model = fit(model, loss, **recipe, checkpoint=checkpoint, seed=seed, description=name)
-        card = {
-            "model": f"digits/{name}",
-            "what": " ".join(build.__doc__.split()),
-            "data": "scikit-learn digits, the training split of 1000 images (seed 0), mildly augmented",
-            "licence": "Apache-2.0; the data is scikit-learn's, from the UCI repository (CC BY 4.0)",
-            "command": f"dtta train digits --only {name}",
-            "seed": seed,
-            **recipe,
-            "seconds in the last session": round(time.time() - start),
-            "torch": torch.__version__,
-            "validation": scores(model),
-        }
-        weights.save(model, card, path)
+        weights.save(model, card(name, recipe, seed, time.time() - start, model), path)
         checkpoint.unlink()
-        print(f"{path}: {card['validation']}")
+        print(f"{path}: {scores(model)}")
+
+
+def card(name: str, recipe: dict, seed: int, seconds: float, model: nn.Module) -> dict:
+    """What stands beside a weights file: where it comes from, how it was made and how good it is."""
+    return {
+        "model": f"digits/{name}",
+        "what": " ".join(RECIPES[name]["build"].__doc__.split()),
+        "data": "scikit-learn digits, the training split of 1000 images (seed 0), mildly augmented",
+        "licence": "Apache-2.0; the data is scikit-learn's, from the UCI repository (CC BY 4.0)",
+        "command": f"dtta train digits --only {name}",
+        "seed": seed,
+        **recipe,
+        "seconds": round(seconds),
+        "torch": torch.__version__,
+        "validation": scores(model),
+    }
 
 
 @torch.no_grad()

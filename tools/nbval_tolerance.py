@@ -9,11 +9,16 @@ the words of the opt-out, which `pages.py check` looks after.
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from pathlib import Path
 
 from nbval.plugin import IPyNbCell, coalesce_streams
 
-from dtta.report import NUMBER, tolerances
+# The file alone: importing the package would load torch into every test process.
+_spec = importlib.util.spec_from_file_location("report", Path(__file__).parents[1] / "dtta" / "report.py")
+report = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(report)
 
 
 def agree(fresh: str, committed: str) -> bool:
@@ -21,14 +26,14 @@ def agree(fresh: str, committed: str) -> bool:
     lines, old_lines = fresh.splitlines(), committed.splitlines()
     return len(lines) == len(old_lines) and all(
         new == old if limit is None else _agree(new, old, limit)
-        for new, old, limit in zip(lines, old_lines, tolerances(fresh), strict=True)
+        for new, old, limit in zip(lines, old_lines, report.tolerances(fresh), strict=True)
     )
 
 
 def _agree(new: str, old: str, limit: tuple[float, int]) -> bool:
-    numbers, old_numbers = NUMBER.findall(new), NUMBER.findall(old)
+    numbers, old_numbers = report.NUMBER.findall(new), report.NUMBER.findall(old)
     # A number may gain a digit and shift the columns of a table, so white space counts once.
-    words, old_words = (re.sub(r"\s+", " ", NUMBER.sub(" # ", text)) for text in (new, old))
+    words, old_words = (re.sub(r"\s+", " ", report.NUMBER.sub(" # ", text)) for text in (new, old))
     return words == old_words and all(map(_near, numbers, old_numbers, [limit] * len(numbers)))
 
 
@@ -44,7 +49,7 @@ def _near(a: str, b: str, limit: tuple[float, int]) -> bool:
 
 def _texts(output: dict) -> dict:
     """Where an output keeps its texts: its data, or itself under "text" for a stream."""
-    return output["data"] if "data" in output else output
+    return output.get("data", output)
 
 
 def _kinds(outputs: list) -> list[tuple]:

@@ -122,18 +122,19 @@ def verify(project: Project, args: argparse.Namespace) -> None:
     if wrong := check_folder(project, project.notebooks):
         raise PageError("\n".join(wrong))
     with tempfile.TemporaryDirectory() as folder:
-        for name in project.pages(args.names):
+        names = project.pages(args.names)
+        for name in names:
             shutil.copy(project.notebooks / f"{name}.ipynb", folder)
         Path(folder, "pytest.ini").write_text("[pytest]\n")  # nothing of the project's own settings
         command = [sys.executable, "-m", "pytest", "--nbval", "-p", "nbval_tolerance", "-p", "no:cacheprovider", "-q"]
-        command += ["-n", str(args.jobs), "--dist", "loadscope", "--rootdir", folder, "--durations=5"]
+        command += ["-n", str(min(args.jobs, len(names))), "--dist", "loadscope", "--rootdir", folder, "--durations=5"]
         command += ["--nbval-cell-timeout", str(CELL_TIMEOUT["mini"]), folder]
         env = {**environment(), "PYTHONPATH": str(Path(__file__).parent)}
         if subprocess.run(command, env=env, cwd=folder, check=False).returncode:
             raise PageError("a fresh run does not give the committed outputs (see above)")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the checkout (default: this one)")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -159,7 +160,7 @@ def main() -> None:
     sub.add_argument("folder", type=Path, nargs="?", help="default: notebooks")
     command(verify, "check, then run again and compare with the committed outputs", names=True, jobs=True)
 
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         args.function(Project(args.root), args)
     except PageError as error:

@@ -13,7 +13,13 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from dtta.adapt import Step
 
 # Okabe and Ito's palette: eight colours that stay apart under the common colour blindnesses.
 BLACK = "#000000"
@@ -37,7 +43,6 @@ def style() -> None:
     The background is opaque white, so that a figure reads the same on a light and on a dark page.
     """
     import matplotlib as mpl
-    from cycler import cycler
 
     mpl.rcParams.update(
         {
@@ -46,7 +51,7 @@ def style() -> None:
             "figure.figsize": (8.0, 3.6),
             "figure.dpi": _DPI,
             "figure.constrained_layout.use": True,
-            "axes.prop_cycle": cycler(color=PALETTE),
+            "axes.prop_cycle": mpl.cycler(color=PALETTE),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -93,3 +98,100 @@ def show(fig: Figure, alt: str) -> None:
         metadata={"image/png": {"alt": alt, "width": width}},
         raw=True,
     )
+
+
+# --- plots --------------------------------------------------------------------------------------------
+
+
+def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: Sequence[str] | None = None) -> Figure:
+    """Images (C, H, W) in [0, 1], or [-1, 1] clipped, in a grid, each with its title and, if given, a frame."""
+    import matplotlib.pyplot as plt
+
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(0.95 * columns, 1.25 * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for i, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        _image(ax, image)
+        ax.set_title(title, fontsize=9, loc="center")
+        if edges:
+            ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, lw=4, ec=edges[i]))
+    return fig
+
+
+def band(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) -> None:
+    """The mean of `curves` (n, points) with the 95% interval of that mean as a band (normal approximation)."""
+    mean, error = curves.mean(0), 1.96 * curves.std(0) / len(curves) ** 0.5
+    ax.plot(x, mean, color=colour, label=label)
+    ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+
+
+def belief(
+    image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], history: Sequence[Step] = ()
+) -> Figure:
+    """One image (1, C, H, W), the belief in each class before and after, and the loss at each step."""
+    import matplotlib.pyplot as plt
+
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 2.8), width_ratios=(1, 2.2, 1.3))
+    _image(left, image[0])
+    left.axis("off")
+    place = range(len(classes))
+    middle.bar([j - 0.2 for j in place], before, 0.4, color=GREY, label="before")
+    middle.bar([j + 0.2 for j in place], after, 0.4, color=BLUE, label="after")
+    middle.set(xticks=list(place), xticklabels=classes, ylim=(0, 1), ylabel="belief", xlabel="class")
+    middle.legend()
+    right.plot(range(1, len(history) + 1), [step.loss.item() for step in history], "o-", color=VERMILION)
+    right.set(xlabel="step", ylabel="diffusion loss", xticks=range(1, len(history) + 1))
+    return fig
+
+
+def triangle(paths: Sequence[tuple[Tensor, int, str]], first: str = "true class", second: str = "first guess") -> Figure:
+    """Beliefs as points of a triangle: all on one class, all on another, all on the rest.
+
+    Args:
+        paths: for each, beliefs (steps, 3) over (first, second, rest), a colour's index in PALETTE, a label.
+    """
+    import matplotlib.pyplot as plt
+    import torch
+
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    fig, ax = plt.subplots(figsize=(6, 4.6))
+    ax.add_patch(plt.Polygon(corners, fill=False, ec=GREY, lw=1))
+    ax.plot([0.5, 0.5], [0, 3**0.5 / 6], ":", color=GREY, lw=1)
+    for k in (0, 1):  # where the answer changes
+        middle = (corners[k] + corners[2]) / 2
+        ax.plot([middle[0], 0.5], [middle[1], 3**0.5 / 6], ":", color=GREY, lw=1)
+    for beliefs, colour, label in paths:
+        x, y = (beliefs @ corners).T
+        ax.plot(x, y, "-", color=PALETTE[colour], lw=1.5, label=label)
+        ax.plot(x[:1], y[:1], "o", mfc="white", color=PALETTE[colour])
+        ax.plot(x[-1:], y[-1:], "o", color=PALETTE[colour])
+    for corner, name, place in zip(corners, (first, second, "all others"), ("top", "top", "bottom"), strict=True):
+        ax.text(*corner, f"{name}", ha="center", va=place)
+    ax.set(aspect="equal", xlim=(-0.15, 1.35), ylim=(-0.12, 0.98))
+    ax.axis("off")
+    ax.legend(loc="upper right", fontsize=9)
+    return fig
+
+
+def forest(gains: Mapping[str, Mapping[str, float]], title: str = "") -> Figure:
+    """A gain with its interval for each name ("gain", "low", "high", in points); significant ones filled."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(gains) + 1))
+    for y, gain in enumerate(reversed(list(gains.values()))):
+        sure = gain["low"] > 0 or gain["high"] < 0
+        colour = GREY if not sure else BLUE if gain["gain"] > 0 else VERMILION
+        ax.plot([gain["low"], gain["high"]], [y, y], color=colour)
+        ax.plot(gain["gain"], y, "o", color=colour, mfc=colour if sure else "white")
+    ax.axvline(0, color=BLACK, lw=1)
+    ax.set(yticks=range(len(gains)), yticklabels=list(reversed(gains)), xlabel="gain in points", title=title)
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+def _image(ax: Axes, image: Tensor) -> None:
+    """One image (C, H, W), grey or colour."""
+    pixels = image.detach().clamp(0, 1)
+    ax.imshow(pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), vmin=0, vmax=1)

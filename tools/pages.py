@@ -38,6 +38,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, **threads, **fixed, **quiet}
 
 
+def build_font_cache() -> None:
+    """On a new machine matplotlib does this once and says so on stderr: here, and not in the first page."""
+    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], capture_output=True, check=False)
+
+
 def run_page(project: Project, name: str, profile: str, values: dict[str, object], out: Path) -> str | None:
     """Run one page in an empty folder; what went wrong, or None. The notebook is kept either way."""
     target = out / f"{name}.ipynb"
@@ -77,6 +82,7 @@ def run(project: Project, args: argparse.Namespace) -> None:
     names = project.pages(args.names)
     values = {name: project.settings(name, args.profile, extra) for name in names}  # all wrong settings first
     out.mkdir(parents=True, exist_ok=True)
+    build_font_cache()
     with ThreadPoolExecutor(args.jobs) as pool:
         failed = list(pool.map(lambda n: run_page(project, n, args.profile, values[n], out), names))
     if any(failed):
@@ -125,6 +131,7 @@ def verify(project: Project, args: argparse.Namespace) -> None:
         names = project.pages(args.names)
         for name in names:
             shutil.copy(project.notebooks / f"{name}.ipynb", folder)
+        build_font_cache()
         Path(folder, "pytest.ini").write_text("[pytest]\n")  # nothing of the project's own settings
         command = [sys.executable, "-m", "pytest", "--nbval", "-p", "nbval_tolerance", "-p", "no:cacheprovider", "-q"]
         command += ["-n", str(min(args.jobs, len(names))), "--dist", "loadscope", "--rootdir", folder, "--durations=5"]

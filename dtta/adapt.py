@@ -105,6 +105,7 @@ class DiffusionTTA(nn.Module):
             FloatingPointError: the loss or the answer is not finite. Episodic weights are put back.
         """
         check_image(image)
+        self.model.eval(), self.diffusion.eval()  # whatever a caller did to them in between
         try:
             with gradients_only_for(self.adapted, self.model, self.diffusion, self.condition):
                 return self.algorithm_1(image, generator or self.generator)

@@ -70,6 +70,8 @@ def bench(problem: Problem, samples: int = 48, micro_batch: int = 12, repeats: i
         micro_batch: pairs in one pass, for both loops.
         repeats: the loops take turns this often; the fastest time of each counts.
     """
+    if samples < 1 or micro_batch < 1 or repeats < 1:
+        raise ValueError(f"samples, micro_batch, repeats must be at least 1, not {samples}, {micro_batch}, {repeats}")
     x, _ = problem.image(0)
     z0 = problem.diffusion.encode(x)
     generator = torch.Generator().manual_seed(seed)

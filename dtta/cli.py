@@ -219,9 +219,9 @@ def _bench(options) -> None:
     from dtta.bench import bench
 
     problem = load(options.problem, options.network, options.diffusion)
+    timing = bench(problem, options.samples, options.micro_batch)
     print(f"one step on one image: {options.samples} pairs (t, noise), {options.micro_batch} in one pass, float32,")
-    print(f"{torch.get_num_threads()} threads, diffusion model frozen\n")
-    print(bench(problem, options.samples, options.micro_batch))
+    print(f"{torch.get_num_threads()} threads, diffusion model frozen\n\n{timing}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,21 @@ import torch
 from torch import Tensor, nn
 
 
-class ClassMixture(nn.Module):
+class _Mixture(nn.Module):
+    """Holds l, as a buffer that moves with the module, or as a function asked at each call."""
+
+    def __init__(self, embeddings: Tensor | Callable[[], Tensor]):
+        super().__init__()
+        self._ask = embeddings if callable(embeddings) else None
+        self.register_buffer("_given", None if callable(embeddings) else embeddings.detach(), persistent=False)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """l (L, ...), as of now."""
+        return self._given if self._ask is None else self._ask()
+
+
+class ClassMixture(_Mixture):
     """Classification: c = Σ_j y_j l_j, the class embeddings mixed by the network's belief.
 
     For DiT and class-conditional UNets the l_j are vectors (L, D); for text-to-image models each is a
@@ -23,13 +37,9 @@ class ClassMixture(nn.Module):
             are weights that move (φ adapted, prompts learnt), so that each step sees their present value.
     """
 
-    def __init__(self, embeddings: Tensor | Callable[[], Tensor]):
-        super().__init__()
-        self.embeddings = embeddings if callable(embeddings) else lambda: embeddings
-
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (N, L) -> c (N, ...)."""
-        l = self.embeddings()
+        l = self.embeddings
         if logits.ndim != 2 or logits.shape[1] != len(l):
             raise ValueError(
                 f"{len(l)} class embeddings need logits of shape (N, {len(l)}), not {tuple(logits.shape)}"
@@ -38,7 +48,7 @@ class ClassMixture(nn.Module):
         return (y @ l.float().flatten(1)).unflatten(1, l.shape[1:])
 
 
-class PixelMixture(nn.Module):
+class PixelMixture(_Mixture):
     """Segmentation: the same mixture at every pixel, c_u = Σ_j y_j^u l_j, a map of embeddings.
 
     Args:
@@ -46,13 +56,9 @@ class PixelMixture(nn.Module):
             probabilities themselves, a palette (L, 3) gives a soft colour map for a ControlNet.
     """
 
-    def __init__(self, embeddings: Tensor | Callable[[], Tensor]):
-        super().__init__()
-        self.embeddings = embeddings if callable(embeddings) else lambda: embeddings
-
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (N, L, H, W) -> c (N, D, H, W)."""
-        l = self.embeddings()
+        l = self.embeddings
         if logits.ndim != 4 or logits.shape[1] != len(l):
             raise ValueError(
                 f"{len(l)} class embeddings need logits of shape (N, {len(l)}, H, W), not {tuple(logits.shape)}"

@@ -348,8 +348,6 @@ def test_the_interval_is_seeded_and_uses_its_resamples():
 def test_end_to_end_on_the_shipped_digits(monkeypatch):
     """With the package's own weights, through the front door: clean digits are right and stay right."""
     monkeypatch.undo()
-    if not weights.path_of("digits", "unet").exists():
-        pytest.skip("the package has no weights yet: dtta train digits")
     settings = dict(steps=2, samples=16, timesteps="stratified")
     before = quiet(Run("none"), [("clean", 3)], range(20))
     after = quiet(Run("diffusion-tta", settings=settings), [("clean", 3)], range(20))

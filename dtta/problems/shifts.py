@@ -8,9 +8,11 @@ set for 8 x 8 pixels, so that severity 1 is hardly seen and severity 5 is hard f
 from __future__ import annotations
 
 import zlib
+from io import BytesIO
 from numbers import Integral
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
@@ -73,7 +75,9 @@ def pixelate(x: Tensor, s: int, g: torch.Generator) -> Tensor:
 def jpeg(x: Tensor, s: int, g: torch.Generator) -> Tensor:
     """Compressed at low quality."""
     quality = (30, 18, 10, 5, 2)[s - 1]
-    return T.jpeg((x * 255).round().to(torch.uint8), quality).float() / 255
+    file = BytesIO()
+    T.to_pil_image((x * 255).round().to(torch.uint8)).save(file, "JPEG", quality=quality)
+    return T.to_dtype(T.pil_to_tensor(Image.open(file)), torch.float32, scale=True)
 
 
 def rotation(x: Tensor, s: int, g: torch.Generator) -> Tensor:

@@ -1,0 +1,59 @@
+"""Results kept with the package: what was run, with which settings, and each image's score.
+
+``tools/remake_results.py`` makes them; pages plot them, and tests run a sample of them again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from dtta.evaluate import Row, Run
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
+    """The runs of a stored table, by the name a page calls them by."""
+    path = folder / f"{table}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no stored results {path}; make them with: python tools/remake_results.py")
+    return {name: Run(**run) for name, run in json.loads(path.read_text())["runs"].items()}
+
+
+def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
+    """The rows of one run of a stored table, ordered by shift, then image.
+
+    Raises:
+        FileNotFoundError: no such table. KeyError: no such run in it.
+    """
+    if run not in (known := names(table, folder)):
+        raise KeyError(f"{table} has no run {run!r}; it has {', '.join(known)}")
+    with (folder / f"{table}.csv").open() as file:
+        return [
+            Row(r["shift"], int(r["severity"]), int(r["index"]), float(r["score"]), float(r["seconds"]))
+            for r in csv.DictReader(file)
+            if r["run"] == run
+        ]
+
+
+def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLDER, **about) -> None:
+    """Write a table: its runs and `about` as JSON, its rows as CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {**about, "runs": {name: asdict(run) for name, (run, _) in runs.items()}}
+    (folder / f"{table}.json").write_text(json.dumps(told, indent=2) + "\n")
+    with (folder / f"{table}.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["run", "shift", "severity", "index", "score", "seconds"])
+        for name, (_, found) in runs.items():
+            for r in found:
+                writer.writerow([name, r.shift, r.severity, r.index, f"{r.score:g}", f"{r.seconds:.2f}"])
+
+
+def shared(first: list[Row], second: list[Row], shifts: set[str] | None = None) -> tuple[list[Row], list[Row]]:
+    """The rows of the images that both lists hold, in the same order, of the given shifts (None: all)."""
+    other = {(r.shift, r.severity, r.index): r for r in second}
+    keys = [(r, k) for r in first if (k := (r.shift, r.severity, r.index)) in other and (not shifts or r.shift in shifts)]
+    return [r for r, _ in keys], [other[k] for _, k in keys]

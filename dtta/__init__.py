@@ -7,6 +7,8 @@
     optimizer = torch.optim.SGD(dtta.select(problem.model), lr=5e-3, momentum=0.9)
     tta = dtta.DiffusionTTA(problem.model, problem.diffusion, problem.condition, optimizer)
     print(tta(image).softmax(1))
+
+The names below are all that most uses need; the rest is in the modules.
 """
 
 from dtta.adapt import DiffusionTTA

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=dtta.__version__)
     commands = top.add_subparsers(required=True, metavar="command")
 
-    adapt = _command(commands, "adapt", _adapt, "adapt to one image, or to each of a folder; print and draw the beliefs")
+    adapt = _command(commands, "adapt", _adapt, "adapt to an image, or to each of a folder; print and draw the beliefs")
     adapt.add_argument("image", nargs="?", type=Path, help="an image file, or a folder of them")
     adapt.add_argument("--index", type=int, help="instead of a file: the number of a test image of the problem")
     _shift_options(adapt)
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate_.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
 
-    train = _command(commands, "train", _train, "make a problem's weights again, from nothing; goes on where it stopped")
+    train = _command(commands, "train", _train, "make a problem's weights anew, from nothing; goes on where it stopped")
     train.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
     train.add_argument("--only", action="append", metavar="NAME", help="one model of the problem; may be repeated")
     train.add_argument("--to", type=Path, default=Path("weights"), help="folder to write (default: weights)")

@@ -41,9 +41,7 @@ class ClassMixture(_Mixture):
         """Logits (N, L) -> c (N, ...)."""
         l = self.embeddings
         if logits.ndim != 2 or logits.shape[1] != len(l):
-            raise ValueError(
-                f"{len(l)} class embeddings need logits of shape (N, {len(l)}), not {tuple(logits.shape)}"
-            )
+            raise ValueError(f"{len(l)} class embeddings need logits of shape (N, {len(l)}), not {tuple(logits.shape)}")
         y = logits.float().softmax(dim=1)  # (N, L)
         return (y @ l.float().flatten(1)).unflatten(1, l.shape[1:])
 

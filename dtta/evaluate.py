@@ -115,9 +115,7 @@ def paired_gain(before: list[Row], after: list[Row], resamples: int = 10_000, se
         raise ValueError("a paired comparison needs the same images, in the same order, in both lists")
     a, b = (100 * np.array([r.score for r in rows]) for rows in (before, after))
     low, high = bootstrap_interval(b - a, resamples, seed)
-    return dict(
-        before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a)
-    )
+    return dict(before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a))
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:

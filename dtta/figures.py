@@ -1,9 +1,11 @@
 """Every plot of the book. A figure reaches the page through `show`, which gives it its alt text.
 
-figures.style()
-fig, ax = plt.subplots()
-...
-figures.show(fig, alt="Loss against timestep; the true class lies lowest between t = 200 and 600.")
+    figures.style()
+    fig, ax = plt.subplots()
+    ...
+    figures.show(fig, alt="Loss against timestep; the true class lies lowest between t = 200 and 600.")
+
+The plots return their figure or draw into axes; none of them computes a result.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def show(fig: Figure, alt: str) -> None:
 
 
 def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: Sequence[str] | None = None) -> Figure:
-    """Images (C, H, W) in [0, 1], or [-1, 1] clipped, in a grid, each with its title and, if given, a frame."""
+    """Images (C, H, W) in [0, 1] in a grid, each with its title and, if given, a coloured frame."""
     import matplotlib.pyplot as plt
 
     columns = min(columns, len(images))
@@ -146,7 +148,9 @@ def belief(
     return fig
 
 
-def triangle(paths: Sequence[tuple[Tensor, int, str]], first: str = "true class", second: str = "first guess") -> Figure:
+def triangle(
+    paths: Sequence[tuple[Tensor, int, str]], first: str = "true class", second: str = "first guess"
+) -> Figure:
     """Beliefs as points of a triangle: all on one class, all on another, all on the rest.
 
     Args:

@@ -2,6 +2,8 @@
 
     optimizer = torch.optim.SGD(select(model, "norm"), lr=5e-3, momentum=0.9)
     optimizer = torch.optim.Adam([*select(model), *select(diffusion.network)], lr=1e-5)
+
+The first is what TENT moves; the second adapts θ and φ together.
 """
 
 from __future__ import annotations

@@ -55,5 +55,6 @@ def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLD
 def shared(first: list[Row], second: list[Row], shifts: set[str] | None = None) -> tuple[list[Row], list[Row]]:
     """The rows of the images that both lists hold, in the same order, of the given shifts (None: all)."""
     other = {(r.shift, r.severity, r.index): r for r in second}
-    keys = [(r, k) for r in first if (k := (r.shift, r.severity, r.index)) in other and (not shifts or r.shift in shifts)]
-    return [r for r, _ in keys], [other[k] for _, k in keys]
+    wanted = [r for r in first if not shifts or r.shift in shifts]
+    pairs = [(r, other[k]) for r in wanted if (k := (r.shift, r.severity, r.index)) in other]
+    return [a for a, _ in pairs], [b for _, b in pairs]

@@ -27,7 +27,7 @@ def test_the_split_is_a_partition():
     everything = torch.from_numpy(load_digits().data).float() / 16
     order = lambda x: x[torch.from_numpy(__import__("numpy").lexsort(x.numpy().T))]  # noqa: E731
     assert torch.equal(order(together), order(everything))
-    assert all(0 <= p.min() and p.max() <= 1 for p in parts)
+    assert all(p.min() >= 0 and p.max() <= 1 for p in parts)
 
 
 def test_soft_labels_are_calibrated():

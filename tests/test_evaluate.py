@@ -14,7 +14,6 @@ import torch
 from dtta import evaluate as module
 from dtta.evaluate import Row, Run, bootstrap_interval, evaluate, image_generator, paired_gain
 from dtta.methods import build
-from dtta.problems import weights
 
 SHIFTS = [("clean", 3), ("fog", 2)]
 TTA = dict(steps=1, samples=4, lr=0.5)

@@ -258,4 +258,7 @@ def scores(model: nn.Module) -> dict[str, float]:
     losses = DiffusionClassifier(model, samples=64).losses(images).mean(2)  # (N, L)
     right = losses.gather(1, labels[:, None]).mean()
     accuracy = (losses.argmin(1) == labels).float().mean()
-    return {"loss under the true class": round(right.item(), 5), "Diffusion Classifier accuracy": round(accuracy.item(), 4)}
+    return {
+        "loss under the true class": round(right.item(), 5),
+        "Diffusion Classifier accuracy": round(accuracy.item(), 4),
+    }

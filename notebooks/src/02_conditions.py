@@ -145,7 +145,9 @@ figures.show(
     alt="Loss along the line from a wrong to the true class, for a UNet and a DiT, each trained with and without soft "
     "labels, with bands for the interval over images.",
 )
-report.table(downhill, tolerance=3.0, digits=0, caption="Share of the small steps towards the truth that lower the loss, in %")
+report.table(
+    downhill, tolerance=3.0, digits=0, caption="Share of the small steps towards the truth that lower the loss, in %"
+)
 
 # %% [markdown]
 # ## Which way the gradient flows
@@ -173,7 +175,7 @@ def naive():
 def fast():
     """The network once: gather the gradient at c, then one backward through the network."""
     c = mixture(model(x[:1]))
-    loss, c_grad = accumulate(diffusion, z0, t, noise, c, micro_batch=12)
+    _, c_grad = accumulate(diffusion, z0, t, noise, c, micro_batch=12)
     c.backward(c_grad)
 
 

@@ -32,7 +32,6 @@ import torch
 import dtta
 from dtta import figures, report, stored
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
-from dtta.methods import build
 
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale])
@@ -134,6 +133,7 @@ figures.show(
 # Images that it mended, and images that it broke, spread over the shifts. No picture is chosen: they stand at equal
 # distances in the list of all such images.
 
+
 # %%
 def picks(rows, count):
     return rows[:: max(1, len(rows) // count)][:count]
@@ -162,6 +162,7 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # A hundred test images under each shift, severity 3, each image adapted alone. The settings were chosen on *validation*
 # images (`tools/choose_settings.py`). The interval is a paired bootstrap over the images; one that holds zero means no
 # gain was shown. The numbers are stored results that `python tools/remake_results.py` makes again.
+
 
 # %%
 def gain_of(run, shifts, against="none"):
@@ -267,7 +268,11 @@ for number, shift in enumerate(problem.shifts):
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
     ax.plot(ahead[-1], gained[-1], "o", color=figures.BLUE if gained[-1] > 0 else figures.VERMILION)
     ax.annotate(
-        shift.replace("_", " "), (ahead[-1], gained[-1]), (5, 4 if number % 2 else -11), textcoords="offset points", size=8
+        shift.replace("_", " "),
+        (ahead[-1], gained[-1]),
+        (5, 4 if number % 2 else -11),
+        textcoords="offset points",
+        size=8,
     )
 ax.axhline(0, color=figures.GREY, lw=1)
 ax.axvline(0, color=figures.GREY, lw=1)

@@ -76,11 +76,12 @@ def table(
             the first column; one without is not shown.
         tolerance: of the numbers with a decimal point, in the unit in which they are printed.
         caption: a heading.
-        digits: after the point; None: as many as the tolerance leaves meaning to.
+        digits: after the point; None: as many as the tolerance leaves meaning to. 0 makes floats look
+            like counts, so the tolerance then covers all whole numbers of the table.
         whole: tolerance of whole numbers; 0: they must agree exactly.
 
     Raises:
-        ValueError: a text in a cell has digits that the tolerance makes meaningless.
+        ValueError: a text in a cell has digits that the tolerance makes meaningless, or no number has a tolerance.
     """
     import pandas as pd
     from IPython.display import display
@@ -92,8 +93,13 @@ def table(
     cells = [[_cell(value, digits) for value in row] for row in frame.itertuples(index=False)]
     heads = [str(name) for name in frame.columns]
     right = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
-    for text in (text for row in cells for text in row):
+    texts = [text for row in cells for text in row]
+    for text in texts:
         _refuse_empty_digits(text, digits, tolerance)
+    if digits == 0:
+        whole = max(whole, math.floor(tolerance))
+    if not whole and not any("." in number for text in texts for number in NUMBER.findall(text)):
+        raise ValueError("no number with a decimal point in the table: display it as it is, or give whole=")
     note = _statement(tolerance, whole)
     display(
         {

@@ -389,6 +389,18 @@ def test_table_rounds_to_its_tolerance_and_keeps_whole_numbers(monkeypatch):
     assert agree(html, html.replace(">0.0<", ">0.4<"))
 
 
+def test_table_without_digits_states_a_tolerance_for_whole_numbers(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    report.table([{"accuracy": 97.4}], tolerance=4.5, digits=0)
+    text = shown[0]["text/plain"]
+    assert text.splitlines()[1:] == ["      97", "(decimals hold to ±4.5, whole numbers to ±4, on other machines)"]
+    assert agree(text, text.replace("97", "93"))
+    assert not agree(text, text.replace("97", "92"))
+    with pytest.raises(ValueError, match="no number with a decimal point in the table"):
+        report.table([{"accuracy": 97.4}], tolerance=0.5, digits=0)
+
+
 def test_show_refuses_a_figure_without_words():
     with pytest.raises(ValueError, match="describe the figure in a sentence"):
         figures.show(None, alt="a plot")

@@ -180,19 +180,25 @@ def triangle(
 
 
 def forest(gains: Mapping[str, Mapping[str, float]], title: str = "") -> Figure:
-    """A gain with its interval for each name ("gain", "low", "high", in points); significant ones filled."""
+    """A gain with its interval for each name ("gain", "low", "high", in points); filled where it is not zero."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(gains) + 1))
+    forest_into(ax, gains)
+    ax.set_title(title)
+    return fig
+
+
+def forest_into(ax: Axes, gains: Mapping[str, Mapping[str, float]]) -> None:
+    """The same, into axes that are there."""
     for y, gain in enumerate(reversed(list(gains.values()))):
         sure = gain["low"] > 0 or gain["high"] < 0
         colour = GREY if not sure else BLUE if gain["gain"] > 0 else VERMILION
         ax.plot([gain["low"], gain["high"]], [y, y], color=colour)
         ax.plot(gain["gain"], y, "o", color=colour, mfc=colour if sure else "white")
     ax.axvline(0, color=BLACK, lw=1)
-    ax.set(yticks=range(len(gains)), yticklabels=list(reversed(gains)), xlabel="gain in points", title=title)
+    ax.set(yticks=range(len(gains)), yticklabels=list(reversed(gains)), xlabel="gain in points")
     ax.grid(axis="y", visible=False)
-    return fig
 
 
 def _image(ax: Axes, image: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Choose the settings of the digits problem on validation images, and write down what was tried.
 
-    python tools/choose_settings.py            results/digits-settings.csv, about an hour on two cores
+    python tools/choose_settings.py            dtta/results/digits-settings.csv, half an hour on two cores
 
 Every row is one setting: its mean gain over all shift families at severity 3, on the first validation
 images, with its 95% paired bootstrap interval. The best mean gain is taken; test images are never seen here.
@@ -22,7 +22,7 @@ GRID: dict[str, list[dict]] = {
     "diffusion-tta": [
         dict(COMMON, optimizer="sgd", lr=lr, low=low, high=high) for low, high in RANGES for lr in (0.005, 0.02)
     ],
-    "logits": [dict(COMMON, optimizer="sgd", lr=lr, low=0.25, high=0.75) for lr in (0.3, 1.0)],
+    "logits": [dict(COMMON, optimizer="sgd", lr=lr, low=0.25, high=0.75) for lr in (0.3, 1.0, 10.0, 30.0)],
     "diffusion-classifier": [dict(samples=24, low=low, high=high) for low, high in RANGES[:2]],
     "ensemble": [dict(samples=24, low=0.25, high=0.75, temperature=t) for t in (0.1, 0.3)],
 }
@@ -30,12 +30,12 @@ GRID: dict[str, list[dict]] = {
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--images", type=int, default=30, help="validation images a shift (default: 30)")
+    options.add_argument("--images", type=int, default=24, help="validation images a shift (default: 24)")
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--diffusion", nargs="+", default=["unet"])
     options.add_argument("--method", nargs="+", default=list(GRID))
     options.add_argument("--rows", type=Path, default=Path("runs/settings"), help="where single rows are kept")
-    options.add_argument("--out", type=Path, default=Path("results/digits-settings.csv"))
+    options.add_argument("--out", type=Path, default=Path("dtta/results/digits-settings.csv"))
     chosen = options.parse_args()
     cells = [(shift, 3) for shift in SHIFTS]
     images = range(chosen.images)

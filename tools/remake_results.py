@@ -1,6 +1,6 @@
 """Run again what the book's stored tables hold (test images, settings from validation).
 
-    python tools/remake_results.py             about an hour on two cores; goes on where it stopped
+    python tools/remake_results.py             about twenty minutes on two cores; goes on where it stopped
 
 Writes dtta/results/digits-test.csv (a score for each run, shift and image) and .json (the runs).
 """
@@ -22,18 +22,18 @@ EVERYWHERE = {**SETTINGS["diffusion-tta"], "low": 0.0, "high": 1.0}
 
 # name: (run, test images for each shift)
 RUNS: dict[str, tuple[Run, int]] = {
-    "none": (Run("none"), 100),
-    "diffusion-tta": (Run("diffusion-tta", settings=SETTINGS["diffusion-tta"]), 100),
-    "diffusion-classifier": (Run("diffusion-classifier", settings=SETTINGS["diffusion-classifier"]), 100),
-    "ensemble": (Run("ensemble", settings=SETTINGS["ensemble"]), 100),
-    "logits": (Run("logits", settings=SETTINGS["logits"]), 100),
-    "diffusion-tta, all timesteps": (Run("diffusion-tta", settings=EVERYWHERE), 50),
-    "diffusion-tta, dit": (Run("diffusion-tta", diffusion="dit", settings=SETTINGS["diffusion-tta"]), 50),
-    "diffusion-tta, dit, all timesteps": (Run("diffusion-tta", diffusion="dit", settings=EVERYWHERE), 50),
-    "diffusion-tta, unet-hard": (Run("diffusion-tta", diffusion="unet-hard", settings=SETTINGS["diffusion-tta"]), 50),
-    "diffusion-tta, dit-hard": (Run("diffusion-tta", diffusion="dit-hard", settings=SETTINGS["diffusion-tta"]), 50),
-    "none, vit": (Run("none", network="vit"), 50),
-    "diffusion-tta, vit": (Run("diffusion-tta", network="vit", settings=SETTINGS["diffusion-tta"]), 50),
+    "none": (Run("none"), 60),
+    "diffusion-tta": (Run("diffusion-tta", settings=SETTINGS["diffusion-tta"]), 60),
+    "diffusion-classifier": (Run("diffusion-classifier", settings=SETTINGS["diffusion-classifier"]), 60),
+    "ensemble": (Run("ensemble", settings=SETTINGS["ensemble"]), 60),
+    "logits": (Run("logits", settings=SETTINGS["logits"]), 60),
+    "diffusion-tta, all timesteps": (Run("diffusion-tta", settings=EVERYWHERE), 24),
+    "diffusion-tta, dit": (Run("diffusion-tta", diffusion="dit", settings=SETTINGS["diffusion-tta"]), 24),
+    "diffusion-tta, dit, all timesteps": (Run("diffusion-tta", diffusion="dit", settings=EVERYWHERE), 24),
+    "diffusion-tta, unet-hard": (Run("diffusion-tta", diffusion="unet-hard", settings=SETTINGS["diffusion-tta"]), 24),
+    "diffusion-tta, dit-hard": (Run("diffusion-tta", diffusion="dit-hard", settings=SETTINGS["diffusion-tta"]), 24),
+    "none, vit": (Run("none", network="vit"), 24),
+    "diffusion-tta, vit": (Run("diffusion-tta", network="vit", settings=SETTINGS["diffusion-tta"]), 24),
 }
 
 

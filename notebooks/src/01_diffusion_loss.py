@@ -191,8 +191,9 @@ for shift in ("clean", "gaussian_noise", "contrast", "brightness"):
 report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 
 # %% [markdown]
-# Low timesteps are worse than useless under a shift. There the network is asked for a little noise; a corrupted image
-# brings noise, blur or grey of its own, and the label that best explains *that* wins. From the middle of the range on,
+# Low timesteps hardly know the label even on clean images, and under a shift they can fall to chance (10%): there the
+# network is asked for a little noise, a corrupted image brings noise or grey of its own, and the label that best explains
+# *that* wins. Yet their losses are the largest, so in a plain mean they speak loudest. From the middle of the range on,
 # the noise we add drowns the corruption, and the label is heard again. This decides how we sample $t$ in
 # [page 03](03_classification).
 #
@@ -207,14 +208,14 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 # ```{solution} weights-of-t
 # :class: dropdown
 #
-# `w = 1 - alpha_bar[centre.long()]`, then `(losses * w).mean(2).argmin(1)`. On clean images all do well; under noise
-# every weighting that silences low $t$ gains.
+# `w = 1 - alpha_bar[centre.long()]` or `w = ((centre > 250) & (centre < 750)).float()`, then
+# `(losses * w).mean(2).argmin(1)`, and the same with the losses of `apply_shift(image, "gaussian_noise", 3, seed, i)`.
 # ```
 #
 # ## Take-aways
 #
 # * The diffusion loss compares a guess of the noise with the noise; a label that fits makes the guess better.
 # * What counts is the difference between labels under the same $(t, \epsilon)$. It lives in the middle of the range.
-# * One pair is a coin toss; a few dozen decide. Under a shift, low timesteps mislead.
+# * One pair is often wrong; a few dozen decide. Under a shift, low timesteps mislead.
 #
 # Next: [how an answer becomes a condition](02_conditions).

@@ -159,7 +159,7 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # %% [markdown]
 # ## By how much
 #
-# A hundred test images under each shift, severity 3, each image adapted alone. The settings were chosen on *validation*
+# Sixty test images under each shift, severity 3, each image adapted alone. The settings were chosen on *validation*
 # images (`tools/choose_settings.py`). The interval is a paired bootstrap over the images; one that holds zero means no
 # gain was shown. The numbers are stored results that `python tools/remake_results.py` makes again.
 
@@ -234,7 +234,7 @@ report.table(rows, tolerance=0.3, caption=f"Mean over twelve shifts, in %; no ad
 # ## What decides: timesteps, networks, labels
 #
 # The paper draws $t$ from the whole range. [Page 01](01_diffusion_loss) showed that low timesteps mislead under a shift.
-# Here is what that does to adaptation, and what other networks, diffusion models and training labels do. Fifty test
+# Here is what that does to adaptation, and what other networks, diffusion models and training labels do. Twenty-four test
 # images a shift.
 
 # %%

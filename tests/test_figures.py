@@ -1,0 +1,69 @@
+"""The plots show what they are given."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from dtta import figures
+from dtta.adapt import Step
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    figures.style()
+    yield
+    plt.close("all")
+
+
+def test_forest_marks_only_sure_gains():
+    gains = {
+        "sure": dict(gain=5, low=2, high=8),
+        "unsure": dict(gain=1, low=-2, high=4),
+        "worse": dict(gain=-4, low=-6, high=-2),
+    }
+    ax = figures.forest(gains, "title").axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["worse", "unsure", "sure"]
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [float(d.get_xdata()[0]) for d in dots] == [-4, 1, 5]
+    assert [to_hex(d.get_markerfacecolor()).upper() for d in dots] == [figures.VERMILION, "#FFFFFF", figures.BLUE]
+
+
+def test_band_is_the_interval_of_the_mean():
+    curves = torch.tensor([[0.0, 2.0], [2.0, 4.0], [1.0, 3.0]])
+    _, ax = plt.subplots()
+    figures.band(ax, [0, 1], curves, figures.BLUE, "curve")
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 3.0]
+    edge = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert edge.max() == pytest.approx(3 + 1.96 / 3**0.5, abs=1e-5)
+
+
+def test_belief_shows_both_beliefs_and_the_loss():
+    before, after = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.8, 0.1])
+    history = [Step(torch.tensor(x), torch.zeros(1), torch.zeros(1)) for x in (0.3, 0.2)]
+    fig = figures.belief(torch.rand(1, 1, 8, 8), before, after, "abc", history)
+    heights = [bar.get_height() for bar in fig.axes[1].patches]
+    assert heights == pytest.approx([*before.tolist(), *after.tolist()])
+    assert fig.axes[2].lines[0].get_ydata().tolist() == pytest.approx([0.3, 0.2])
+
+
+def test_triangle_puts_certainty_into_corners():
+    path = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    fig = figures.triangle([(path, 0, "one")])
+    line = next(line for line in fig.axes[0].lines if line.get_label() == "one")
+    assert torch.allclose(torch.tensor(line.get_xydata()).float(), torch.tensor([[1, 0], [0.5, 3**0.5 / 2], [0, 0]]))
+
+
+def test_gallery_takes_grey_and_colour_and_hides_empty_places():
+    fig = figures.gallery([torch.rand(1, 4, 4), torch.rand(3, 4, 4), torch.rand(1, 4, 4)], "abc", columns=2)
+    assert [bool(ax.images) for ax in fig.axes] == [True, True, True, False]
+
+
+def test_a_figure_needs_an_alt_text():
+    with pytest.raises(ValueError, match="cannot see it"):
+        figures.show(plt.figure(), alt="plot")

@@ -24,7 +24,7 @@ GRID: dict[str, list[dict]] = {
     ],
     "logits": [dict(COMMON, optimizer="sgd", lr=lr, low=0.25, high=0.75) for lr in (0.3, 1.0, 10.0, 30.0)],
     "diffusion-classifier": [dict(samples=24, low=low, high=high) for low, high in RANGES[:2]],
-    "ensemble": [dict(samples=24, low=0.25, high=0.75, temperature=t) for t in (0.1, 0.3)],
+    "ensemble": [dict(samples=24, low=0.25, high=0.75, temperature=t) for t in (0.1, 0.3, 1.0)],
 }
 
 

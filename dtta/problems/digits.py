@@ -236,9 +236,10 @@ def train(to: Path, only: list[str] | None = None, steps: int | None = None, see
             model = build()
         start = time.time()
         model = fit(model, loss, **recipe, checkpoint=checkpoint, seed=seed, description=name)
-        weights.save(model, card(name, recipe, seed, time.time() - start, model), path)
+        told = card(name, recipe, seed, time.time() - start, model)
+        weights.save(model, told, path)
         checkpoint.unlink()
-        print(f"{path}: {scores(model)}")
+        print(f"{path}: {told['validation']}")
 
 
 def card(name: str, recipe: dict, seed: int, seconds: float, model: nn.Module) -> dict:

@@ -9,7 +9,7 @@ What moves is what the optimizer holds: θ, a part of θ, or θ and φ (see dtta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -48,6 +48,7 @@ class DiffusionTTA(nn.Module):
         norm: "l2" (the paper) or "l1".
         autocast: torch.bfloat16, say, for the diffusion model's pass; the rest stays float32.
         seed: of the generator used when a call brings none.
+        on_step: called with each ``Step`` before the weights move: a progress bar, a log.
 
     Raises:
         ValueError: a setting out of range, or weights in the optimizer that belong to neither network.
@@ -68,6 +69,7 @@ class DiffusionTTA(nn.Module):
         norm: str = "l2",
         autocast: torch.dtype | None = None,
         seed: int = 0,
+        on_step: Callable[[Step], None] | None = None,
     ):
         super().__init__()
         counts = dict(steps=steps, samples=samples, micro_batch=samples if micro_batch is None else micro_batch)
@@ -79,7 +81,7 @@ class DiffusionTTA(nn.Module):
         self.model, self.diffusion, self.condition = model.eval(), diffusion.eval(), condition
         self.optimizer, self.steps, self.samples, self.episodic = optimizer, steps, samples, episodic
         self.sampling, self.micro_batch, self.norm, self.autocast = sampling or Sampling(), micro_batch, norm, autocast
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator, self.on_step = torch.Generator().manual_seed(seed), on_step
         self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
         own = {id(p) for p in [*model.parameters(), *diffusion.network.parameters(), *condition.parameters()]}
         if not all(id(p) in own for p in self.adapted):
@@ -130,6 +132,8 @@ class DiffusionTTA(nn.Module):
             if c_grad is not None:
                 c.backward(c_grad)  # θ stood still while the samples went by: one backward serves them all
             self.history.append(Step(loss, c.detach(), y.detach()))
+            if self.on_step:
+                self.on_step(self.history[-1])
             self.optimizer.step()
         with torch.no_grad():
             answer = self.model(x)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 import dtta
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
@@ -137,15 +138,19 @@ def _adapt(options) -> None:
     else:
         images = {path.stem: read_image(path, problem) for path in _image_files(options.image)}
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, x in images.items():
-        with torch.no_grad():
-            before = problem.model(x).softmax(1)[0]
-        after = method(x, image_generator(options.seed, options.index or 0)).softmax(1)[0]
-        path = options.out / f"{name}-adapted.png"
-        figures.belief(x, before, after, problem.classes, getattr(method, "history", [])).savefig(path, dpi=150)
-        print(f"{name}: figure in {path}\n{'class':>12} {'before':>8} {'after':>8}")
-        for j in torch.maximum(before, after).argsort(descending=True)[:5]:
-            print(f"{problem.classes[j]:>12} {before[j]:8.1%} {after[j]:8.1%}")
+    steps = getattr(method, "steps", 1)
+    with tqdm(total=steps * len(images), desc="adapting", unit="step") as bar:
+        if isinstance(method, dtta.DiffusionTTA):
+            method.on_step = lambda step: bar.update()
+        for name, x in images.items():
+            with torch.no_grad():
+                before = problem.model(x).softmax(1)[0]
+            after = method(x, image_generator(options.seed, options.index or 0)).softmax(1)[0]
+            path = options.out / f"{name}-adapted.png"
+            figures.belief(x, before, after, problem.classes, getattr(method, "history", [])).savefig(path, dpi=150)
+            bar.write(f"{name}: figure in {path}\n{'class':>12} {'before':>8} {'after':>8}")
+            for j in torch.maximum(before, after).argsort(descending=True)[:5]:
+                bar.write(f"{problem.classes[j]:>12} {before[j]:8.1%} {after[j]:8.1%}")
 
 
 def _image_files(path: Path) -> list[Path]:

@@ -149,7 +149,7 @@ def belief(
 
 
 def triangle(
-    paths: Sequence[tuple[Tensor, int, str]], first: str = "true class", second: str = "first guess"
+    paths: Sequence[tuple[Tensor, int, str]], first: str = "true class", second: str = "strongest rival"
 ) -> Figure:
     """Beliefs as points of a triangle: all on one class, all on another, all on the rest.
 

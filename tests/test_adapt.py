@@ -618,3 +618,14 @@ def test_lora_on_clip_moves_the_vision_tower_alone_and_comes_back(diffusion, ima
     assert not changed(state, snapshot(model, diffusion))
     assert len(tta.start) == 8
     assert not any(m.training for m in model.modules())
+
+
+def test_each_step_is_told_before_the_weights_move(model, phi, image):
+    told = []
+    tta = DiffusionTTA(
+        model, phi, tiny.mixture(phi), torch.optim.SGD(model.parameters(), lr=0.1), steps=3, samples=2,
+        on_step=lambda step: told.append((step, model(image).detach())),
+    )  # fmt: skip
+    tta(image)
+    assert [step for step, _ in told] == tta.history
+    assert all(torch.equal(step.output, now) for step, now in told)

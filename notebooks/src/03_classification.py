@@ -107,9 +107,8 @@ print("weights restored:", all(torch.equal(a, b) for a, b in zip(start, problem.
 # %% [markdown]
 # ## What it mends and what it breaks
 #
-# Beliefs live in a simplex. Drawn here as a triangle: all on the true class, all on the network's first guess (or, where
-# that was right, on its strongest rival), or all on the rest. Open dots are where an image starts, full dots where it
-# ends.
+# Beliefs live in a simplex. Drawn here as a triangle: all on the true class, all on its strongest rival, or all on the
+# rest. Open dots are where an image starts, full dots where it ends. Past the dotted lines the answer changes.
 
 # %%
 paths = []
@@ -117,16 +116,16 @@ for number, row in enumerate([*mended[:: max(1, len(mended) // 4)][:4], *broken[
     x, y = problem.image(row.index, row.shift, row.severity)
     answer = tta(x, image_generator(seed, row.index))
     trail = torch.cat([step.output for step in tta.history] + [answer]).softmax(1)
-    others = trail[0].clone()
+    others = torch.maximum(trail[0], trail[-1])  # the strongest wrong class, at the start or the end
     others[y] = -1
     rival = int(others.argmax())
     three = torch.stack([trail[:, y], trail[:, rival], 1 - trail[:, y] - trail[:, rival]], dim=1)
     kind = "mended" if row.score else "broken"
     paths.append((three, number, f"{kind}: {row.shift.replace('_', ' ')}, a {y}"))
 figures.show(
-    figures.triangle(paths, second="first guess or rival"),
-    alt="Paths of beliefs in a triangle. Four images move from the corner of a wrong first guess towards the true "
-    "class; two leave the true class.",
+    figures.triangle(paths, second="strongest rival"),
+    alt="Paths of beliefs in a triangle. Four images move from a wrong class towards the true class; two leave the "
+    "true class.",
 )
 
 # %% [markdown]

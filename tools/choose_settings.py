@@ -46,12 +46,12 @@ def main() -> None:
             for i, settings in enumerate(GRID[method]):
                 run = Run(method, diffusion=diffusion, settings=settings, split="validation")
                 rows = evaluate(run, cells, images, chosen.rows / f"{diffusion}-{method}-{i}.jsonl", chosen.workers)
-                gain = {k: round(float(v), 2) for k, v in paired_gain(before, rows).items()}
+                gain = {k: round(float(v), 2) for k, v in paired_gain(before, rows).items()} | {"images": len(rows)}
                 found.append(dict(diffusion=diffusion, method=method, settings=json.dumps(settings), **gain))
                 print(found[-1], flush=True)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     with chosen.out.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(found[0]))
+        table = csv.DictWriter(file, list(found[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(found)
 

@@ -33,7 +33,7 @@ SPLITS = {"train": (0, 1000), "validation": (1000, 1297), "test": (1297, 1797)}
 _COMMON = dict(steps=5, samples=24, timesteps="stratified", optimizer="sgd")
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(_COMMON, lr=0.02, low=0.25, high=0.75),
-    "logits": dict(_COMMON, lr=10.0, low=0.25, high=0.75),
+    "logits": dict(_COMMON, lr=30.0, low=0.25, high=0.75),
     "diffusion-classifier": dict(samples=24, low=0.25, high=0.75),
     "ensemble": dict(samples=24, low=0.25, high=0.75, temperature=0.3),
 }

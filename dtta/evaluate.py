@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,8 +104,10 @@ def evaluate(
 def paired_gain(before: list[Row], after: list[Row], resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
     """The mean gain on the same images, with its 95% paired bootstrap interval, in points (100 x score).
 
+    An image that stands under several shifts is one image: images are resampled, with all their rows.
+
     Returns:
-        "before", "after", "gain", "low", "high" (points) and "images".
+        "before", "after", "gain", "low", "high" (points) and "images", the number of rows compared.
 
     Raises:
         ValueError: the two lists are not about the same images, in the same order.
@@ -114,18 +116,27 @@ def paired_gain(before: list[Row], after: list[Row], resamples: int = 10_000, se
     if keys[0] != keys[1] or not before:
         raise ValueError("a paired comparison needs the same images, in the same order, in both lists")
     a, b = (100 * np.array([r.score for r in rows]) for rows in (before, after))
-    low, high = bootstrap_interval(b - a, resamples, seed)
+    low, high = bootstrap_interval(b - a, [r.index for r in before], resamples, seed)
     return dict(before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a))
 
 
-def bootstrap_interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of the mean of `values` (n,)."""
+def bootstrap_interval(
+    values: Sequence[float], groups: Sequence[int] | None = None, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval of the mean of `values` (n,).
+
+    Args:
+        groups: of which image each value is, if an image has several; groups are resampled whole.
+    """
     rng = np.random.default_rng(seed)
-    values = np.asarray(values, dtype=float)
-    means = np.concatenate(
-        [values[rng.integers(len(values), size=(500, len(values)))].mean(axis=1) for _ in range(-(-resamples // 500))]
-    )
-    low, high = np.percentile(means, [2.5, 97.5])
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    group = np.unique(groups, return_inverse=True)[1]
+    sums, counts = np.bincount(group, weights=np.asarray(values, dtype=float)), np.bincount(group)
+    means = []
+    for _ in range(-(-resamples // 500)):  # in portions, to spare memory
+        pick = rng.integers(len(sums), size=(500, len(sums)))
+        means.append(sums[pick].sum(axis=1) / counts[pick].sum(axis=1))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 

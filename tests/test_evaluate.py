@@ -341,6 +341,16 @@ def test_the_interval_is_seeded_and_uses_its_resamples():
     assert bootstrap_interval(values, resamples=500) != bootstrap_interval(values)
 
 
+def test_an_image_under_many_shifts_counts_as_one_image():
+    """Four copies of each image's gain know no more than one: the interval must not shrink."""
+    gains = np.random.default_rng(1).normal(size=40)
+    once = bootstrap_interval(gains)
+    copies = bootstrap_interval(np.tile(gains, 4), groups=np.tile(np.arange(40), 4))
+    assert copies == pytest.approx(once)
+    naive = bootstrap_interval(np.tile(gains, 4))
+    assert naive[1] - naive[0] < 0.7 * (once[1] - once[0])
+
+
 # --- the shipped models -----------------------------------------------------------------------------------
 
 

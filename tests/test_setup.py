@@ -93,7 +93,8 @@ def imports(path: Path) -> set[str]:
 )
 def test_every_import_is_declared(folder, declared):
     files = list((ROOT / folder).rglob("*.py"))
-    own = {"dtta", "google", "tests", *(path.stem for path in files)}  # google.colab: on Colab only
+    tools = [path.stem for path in (ROOT / "tools").glob("*.py")]  # tests import them by name
+    own = {"dtta", "google", "tests", *tools, *(path.stem for path in files)}  # google.colab: on Colab only
     declared = {canonicalize_name(requirement.name) for requirement in declared}
     owners = packages_distributions()
     for path in files:

@@ -147,7 +147,8 @@ def _adapt(options) -> None:
                 before = problem.model(x).softmax(1)[0]
             after = method(x, image_generator(options.seed, options.index or 0)).softmax(1)[0]
             path = options.out / f"{name}-adapted.png"
-            figures.belief(x, before, after, problem.classes, getattr(method, "history", [])).savefig(path, dpi=150)
+            losses = [step.loss.item() for step in getattr(method, "history", [])]
+            figures.belief(x, before, after, problem.classes, losses).savefig(path, dpi=150)
             bar.write(f"{name}: figure in {path}\n{'class':>12} {'before':>8} {'after':>8}")
             for j in torch.maximum(before, after).argsort(descending=True)[:5]:
                 bar.write(f"{problem.classes[j]:>12} {before[j]:8.1%} {after[j]:8.1%}")

@@ -91,7 +91,8 @@ def evaluate(
             raise ValueError(f"{path} holds another stream; choose another file or delete it")
         done = _begin(path, run) if path else {}
     todo = [cell for cell in cells if cell not in done]
-    bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc=run.method, disable=not progress, mininterval=2)
+    quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE can still silence it
+    bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc=run.method, **quiet, mininterval=2)
     with bar:
         for row in _rows(run, todo, workers):
             done[row.shift, row.severity, row.index] = row

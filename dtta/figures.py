@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from dtta.adapt import Step
 
 # Okabe and Ito's palette: eight colours that stay apart under the common colour blindnesses.
 BLACK = "#000000"
@@ -130,12 +129,13 @@ def band(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) 
 
 
 def belief(
-    image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], history: Sequence[Step] = ()
+    image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], losses: Sequence[float] = ()
 ) -> Figure:
     """One image (1, C, H, W), the belief in each class before and after, and the loss at each step."""
     import matplotlib.pyplot as plt
 
-    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 2.8), width_ratios=(1, 2.2, 1.3))
+    panels, widths = (3, (1, 2.2, 1.3)) if losses else (2, (1, 2.2))
+    fig, (left, middle, *right) = plt.subplots(1, panels, figsize=(9, 2.8), width_ratios=widths)
     _image(left, image[0])
     left.axis("off")
     place = range(len(classes))
@@ -143,8 +143,10 @@ def belief(
     middle.bar([j + 0.2 for j in place], after, 0.4, color=BLUE, label="after")
     middle.set(xticks=list(place), xticklabels=classes, ylim=(0, 1), ylabel="belief", xlabel="class")
     middle.legend()
-    right.plot(range(1, len(history) + 1), [step.loss.item() for step in history], "o-", color=VERMILION)
-    right.set(xlabel="step", ylabel="diffusion loss", xticks=range(1, len(history) + 1))
+    for ax in right:
+        steps = range(1, len(losses) + 1)
+        ax.plot(steps, losses, "o-", color=VERMILION)
+        ax.set(xlabel="step", ylabel="diffusion loss", xticks=steps)
     return fig
 
 

@@ -11,7 +11,6 @@ import torch
 from matplotlib.colors import to_hex
 
 from dtta import figures
-from dtta.adapt import Step
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +44,11 @@ def test_band_is_the_interval_of_the_mean():
 
 def test_belief_shows_both_beliefs_and_the_loss():
     before, after = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.8, 0.1])
-    history = [Step(torch.tensor(x), torch.zeros(1), torch.zeros(1)) for x in (0.3, 0.2)]
-    fig = figures.belief(torch.rand(1, 1, 8, 8), before, after, "abc", history)
+    fig = figures.belief(torch.rand(1, 1, 8, 8), before, after, "abc", [0.3, 0.2])
     heights = [bar.get_height() for bar in fig.axes[1].patches]
     assert heights == pytest.approx([*before.tolist(), *after.tolist()])
     assert fig.axes[2].lines[0].get_ydata().tolist() == pytest.approx([0.3, 0.2])
+    assert len(figures.belief(torch.rand(1, 1, 8, 8), before, after, "abc").axes) == 2  # no empty panel
 
 
 def test_triangle_puts_certainty_into_corners():

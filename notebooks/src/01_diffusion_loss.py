@@ -22,7 +22,7 @@
 # %% tags=["parameters"]
 scale = "mini"  # "mini": handwritten digits, on a CPU
 seed = 0
-images = 32  # validation images in the statistics
+images = 24  # validation images in the statistics
 pairs = 24  # (timestep, noise) pairs for each image
 
 # %%

@@ -139,8 +139,8 @@ def belief(
     _image(left, image[0])
     left.axis("off")
     place = range(len(classes))
-    middle.bar([j - 0.2 for j in place], before, 0.4, color=GREY, label="before")
-    middle.bar([j + 0.2 for j in place], after, 0.4, color=BLUE, label="after")
+    middle.bar([j - 0.2 for j in place], before.tolist(), 0.4, color=GREY, label="before")
+    middle.bar([j + 0.2 for j in place], after.tolist(), 0.4, color=BLUE, label="after")
     middle.set(xticks=list(place), xticklabels=classes, ylim=(0, 1), ylabel="belief", xlabel="class")
     middle.legend()
     for ax in right:
@@ -169,7 +169,7 @@ def triangle(
         middle = (corners[k] + corners[2]) / 2
         ax.plot([middle[0], 0.5], [middle[1], 3**0.5 / 6], ":", color=GREY, lw=1)
     for beliefs, colour, label in paths:
-        x, y = (beliefs @ corners).T
+        x, y = (beliefs @ corners).T.tolist()
         ax.plot(x, y, "-", color=PALETTE[colour], lw=1.5, label=label)
         ax.plot(x[:1], y[:1], "o", mfc="white", color=PALETTE[colour])
         ax.plot(x[-1:], y[-1:], "o", color=PALETTE[colour])

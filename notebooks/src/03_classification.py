@@ -84,6 +84,9 @@ figures.show(
 print(f"true class {label}: {beliefs[0].argmax()} before, {by_hand.argmax()} after")
 
 # %% [markdown]
+# The loss of each step comes from new pairs $(t, \epsilon)$, so it jumps about, and five steps move it less than that.
+# The belief is the better thing to watch.
+#
 # ## The same by one call
 #
 # `DiffusionTTA` wraps the network and is called like it. It differs from the loop above in what it spares (the network
@@ -242,8 +245,8 @@ report.line(
 
 # %% [markdown]
 # Read this table soberly. All four gain, and on ten classes nothing beats using both models side by side: the *ensemble*
-# has the best mean and the mildest worst case, and the diffusion model alone does at least as well as the network that
-# learnt from it. Two things are not in the table. The Diffusion Classifier pays one evaluation for each class and pair:
+# has the best mean and the mildest worst case, and the diffusion model alone does a little better than the network
+# that learnt from it, by an interval just above zero. Two things are not in the table. The Diffusion Classifier pays one evaluation for each class and pair:
 # 240 for an image here, where adaptation pays 120, each with a backward pass; about the same. With a thousand classes it
 # would pay 24000, and adaptation still 120. And it is the one method of the four that leaves a *network* behind, for the next
 # image of a stream, or for an answer (a map, a depth) that cannot be listed class by class.

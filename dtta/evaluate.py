@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one shift: its score, the network's confidence in its answer, and seconds taken."""
+    """One image under one shift: its score, and the seconds it took."""
 
     shift: str
     severity: int

@@ -18,13 +18,25 @@ from dtta.problems.shifts import SHIFTS
 
 RANGES = ((0.0, 1.0), (0.25, 0.75), (0.4, 0.8))
 COMMON = dict(steps=5, samples=24, timesteps="stratified")
-GRID: dict[str, list[dict]] = {
+GRIDS: dict[str, dict[str, list[dict]]] = {
+    "unet": {
+        "diffusion-tta": [
+            dict(COMMON, optimizer="sgd", lr=lr, low=low, high=high) for low, high in RANGES for lr in (0.005, 0.02)
+        ],
+        "logits": [dict(COMMON, optimizer="sgd", lr=lr, low=0.25, high=0.75) for lr in (0.3, 1.0, 10.0, 30.0)],
+        "diffusion-classifier": [dict(samples=24, low=low, high=high) for low, high in RANGES[:2]],
+        "ensemble": [dict(samples=24, low=0.25, high=0.75, temperature=t) for t in (0.1, 0.3, 1.0)],
+    }
+}
+# For the DiT, what might make it robust: a later range of timesteps, and adapting φ too.
+_DIT = dict(COMMON, optimizer="sgd", lr=0.02)
+GRIDS["dit"] = {
     "diffusion-tta": [
-        dict(COMMON, optimizer="sgd", lr=lr, low=low, high=high) for low, high in RANGES for lr in (0.005, 0.02)
-    ],
-    "logits": [dict(COMMON, optimizer="sgd", lr=lr, low=0.25, high=0.75) for lr in (0.3, 1.0, 10.0, 30.0)],
-    "diffusion-classifier": [dict(samples=24, low=low, high=high) for low, high in RANGES[:2]],
-    "ensemble": [dict(samples=24, low=0.25, high=0.75, temperature=t) for t in (0.1, 0.3, 1.0)],
+        dict(_DIT, low=0.25, high=0.75),
+        dict(_DIT, low=0.4, high=0.8),
+        dict(_DIT, low=0.4, high=0.8, adapt_diffusion=True, lr_diffusion=0.001),
+        dict(_DIT, low=0.4, high=0.8, adapt_diffusion=True, lr_diffusion=0.01),
+    ]
 }
 
 
@@ -32,8 +44,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--images", type=int, default=24, help="validation images a shift (default: 24)")
     options.add_argument("--workers", type=int, default=2)
-    options.add_argument("--diffusion", nargs="+", default=["unet"])
-    options.add_argument("--method", nargs="+", default=list(GRID))
+    options.add_argument("--diffusion", nargs="+", default=list(GRIDS))
     options.add_argument("--rows", type=Path, default=Path("runs/settings"), help="where single rows are kept")
     options.add_argument("--out", type=Path, default=Path("dtta/results/digits-settings.csv"))
     chosen = options.parse_args()
@@ -42,8 +53,8 @@ def main() -> None:
     before = evaluate(Run("none", split="validation"), cells, images, progress=False)
     found = []
     for diffusion in chosen.diffusion:
-        for method in chosen.method:
-            for i, settings in enumerate(GRID[method]):
+        for method, grid in GRIDS[diffusion].items():
+            for i, settings in enumerate(grid):
                 run = Run(method, diffusion=diffusion, settings=settings, split="validation")
                 rows = evaluate(run, cells, images, chosen.rows / f"{diffusion}-{method}-{i}.jsonl", chosen.workers)
                 gain = {k: round(float(v), 2) for k, v in paired_gain(before, rows).items()} | {"images": len(rows)}

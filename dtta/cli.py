@@ -203,7 +203,10 @@ def _evaluate(options) -> None:
     print(f"{'shift':16} {'before':>7} {'after':>7} {'gain':>7}   interval")
     names = list(rows)
     for shift in [*shifts, "mean"] if len(shifts) > 1 else shifts:
-        parts = [[r for r in rows[m] if shift in ("mean", r.shift)] for m in (names[0], names[-1])]
+        parts = [
+            [r for r in rows[m] if shift == r.shift or (shift == "mean" and r.shift != "clean")]
+            for m in (names[0], names[-1])
+        ]
         gain = paired_gain(*parts)
         print(
             f"{shift:16} {gain['before']:7.1f} {gain['after']:7.1f} {gain['gain']:+7.1f}   "

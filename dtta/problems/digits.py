@@ -52,7 +52,7 @@ def split(name: str) -> tuple[Tensor, Tensor]:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Small random rotation (8°), scale (5%) and translation (half a pixel): far milder than any shift."""
+    """Small random rotation (8°), scale (5%) and translation (half a pixel): milder than any shift."""
     n = len(images)
     angle, scale, dx, dy = (torch.rand(4, n, generator=generator) * 2 - 1).unbind()
     angle, scale = angle * 8 * torch.pi / 180, 1 + 0.05 * scale

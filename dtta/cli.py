@@ -160,6 +160,8 @@ def _image_files(path: Path) -> list[Path]:
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in kinds)
         if not files:
             raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(kinds))})")
+        if len({p.stem for p in files}) < len(files):
+            raise ValueError(f"images in {path} share a name but for its ending; their figures would too: rename them")
         return files
     if not path.exists():
         raise ValueError(f"there is no file {path}")

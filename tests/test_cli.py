@@ -65,8 +65,11 @@ def test_evaluate_prints_a_paired_table_and_goes_on(tmp_path, capsys):
 
 def test_evaluate_all_shifts_ends_with_their_mean(capsys):
     assert main(["evaluate", "--shift", "all", "--images", "1", "--workers", "1", "--method", "none"]) == 0
-    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "[" in line]
-    assert lines[0] == "clean" and lines[-1] == "mean" and len(lines) == 14
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "[" in line]
+    assert lines[0][0] == "clean" and lines[-1][0] == "mean" and len(lines) == 14
+    before = [float(line[1]) for line in lines]
+    assert before[-1] == pytest.approx(sum(before[1:-1]) / 12, abs=0.06)  # of the shifts, without clean
+    assert before[-1] != pytest.approx(sum(before[:-1]) / 13, abs=0.06)
 
 
 def test_bench_prints_ratio_and_floor(capsys):
@@ -116,6 +119,12 @@ def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
 def test_bad_input_gets_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *arguments)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path, capsys):
+    for kind in ("png", "bmp"):
+        Image.new("L", (8, 8)).save(tmp_path / f"a.{kind}")
+    assert "share a name" in refused(capsys, "adapt", tmp_path, "--out", tmp_path / "out")
 
 
 def test_unreadable_images_and_empty_folders(tmp_path, capsys):

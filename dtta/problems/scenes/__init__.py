@@ -1,0 +1,1 @@
+"""Rendered RGB-D scenes: a small world with true geometry, for segmentation and depth."""

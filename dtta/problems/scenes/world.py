@@ -1,0 +1,185 @@
+"""What a scene is made of, and how one is drawn at random from a seed and an index.
+
+Lengths are in scene units (an object is about one unit wide), angles in degrees, colours linear RGB.
+The camera looks along +z, the ground is y = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+from dtta.problems.scenes.sdf import SHAPES
+
+CLASSES = ("sky", "ground", *SHAPES)
+FAR = 16.0  # depths are cut off here; the sky lies here
+
+Colour = tuple[float, float, float]
+
+COLOURS: dict[str, Colour] = {
+    "red": (0.75, 0.05, 0.05),
+    "orange": (0.90, 0.30, 0.02),
+    "yellow": (0.90, 0.70, 0.05),
+    "green": (0.08, 0.45, 0.10),
+    "cyan": (0.05, 0.55, 0.60),
+    "blue": (0.04, 0.12, 0.65),
+    "purple": (0.30, 0.06, 0.50),
+    "pink": (0.90, 0.28, 0.45),
+}
+MATERIALS = ("matte", "shiny", "metal")
+TEXTURES = ("plain", "checkered", "striped", "sandy", "tiled")
+UNSEEN_TEXTURES = ("dotted", "zigzag", "bricked", "ringed")  # only in the shift of that name
+
+
+@dataclass(frozen=True)
+class Object:
+    """One thing on the ground. `size` is explained in ``sdf``; `tilt` stands a torus up (90) or lays it down (0)."""
+
+    shape: str
+    colour: str
+    material: str
+    size: Colour
+    x: float
+    z: float
+    yaw: float
+    tilt: float
+    albedo: Colour
+
+    @property
+    def height(self) -> float:
+        """Of its centre above the ground."""
+        if self.shape == "sphere":
+            return self.size[0]
+        if self.shape == "torus":
+            return self.size[1] + self.size[0] * math.sin(math.radians(self.tilt))
+        return self.size[1]
+
+    @property
+    def reach(self) -> float:
+        """Radius of a sphere around its centre that holds it."""
+        a, b, c = self.size
+        kinds = {"sphere": a, "box": math.hypot(a, b, c), "torus": a + b}
+        return kinds.get(self.shape, math.hypot(a, b))
+
+    @property
+    def name(self) -> str:
+        return f"{self.material} {self.colour} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that the renderer needs to know."""
+
+    objects: tuple[Object, ...]
+    # camera
+    height: float = 1.6
+    distance: float = 5.0  # on the ground, from the middle of the scene
+    target: Colour = (0.0, 0.5, 0.0)  # the point looked at
+    view: float = 42.0  # vertical angle of view
+    roll: float = 0.0
+    # light
+    azimuth: float = 40.0  # of the sun; 0 is straight ahead
+    elevation: float = 45.0
+    sun: Colour = (2.6, 2.4, 2.1)
+    sky: Colour = (0.25, 0.45, 0.85)  # overhead
+    horizon: Colour = (0.80, 0.85, 0.90)
+    # ground
+    texture: str = "plain"
+    ground: tuple[Colour, Colour] = ((0.4, 0.35, 0.3), (0.5, 0.45, 0.4))
+    pattern: float = 1.0  # size of its pattern
+    turn: float = 0.0
+    # air
+    haze: float = 0.0  # light lost to fog, per unit of distance
+    exposure: float = 1.0
+
+    @property
+    def caption(self) -> str:
+        """What one would write under the picture."""
+        names = [f"a {o.name}" for o in self.objects]
+        things = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+        return f"{things} on {'an' if self.texture[0] in 'aeiou' else 'a'} {self.texture} ground"
+
+
+def random_scene(seed: int, index: int) -> Scene:
+    """Scene number `index` of the world `seed`: the same on every machine."""
+    rng = Random(f"dtta scenes {seed}/{index}")
+    between = rng.uniform
+    base, other = _ground(rng)
+    warm = between(0, 1)
+    sky, horizon = _sky(rng)
+    return Scene(
+        objects=_objects(rng, rng.choice((1, 2, 2, 3, 3, 4))),
+        height=between(1.1, 2.0),
+        distance=between(3.0, 4.0),
+        target=(between(-0.25, 0.25), between(0.35, 0.7), 0.0),
+        view=between(34, 42),
+        azimuth=between(0, 360),
+        elevation=between(25, 65),
+        sun=(2.7, 2.3 + 0.3 * warm, 1.6 + 1.0 * warm),
+        sky=sky,
+        horizon=horizon,
+        texture=rng.choice(TEXTURES),
+        ground=(base, other),
+        pattern=between(0.6, 1.1),
+        turn=between(0, 90),
+    )
+
+
+def _objects(rng: Random, count: int) -> tuple[Object, ...]:
+    placed: list[Object] = []
+    for _ in range(200):
+        if len(placed) == count:
+            break
+        candidate = _object(rng)
+        if all(math.hypot(candidate.x - o.x, candidate.z - o.z) > _radius(candidate) + _radius(o) for o in placed):
+            placed.append(candidate)
+    return tuple(placed)
+
+
+def _radius(thing: Object) -> float:
+    """Of a circle on the ground that holds it."""
+    a, b, c = thing.size
+    return {"box": math.hypot(a, c), "torus": a + b}.get(thing.shape, a)
+
+
+def _object(rng: Random) -> Object:
+    between = rng.uniform
+    shape, scale = rng.choice(SHAPES), between(0.75, 1.15)
+    size = {
+        "sphere": (between(0.5, 0.62), 0.0, 0.0),
+        "box": (between(0.38, 0.55), between(0.35, 0.6), between(0.38, 0.55)),
+        "cylinder": (between(0.34, 0.48), between(0.45, 0.7), 0.0),
+        "cone": (between(0.5, 0.65), between(0.5, 0.75), 0.0),
+        "torus": (between(0.42, 0.52), between(0.15, 0.21), 0.0),
+    }[shape]
+    colour = rng.choice(tuple(COLOURS))
+    shade = between(0.8, 1.15)
+    albedo = tuple(min(1.0, shade * c * between(0.9, 1.1) + 0.01) for c in COLOURS[colour])
+    return Object(
+        shape=shape,
+        colour=colour,
+        material=rng.choice(MATERIALS),
+        size=tuple(scale * s for s in size),
+        x=between(-1.25, 1.25),
+        z=between(-0.9, 1.9),
+        yaw=between(0, 180),
+        tilt=rng.choice((0.0, 90.0)) if shape == "torus" else 0.0,
+        albedo=albedo,
+    )
+
+
+def _ground(rng: Random) -> tuple[Colour, Colour]:
+    """Two dull colours, one lighter than the other."""
+    tint = [rng.uniform(-0.06, 0.06) for _ in range(3)]
+    light, gap = rng.uniform(0.16, 0.42), rng.uniform(0.08, 0.2)
+    return tuple(light + t for t in tint), tuple(max(0.03, light - gap + 0.7 * t) for t in tint)
+
+
+def _sky(rng: Random) -> tuple[Colour, Colour]:
+    """Overhead and at the horizon: from clear to overcast to evening."""
+    kind = rng.choice(("clear", "clear", "overcast", "evening"))
+    a = rng.uniform(0.85, 1.15)
+    over = {"clear": (0.16, 0.36, 0.80), "overcast": (0.50, 0.55, 0.62), "evening": (0.30, 0.34, 0.62)}[kind]
+    low = {"clear": (0.62, 0.76, 0.92), "overcast": (0.72, 0.75, 0.78), "evening": (0.95, 0.66, 0.50)}[kind]
+    return tuple(a * c for c in over), low

@@ -12,9 +12,8 @@ from tqdm.auto import tqdm
 import dtta
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
-from dtta.problems import PROBLEMS, load
+from dtta.problems import PROBLEMS, load, module
 from dtta.problems.problem import Problem
-from dtta.problems.shifts import SHIFTS
 from dtta.problems.weights import WeightsError
 
 EXAMPLES = """examples:
@@ -22,6 +21,7 @@ EXAMPLES = """examples:
   dtta adapt scans/ --problem digits                 adapt to each image of a folder
   dtta evaluate --shift contrast --severity 3        Diffusion-TTA against no adaptation, paired
   dtta evaluate --shift all --method ensemble        another method, every shift
+  dtta evaluate --problem scenes-depth --shift fog   depth: structural similarity, AbsRel, RMSE
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """
@@ -64,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     _method_options(evaluate_)
     evaluate_.add_argument("--images", type=int, default=100, help="how many images of the split (default: 100)")
     evaluate_.add_argument("--split", default="test", help="validation or test (default: test)")
+    evaluate_.add_argument(
+        "--metric", help="of the problem's metrics, the one to show by shift (default: its main one)"
+    )
     evaluate_.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
 
@@ -88,8 +91,8 @@ def _command(commands, name, run, text) -> argparse.ArgumentParser:
 
 def _problem_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--problem", default="digits", help=f"one of: {', '.join(PROBLEMS)} (default: digits)")
-    command.add_argument("--network", help="task network, for digits: resnet (default) or vit")
-    command.add_argument("--diffusion", help="diffusion model, for digits: unet (default) or dit")
+    command.add_argument("--network", help="task network; a wrong name lists the problem's")
+    command.add_argument("--diffusion", help="diffusion model; a wrong name lists the problem's")
 
 
 def _method_options(command: argparse.ArgumentParser) -> None:
@@ -103,7 +106,9 @@ def _method_options(command: argparse.ArgumentParser) -> None:
 
 
 def _shift_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--shift", default="clean", help=f"clean, all, or one of: {', '.join(SHIFTS)}")
+    command.add_argument(
+        "--shift", default="clean", help="clean, all, or one of the problem's (a wrong name lists them)"
+    )
     command.add_argument("--severity", type=int, default=3, help="1 (mild) to 5 (hard); default: 3")
 
 
@@ -133,9 +138,11 @@ def _adapt(options) -> None:
         raise ValueError("give an image file, a folder of them, or --index for one of the problem's test images")
     if options.index is not None:
         x, label = problem.image(options.index, options.shift, options.severity, seed=options.seed)
-        print(f"test image {options.index}, {options.shift}, true class {problem.classes[label]}")
+        truth = f", true class {problem.classes[label]}" if problem.task == "classification" else ""
+        print(f"test image {options.index}, {options.shift}{truth}")
         images = {f"{options.problem}-{options.index}-{options.shift}": x}
     else:
+        label = None
         images = {path.stem: read_image(path, problem) for path in _image_files(options.image)}
     options.out.mkdir(parents=True, exist_ok=True)
     steps = getattr(method, "steps", 1)
@@ -144,14 +151,39 @@ def _adapt(options) -> None:
             method.on_step = lambda step: bar.update()
         for name, x in images.items():
             with torch.no_grad():
-                before = problem.model(x).softmax(1)[0]
-            after = method(x, image_generator(options.seed, options.index or 0)).softmax(1)[0]
+                before = problem.model(x)
+            after = method(x, image_generator(options.seed, options.index or 0))
+            if not isinstance(method, dtta.DiffusionTTA):
+                bar.update(steps)
             path = options.out / f"{name}-adapted.png"
             losses = [step.loss.item() for step in getattr(method, "history", [])]
-            figures.belief(x, before, after, problem.classes, losses).savefig(path, dpi=150)
-            bar.write(f"{name}: figure in {path}\n{'class':>12} {'before':>8} {'after':>8}")
-            for j in torch.maximum(before, after).argsort(descending=True)[:5]:
-                bar.write(f"{problem.classes[j]:>12} {before[j]:8.1%} {after[j]:8.1%}")
+            figures.adapted(problem, x, before, after, label, losses).savefig(path, dpi=150)
+            bar.write(f"{name}: figure in {path}\n{_told(problem, before, after, label)}")
+
+
+def _told(problem: Problem, before: torch.Tensor, after: torch.Tensor, label: torch.Tensor | None) -> str:
+    """What changed: beliefs, shares of the picture, or depths; and the metrics where the truth is known."""
+    if problem.task == "depth":
+        lines = [f"{'depth':>20} {'before':>8} {'after':>8}"]
+        for name, function in {"nearest": torch.amin, "mean": torch.mean, "furthest": torch.amax}.items():
+            lines.append(f"{name:>20} {function(before):8.2f} {function(after):8.2f}")
+    else:
+        kind = "class" if problem.task == "classification" else "share of picture"
+        lines = [f"{kind:>20} {'before':>8} {'after':>8}"]
+        if problem.task == "segmentation":  # how much of the picture each class takes
+            before_, after_ = (
+                y.argmax(1).flatten().bincount(minlength=len(problem.classes)) / y[0, 0].numel()
+                for y in (before, after)
+            )
+        else:
+            before_, after_ = before.softmax(1)[0], after.softmax(1)[0]
+        for j in torch.maximum(before_, after_).argsort(descending=True)[: 7 if problem.task == "segmentation" else 5]:
+            lines.append(f"{problem.classes[j]:>20} {before_[j]:8.1%} {after_[j]:8.1%}")
+    if label is not None and problem.metrics:
+        both = [problem.sums(y, label) | {"images": 1} for y in (before, after)]
+        for name in list(problem.metrics)[:4]:
+            lines.append(f"{name:>20} {problem.metrics[name](both[0]):8.2f} {problem.metrics[name](both[1]):8.2f}")
+    return "\n".join(lines)
 
 
 def _image_files(path: Path) -> list[Path]:
@@ -173,7 +205,7 @@ def read_image(path: Path, problem: Problem) -> torch.Tensor:
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2 import functional as T
 
-    channels, *size = problem.split("test")[0].shape[1:]
+    channels, *size = problem.shape
     try:
         with Image.open(path) as file:
             image = file.convert("L" if channels == 1 else "RGB")
@@ -185,9 +217,13 @@ def read_image(path: Path, problem: Problem) -> torch.Tensor:
 def _evaluate(options) -> None:
     problem = load(options.problem, options.network, options.diffusion)
     shifts = ["clean", *problem.shifts] if options.shift == "all" else [options.shift]
-    available = len(problem.split(options.split)[0])
+    available = problem.size(options.split)
     if not 1 <= options.images <= available:
         raise ValueError(f"--images must lie between 1 and {available}, the {options.split} split")
+    if options.metric not in (None, problem.metric, *problem.metrics):
+        known = ", ".join(problem.metrics) or f"{problem.metric} alone, which needs no naming"
+        raise ValueError(f"{problem.name} has no metric {options.metric!r}; it has {known}")
+    metric = problem.metrics.get(options.metric or problem.metric)
     cells = [(shift, options.severity) for shift in shifts]
     rows = {}
     for method, settings in {"none": {}, options.method: _settings(options.set)}.items():
@@ -200,29 +236,34 @@ def _evaluate(options) -> None:
         path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
         rows[method] = evaluate(run, cells, range(options.images), path, workers)
-    print(f"\n{options.method} against no adaptation, {problem.metric} in %, {options.images} {options.split} images")
+    name = f"{problem.metric} in %" if metric is None else options.metric or problem.metric
+    print(f"\n{options.method} against no adaptation, {name}, {options.images} {options.split} images")
     print(f"a shift, severity {options.severity}, seed {options.seed}; gain with its 95% paired bootstrap interval\n")
-    print(f"{'shift':16} {'before':>7} {'after':>7} {'gain':>7}   interval")
-    names = list(rows)
+    print(f"{'shift':20} {'before':>7} {'after':>7} {'gain':>7}   interval")
+    names, digits = list(rows), 1 if metric is None else 2
     for shift in [*shifts, "mean"] if len(shifts) > 1 else shifts:
         parts = [
             [r for r in rows[m] if shift == r.shift or (shift == "mean" and r.shift != "clean")]
             for m in (names[0], names[-1])
         ]
-        gain = paired_gain(*parts)
-        print(
-            f"{shift:16} {gain['before']:7.1f} {gain['after']:7.1f} {gain['gain']:+7.1f}   "
-            f"[{gain['low']:+.1f}, {gain['high']:+.1f}]"
-        )
+        print(_gain_line(shift, paired_gain(*parts, metric), digits))
+    if problem.metrics and not options.metric:
+        print("\nother metrics, over all of these, each in its unit (see the book)")
+        for other in [m for m in problem.metrics if m != problem.metric]:
+            print(_gain_line(other, paired_gain(rows[names[0]], rows[names[-1]], problem.metrics[other]), digits))
     print(f"\n{sum(r.seconds for r in rows[options.method]) / len(rows[options.method]):.2f} s per image and process")
 
 
-def _train(options) -> None:
-    import importlib
+def _gain_line(name: str, gain: dict[str, float], digits: int) -> str:
+    before, after, difference, low, high = (gain[k] for k in ("before", "after", "gain", "low", "high"))
+    values = f"{before:7.{digits}f} {after:7.{digits}f} {difference:+7.{digits}f}"
+    return f"{name:20} {values}   [{low:+.{digits}f}, {high:+.{digits}f}]"
 
-    if options.problem not in PROBLEMS:
-        raise ValueError(f"unknown problem {options.problem!r}; choose from {', '.join(PROBLEMS)}")
-    importlib.import_module(PROBLEMS[options.problem]).train(options.to, options.only, options.steps)
+
+def _train(options) -> None:
+    from dtta.problems.recipes import train
+
+    train(options.problem, module(options.problem).RECIPES, options.to, options.only, options.steps)
     print(f"done; to use the new weights: export DTTA_WEIGHTS={options.to}")
 
 

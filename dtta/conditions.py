@@ -6,6 +6,7 @@ the task network through it. Softmax and mixing are done in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -66,18 +67,21 @@ class PixelMixture(_Mixture):
 
 
 class DepthMap(nn.Module):
-    """Depth: the map is the condition, moved from [near, far] to [-1, 1], linear or as inverse depth.
+    """Depth: the map is the condition, moved from [near, far] to [-1, 1].
 
     Args:
         near, far: the range of depths, in the network's unit.
-        inverse: use 1/depth, as depth ControlNets expect (near = 1, far = -1).
+        scale: "linear"; "log", in which equal steps are equal ratios; or "inverse", 1/depth, as depth
+            ControlNets expect (near = 1, far = -1).
     """
 
-    def __init__(self, near: float, far: float, inverse: bool = False):
+    def __init__(self, near: float, far: float, scale: str = "linear"):
         super().__init__()
         if not 0 < near < far:
             raise ValueError(f"depths must satisfy 0 < near < far, not {near}, {far}")
-        self.near, self.far, self.inverse = near, far, inverse
+        if scale not in ("linear", "log", "inverse"):
+            raise ValueError(f"scale must be 'linear', 'log' or 'inverse', not {scale!r}")
+        self.near, self.far, self.scale = near, far, scale
 
     def forward(self, depth: Tensor) -> Tensor:
         """Depth (N, 1, H, W) or (N, H, W) -> c (N, 1, H, W)."""
@@ -86,6 +90,8 @@ class DepthMap(nn.Module):
         if depth.ndim != 4 or depth.shape[1] != 1:
             raise ValueError(f"depth must have shape (N, 1, H, W) or (N, H, W), not {tuple(depth.shape)}")
         depth = depth.float().clamp(self.near, self.far)
-        if self.inverse:
+        if self.scale == "inverse":
             return 2 * (1 / depth - 1 / self.far) / (1 / self.near - 1 / self.far) - 1
+        if self.scale == "log":
+            return 2 * (depth / self.near).log() / math.log(self.far / self.near) - 1
         return 2 * (depth - self.near) / (self.far - self.near) - 1

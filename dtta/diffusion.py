@@ -191,12 +191,41 @@ class ConcatUNet(Diffusion):
 
     The paper's form for segmentation and depth (section 3, Figure 7). Maps of another size than z0
     are resized to it.
+
+    Args:
+        patch: the UNet works on squares of patch x patch pixels laid out as channels, as DiT does, which
+            makes it patch² times faster at the same width; 1: on pixels. z0, ε and c keep their form.
+        classes, dimension: L and D of a table of class embeddings that belongs to φ; 0 classes: none.
     """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: DDPMScheduler,
+        vae: nn.Module | None = None,
+        patch: int = 1,
+        classes: int = 0,
+        dimension: int = 0,
+    ):
+        super().__init__(unet, scheduler, vae)
+        self.patch = patch
+        if classes and not hasattr(unet, "pixel_embedding"):
+            unet.pixel_embedding = nn.Embedding(classes, dimension)
+
+    @property
+    def image_size(self) -> int:
+        return super().image_size * self.patch
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L, the rows (L, D) of the class table."""
+        return self.network.pixel_embedding.weight
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         if condition.shape[-2:] != z_t.shape[-2:]:
             condition = F.interpolate(condition, z_t.shape[-2:], mode="bilinear", antialias=True)
-        return self.network(torch.cat([z_t, condition], dim=1), t).sample
+        seen = F.pixel_unshuffle(torch.cat([z_t, condition], dim=1), self.patch)
+        return F.pixel_shuffle(self.network(seen, t).sample, self.patch)
 
 
 class TextUNet(Diffusion):

@@ -10,8 +10,9 @@ import json
 import multiprocessing
 import os
 import time
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 
 from dtta.methods import build
 from dtta.problems import load
+from dtta.problems.problem import Metric
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one shift: its score, and the seconds it took."""
+    """One image under one shift: its score, the seconds it took, and the sums that the problem's metrics need."""
 
     shift: str
     severity: int
     index: int
     score: float
     seconds: float
+    sums: dict[str, float] = field(default_factory=dict)
 
 
 def evaluate(
     run: Run,
     shifts: Iterable[tuple[str, int]],
-    images: Iterable[int],
+    images: Iterable[int] | Mapping[str, Iterable[int]],
     path: Path | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -71,6 +74,7 @@ def evaluate(
     """Score a method on the given images under the given (shift, severity) pairs.
 
     Args:
+        images: their numbers; or, for each shift, the numbers of its images.
         path: a .jsonl file; rows are appended as they come, and a run that was stopped goes on from there
             (an online one starts again: the weights it had reached are not on disk).
         workers: processes of one thread each. Online adaptation is sequential and takes one.
@@ -81,8 +85,15 @@ def evaluate(
     Raises:
         ValueError: unknown names or settings, or `path` holds rows of another run.
     """
-    images = list(images)
-    cells = [(shift, severity, index) for shift, severity in shifts for index in images]
+    shifts = list(shifts)
+    if isinstance(images, Mapping):
+        numbers = {shift: list(given) for shift, given in images.items()}
+    else:
+        every = list(images)
+        numbers = {shift: every for shift, _ in shifts}
+    if missing := {shift for shift, _ in shifts} - set(numbers):
+        raise ValueError(f"no images are given for {', '.join(sorted(missing))}")
+    cells = [(shift, severity, index) for shift, severity in shifts for index in numbers[shift]]
     if not cells:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
     done = _read(path, run) if path else {}
@@ -102,13 +113,28 @@ def evaluate(
     return [done[cell] for cell in cells]
 
 
-def paired_gain(before: list[Row], after: list[Row], resamples: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """The mean gain on the same images, with its 95% paired bootstrap interval, in points (100 x score).
+def spread(shifts: Sequence[str], count: int, total: int) -> dict[str, list[int]]:
+    """`count` images for each shift out of the first `total`, each shift starting at another place.
+
+    So many different images are seen without each of them under every shift.
+    """
+    start = {shift: k * total // len(shifts) for k, shift in enumerate(shifts)}
+    return {shift: [(start[shift] + i) % total for i in range(count)] for shift in shifts}
+
+
+def paired_gain(
+    before: list[Row], after: list[Row], metric: Metric | None = None, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float]:
+    """The gain on the same images, with its 95% paired bootstrap interval.
 
     An image that stands under several shifts is one image: images are resampled, with all their rows.
 
+    Args:
+        metric: one of the problem's, computed for each shift from the sums of its images, then averaged over
+            shifts; None: 100 x the mean score.
+
     Returns:
-        "before", "after", "gain", "low", "high" (points) and "images", the number of rows compared.
+        "before", "after", "gain", "low", "high" (in the metric's unit) and "images", the number of rows compared.
 
     Raises:
         ValueError: the two lists are not about the same images, in the same order.
@@ -116,9 +142,50 @@ def paired_gain(before: list[Row], after: list[Row], resamples: int = 10_000, se
     keys = [[(r.shift, r.severity, r.index) for r in rows] for rows in (before, after)]
     if keys[0] != keys[1] or not before:
         raise ValueError("a paired comparison needs the same images, in the same order, in both lists")
-    a, b = (100 * np.array([r.score for r in rows]) for rows in (before, after))
-    low, high = bootstrap_interval(b - a, [r.index for r in before], resamples, seed)
-    return dict(before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a))
+    if metric is None:
+        a, b = (100 * np.array([r.score for r in rows]) for rows in (before, after))
+        low, high = bootstrap_interval(b - a, [r.index for r in before], resamples, seed)
+        return dict(before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a))
+    images = np.unique([r.index for r in before])
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=min(resamples, 2000))
+    weight = np.concatenate([np.ones((1, len(images)), dtype=int), draws])  # the first row: the images as they are
+    a, b = (value(rows, metric, images, weight) for rows in (before, after))
+    gains = (b - a)[1:]
+    gains = gains[~np.isnan(gains)]  # a resample may hold nothing that the metric is about
+    low, high = np.percentile(gains, [2.5, 97.5]).tolist() if len(gains) else (np.nan, np.nan)
+    before_, after_ = float(a[0]), float(b[0])
+    return dict(before=before_, after=after_, gain=after_ - before_, low=low, high=high, images=len(before))
+
+
+def value(
+    rows: list[Row], metric: Metric, images: np.ndarray | None = None, weight: np.ndarray | None = None
+) -> np.ndarray:
+    """A metric of each shift, from the totals of its images' sums, averaged over shifts.
+
+    Args:
+        images, weight: R weightings (R, n) of the images with these numbers (n,); None: each once.
+
+    Returns:
+        (R,) values, in the metric's unit.
+    """
+    images = np.unique([r.index for r in rows]) if images is None else images
+    weight = np.ones((1, len(images))) if weight is None else weight
+    place = {index: i for i, index in enumerate(images.tolist())}
+    by_shift: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        by_shift.setdefault((row.shift, row.severity), []).append(row)
+    values = []
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        # a resample may leave a shift without images: its value is NaN, and the mean is over the other shifts
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        for found in by_shift.values():
+            names = list(found[0].sums)
+            table = np.zeros((len(images), len(names) + 1))
+            for row in found:
+                table[place[row.index]] = [*(row.sums[name] for name in names), 1]
+            values.append(metric(dict(zip([*names, "images"], (weight @ table).T, strict=True))))
+        return np.nanmean(values, axis=0)
 
 
 def bootstrap_interval(
@@ -171,7 +238,8 @@ class _Scorer:
         start = time.perf_counter()
         output = self.method(image, image_generator(self.run.seed, index))
         seconds = time.perf_counter() - start
-        return Row(shift, severity, index, self.problem.score(output, label), round(seconds, 4))
+        score, sums = self.problem.score(output, label), self.problem.sums(output, label)
+        return Row(shift, severity, index, score, round(seconds, 4), sums)
 
 
 def _start(run: Run) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from dtta.problems.problem import Problem
+
 
 # Okabe and Ito's palette: eight colours that stay apart under the common colour blindnesses.
 BLACK = "#000000"
@@ -33,6 +35,7 @@ VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#777777"  # not of the palette: for what stands in the background
 PALETTE = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK)
+SEGMENTS = (SKY, GREY, VERMILION, BLUE, YELLOW, GREEN, PURPLE)  # sky, ground, sphere, box, cylinder, cone, torus
 
 _PIXELS = 2  # image pixels per page pixel: sharp on high-density screens
 _DPI = 80  # page pixels per inch of figure
@@ -84,19 +87,50 @@ def show(fig: Figure, alt: str) -> None:
         ValueError: the alt text is missing or says next to nothing.
     """
     import matplotlib.pyplot as plt
+
+    picture = _png(fig)
+    plt.close(fig)  # else the inline backend shows it a second time
+    _display(picture, fig, alt)
+
+
+def play(frames: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
+    """Display figures of one size one after the other, over and over, as an animated PNG: `show` for a film.
+
+    The first frame is what is printed and what a browser shows that knows no animated PNG.
+
+    Raises:
+        ValueError: no frames, or the alt text is missing or says next to nothing.
+    """
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    if not frames:
+        raise ValueError("a film needs at least one frame")
+    first, *rest = (Image.open(BytesIO(_png(fig))).convert("RGB") for fig in frames)
+    buffer = BytesIO()
+    times = [round(1000 * seconds)] * len(rest) + [round(2500 * seconds)]  # rest on the last one
+    first.save(buffer, format="png", save_all=True, append_images=rest, duration=times, loop=0)
+    for fig in frames:
+        plt.close(fig)
+    _display(buffer.getvalue(), frames[0], alt)
+
+
+def _png(fig: Figure) -> bytes:
+    buffer = BytesIO()
+    # No software name in the file: the same picture gives the same bytes under another matplotlib.
+    fig.savefig(buffer, format="png", dpi=_DPI * _PIXELS, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _display(picture: bytes, fig: Figure, alt: str) -> None:
     from IPython.display import display
 
     alt = " ".join(alt.split())
     if len(alt) < 20:
         raise ValueError(f"describe the figure in a sentence for readers who cannot see it; got alt={alt!r}")
-    buffer = BytesIO()
-    # No software name in the file: the same picture gives the same bytes under another matplotlib.
-    fig.savefig(buffer, format="png", dpi=_DPI * _PIXELS, metadata={"Software": None})
-    width = round(fig.get_figwidth() * _DPI)
-    plt.close(fig)  # else the inline backend shows it a second time
     display(
-        {"image/png": b64encode(buffer.getvalue()).decode(), "text/plain": f"Figure: {alt}"},
-        metadata={"image/png": {"alt": alt, "width": width}},
+        {"image/png": b64encode(picture).decode(), "text/plain": f"Figure: {alt}"},
+        metadata={"image/png": {"alt": alt, "width": round(fig.get_figwidth() * _DPI)}},
         raw=True,
     )
 
@@ -119,6 +153,30 @@ def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: S
         if edges:
             ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, lw=4, ec=edges[i]))
     return fig
+
+
+def segmentation(ax: Axes, classes: Tensor) -> None:
+    """A map (H, W) of the scenes' classes, each in its colour of SEGMENTS."""
+    from matplotlib.colors import ListedColormap
+
+    ax.imshow(classes.detach().cpu().numpy(), cmap=ListedColormap(SEGMENTS), vmin=-0.5, vmax=len(SEGMENTS) - 0.5)
+    ax.axis("off")
+
+
+def name_classes(fig: Figure, classes: Sequence[str]) -> None:
+    """A legend of the map's colours below the figure."""
+    from matplotlib.patches import Patch
+
+    keys = [Patch(color=colour, label=name) for colour, name in zip(SEGMENTS, classes, strict=True)]
+    fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=9, handlelength=1)
+
+
+def depth(ax: Axes, distance: Tensor, near: float, far: float) -> None:
+    """A map (H, W) of depths, bright near and dark far; equal steps of colour are equal ratios of depth."""
+    from matplotlib.colors import LogNorm
+
+    ax.imshow(distance.detach().cpu().clamp(near, far).numpy(), cmap="viridis_r", norm=LogNorm(near, far))
+    ax.axis("off")
 
 
 def band(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) -> None:
@@ -148,6 +206,74 @@ def belief(
         ax.plot(steps, losses, "o-", color=VERMILION)
         ax.set(xlabel="step", ylabel="diffusion loss", xticks=steps)
     return fig
+
+
+def adapted(
+    problem: Problem,
+    image: Tensor,
+    before: Tensor,
+    after: Tensor,
+    label: Tensor | None = None,
+    losses: Sequence[float] = (),
+) -> Figure:
+    """What adaptation did to one image: beliefs, or maps and where they moved, and the loss at each step.
+
+    Args:
+        before, after: the network's outputs (1, ...). label: the truth, if it is known.
+    """
+    if problem.task == "classification":
+        return belief(image, before.softmax(1)[0], after.softmax(1)[0], problem.classes, losses)
+    import matplotlib.pyplot as plt
+
+    panels = ["image", *(["truth"] if label is not None else []), "before", "after", "moved"]
+    fig, axes = plt.subplots(1, len(panels) + bool(losses), figsize=(2.1 * (len(panels) + bool(losses)), 2.4))
+    for ax, name in zip(axes, panels, strict=False):
+        ax.set_title(name, loc="center")
+        ax.axis("off")
+    _image(axes[0], image[0])
+    maps = ([label] if label is not None else []) + [before[0], after[0]]
+    for ax, answer in zip(axes[1:], maps, strict=False):
+        if problem.task == "segmentation":
+            segmentation(ax, answer if answer.ndim == 2 else answer.argmax(0))
+        else:
+            depth(ax, answer[0], problem.condition.near, problem.condition.far)
+    place = len(panels) - 1
+    if problem.task == "segmentation":
+        moved_classes(axes[place], before[0].argmax(0), after[0].argmax(0), label)
+    else:
+        axes[place].imshow((after[0, 0] / before[0, 0]).log(), cmap="RdBu", vmin=-0.5, vmax=0.5)
+        axes[place].set_title("moved: red nearer,\nblue further", loc="center", fontsize=9)
+    if losses:
+        steps = range(1, len(losses) + 1)
+        axes[-1].plot(steps, losses, "o-", color=VERMILION)
+        axes[-1].set(xlabel="step", title="diffusion loss", xticks=steps)
+    return fig
+
+
+def moved_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None = None) -> None:
+    """Where the answer (H, W) moved: blue to the truth, orange-red away from it, grey from wrong to wrong."""
+    import matplotlib.colors as colours
+    import torch
+
+    moved = before != after
+    kind = torch.where(moved, 1, 0)
+    if truth is not None:
+        kind = torch.where(moved & (after == truth), 2, torch.where(moved & (before == truth), 3, kind))
+    ax.imshow(kind, cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
+    ax.axis("off")
+
+
+def relief(ax: Axes, depths: Tensor, image: Tensor, far: float) -> None:
+    """A depth map (H, W) as a surface in space, painted with its image (3, H, W); the sky is left out. `ax` is 3-D."""
+    import numpy as np
+
+    height, width = depths.shape
+    across, down = np.meshgrid(np.arange(width), np.arange(height))
+    away = np.where(depths.numpy() < 0.97 * far, depths.numpy(), np.nan)
+    paint = image.permute(1, 2, 0).numpy()
+    ax.plot_surface(across, away, height - down, facecolors=paint, rstride=1, cstride=1, shade=False, linewidth=0)
+    ax.view_init(elev=28, azim=-58)
+    ax.set(ylabel="depth", xticks=[], zticks=[])
 
 
 def triangle(

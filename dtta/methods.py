@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
 from dtta.adapt import DiffusionTTA
-from dtta.baselines import DiffusionClassifier, Ensemble, NoAdaptation
+from dtta.baselines import AugmentationMean, Consistency, DiffusionClassifier, Ensemble, NoAdaptation, Tent
 from dtta.parameters import Logits, select
 from dtta.problems import Problem
 from dtta.sampling import Sampling
@@ -47,6 +47,8 @@ def diffusion_tta(
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
+    if part == "logits" and problem.task != "classification":
+        raise ValueError(f"part 'logits' goes with classification alone, not with {problem.task}")
     model = Logits(len(problem.classes), problem.model) if part == "logits" else problem.model
     groups = [{"params": [model.delta] if part == "logits" else select(model, part)}]
     if adapt_diffusion:
@@ -81,6 +83,34 @@ def ensemble(
     return Ensemble(no_adaptation(problem), second)
 
 
+def tent(
+    problem: Problem, *, lr: float = 1e-3, steps: int = 1, episodic: bool = True, batch_statistics: bool = True
+) -> Tent:
+    """TENT on the normalisation layers; the defaults are its paper's, but for `episodic`."""
+    optimizer = torch.optim.Adam(select(problem.model, "norm"), lr=lr)
+    return Tent(problem.model, optimizer, steps, episodic, batch_statistics)
+
+
+def augmentation(problem: Problem, *, scales: Sequence[float] | float = (1.0,)) -> AugmentationMean:
+    """Test-time augmentation by mirroring and, for segmentation, scales."""
+    scales = (scales,) if isinstance(scales, (int, float)) else scales
+    return AugmentationMean(problem.model, scales, probabilities=problem.task == "segmentation")
+
+
+def consistency(
+    problem: Problem,
+    *,
+    lr: float = 1e-4,
+    steps: int = 5,
+    momentum: float = 0.999,
+    jitter: float = 0.2,
+    episodic: bool = True,
+) -> Consistency:
+    """Consistency with an averaged teacher; all weights move, by Adam."""
+    optimizer = torch.optim.Adam(select(problem.model), lr=lr)
+    return Consistency(problem.model, optimizer, steps, episodic, momentum, jitter)
+
+
 def no_adaptation(problem: Problem) -> NoAdaptation:
     """The task network as it is."""
     return NoAdaptation(problem.model)
@@ -92,7 +122,24 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "diffusion-classifier": diffusion_classifier,
     "ensemble": ensemble,
     "logits": partial(diffusion_tta, part="logits"),
+    "tent": tent,
+    "augmentation": augmentation,
+    "consistency": consistency,
 }
+# A method that is not named here goes with every task.
+TASKS = {
+    "diffusion-classifier": ("classification",),
+    "ensemble": ("classification",),
+    "logits": ("classification",),
+    "tent": ("classification", "segmentation"),
+    "augmentation": ("segmentation", "depth"),
+    "consistency": ("depth",),
+}
+
+
+def methods_for(task: str) -> tuple[str, ...]:
+    """The names of the methods that go with a task."""
+    return tuple(name for name in METHODS if task in TASKS.get(name, (task,)))
 
 
 def settings_of(method: str) -> tuple[str, ...]:
@@ -111,6 +158,8 @@ def build(problem: Problem, method: str, **settings) -> nn.Module:
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    if method not in (fitting := methods_for(problem.task)):
+        raise ValueError(f"{method} does not go with {problem.task}; choose from {', '.join(fitting)}")
     known = settings_of(method)
     for name in settings:
         if name not in known:

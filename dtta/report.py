@@ -110,6 +110,15 @@ def table(
     )
 
 
+def gains(
+    found: Mapping[str, Mapping[str, float]], tolerance: float, caption: str = "", digits: int | None = None
+) -> None:
+    """Show paired gains (see ``dtta.evaluate.paired_gain``), one a row, as `table` does."""
+    columns = {"before": "before", "after": "after", "gain": "gain", "from": "low", "to": "high", "images": "images"}
+    rows = [{"": name} | {head: gain[key] for head, key in columns.items()} for name, gain in found.items()]
+    table(rows, tolerance, caption, digits)
+
+
 def _statement(tolerance: float, whole: int, where: str = "") -> str:
     counts = f", whole numbers to ±{whole}," if whole else ""
     return f"decimals {where + ' ' if where else ''}hold to ±{tolerance:g}{counts} on other machines"

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Collection
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
-from dtta.evaluate import Row, Run
+from dtta.evaluate import Row, Run, paired_gain
+from dtta.problems.problem import Metric
 
 FOLDER = Path(__file__).parent / "results"
+COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then the sums, if the problem has any
 
 
 def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
@@ -23,6 +27,7 @@ def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
     return {name: Run(**run) for name, run in json.loads(path.read_text())["runs"].items()}
 
 
+@cache
 def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
     """The rows of one run of a stored table, ordered by shift, then image.
 
@@ -32,24 +37,51 @@ def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
     if run not in (known := names(table, folder)):
         raise KeyError(f"{table} has no run {run!r}; it has {', '.join(known)}")
     with (folder / f"{table}.csv").open() as file:
+        reader = csv.DictReader(file)
+        sums = [name for name in reader.fieldnames or () if name not in COLUMNS]
         return [
-            Row(r["shift"], int(r["severity"]), int(r["index"]), float(r["score"]), float(r["seconds"]))
-            for r in csv.DictReader(file)
+            Row(
+                r["shift"], int(r["severity"]), int(r["index"]), float(r["score"]), float(r["seconds"]),
+                {name: float(r[name]) for name in sums},
+            )
+            for r in reader
             if r["run"] == run
-        ]
+        ]  # fmt: skip
 
 
 def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLDER, **about) -> None:
     """Write a table: its runs and `about` as JSON, its rows as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
+    rows.cache_clear()
     told = {**about, "runs": {name: asdict(run) for name, (run, _) in runs.items()}}
     (folder / f"{table}.json").write_text(json.dumps(told, indent=2) + "\n")
+    sums = list(next(found for _, found in runs.values())[0].sums)
     with (folder / f"{table}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["run", "shift", "severity", "index", "score", "seconds"])
+        writer.writerow([*COLUMNS, *sums])
         for name, (_, found) in runs.items():
             for r in found:
-                writer.writerow([name, r.shift, r.severity, r.index, f"{r.score:g}", f"{r.seconds:.2f}"])
+                told = [name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.2f}"]
+                writer.writerow(told + [f"{r.sums[k]:.5g}" for k in sums])
+
+
+def gain(
+    table: str,
+    run: str,
+    shifts: Collection[str],
+    against: str = "none",
+    metric: Metric | None = None,
+    first: int | None = None,
+    folder: Path = FOLDER,
+) -> dict[str, float]:
+    """The paired gain of a run over another, on the images that both hold under the shifts (see ``paired_gain``).
+
+    Args:
+        first: only images with numbers below this.
+    """
+    before, after = shared(rows(table, against, folder), rows(table, run, folder), set(shifts))
+    kept = [i for i, row in enumerate(before) if first is None or row.index < first]
+    return paired_gain([before[i] for i in kept], [after[i] for i in kept], metric)
 
 
 def shared(first: list[Row], second: list[Row], shifts: set[str] | None = None) -> tuple[list[Row], list[Row]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 
 import pytest
 import tiny
@@ -142,6 +143,86 @@ def test_a_map_as_condition(image):
         optimizer.seen, torch.autograd.grad(sum(losses) / 4, list(model.parameters())), strict=True
     ):
         torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-7)
+
+
+def naive_dense_gradients(problem, image, t, noise, parameters):
+    """The naive loop for a map as condition: mixing, scaling, noising and squares of pixels written out."""
+    model, phi, B = problem.model, problem.diffusion, t.shape[1]
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    total, grads = 0.0, [torch.zeros_like(p) for p in parameters]
+    for n in range(len(image)):
+        for b in range(B):
+            y = model(image)[n]
+            if problem.task == "segmentation":
+                c = sum(p * l[:, None, None] for p, l in zip(y.softmax(0), phi.class_embeddings, strict=True))
+            else:
+                c = 2 * (y / tiny.NEAR).log() / math.log(tiny.FAR / tiny.NEAR) - 1
+            a = alpha_bar[t[n, b]]
+            z_t = a.sqrt() * (2 * image[n] - 1) + (1 - a).sqrt() * noise[n, b]
+            maps = torch.cat([z_t, c])
+            seen = torch.stack([maps[k, i::2, j::2] for k in range(len(maps)) for i in (0, 1) for j in (0, 1)])
+            squares = phi.network(seen[None], t[n, b][None]).sample[0]
+            places = [(k, i, j) for k in range(3) for i in (0, 1) for j in (0, 1)]
+            errors = [squares[4 * k + 2 * i + j] - noise[n, b, k, i::2, j::2] for k, i, j in places]
+            loss = torch.stack(errors).square().mean() / (len(image) * B)
+            for total_grad, g in zip(grads, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if g is not None:
+                    total_grad += g
+            total += loss.item()
+    return total, grads
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+@pytest.mark.parametrize("joint", [False, True], ids=["frozen", "joint"])
+def test_one_backward_is_the_naive_loop_for_maps_too(task, joint):
+    """∂L/∂θ and ∂L/∂φ, the table of class embeddings included, whatever the micro-batch."""
+    problem = tiny.dense_problem(task)
+    parameters = [*select(problem.model), *(select(problem.diffusion.network) if joint else [])]
+    image, _ = problem.images(2)
+    t, noise = Sampling().draw(2 * image - 1, 4, 1000, seeded())
+    loss, expected = naive_dense_gradients(problem, image, t, noise, parameters)
+    largest = max(g.abs().max() for g in expected)
+    for micro_batch in (1, 3, None):
+        optimizer = Recorder(parameters, lr=0.1)
+        tta = DiffusionTTA(
+            problem.model, problem.diffusion, problem.condition, optimizer, steps=1, samples=4, micro_batch=micro_batch
+        )
+        tta(image, seeded())
+        assert tta.history[0].loss.item() == pytest.approx(loss, rel=1e-5)
+        for grad, reference in zip(optimizer.seen, expected, strict=True):
+            assert (grad - reference).norm() <= 1e-5 * reference.norm() + 1e-7 * largest
+    assert sum(g.abs().sum() > 0 for g in expected) > len(expected) // 2
+    if joint and task == "segmentation":
+        (place,) = [i for i, p in enumerate(parameters) if p is problem.diffusion.class_embeddings]
+        assert expected[place].abs().sum() > 0
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+@pytest.mark.parametrize(("theta", "phi"), [
+    ("all", False), ("norm", False), ("head", False), (None, True), ("all", True), ("norm", True),
+])  # fmt: skip
+def test_of_a_dense_problem_only_what_was_asked_moves(task, theta, phi):
+    """Online it stays moved, and of θ and φ nothing else; episodic, all comes back bit for bit."""
+    wanted = {"all": {"conv", "norm", "head"}, "norm": {"norm"}, "head": {"head"}, None: set()}[theta]
+    for episodic in (False, True):
+        problem = tiny.dense_problem(task)
+        model, diffusion = problem.model, problem.diffusion
+        parameters = [*(select(model, theta) if theta else []), *(select(diffusion.network) if phi else [])]
+        options = dict(steps=2, samples=4, episodic=episodic)
+        tta = DiffusionTTA(model, diffusion, problem.condition, torch.optim.SGD(parameters, lr=0.5), **options)
+        before, (image, _) = snapshot(model, diffusion), problem.image(1, "fog")
+        with torch.no_grad():
+            unadapted = model(image)
+        answer = tta(image, seeded())
+        assert answer.shape == unadapted.shape
+        assert torch.equal(answer, unadapted) is (theta is None)
+        moved = changed(before, snapshot(model, diffusion))
+        assert not (episodic and moved)
+        if not episodic:
+            assert {name.split(".")[1] for name in moved if name.startswith("0.")} == wanted
+            assert any(name.startswith("1.") for name in moved) is phi
+            assert ("1.network.pixel_embedding.weight" in moved) is (phi and task == "segmentation")
+            assert not any("running" in name or "tracked" in name for name in moved)
 
 
 # --- the step --------------------------------------------------------------------------------------------

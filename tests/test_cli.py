@@ -7,12 +7,18 @@ import re
 import subprocess
 import sys
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
+import tiny
 import torch
 from PIL import Image
 
+from dtta import cli, figures
+from dtta import evaluate as evaluation
 from dtta.cli import main
 
+matplotlib.use("Agg")
 QUICK = ["--set", "steps=1", "--set", "samples=2"]
 
 
@@ -46,8 +52,8 @@ def test_adapt_takes_files_and_folders(tmp_path, capsys):
 
 
 def test_adapt_with_every_method(tmp_path):
-    for method in ("none", "ensemble", "logits", "diffusion-classifier"):
-        quick = [] if method == "none" else ["--set", "samples=2"]
+    for method in ("none", "ensemble", "logits", "diffusion-classifier", "tent"):
+        quick = [] if method in ("none", "tent") else ["--set", "samples=2"]
         assert main(["adapt", "--index", "0", "--method", method, "--out", str(tmp_path), *quick]) == 0
 
 
@@ -72,6 +78,127 @@ def test_evaluate_all_shifts_ends_with_their_mean(capsys):
     assert before[-1] != pytest.approx(sum(before[:-1]) / 13, abs=0.06)
 
 
+def test_the_main_metric_may_be_named(capsys):
+    command = ["evaluate", "--shift", "fog", "--images", "2", "--workers", "1", "--method", "none"]
+    printed = []
+    for named in ([], ["--metric", "accuracy"]):
+        assert main([*command, *named]) == 0
+        printed.append(capsys.readouterr().out.splitlines()[:-1])  # but for the seconds
+    assert printed[0] == printed[1]
+
+
+# --- a number, or several, for each pixel --------------------------------------------------------------
+
+
+@pytest.fixture
+def dense(monkeypatch):
+    """Segmentation and depth in small, as the problems "tiny-segmentation" and "tiny-depth"."""
+
+    def load(name, network=None, diffusion=None):
+        return tiny.dense_problem(name.removeprefix("tiny-"))
+
+    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(evaluation, "load", load)
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_adapt_tells_of_maps_and_their_metrics(dense, tmp_path, capsys, task):
+    problem = tiny.dense_problem(task)
+    x, truth = problem.image(3, "fog")
+    with torch.no_grad():
+        before = problem.model(x)
+    command = ["adapt", "--problem", f"tiny-{task}", "--index", "3", "--shift", "fog", "--out", str(tmp_path), *QUICK]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    table = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if line.startswith(" ")}
+    sums = problem.sums(before, truth) | {"images": 1}
+    for name in list(problem.metrics)[:4]:
+        assert float(table[name][0]) == pytest.approx(problem.metrics[name](sums), abs=0.006, nan_ok=True)
+    if task == "depth":
+        told = [float(table[name][0]) for name in ("nearest", "mean", "furthest")]
+        assert told == pytest.approx([f(before).item() for f in (torch.amin, torch.mean, torch.amax)], abs=0.006)
+    else:
+        for j, name in enumerate(problem.classes):
+            share = (before.argmax(1) == j).float().mean().item()
+            assert float(table[name][0].rstrip("%")) == pytest.approx(100 * share, abs=0.06)
+    with Image.open(tmp_path / f"tiny-{task}-3-fog-adapted.png") as figure:
+        assert figure.width > figure.height
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_adapt_to_a_picture_whose_truth_is_unknown(dense, tmp_path, capsys, task):
+    Image.new("RGB", (30, 20), (200, 90, 40)).save(tmp_path / "a.png")
+    assert main(["adapt", str(tmp_path / "a.png"), "--problem", f"tiny-{task}", "--out", str(tmp_path), *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "before" in printed
+    assert not any(name in printed for name in tiny.dense_problem(task).metrics)
+    assert (tmp_path / "a-adapted.png").exists()
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_what_adaptation_did_to_a_map_is_drawn(task):
+    """Image, truth if there is one, before, after and where it moved; the loss if there is one."""
+    problem = tiny.dense_problem(task)
+    x, truth = problem.image(0)
+    with torch.no_grad():
+        before, after = problem.model(x), problem.model(x.flip(3))
+    for label, losses, panels in ((truth, [0.3, 0.2], 6), (truth, [], 5), (None, [0.3], 5), (None, [], 4)):
+        fig = figures.adapted(problem, x, before, after, label, losses)
+        assert isinstance(fig, matplotlib.figure.Figure)
+        assert len(fig.axes) == panels
+        assert sum(bool(ax.images) for ax in fig.axes) == panels - bool(losses)
+        assert fig.axes[0].images[0].get_array().shape == (8, 8, 3)
+        if losses:
+            assert fig.axes[-1].lines[0].get_ydata().tolist() == losses
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+@pytest.mark.parametrize("method", ["none", "augmentation"])
+def test_evaluate_prints_every_metric(dense, capsys, tmp_path, task, method):
+    problem = tiny.dense_problem(task)
+    command = ["evaluate", "--problem", f"tiny-{task}", "--shift", "fog", "--images", "3", "--workers", "1"]
+    assert main([*command, "--method", method, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
+    assert lines.keys() == {"fog", *problem.metrics} - {problem.metric}
+    with torch.no_grad():
+        each = [problem.sums(problem.model(x), y) for x, y in (problem.image(i, "fog") for i in range(3))]
+    totals = {name: sum(e[name] for e in each) for name in each[0]} | {"images": 3}
+    for name, line in lines.items():
+        expected = problem.metrics[problem.metric if name == "fog" else name](totals)
+        assert float(line[0]) == pytest.approx(expected, abs=0.006, nan_ok=True)
+    assert f"{method} against no adaptation, {problem.metric}, 3 test images" in printed
+    kept = (tmp_path / f"tiny-{task}-{method}-test.jsonl").read_text()
+    assert next(iter(each[0])) in kept
+
+
+@pytest.mark.parametrize(("task", "metric"), [("segmentation", "IoU b"), ("depth", "AbsRel")])
+def test_evaluate_shows_the_metric_that_is_asked_for(dense, capsys, task, metric):
+    problem = tiny.dense_problem(task)
+    command = ["evaluate", "--problem", f"tiny-{task}", "--images", "2", "--workers", "1", "--method", "none"]
+    assert main([*command, "--shift", "all", "--metric", metric]) == 0
+    printed = capsys.readouterr().out
+    lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
+    assert list(lines) == ["clean", *problem.shifts, "mean"]
+    with torch.no_grad():
+        each = [problem.sums(problem.model(x), y) for x, y in (problem.image(i) for i in range(2))]
+    totals = {name: sum(e[name] for e in each) for name in each[0]} | {"images": 2}
+    assert float(lines["clean"][0]) == pytest.approx(problem.metrics[metric](totals), abs=0.006)
+    assert "other metrics" not in printed
+    assert f"none against no adaptation, {metric}, 2 test images" in printed
+    sentence = refused(capsys, *command, "--metric", "accuracy")
+    assert f"{problem.name} has no metric 'accuracy'; it has {', '.join(problem.metrics)}" in sentence
+
+
+@pytest.mark.parametrize(("task", "method"), [("segmentation", "ensemble"), ("depth", "tent")])
+def test_methods_of_another_task_are_refused(dense, capsys, task, method):
+    command = ["--problem", f"tiny-{task}", "--method", method]
+    for given in (["evaluate", "--images", "2"], ["adapt", "--index", "0"]):
+        assert f"{method} does not go with {task}" in refused(capsys, *given, *command)
+
+
 def test_bench_prints_ratio_and_floor(capsys):
     assert main(["bench", "--samples", "4", "--micro-batch", "2"]) == 0
     printed = capsys.readouterr().out
@@ -86,9 +213,9 @@ def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "digits" / "vit.json").exists()
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
     assert "make it with: dtta train digits --only resnet" in refused(capsys, "adapt", "--index", "0")
-    from dtta.problems.digits import NETWORKS, load_model
+    from dtta.problems import digits, weights
 
-    load_model("vit", NETWORKS)
+    weights.ready("digits", digits.NETWORKS, "vit")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +238,8 @@ def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
         (["evaluate", "--shift", "all", "--severity", "0"], "severity must be"),
         (["evaluate", "--images", "0"], "between 1 and 500"),
         (["evaluate", "--split", "holdout"], "unknown split 'holdout'"),
+        (["evaluate", "--metric", "F1"], "digits has no metric 'F1'; it has accuracy alone, which needs no naming"),
+        (["evaluate", "--method", "consistency"], "consistency does not go with classification; choose from none, "),
         (["train", "numbers"], "unknown problem 'numbers'"),
         (["train", "digits", "--only", "vgg"], "unknown model 'vgg'"),
         (["bench", "--samples", "0"], "at least 1"),

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from dtta.conditions import ClassMixture, DepthMap, PixelMixture
 
+SCALES = ("linear", "log", "inverse")
+
 
 def softmax(row: np.ndarray) -> np.ndarray:
     e = np.exp(row - row.max())
@@ -126,6 +128,13 @@ def test_pixel_mixture_of_the_identity_is_the_belief_itself():
     torch.testing.assert_close(PixelMixture(torch.eye(4))(logits), logits.softmax(1))
 
 
+def test_a_certain_network_gets_the_row_of_each_pixels_class():
+    """One-hot beliefs look the embedding up, pixel by pixel."""
+    classes, l = torch.randint(4, (2, 3, 5)), tiny.normal(4, 6)
+    logits = 2e4 * (torch.nn.functional.one_hot(classes, 4).movedim(-1, 1) - 0.5)
+    assert torch.equal(PixelMixture(l)(logits), l[classes].movedim(-1, 1))
+
+
 def test_pixel_mixture_agrees_with_class_mixture_at_each_pixel():
     logits, l = tiny.normal(2, 4, 3, 5), tiny.normal(4, 6, seed=2)
     columns = logits.permute(0, 2, 3, 1).reshape(-1, 4)
@@ -157,7 +166,7 @@ def test_depth_is_moved_to_minus_one_and_one():
 
 def test_inverse_depth_is_linear_in_one_over_depth():
     depth = torch.tensor([[[[2.0, 6.0], [3.0, 4.0]]]])
-    c = DepthMap(2, 6, inverse=True)(depth)
+    c = DepthMap(2, 6, "inverse")(depth)
     for value, got in zip(depth.flatten().tolist(), c.flatten().tolist(), strict=True):
         expected = -1 + 2 * (1 / value - 1 / 6) / (1 / 2 - 1 / 6)
         assert math.isclose(got, expected, abs_tol=1e-5)
@@ -165,9 +174,39 @@ def test_inverse_depth_is_linear_in_one_over_depth():
     assert c[0, 0, 0, 1] == pytest.approx(-1)
 
 
-@pytest.mark.parametrize("inverse", [False, True])
-def test_depth_outside_the_range_is_clamped(inverse):
-    condition = DepthMap(2, 6, inverse)
+def test_log_depth_is_linear_in_the_logarithm():
+    """Equal ratios are equal steps: from 2 to 4 as from 4 to 8."""
+    depth = torch.tensor([[[[2.0, 4.0], [8.0, 3.0]]]])
+    c = DepthMap(2, 8, "log")(depth)
+    for value, got in zip(depth.flatten().tolist(), c.flatten().tolist(), strict=True):
+        assert math.isclose(got, -1 + 2 * (math.log(value) - math.log(2)) / (math.log(8) - math.log(2)), abs_tol=1e-6)
+    assert c.flatten()[:3].tolist() == pytest.approx([-1, 0, 1], abs=1e-6)
+
+
+@given(st.sampled_from(SCALES), st.lists(st.floats(0.125, 50, width=32), min_size=2, max_size=8, unique=True))
+def test_every_scale_stays_within_its_bounds_and_keeps_the_order(scale, values):
+    """The nearest at one end, the farthest at the other, and never two the wrong way round."""
+    near, far = 0.5, 20.0
+    depth = torch.tensor(sorted(values)).view(1, 1, 1, -1)
+    c = DepthMap(near, far, scale)(depth).flatten()
+    assert (c.abs() <= 1 + 1e-6).all()
+    steps = c.diff() * (-1 if scale == "inverse" else 1)
+    assert (steps >= 0).all()
+    inside = (depth.flatten() >= near) & (depth.flatten() <= far)
+    apart = depth.flatten().diff() > 1e-2  # in float32 neighbours may coincide
+    assert (steps[inside[1:] & inside[:-1] & apart] > 0).all()
+    ends = DepthMap(near, far, scale)(torch.tensor([[[near, far]]])).flatten()
+    assert ends.tolist() == pytest.approx([1, -1] if scale == "inverse" else [-1, 1], abs=1e-6)
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="scale must be 'linear', 'log' or 'inverse', not 'cubic'"):
+        DepthMap(2, 6, "cubic")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_depth_outside_the_range_is_clamped(scale):
+    condition = DepthMap(2, 6, scale)
     assert torch.equal(condition(torch.tensor([[[0.0, 100.0]]])), condition(torch.tensor([[[2.0, 6.0]]])))
 
 
@@ -182,8 +221,11 @@ def test_depth_gradient():
     DepthMap(2, 6)(depth).sum().backward()
     assert torch.equal(depth.grad, torch.full_like(depth, 0.5))  # 2 / (6 - 2)
     depth.grad = None
-    DepthMap(2, 6, inverse=True)(depth).sum().backward()
+    DepthMap(2, 6, "inverse")(depth).sum().backward()
     torch.testing.assert_close(depth.grad, -2 / (depth.detach() ** 2 * (1 / 2 - 1 / 6)))
+    depth.grad = None
+    DepthMap(2, 6, "log")(depth).sum().backward()
+    torch.testing.assert_close(depth.grad, 2 / (depth.detach() * math.log(3)))
 
 
 @pytest.mark.parametrize(("near", "far"), [(0, 1), (3, 2), (2, 2), (-1, 1)])

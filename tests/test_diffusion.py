@@ -19,6 +19,7 @@ from diffusers import (
 from torch.nn import functional as F
 
 from dtta.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT, SoftLabel, TextUNet
+from dtta.parameters import select
 
 T, LABELS = torch.tensor([3, 250, 999]), torch.tensor([4, 0, 2])
 
@@ -339,6 +340,59 @@ def test_concat_unet_is_the_library_on_stacked_channels():
     c.requires_grad_()
     diffusion.loss(z_t, T, z_t, c).sum().backward()
     assert (c.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def unshuffled(maps: torch.Tensor, patch: int) -> torch.Tensor:
+    """Squares of patch x patch pixels laid out as channels: channel, then row, then column within the square."""
+    N, C, H, W = maps.shape
+    squares = maps.view(N, C, H // patch, patch, W // patch, patch)
+    return squares.permute(0, 1, 3, 5, 2, 4).reshape(N, C * patch**2, H // patch, W // patch)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_concat_unet_works_on_squares_of_pixels(patch):
+    """The library's UNet on noisy image and map, cut into squares, its answer laid out as pixels again."""
+    diffusion = tiny.concat_unet(2, patch=patch)
+    library = copy.deepcopy(diffusion.network)
+    z_t, c = tiny.normal(3, 3, 8, 8), tiny.normal(3, 2, 8, 8, seed=1)
+    with torch.no_grad():
+        squares = library(unshuffled(torch.cat([z_t, c], 1), patch), T).sample
+        expected = torch.zeros(3, 3, 8, 8)
+        for channel, i, j in np.ndindex(3, patch, patch):
+            expected[:, channel, i::patch, j::patch] = squares[:, (channel * patch + i) * patch + j]
+        prediction = diffusion.predict(z_t, T, c)
+    torch.testing.assert_close(prediction, expected, rtol=0, atol=1e-6)
+    assert diffusion.image_size == 8 == patch * diffusion.network.config.sample_size
+    assert diffusion.encode(tiny.images(2, channels=3, size=12)).shape == (2, 3, 8, 8)
+
+
+def test_the_loss_of_squares_is_per_pixel():
+    """z0 and ε keep their form; each sample's loss is the mean over its pixels, and reaches the map."""
+    diffusion = tiny.concat_unet(2)
+    z0, noise = tiny.normal(3, 3, 8, 8), tiny.normal(3, 3, 8, 8, seed=2)
+    c = tiny.normal(3, 2, 8, 8, seed=1).requires_grad_()
+    losses = diffusion.loss(z0, T, noise, c)
+    with torch.no_grad():
+        error = diffusion.predict(diffusion.add_noise(z0, T, noise), T, c) - noise
+    torch.testing.assert_close(losses.detach(), error.square().mean(dim=(1, 2, 3)))
+    losses.sum().backward()
+    assert (c.grad.abs().sum(1) > 0).all()
+
+
+def test_a_table_of_class_embeddings_belongs_to_phi():
+    diffusion = tiny.concat_unet(3, classes=tiny.CLASSES)
+    assert diffusion.class_embeddings.shape == (tiny.CLASSES, 3)
+    assert any(p is diffusion.class_embeddings for p in diffusion.network.parameters())
+    assert any(p is diffusion.class_embeddings for p in select(diffusion.network))
+    assert "network.pixel_embedding.weight" in diffusion.state_dict()
+    assert not hasattr(tiny.concat_unet(3).network, "pixel_embedding")
+
+
+def test_wrapping_a_unet_with_a_table_again_keeps_the_table():
+    once = tiny.concat_unet(3, classes=tiny.CLASSES)
+    before = once.class_embeddings.detach().clone()
+    again = ConcatUNet(once.network, tiny.scheduler(), patch=2, classes=tiny.CLASSES, dimension=3)
+    assert torch.equal(again.class_embeddings, before)
 
 
 def test_text_unet_is_the_library_under_cross_attention():

@@ -14,7 +14,7 @@ from dtta.baselines import DiffusionClassifier
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import build
 from dtta.problems import digits, weights
-from dtta.problems.shifts import SHIFTS
+from dtta.problems.shifts import SHIFTS, apply_shift
 from dtta.sampling import Sampling
 
 
@@ -28,6 +28,20 @@ def test_the_split_is_a_partition():
     order = lambda x: x[torch.from_numpy(__import__("numpy").lexsort(x.numpy().T))]  # noqa: E731
     assert torch.equal(order(together), order(everything))
     assert all(p.min() >= 0 and p.max() <= 1 for p in parts)
+
+
+def test_an_image_of_the_problem_is_one_of_its_split():
+    problem = dtta.load("digits")
+    assert (problem.task, problem.shape, problem.sizes) == (
+        "classification", (1, 8, 8), {"train": 1000, "validation": 297, "test": 500},
+    )  # fmt: skip
+    images, labels = digits.split("validation")
+    x, y = problem.images(5, split="validation")
+    assert torch.equal(x, images[:5]) and torch.equal(y, labels[:5])
+    x, y = problem.image(7, "fog", 4, split="test", seed=3)
+    assert x.shape == (1, 1, 8, 8)
+    assert torch.equal(x[0], apply_shift(digits.split("test")[0][7], "fog", 4, seed=3, index=7))
+    assert y == digits.split("test")[1][7]
 
 
 def test_soft_labels_are_calibrated():
@@ -48,9 +62,11 @@ def test_every_shipped_model_has_an_honest_card(name):
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["command"] == f"dtta train digits --only {name}"
     recipe = digits.RECIPES[name]
-    assert (card["steps"], card["lr"]) == (recipe["steps"], recipe["lr"])
-    table = {**digits.NETWORKS, **digits.DIFFUSIONS}
-    model = digits.load_model(name, table)
+    assert (card["steps"], card["lr"]) == (recipe.steps, recipe.lr)
+    assert card.get("weight_decay", 0.01) == recipe.weight_decay
+    assert (card["data"], card["licence"]) == (recipe.data, recipe.licence)
+    assert card["what"] == " ".join(recipe.build.__doc__.split())
+    model = weights.ready("digits", {**digits.NETWORKS, **digits.DIFFUSIONS}, name)
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
     images, labels = (part[:100] for part in digits.split("validation"))
     with torch.no_grad():

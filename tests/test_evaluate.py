@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dtta import evaluate as module
-from dtta.evaluate import Row, Run, bootstrap_interval, evaluate, image_generator, paired_gain
+from dtta.evaluate import Row, Run, bootstrap_interval, evaluate, image_generator, paired_gain, spread, value
 from dtta.methods import build
+from dtta.problems.metrics import DEPTH_METRICS, segmentation_metrics
 
 SHIFTS = [("clean", 3), ("fog", 2)]
 TTA = dict(steps=1, samples=4, lr=0.5)
@@ -21,9 +26,11 @@ TTA = dict(steps=1, samples=4, lr=0.5)
 
 @pytest.fixture(autouse=True)
 def tiny_problem(monkeypatch):
-    """The name "tiny" stands for a problem of random models, the last class's probability as its score."""
+    """The name "tiny" stands for a problem of random models, the true class's probability as its score."""
 
     def load(name, network=None, diffusion=None):
+        if name.startswith("tiny-"):
+            return tiny.dense_problem(name.removeprefix("tiny-"))
         assert name == "tiny"
         problem = tiny.problem(diffusion or "unet")
         object.__setattr__(problem, "score", lambda output, label: output.softmax(1)[0, label].item())
@@ -75,6 +82,57 @@ def test_images_may_come_from_an_iterator():
     assert len(rows) == 6
 
 
+def test_each_shift_may_have_images_of_its_own():
+    images = {"clean": iter([0, 3]), "fog": [2], "blur": [1]}
+    rows = quiet(run(), [*SHIFTS, ("fog", 4)], images)
+    assert [(r.shift, r.severity, r.index) for r in rows] == [
+        ("clean", 3, 0), ("clean", 3, 3), ("fog", 2, 2), ("fog", 4, 2),
+    ]  # fmt: skip
+    assert scores(rows).items() <= scores(quiet(run(), [*SHIFTS, ("fog", 4)], range(4))).items()
+    with pytest.raises(ValueError, match="no images are given for fog"):
+        quiet(run(), SHIFTS, {"clean": [0]})
+
+
+@given(st.integers(1, 15), st.integers(1, 40), st.integers(0, 40))
+def test_spread_images_differ_within_a_shift_and_cover_all(shifts, count, more):
+    total, names = count + more, [f"shift {k}" for k in range(shifts)]
+    images = spread(names, count, total)
+    assert list(images) == names
+    for numbers in images.values():
+        assert len(set(numbers)) == len(numbers) == count
+        assert all(0 <= i < total for i in numbers)
+    gap = -(-total // shifts)  # no two shifts start farther apart
+    if count >= gap:
+        assert set().union(*images.values()) == set(range(total))
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_rows_keep_the_sums_that_the_metrics_need(tmp_path, task):
+    """In memory, on disk and after a stop: those of the method's answer."""
+    path, problem = tmp_path / "rows.jsonl", tiny.dense_problem(task)
+    dense = Run("none", problem=f"tiny-{task}")
+    rows = quiet(dense, SHIFTS, range(3), path=path)
+    for row in rows:
+        image, truth = problem.image(row.index, row.shift, row.severity)
+        with torch.no_grad():
+            output = problem.model(image)
+        assert row.sums == problem.sums(output, truth)
+        assert row.score == problem.score(output, truth)
+        assert row.sums
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    again = quiet(dense, SHIFTS, range(3), path=path)
+    assert [r.sums for r in again] == [r.sums for r in rows]
+    assert [Row(**json.loads(line)).sums for line in path.read_text().splitlines()[1:]] == [r.sums for r in rows]
+
+
+def test_rows_written_before_there_were_sums_can_be_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = quiet(run("none", {}), SHIFTS, range(2), path=path)
+    path.write_text(path.read_text().replace(', "sums": {}', ""))
+    assert "sums" not in path.read_text()
+    assert quiet(run("none", {}), SHIFTS, range(2), path=path) == rows
+
+
 def test_seed_split_and_diffusion_model_are_used():
     cells = [("gaussian_noise", 3)], range(3)
     first = scores(quiet(run(), *cells))
@@ -91,7 +149,7 @@ def test_generators_belong_to_image_and_seed():
 
 
 @pytest.mark.parametrize(("what", "message"), [
-    (dict(method="tent"), "unknown method"),
+    (dict(method="magic"), "unknown method"),
     (dict(settings=dict(rate=1)), "has no setting 'rate'"),
     (dict(split="holdout"), "holdout"),
 ])  # fmt: skip
@@ -349,6 +407,136 @@ def test_an_image_under_many_shifts_counts_as_one_image():
     assert copies == pytest.approx(once)
     naive = bootstrap_interval(np.tile(gains, 4))
     assert naive[1] - naive[0] < 0.7 * (once[1] - once[0])
+
+
+# --- metrics of a data set ---------------------------------------------------------------------------------
+
+SEGMENTATION = segmentation_metrics(tuple("abc"))
+MEAN_IOU = SEGMENTATION["mean IoU"]
+
+
+def counts_of(seed: int, shifts: dict[str, list[int]]) -> list[Row]:
+    """Random counts of three classes for each image."""
+    rng, rows = np.random.default_rng(seed), []
+    for shift, images in shifts.items():
+        for i in images:
+            sums = {}
+            for name in "abc":
+                both, missed, wrong = (float(n) for n in rng.integers(0, 30, 3))
+                sums |= {f"true {name}": both + missed, f"called {name}": both + wrong, f"both {name}": both}
+            rows.append(Row(shift, 3, i, 0.0, 0.0, sums))
+    return rows
+
+
+def errors_of(values, shift: str = "fog") -> list[Row]:
+    return [Row(shift, 3, i, float(v), 0.0, {"SSIM": float(v)}) for i, v in enumerate(values)]
+
+
+def by_hand(rows: list[Row]) -> float:
+    """Mean IoU of each shift, counted in plain loops, averaged over shifts."""
+    values = []
+    for shift in dict.fromkeys(r.shift for r in rows):
+        own = [r.sums for r in rows if r.shift == shift]
+        each = []
+        for name in "abc":
+            true, called, both = (sum(s[f"{part} {name}"] for s in own) for part in ("true", "called", "both"))
+            each.append(100 * both / (true + called - both))
+        values.append(sum(each) / 3)
+    return sum(values) / len(values)
+
+
+@given(st.integers(0, 1000))
+def test_value_is_the_metric_of_each_shift_averaged_over_shifts(seed):
+    rows = counts_of(seed, {"fog": [4, 1, 2], "blur": [1, 7]})
+    assert value(rows, MEAN_IOU) == pytest.approx([by_hand(rows)])
+    assert value(rows[::-1], MEAN_IOU) == pytest.approx([by_hand(rows)])
+    severities = [replace(r, shift="fog", severity=1 + (r.shift == "blur")) for r in rows]
+    assert value(severities, MEAN_IOU) == pytest.approx([by_hand(rows)])  # a severity is a shift of its own
+
+
+def test_a_weight_is_how_often_an_image_counts():
+    rows = counts_of(0, {"fog": [4, 1, 2]})
+    images, weight = np.array([1, 2, 4]), np.array([[1, 1, 1], [2, 0, 1]])
+    expected = [by_hand(rows), by_hand([rows[0], rows[1], rows[1]])]
+    assert value(rows, MEAN_IOU, images, weight) == pytest.approx(expected)
+
+
+@given(st.integers(0, 1000))
+def test_the_gain_in_a_metric_is_that_of_the_whole_data_set(seed):
+    shifts = {"fog": [0, 1, 2, 3], "blur": [2, 3, 4]}
+    before, after = counts_of(seed, shifts), counts_of(seed + 1, shifts)
+    gain = paired_gain(before, after, MEAN_IOU)
+    assert (gain["before"], gain["after"]) == pytest.approx((by_hand(before), by_hand(after)))
+    assert gain["gain"] == pytest.approx(by_hand(after) - by_hand(before))
+    assert gain["images"] == 7
+    assert gain["low"] <= gain["high"]
+    assert all(type(gain[name]) is float for name in ("before", "after", "gain", "low", "high"))
+    assert gain == paired_gain(before, after, MEAN_IOU)
+
+
+def test_the_same_gain_for_every_image_leaves_no_doubt():
+    values = np.random.default_rng(0).random(50)
+    gain = paired_gain(errors_of(values), errors_of(values + 0.1), DEPTH_METRICS["SSIM"])
+    assert [gain[name] for name in ("gain", "low", "high")] == pytest.approx([10, 10, 10])
+    same = counts_of(0, {"fog": list(range(9))})
+    assert [paired_gain(same, same, MEAN_IOU)[name] for name in ("gain", "low", "high")] == [0, 0, 0]
+
+
+def test_a_metric_that_is_a_mean_has_the_interval_of_the_mean():
+    """Both ways to resample agree, to the chance of 2000 resamples."""
+    rng = np.random.default_rng(3)
+    before = rng.random(80)
+    pair = errors_of(before), errors_of(before + rng.normal(0.1, 0.2, 80))
+    mean, metric = paired_gain(*pair), paired_gain(*pair, DEPTH_METRICS["SSIM"])
+    assert metric["gain"] == pytest.approx(mean["gain"])
+    width = mean["high"] - mean["low"]
+    assert metric["low"] == pytest.approx(mean["low"], abs=0.08 * width)
+    assert metric["high"] == pytest.approx(mean["high"], abs=0.08 * width)
+    assert metric["low"] < metric["gain"] < metric["high"]
+    assert metric != paired_gain(*pair, DEPTH_METRICS["SSIM"], seed=1)
+    assert metric != paired_gain(*pair, DEPTH_METRICS["SSIM"], resamples=500)
+
+
+def test_images_under_several_shifts_are_resampled_together():
+    """Four copies of each image know no more than one; as images of their own they would."""
+    pair = [counts_of(seed, {"fog": list(range(30))}) for seed in (0, 1)]
+    once = paired_gain(*pair, MEAN_IOU)
+    copies = [[replace(r, shift=s) for s in ("fog", "blur", "jpeg", "shear") for r in rows] for rows in pair]
+    together = paired_gain(*copies, MEAN_IOU)
+    assert [together[k] for k in ("gain", "low", "high")] == pytest.approx([once[k] for k in ("gain", "low", "high")])
+    apart = [[replace(r, index=i) for i, r in enumerate(rows)] for rows in copies]
+    naive = paired_gain(*apart, MEAN_IOU)
+    assert naive["high"] - naive["low"] < 0.7 * (once["high"] - once["low"])
+
+
+def test_which_numbers_the_images_have_does_not_matter():
+    """Only those that were evaluated are resampled, not the numbers between them."""
+    pair = [counts_of(seed, {"fog": [0, 1, 2, 3, 4], "blur": [2, 3]}) for seed in (0, 1)]
+    far = [[replace(r, index=7 + 40 * r.index) for r in rows] for rows in pair]
+    assert paired_gain(*far, MEAN_IOU) == paired_gain(*pair, MEAN_IOU)
+
+
+def test_a_resample_may_leave_a_shift_without_images():
+    """Its mean is then over the other shifts, and nothing is said about it."""
+    pair = [counts_of(seed, {"fog": [0], "blur": list(range(1, 8))}) for seed in (0, 1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gain = paired_gain(*pair, MEAN_IOU)
+        assert gain["gain"] == pytest.approx(by_hand(pair[1]) - by_hand(pair[0]))
+        assert gain["low"] < gain["gain"] < gain["high"]
+        without = value(pair[0], MEAN_IOU, np.arange(8), np.array([[0, 1, 1, 1, 1, 1, 1, 1]]))
+        assert without == pytest.approx([by_hand(pair[0][1:])])
+        depth = [Row(s, 3, i, 0.0, 0.0, {"SSIM": 0.1 * i}) for s, i in (("fog", 0), ("blur", 1), ("blur", 2))]
+        assert np.isfinite(list(paired_gain(depth, depth, DEPTH_METRICS["SSIM"]).values())).all()
+
+
+def test_a_metric_of_something_that_no_image_shows_is_nan():
+    rows = [replace(r, sums={k: 0.0 if k.endswith("c") else v for k, v in r.sums.items()}) for r in
+            counts_of(0, {"fog": [0, 1], "blur": [1, 2]})]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gain = paired_gain(rows, rows, SEGMENTATION["IoU c"])
+    assert all(np.isnan(gain[name]) for name in ("before", "after", "gain", "low", "high"))
 
 
 # --- the shipped models -----------------------------------------------------------------------------------

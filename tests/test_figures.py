@@ -11,6 +11,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from dtta import figures
+from dtta.problems.scenes.world import CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,25 @@ def test_triangle_puts_certainty_into_corners():
 def test_gallery_takes_grey_and_colour_and_hides_empty_places():
     fig = figures.gallery([torch.rand(1, 4, 4), torch.rand(3, 4, 4), torch.rand(1, 4, 4)], "abc", columns=2)
     assert [bool(ax.images) for ax in fig.axes] == [True, True, True, False]
+
+
+def test_a_segmentation_has_a_colour_for_each_class_that_stays():
+    assert len(set(figures.SEGMENTS)) == len(CLASSES)
+    assert set(figures.SEGMENTS) <= {*figures.PALETTE, figures.GREY}
+    for classes in (torch.arange(7).view(1, 7), torch.tensor([[3, 5]])):  # few classes: the same colours
+        _, ax = plt.subplots()
+        figures.segmentation(ax, classes)
+        drawn = ax.images[0].to_rgba(ax.images[0].get_array())[0]
+        assert [to_hex(c).upper() for c in drawn] == [figures.SEGMENTS[k] for k in classes[0]]
+
+
+def test_depth_is_bright_near_and_steps_by_ratios():
+    _, ax = plt.subplots()
+    figures.depth(ax, torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0, 99.0]]).requires_grad_(), near=2, far=16)
+    image = ax.images[0]
+    assert image.norm(image.get_array())[0].tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3, 1, 1], abs=1e-6)
+    light = image.to_rgba(image.get_array())[0] @ [0.21, 0.72, 0.07, 0]
+    assert (light[1:4] > light[2:5]).all()
 
 
 def test_a_figure_needs_an_alt_text():

@@ -7,8 +7,8 @@ import tiny
 import torch
 
 from dtta.adapt import DiffusionTTA
-from dtta.baselines import DiffusionClassifier, Ensemble, NoAdaptation
-from dtta.methods import METHODS, OPTIMIZERS, build
+from dtta.baselines import AugmentationMean, Consistency, DiffusionClassifier, Ensemble, NoAdaptation, Tent
+from dtta.methods import METHODS, OPTIMIZERS, TASKS, build, methods_for, settings_of
 from dtta.parameters import Logits
 from dtta.sampling import Sampling
 
@@ -18,16 +18,75 @@ KINDS = {
     "diffusion-classifier": DiffusionClassifier,
     "ensemble": Ensemble,
     "logits": DiffusionTTA,
+    "tent": Tent,
+    "augmentation": AugmentationMean,
+    "consistency": Consistency,
+}
+FITTING = {
+    "classification": ("none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "tent"),
+    "segmentation": ("none", "diffusion-tta", "tent", "augmentation"),
+    "depth": ("none", "diffusion-tta", "augmentation", "consistency"),
 }
 
 
-def test_every_method_answers_an_image(problem, image):
-    assert METHODS.keys() == KINDS.keys()
-    for name, kind in KINDS.items():
-        settings = {} if name == "none" else {"samples": 3}
+def problem_for(task: str, settings: dict | None = None):
+    return tiny.problem(settings=settings) if task == "classification" else tiny.dense_problem(task, settings)
+
+
+@pytest.mark.parametrize("task", FITTING)
+def test_every_method_of_a_task_answers_an_image(task):
+    problem = problem_for(task)
+    image, _ = problem.image(0)
+    with torch.no_grad():
+        shape = problem.model(image).shape
+    assert methods_for(task) == FITTING[task]
+    for name in FITTING[task]:
+        settings = {"samples": 3} if "samples" in settings_of(name) else {}
         method = build(problem, name, **settings)
-        assert isinstance(method, kind)
-        assert method(image, torch.Generator().manual_seed(0)).shape == (1, tiny.CLASSES)
+        assert isinstance(method, KINDS[name])
+        assert method(image, torch.Generator().manual_seed(0)).shape == shape
+
+
+def test_every_method_goes_with_a_task():
+    assert METHODS.keys() == KINDS.keys() == {name for names in FITTING.values() for name in names}
+    assert TASKS.keys() <= METHODS.keys()
+
+
+@pytest.mark.parametrize(("task", "name"), [(t, n) for t in FITTING for n in KINDS if n not in FITTING[t]])
+def test_a_method_of_another_task_is_refused(task, name):
+    message = f"{name} does not go with {task}; choose from {', '.join(FITTING[task])}"
+    with pytest.raises(ValueError, match=message):
+        build(problem_for(task), name)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_free_logits_are_of_a_class_and_no_map(task):
+    with pytest.raises(ValueError, match=f"part 'logits' goes with classification alone, not with {task}"):
+        build(tiny.dense_problem(task), "diffusion-tta", part="logits")
+
+
+def test_tents_defaults_are_its_papers(problem):
+    """Adam at 1e-3, one step, scales and shifts alone, the batch's statistics; here each image by itself."""
+    tent = build(problem, "tent")
+    (group,) = tent.optimizer.param_groups
+    assert (type(tent.optimizer), group["lr"], tent.steps) == (torch.optim.Adam, 1e-3, 1)
+    assert {id(p) for p in tent.adapted} == {id(p) for p in problem.model.norm.parameters()}
+    assert tent.batch_statistics and tent.episodic
+    tent = build(problem, "tent", lr=0.5, steps=3, episodic=False, batch_statistics=False)
+    assert (tent.optimizer.param_groups[0]["lr"], tent.steps) == (0.5, 3)
+    assert not tent.batch_statistics and not tent.episodic
+
+
+def test_settings_reach_augmentation_and_consistency():
+    depth, segmentation = tiny.dense_problem("depth"), tiny.dense_problem("segmentation")
+    assert build(segmentation, "augmentation", scales=[1, 2]).scales == (1, 2)
+    assert build(segmentation, "augmentation", scales=2).scales == (2,)  # as the command line can say it
+    assert build(segmentation, "augmentation").probabilities
+    assert not build(depth, "augmentation").probabilities
+    method = build(depth, "consistency", lr=0.5, steps=2, momentum=0.9, jitter=0.1, episodic=False)
+    assert (method.momentum, method.jitter, method.steps, method.episodic) == (0.9, 0.1, 2, False)
+    assert method.optimizer.param_groups[0]["lr"] == 0.5
+    assert len(method.adapted) == len(list(depth.model.parameters()))
 
 
 def test_the_defaults_are_the_papers(problem):
@@ -81,8 +140,22 @@ def test_the_problems_settings_hold_until_overruled():
     assert build(problem, "logits").steps == 5
 
 
+@pytest.mark.parametrize(("task", "method", "settings", "message"), [
+    ("classification", "tent", dict(steps=0), "steps must be a whole number of at least 1"),
+    ("classification", "tent", dict(lr=-1.0), "[Ii]nvalid learning rate"),
+    ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from lr, steps, episodic, b"),
+    ("segmentation", "augmentation", dict(scales=0), "scales must be positive"),
+    ("segmentation", "augmentation", dict(scales="big"), "augmentation: "),
+    ("depth", "consistency", dict(jitter=1), "jitter"),
+    ("depth", "consistency", dict(momentum=2), "momentum"),
+])  # fmt: skip
+def test_values_out_of_range_of_the_other_methods(task, method, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(problem_for(task), method, **settings)
+
+
 @pytest.mark.parametrize(("method", "settings", "message"), [
-    ("tent", {}, "unknown method 'tent'; choose from none, diffusion-tta, diffusion-classifier, ensemble, logits"),
+    ("magic", {}, "unknown method 'magic'; choose from none, diffusion-tta, diffusion-classifier, ensemble, logits"),
     ("diffusion-tta", dict(rate=1), "diffusion-tta has no setting 'rate'; choose from optimizer, lr, momentum"),
     ("diffusion-classifier", dict(steps=1), "has no setting 'steps'; choose from samples, low, high, temperature"),
     ("ensemble", dict(steps=1), "ensemble has no setting 'steps'; choose from samples, low, high, temperature"),

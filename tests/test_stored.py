@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dtta import stored
@@ -16,6 +18,21 @@ def test_round_trip(tmp_path):
     assert stored.names("table", tmp_path)["a"] == run
     assert stored.rows("table", "a", tmp_path) == ROWS
     assert stored.rows("table", "b", tmp_path) == ROWS[:1]
+
+
+def test_sums_are_stored_beside_the_scores(tmp_path):
+    """Counts and fractions come back; a table of rows without sums has no such columns."""
+    sums = [{"both sky": 1024.0, "SSIM": 0.12345}, {"both sky": 0.0, "SSIM": float("nan")}]
+    rows = [Row("fog", 3, i, 0.5, 0.25, s) for i, s in enumerate(sums)]
+    stored.save("table", {"a": (Run("none"), rows), "b": (Run("none"), rows[:1])}, tmp_path)
+    assert (tmp_path / "table.csv").read_text().splitlines()[0].split(",") == [*stored.COLUMNS, "both sky", "SSIM"]
+    assert stored.rows("table", "a", tmp_path)[0] == rows[0]
+    assert stored.rows("table", "b", tmp_path) == rows[:1]
+    last = stored.rows("table", "a", tmp_path)[1].sums
+    assert last["both sky"] == 0 and math.isnan(last["SSIM"])
+    stored.save("plain", {"a": (Run("none"), ROWS)}, tmp_path)
+    assert (tmp_path / "plain.csv").read_text().splitlines()[0].split(",") == list(stored.COLUMNS)
+    assert all(r.sums == {} for r in stored.rows("plain", "a", tmp_path))
 
 
 def test_shared_keeps_what_both_have():

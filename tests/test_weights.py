@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 
 import pytest
 import tiny
@@ -123,8 +124,34 @@ def test_a_problem_without_weights_says_how_to_make_them(monkeypatch, tmp_path):
         dtta.load("digits")
 
 
+@pytest.fixture
+def table():
+    return {"first": partial(tiny.classifier, seed=5), "second": partial(tiny.classifier, seed=6)}
+
+
+def test_ready_models_come_with_their_weights(monkeypatch, tmp_path, table):
+    """The first of the table unless one is named, in eval mode, and chance is left as it was."""
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    for seed, name in enumerate(table, 1):
+        weights.save(tiny.classifier(seed), {}, weights.path_of("toys", name))
+    before = torch.get_rng_state()
+    for name, seed in ((None, 1), ("first", 1), ("second", 2)):
+        model = weights.ready("toys", table, name)
+        assert torch.equal(model.head.weight, tiny.classifier(seed).head.weight.half().float())
+        assert not model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_ready_says_what_there_is_and_what_makes_it(monkeypatch, tmp_path, table):
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match="the toys problem has first, second, not 'third'"):
+        weights.ready("toys", table, "third")
+    with pytest.raises(WeightsError, match="missing; make it with: dtta train toys --only second"):
+        weights.ready("toys", table, "second")
+
+
 def test_unknown_problems_and_models():
-    with pytest.raises(ValueError, match="unknown problem 'cats'; choose from digits"):
+    with pytest.raises(ValueError, match="unknown problem 'cats'; choose from digits, scenes-segmentation, scenes-d"):
         dtta.load("cats")
     with pytest.raises(ValueError, match=r"resnet.*vit.*not 'vgg'"):
         dtta.load("digits", network="vgg")

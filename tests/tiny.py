@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DModel
 from torch import Tensor, nn
 
-from dtta.conditions import ClassMixture
-from dtta.diffusion import ClassUNet, Diffusion, DiT
+from dtta.conditions import ClassMixture, DepthMap, PixelMixture
+from dtta.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT
+from dtta.problems.metrics import DEPTH_METRICS, class_counts, depth_errors, segmentation_metrics
 from dtta.problems.problem import Problem
-from dtta.problems.shifts import SHIFTS
+from dtta.problems.shifts import SHIFTS, apply_shift
 
 CLASSES, SIZE = 5, 8
+NAMES = tuple("abcde")
+NEAR, FAR = 1.5, 12.0
+SEEDS = {"validation": 1, "test": 2}  # of each split's images
 
 
 def unet_network(seed: int = 0, **options) -> UNet2DModel:
@@ -88,16 +95,101 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def problem(family: str = "unet", settings: dict | None = None) -> Problem:
     """A whole problem of 12 random images: a classifier, a diffusion model, a condition and a metric."""
     phi = diffusion(family)
-    labels = torch.arange(12) % CLASSES
     return Problem(
         name="tiny",
-        classes=tuple("abcde"),
+        task="classification",
+        classes=NAMES,
         model=classifier(),
         diffusion=phi,
         condition=mixture(phi),
-        split=lambda name: (images(12, seed={"validation": 1, "test": 2}[name]), labels),
+        draw=partial(_draw, truth=lambda index: torch.tensor(index % CLASSES)),
+        sizes=dict.fromkeys(SEEDS, 12),
+        shape=(1, SIZE, SIZE),
         shifts=tuple(SHIFTS),
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
         settings=settings or {},
+    )
+
+
+def _draw(split, index, shift, severity, seed, truth, channels=1):
+    """One of twelve random images under a shift, and its label."""
+    image = images(12, seed=SEEDS[split], channels=channels)[index]
+    return apply_shift(image, shift, severity, seed, index), truth(index)
+
+
+# --- a number, or several, for each pixel --------------------------------------------------------------
+
+
+class Dense(nn.Module):
+    """Two convolutions with batch norm and dropout between them: logits (N, L, H, W), or depths from near to far."""
+
+    def __init__(self, outputs: int, depth: bool = False):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.dropout, self.head, self.depth = nn.Dropout(0.5), nn.Conv2d(6, outputs, 3, padding=1), depth
+
+    def forward(self, image: Tensor) -> Tensor:
+        u = self.head(self.dropout(self.norm(self.conv(image)).relu()))
+        return NEAR * (u.sigmoid() * math.log(FAR / NEAR)).exp() if self.depth else u
+
+
+def dense(task: str, seed: int = 0) -> Dense:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Dense(1 if task == "depth" else CLASSES, depth=task == "depth")
+        model.norm.running_mean.normal_()
+        model.norm.running_var.uniform_(0.5, 2)
+        return model.eval()
+
+
+def concat_unet(channels: int, classes: int = 0, patch: int = 2, seed: int = 0) -> ConcatUNet:
+    """A diffusion model of colour images that sees a map of so many channels, in squares of patch x patch."""
+    shape = dict(sample_size=SIZE // patch, in_channels=(3 + channels) * patch**2, out_channels=3 * patch**2)
+    network = unet_network(seed, **shape, num_class_embeds=None)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ConcatUNet(network, scheduler(), patch=patch, classes=classes, dimension=channels if classes else 0)
+
+
+def segmented(index: int) -> Tensor:
+    """The true classes (H, W) of image `index`: blocks of four pixels, so that not every image has every class."""
+    blocks = torch.randint(CLASSES, (2, 2), generator=torch.Generator().manual_seed(index))
+    return blocks.repeat_interleave(4, 0).repeat_interleave(4, 1)
+
+
+def distances(index: int) -> Tensor:
+    """The true depth (1, H, W) of image `index`; its upper row is sky."""
+    depth = NEAR + (FAR - NEAR) * 0.9 * images(1, seed=100 + index)[0]
+    depth[:, 0] = FAR
+    return depth
+
+
+def dense_problem(task: str, settings: dict | None = None) -> Problem:
+    """A whole problem of 6 random colour images, for "segmentation" or "depth"."""
+    if task == "depth":
+        errors = partial(depth_errors, near=NEAR, far=FAR)
+        phi, condition = concat_unet(1), DepthMap(NEAR, FAR, scale="log")
+        kind = dict(metric="SSIM", sums=errors, metrics=DEPTH_METRICS, score=lambda y, truth: errors(y, truth)["SSIM"])
+    else:
+        counts, metrics = partial(class_counts, classes=NAMES), segmentation_metrics(NAMES)
+        phi = concat_unet(3, CLASSES)
+        condition = PixelMixture(lambda: phi.class_embeddings)
+        kind = dict(
+            metric="mean IoU", sums=counts, metrics=metrics,
+            score=lambda y, truth: metrics["mean IoU"](counts(y, truth)).item() / 100,
+        )  # fmt: skip
+    return Problem(
+        name=f"tiny-{task}",
+        task=task,
+        classes=() if task == "depth" else NAMES,
+        model=dense(task),
+        diffusion=phi,
+        condition=condition,
+        draw=partial(_draw, truth=distances if task == "depth" else segmented, channels=3),
+        sizes=dict.fromkeys(SEEDS, 6),
+        shape=(3, SIZE, SIZE),
+        shifts=tuple(SHIFTS),
+        settings=settings or {},
+        **kind,
     )

@@ -1,7 +1,10 @@
 """What Diffusion-TTA is compared with: one file a method, each called like DiffusionTTA."""
 
+from dtta.baselines.augmentation import AugmentationMean
+from dtta.baselines.consistency import Consistency
 from dtta.baselines.diffusion_classifier import DiffusionClassifier
 from dtta.baselines.ensemble import Ensemble
 from dtta.baselines.none import NoAdaptation
+from dtta.baselines.tent import Tent
 
-__all__ = ["DiffusionClassifier", "Ensemble", "NoAdaptation"]
+__all__ = ["AugmentationMean", "Consistency", "DiffusionClassifier", "Ensemble", "NoAdaptation", "Tent"]

@@ -6,9 +6,7 @@ of the classes used at full scale), the augmentation, the losses and the schedul
 
 from __future__ import annotations
 
-import time
 from functools import cache, partial
-from pathlib import Path
 
 import timm
 import torch
@@ -22,8 +20,8 @@ from dtta.conditions import ClassMixture
 from dtta.diffusion import ClassUNet, Diffusion, DiT
 from dtta.problems import weights
 from dtta.problems.problem import Problem
-from dtta.problems.shifts import SHIFTS
-from dtta.problems.training import fit
+from dtta.problems.recipes import Recipe
+from dtta.problems.shifts import SHIFTS, apply_shift
 
 CLASSES = tuple(str(digit) for digit in range(10))
 SIZE = 8
@@ -49,6 +47,12 @@ def split(name: str) -> tuple[Tensor, Tensor]:
     labels = torch.from_numpy(data.target).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[slice(*SPLITS[name])]
     return images[order], labels[order]
+
+
+def draw(name: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Image `index` of a split under a shift, and its label."""
+    images, labels = split(name)
+    return apply_shift(images[index], shift, severity, seed, index), labels[index]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -165,7 +169,7 @@ def diffusion_loss(
 
 # --- the problem --------------------------------------------------------------------------------------
 
-NETWORKS = {"resnet": resnet, "vit": vit}
+NETWORKS = {"resnet": resnet, "vit": vit}  # the first of each is the usual one
 DIFFUSIONS = {"unet": unet, "dit": dit, "unet-hard": unet, "dit-hard": dit}
 
 
@@ -176,15 +180,18 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
         network: "resnet" (batch norm) or "vit" (layer norm).
         diffusion: "unet" or "dit", trained on soft and hard labels; "unet-hard" or "dit-hard", on hard ones.
     """
-    f = load_model(network or "resnet", NETWORKS)
-    phi = load_model(diffusion or "unet", DIFFUSIONS)
+    f = weights.ready("digits", NETWORKS, network)
+    phi = weights.ready("digits", DIFFUSIONS, diffusion)
     return Problem(
         name="digits",
+        task="classification",
         classes=CLASSES,
         model=f,
         diffusion=phi,
         condition=ClassMixture(lambda: phi.class_embeddings),
-        split=split,
+        draw=draw,
+        sizes={name: stop - start for name, (start, stop) in SPLITS.items()},
+        shape=(1, SIZE, SIZE),
         shifts=tuple(SHIFTS),
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
@@ -192,70 +199,10 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
     )
 
 
-def load_model(name: str, table: dict) -> nn.Module:
-    """Build a model of the table and fill it with its shipped weights."""
-    if name not in table:
-        raise ValueError(f"the digits problem has {', '.join(table)}, not {name!r}")
-    with torch.random.fork_rng():  # initial weights are thrown away; leave the caller's randomness alone
-        model = table[name]()
-    return weights.load(model, weights.path_of("digits", name), f"dtta train digits --only {name}")
-
-
 # --- training -----------------------------------------------------------------------------------------
 
-RECIPES: dict[str, dict] = {
-    "resnet": dict(build=resnet, loss=classifier_loss, steps=1200, lr=2e-3, weight_decay=0.05),
-    "vit": dict(build=vit, loss=classifier_loss, steps=1500, lr=2e-3, weight_decay=0.05),
-    "unet": dict(build=unet, loss=diffusion_loss, steps=3500, lr=1e-3),
-    "dit": dict(build=dit, loss=diffusion_loss, steps=3500, lr=1e-3),
-    "unet-hard": dict(build=unet, loss=partial(diffusion_loss, soft=0.0), steps=3500, lr=1e-3),
-    "dit-hard": dict(build=dit, loss=partial(diffusion_loss, soft=0.0), steps=3500, lr=1e-3),
-}
-
-
-def train(to: Path, only: list[str] | None = None, steps: int | None = None, seed: int = 0) -> None:
-    """Make the problem's weights and cards in the folder `to`; what is there already is not made again.
-
-    Args:
-        only: names of the models to make; None: all.
-        steps: fewer steps than the recipes say, to try things out.
-    """
-    for name in only or RECIPES:
-        if name not in RECIPES:
-            raise ValueError(f"unknown model {name!r}; choose from {', '.join(RECIPES)}")
-        path = weights.path_of("digits", name, to)
-        if path.with_suffix(".json").exists():
-            print(f"{path} is there already; delete it to make it again")
-            continue
-        recipe = dict(RECIPES[name])
-        build, loss = recipe.pop("build"), recipe.pop("loss")
-        recipe["steps"] = steps or recipe["steps"]
-        checkpoint = path.with_suffix(".checkpoint")
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = build()
-        start = time.time()
-        model = fit(model, loss, **recipe, checkpoint=checkpoint, seed=seed, description=name)
-        told = card(name, recipe, seed, time.time() - start, model)
-        weights.save(model, told, path)
-        checkpoint.unlink()
-        print(f"{path}: {told['validation']}")
-
-
-def card(name: str, recipe: dict, seed: int, seconds: float, model: nn.Module) -> dict:
-    """What stands beside a weights file: where it comes from, how it was made and how good it is."""
-    return {
-        "model": f"digits/{name}",
-        "what": " ".join(RECIPES[name]["build"].__doc__.split()),
-        "data": "scikit-learn digits, the training split of 1000 images (seed 0), mildly augmented",
-        "licence": "Apache-2.0; the data is scikit-learn's, from the UCI repository (CC BY 4.0)",
-        "command": f"dtta train digits --only {name}",
-        "seed": seed,
-        **recipe,
-        "seconds": round(seconds),
-        "torch": torch.__version__,
-        "validation": scores(model),
-    }
+DATA = "scikit-learn digits, the training split of 1000 images (seed 0), mildly augmented"
+LICENCE = "Apache-2.0; the data is scikit-learn's, from the UCI repository (CC BY 4.0)"
 
 
 @torch.no_grad()
@@ -271,3 +218,17 @@ def scores(model: nn.Module) -> dict[str, float]:
         "loss under the true class": round(right.item(), 5),
         "Diffusion Classifier accuracy": round(accuracy.item(), 4),
     }
+
+
+_recipe = partial(Recipe, scores=scores, data=DATA, licence=LICENCE)
+_classifier = partial(_recipe, loss=classifier_loss, lr=2e-3, weight_decay=0.05)
+_diffusion = partial(_recipe, loss=diffusion_loss, steps=3500, lr=1e-3)
+_hard = partial(_diffusion, loss=partial(diffusion_loss, soft=0.0))
+RECIPES: dict[str, Recipe] = {
+    "resnet": _classifier(resnet, steps=1200),
+    "vit": _classifier(vit, steps=1500),
+    "unet": _diffusion(unet),
+    "dit": _diffusion(dit),
+    "unet-hard": _hard(unet),
+    "dit-hard": _hard(dit),
+}

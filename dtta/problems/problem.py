@@ -1,14 +1,17 @@
-"""A problem: a task network, a diffusion model, a condition, a stream of test images and a metric."""
+"""A problem: a task network, a diffusion model, a condition, a stream of test images and metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from dtta.diffusion import Diffusion
-from dtta.problems.shifts import apply_shift
+
+# Sums over images, by name, each an array (or a number); under "images" how many they are -> a number.
+Metric = Callable[[Mapping[str, object]], object]
 
 
 @dataclass(frozen=True)
@@ -17,26 +20,36 @@ class Problem:
 
     Args:
         name: as given to ``dtta.load``.
+        task: "classification", "segmentation" or "depth": what kind of answer the network gives.
         classes: names of the L classes.
         model: the task network f_θ, images in [0, 1] -> output.
         diffusion: the diffusion model ε_φ.
         condition: output -> c.
-        split: "train", "validation" or "test" -> images (N, C, H, W) in [0, 1] and labels (N, ...).
+        draw: (split, index, shift, severity, seed) -> image (C, H, W) in [0, 1] and its label.
+        sizes: how many images each split has.
+        shape: (C, H, W) of an image.
         shifts: names of the shift families.
         metric: name of what `score` measures.
-        score: output (1, ...) and label -> a number for one image, higher is better.
+        score: output (1, ...) and label -> a number in [0, 1] for one image, higher is better.
+        sums: output (1, ...) and label -> numbers that add up over images, from which `metrics` are computed.
+        metrics: name -> a function of such sums; the metrics of a data set.
         settings: for each method, the settings chosen on validation images.
     """
 
     name: str
+    task: str
     classes: tuple[str, ...]
     model: nn.Module
     diffusion: Diffusion
     condition: nn.Module
-    split: Callable[[str], tuple[Tensor, Tensor]]
+    draw: Callable[[str, int, str, int, int], tuple[Tensor, Tensor]]
+    sizes: dict[str, int]
+    shape: tuple[int, int, int]
     shifts: tuple[str, ...]
     metric: str
     score: Callable[[Tensor, Tensor], float]
+    sums: Callable[[Tensor, Tensor], dict[str, float]] = lambda output, label: {}
+    metrics: dict[str, Metric] = field(default_factory=dict)
     settings: dict[str, dict] = field(default_factory=dict)
 
     def image(
@@ -47,7 +60,20 @@ class Problem:
         Raises:
             IndexError: no such image. ValueError: unknown split, shift or severity.
         """
-        images, labels = self.split(split)
-        if not 0 <= index < len(images):
-            raise IndexError(f"the {split} split has images 0 to {len(images) - 1}, not {index}")
-        return apply_shift(images[index], shift, severity, seed, index)[None], labels[index]
+        if not 0 <= index < self.size(split):
+            raise IndexError(f"the {split} split has images 0 to {self.size(split) - 1}, not {index}")
+        image, label = self.draw(split, index, shift, severity, seed)
+        return image[None], label
+
+    def images(
+        self, count: int, shift: str = "clean", severity: int = 3, split: str = "test", seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The first `count` images of a split under a shift, (N, C, H, W), and their labels (N, ...)."""
+        pairs = [self.image(i, shift, severity, split, seed) for i in range(count)]
+        return torch.cat([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
+
+    def size(self, split: str) -> int:
+        """How many images a split has. Raises ValueError if there is no such split."""
+        if split not in self.sizes:
+            raise ValueError(f"unknown split {split!r}; choose from {', '.join(self.sizes)}")
+        return self.sizes[split]

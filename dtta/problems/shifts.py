@@ -8,6 +8,7 @@ set for 8 x 8 pixels, so that severity 1 is hardly seen and severity 5 is hard f
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from io import BytesIO
 from numbers import Integral
 
@@ -117,12 +118,23 @@ def apply_shift(image: Tensor, name: str, severity: int, seed: int = 0, index: i
     Raises:
         ValueError: unknown name or severity.
     """
+    check_severity(name, severity, SHIFTS)
     if name == "clean":
         return image
-    if name not in SHIFTS:
-        raise ValueError(f"unknown shift {name!r}; choose from clean, {', '.join(SHIFTS)}")
+    generator = torch.Generator().manual_seed(shift_key(seed, name, severity, index))
+    return SHIFTS[name](image, severity, generator).clamp(0, 1)
+
+
+def check_severity(name: str, severity: int, known: Iterable[str]) -> None:
+    """Raise ValueError unless the name is "clean" or one of the known, and the severity 1, 2, 3, 4 or 5."""
+    if name == "clean":
+        return
+    if name not in known:
+        raise ValueError(f"unknown shift {name!r}; choose from clean, {', '.join(known)}")
     if not isinstance(severity, Integral) or severity not in SEVERITIES:
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity!r}")
-    key = zlib.crc32(f"{seed}/{name}/{severity}/{index}".encode())
-    generator = torch.Generator().manual_seed(key)
-    return SHIFTS[name](image, severity, generator).clamp(0, 1)
+
+
+def shift_key(seed: int, name: str, severity: int, index: int) -> int:
+    """The seed of a shift's randomness: of these four alone, so that any subset in any order is shifted alike."""
+    return zlib.crc32(f"{seed}/{name}/{severity}/{index}".encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+Loss = Callable[[nn.Module, torch.Generator], Tensor]
+
 
 def fit(
     network: nn.Module,
-    batch_loss: Callable[[nn.Module, torch.Generator], Tensor],
+    batch_loss: Loss | Mapping[int, Loss],
     *,
     steps: int,
     lr: float,
@@ -34,7 +36,8 @@ def fit(
 
     Args:
         network: trained in place; returned with the averaged weights, in eval mode.
-        batch_loss: draws a batch with the generator it is given and returns the loss, a scalar.
+        batch_loss: draws a batch with the generator it is given and returns the loss, a scalar. Or several of
+            these, by the step from which each counts, the first by 0.
         checkpoint: written every `save_every` steps, read if it exists: a run that was stopped goes on.
         ema_decay: of the weights' moving average, lower during the first steps.
 
@@ -44,6 +47,7 @@ def fit(
     average = {k: v.clone() for k, v in unique_tensors(network).items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
     generator = torch.Generator().manual_seed(seed)
+    phases = batch_loss if isinstance(batch_loss, Mapping) else {0: batch_loss}
     start = 0
     if checkpoint.exists():
         start = _load(checkpoint, network, average, optimizer, generator)
@@ -52,7 +56,7 @@ def fit(
     for step in progress:
         warm, done = min(1.0, (step + 1) / 100), step / steps
         optimizer.param_groups[0]["lr"] = lr * warm * (0.5 + 0.5 * math.cos(math.pi * done))
-        loss = batch_loss(network, generator)
+        loss = phases[max(begin for begin in phases if begin <= step)](network, generator)
         if not loss.isfinite():
             raise FloatingPointError(f"{description}: the loss is {loss.item()} at step {step}; lower the rate")
         optimizer.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -67,6 +68,20 @@ def load(network: nn.Module, path: Path, command: str) -> nn.Module:
         for name, value in own.items():
             value.copy_(tensors[name])
     return network.eval()
+
+
+def ready(problem: str, table: Mapping[str, Callable[[], nn.Module]], name: str | None = None) -> nn.Module:
+    """Build a model of a problem's table and fill it with its shipped weights; None: the first of the table.
+
+    Raises:
+        ValueError: the table has no such model. WeightsError: see `load`.
+    """
+    name = name or next(iter(table))
+    if name not in table:
+        raise ValueError(f"the {problem} problem has {', '.join(table)}, not {name!r}")
+    with torch.random.fork_rng():  # initial weights are thrown away; leave the caller's randomness alone
+        model = table[name]()
+    return load(model, path_of(problem, name), f"dtta train {problem} --only {name}")
 
 
 def _sha256(path: Path) -> str:

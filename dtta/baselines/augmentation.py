@@ -1,0 +1,57 @@
+"""Test-time augmentation: the mean of the answers to several views of the image, turned back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dtta.adapt import check_image
+
+
+class AugmentationMean(nn.Module):
+    """The standard of dense prediction: mirrored and enlarged views, answers moved back and averaged.
+
+    Args:
+        model: image -> logits (N, L, H, W), or a depth map (N, 1, H, W).
+        scales: sizes of the views relative to the image. Depths change with the scale; leave it at 1 there,
+            as DenseDepth does.
+        probabilities: average softmax probabilities (and return their logarithm), or the output itself.
+    """
+
+    def __init__(self, model: nn.Module, scales: Sequence[float] = (1.0,), probabilities: bool = True):
+        super().__init__()
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(f"scales must be positive numbers, not {scales!r}")
+        self.model, self.scales, self.probabilities = model.eval(), tuple(scales), probabilities
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Image (N, C, H, W) in [0, 1] -> the mean answer, of the form of the model's."""
+        check_image(image)
+        answers = [self.answer(view) for view in views(image, self.scales)]
+        mean = torch.stack([back(a, i, image.shape[-2:]) for i, a in enumerate(answers)]).mean(0)
+        return mean.clamp(min=1e-12).log() if self.probabilities else mean
+
+    def answer(self, image: Tensor) -> Tensor:
+        output = self.model(image)
+        return output.softmax(dim=1) if self.probabilities else output
+
+
+def views(image: Tensor, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
+    """The image at each scale, as it is and mirrored, in turn. Sides are rounded to multiples of eight."""
+    found = []
+    for scale in scales:
+        sides = image.shape[-2:] if scale == 1 else [max(8, 8 * round(n * scale / 8)) for n in image.shape[-2:]]
+        view = image if scale == 1 else F.interpolate(image, sides, mode="bilinear", antialias=True).clamp(0, 1)
+        found += [view, view.flip(-1)]
+    return found
+
+
+def back(answer: Tensor, number: int, size: Sequence[int]) -> Tensor:
+    """The answer to view `number`, as if it were to the image."""
+    answer = answer.flip(-1) if number % 2 else answer
+    return answer if answer.shape[-2:] == tuple(size) else F.interpolate(answer, list(size), mode="bilinear")

@@ -1,0 +1,81 @@
+"""What the methods share that adapt a network by an objective of its own, without a second model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dtta.adapt import check_image, gradients_only_for
+
+
+class SelfTraining(nn.Module):
+    """Some steps downhill on `objective`, then the answer; called like ``DiffusionTTA``.
+
+    Args:
+        model: the task network f_θ, image -> output. Kept in eval mode.
+        optimizer: over the weights that move, with no state yet.
+        steps: gradient steps for each image.
+        episodic: True: the weights return to their start after each image; False: they are carried along.
+
+    Raises:
+        ValueError: a setting out of range, a used optimizer, or weights in it that are not the model's.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1, episodic: bool = True):
+        super().__init__()
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}")
+        self.model, self.optimizer, self.steps, self.episodic = model.eval(), optimizer, steps, episodic
+        self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
+        own = {id(p) for p in model.parameters()}
+        if not all(id(p) in own for p in self.adapted):
+            raise ValueError("the optimizer holds weights that are not the model's")
+        if optimizer.state:
+            raise ValueError("the optimizer has been used before; give a new one")
+        self.start = [p.detach().clone() for p in self.adapted]
+        self.generator = torch.Generator().manual_seed(0)
+        self.losses: list[float] = []
+
+    def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """What goes downhill, a scalar."""
+        raise NotImplementedError
+
+    def moved(self) -> None:
+        """Called after each step."""
+
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Image (N, C, H, W) in [0, 1] -> the network's output after adaptation.
+
+        Raises:
+            ValueError: the image has the wrong shape, dtype or range.
+            FloatingPointError: the objective or the answer is not finite. Episodic weights are put back.
+        """
+        check_image(image)
+        self.model.eval()  # whatever a caller did to it in between
+        self.losses = []
+        try:
+            with gradients_only_for(self.adapted, self.model):
+                for _ in range(self.steps):
+                    self.optimizer.zero_grad(set_to_none=True)
+                    loss = self.objective(image, generator or self.generator)
+                    if not loss.isfinite():
+                        raise FloatingPointError(f"the objective is {loss.item()}; lower the rate")
+                    loss.backward()
+                    self.optimizer.step()
+                    self.moved()
+                    self.losses.append(loss.item())
+            with torch.no_grad():
+                answer = self.model(image)
+            if not answer.isfinite().all():
+                raise FloatingPointError("the adapted network's answer is not finite; lower the rate")
+            return answer
+        finally:
+            if self.episodic:
+                self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Put back the weights as they were when this wrapper was made, and forget the optimizer's state."""
+        torch._foreach_copy_(self.adapted, self.start)
+        self.optimizer.state.clear()
+        self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,66 @@
+"""TENT (Wang et al., ICLR 2021, arXiv 2006.10726): make the network surer of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dtta.baselines.self_training import SelfTraining
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """H(y) = -Σ_j p_j log p_j (its Eq. 1), for logits (N, L, ...), over the classes: (N, ...)."""
+    log_p = logits.float().log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+class Tent(SelfTraining):
+    """Goes downhill on the entropy of the network's own answer; for maps, the mean over the pixels.
+
+    The paper moves the scales and shifts of the normalisation layers (``select(model, "norm")``), with Adam at
+    1e-3, one step for each batch of a stream, and normalises by the batch's own statistics.
+
+    Args:
+        batch_statistics: batch norm uses the image's own mean and variance, as in the paper. With batches of
+            one image it is the image's own; networks with layer norm alone do not notice.
+        The rest: see ``SelfTraining``.
+    """
+
+    def __init__(self, model, optimizer, steps=1, episodic=True, batch_statistics: bool = True):
+        super().__init__(model, optimizer, steps, episodic)
+        self.batch_statistics = batch_statistics
+
+    def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        return entropy(self.model(image)).mean()
+
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Image (N, C, H, W) in [0, 1] -> the network's output after adaptation."""
+        with own_statistics(self.model) if self.batch_statistics else nullcontext():
+            return super().forward(image, generator)
+
+
+@contextmanager
+def own_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norm uses the statistics of what it is given; the running ones come back as they were.
+
+    A layer that is given a single number for each channel (a 1 x 1 map of one image) has no variance to go by,
+    and uses its running statistics.
+    """
+    kept = {m: (m.running_mean, m.running_var) for m in model.modules() if isinstance(m, _BatchNorm)}
+
+    def choose(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        single = inputs[0].numel() == inputs[0].shape[1]
+        layer.running_mean, layer.running_var = kept[layer] if single else (None, None)
+
+    hooks = [m.register_forward_pre_hook(choose) for m in kept]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, (mean, var) in kept.items():
+            m.running_mean, m.running_var = mean, var

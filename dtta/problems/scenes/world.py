@@ -28,6 +28,15 @@ COLOURS: dict[str, Colour] = {
     "pink": (0.90, 0.28, 0.45),
 }
 MATERIALS = ("matte", "shiny", "metal")
+# What colours and material a shape usually has, as grass is usually green: without such habits the class of a
+# thing would say nothing about its looks but its outline, and a picture nothing about a class but the outline.
+HABITS: dict[str, tuple[tuple[str, ...], str]] = {
+    "sphere": (("red",), "shiny"),
+    "box": (("orange", "yellow"), "matte"),
+    "cylinder": (("blue", "cyan"), "metal"),
+    "cone": (("green",), "matte"),
+    "torus": (("purple", "pink"), "shiny"),
+}
 TEXTURES = ("plain", "checkered", "striped", "sandy", "tiled")
 UNSEEN_TEXTURES = ("dotted", "zigzag", "bricked", "ringed")  # only in the shift of that name
 
@@ -101,15 +110,20 @@ class Scene:
         return f"{things} on {'an' if self.texture[0] in 'aeiou' else 'a'} {self.texture} ground"
 
 
-def random_scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of the world `seed`: the same on every machine."""
+def random_scene(seed: int, index: int, habit: float = 0.8) -> Scene:
+    """Scene number `index` of the world `seed`: the same on every machine.
+
+    Args:
+        habit: the probability with which an object's colour, and its material, follow its shape's `HABITS`; the
+            others are drawn from all.
+    """
     rng = Random(f"dtta scenes {seed}/{index}")
     between = rng.uniform
     base, other = _ground(rng)
     warm = between(0, 1)
     sky, horizon = _sky(rng)
     return Scene(
-        objects=_objects(rng, rng.choice((1, 2, 2, 3, 3, 4))),
+        objects=_objects(rng, rng.choice((1, 2, 2, 3, 3, 4)), habit),
         height=between(1.1, 2.0),
         distance=between(3.0, 4.0),
         target=(between(-0.25, 0.25), between(0.35, 0.7), 0.0),
@@ -126,12 +140,12 @@ def random_scene(seed: int, index: int) -> Scene:
     )
 
 
-def _objects(rng: Random, count: int) -> tuple[Object, ...]:
+def _objects(rng: Random, count: int, habit: float) -> tuple[Object, ...]:
     placed: list[Object] = []
     for _ in range(200):
         if len(placed) == count:
             break
-        candidate = _object(rng)
+        candidate = _object(rng, habit)
         if all(math.hypot(candidate.x - o.x, candidate.z - o.z) > _radius(candidate) + _radius(o) for o in placed):
             placed.append(candidate)
     return tuple(placed)
@@ -143,7 +157,7 @@ def _radius(thing: Object) -> float:
     return {"box": math.hypot(a, c), "torus": a + b}.get(thing.shape, a)
 
 
-def _object(rng: Random) -> Object:
+def _object(rng: Random, habit: float) -> Object:
     between = rng.uniform
     shape, scale = rng.choice(SHAPES), between(0.75, 1.15)
     size = {
@@ -153,13 +167,15 @@ def _object(rng: Random) -> Object:
         "cone": (between(0.5, 0.65), between(0.5, 0.75), 0.0),
         "torus": (between(0.42, 0.52), between(0.15, 0.21), 0.0),
     }[shape]
-    colour = rng.choice(tuple(COLOURS))
+    colours, material = HABITS[shape]
+    colour = rng.choice(colours if between(0, 1) < habit else tuple(COLOURS))
+    material = material if between(0, 1) < habit else rng.choice(MATERIALS)
     shade = between(0.8, 1.15)
     albedo = tuple(min(1.0, shade * c * between(0.9, 1.1) + 0.01) for c in COLOURS[colour])
     return Object(
         shape=shape,
         colour=colour,
-        material=rng.choice(MATERIALS),
+        material=material,
         size=tuple(scale * s for s in size),
         x=between(-1.25, 1.25),
         z=between(-0.9, 1.9),

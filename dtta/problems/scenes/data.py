@@ -1,0 +1,102 @@
+"""The scenes as a data set: three splits of rendered images, each with its segmentation and depth."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dtta.problems.scenes.render import Rendered, render
+from dtta.problems.scenes.shifts import shift_image, shift_scene
+from dtta.problems.scenes.world import FAR, Scene, random_scene
+from dtta.problems.training import write_tensors
+
+SIZE = 32
+SUPERSAMPLE = 2
+WORLD = 0  # the seed of all scenes here
+SPLITS = {"train": (0, 12000), "validation": (1_000_000, 500), "test": (2_000_000, 1000)}  # first index, number
+SIZES = {name: count for name, (_, count) in SPLITS.items()}
+NEAR = 1.5  # no surface is nearer to the camera
+
+
+def scene(split: str, index: int) -> Scene:
+    """Scene `index` of a split.
+
+    Raises:
+        ValueError: unknown split. IndexError: no such scene.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    first, count = SPLITS[split]
+    if not 0 <= index < count:
+        raise IndexError(f"the {split} split has scenes 0 to {count - 1}, not {index}")
+    return random_scene(WORLD, first + index)
+
+
+def draw(scenes: list[Scene]) -> Rendered:
+    """Render at the size of the data set."""
+    return render(scenes, SIZE, SUPERSAMPLE)
+
+
+def sample(split: str, count: int) -> dict[str, Tensor]:
+    """The first scenes of a split: "image" (N, 3, H, W), "segmentation" (N, H, W), "depth" (N, 1, H, W)."""
+    parts = [draw([scene(split, i) for i in range(k, min(k + 50, count))]) for k in range(0, count, 50)]
+    return {name: torch.cat([getattr(p, name) for p in parts]) for name in ("image", "segmentation", "depth")}
+
+
+def shifted(task: str, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Scene `index` of a split under a shift: image (3, H, W) and its map, "segmentation" or "depth"."""
+    moved = shift_scene(scene(split, index), shift, severity, seed, index)
+    drawn = draw([moved])
+    return shift_image(drawn.image[0], shift, severity, seed, index), getattr(drawn, task)[0]
+
+
+@cache
+def train_set() -> dict[str, Tensor]:
+    """The training split: rendered once (four minutes on one core), then read from the cache.
+
+    The cache is $DTTA_CACHE or ~/.cache/dtta. Its file is named after a hash of its first scenes, so that it
+    is made anew when the world changes. Images are 8-bit, depths half precision.
+    """
+    root = Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta")
+    path = root / f"scenes-{SIZE}-{_fingerprint()}.safetensors"
+    if path.is_file():
+        try:
+            return load_file(path)
+        except SafetensorError:
+            print(f"{path} is damaged; rendering it again")
+    parts, count = [], SPLITS["train"][1]
+    for k in tqdm(range(0, count, 50), desc="rendering the training scenes", mininterval=5):
+        parts.append(draw([scene("train", i) for i in range(k, min(k + 50, count))]))
+    data = {
+        "image": torch.cat([(p.image * 255).round().byte() for p in parts]),
+        "segmentation": torch.cat([p.segmentation.byte() for p in parts]),
+        "depth": torch.cat([p.depth.half() for p in parts]),
+    }
+    write_tensors(path, data)
+    return data
+
+
+def batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Random training scenes, half of them mirrored: images (N, 3, H, W), classes (N, H, W), depths (N, 1, H, W)."""
+    data = train_set()
+    pick = torch.randint(len(data["image"]), (size,), generator=generator)
+    mirrored = torch.rand(size, generator=generator) < 0.5
+    image = data["image"][pick].float() / 255
+    classes, depth = data["segmentation"][pick].long(), data["depth"][pick].float().clamp(NEAR, FAR)
+    for maps in (image, classes, depth):
+        maps[mirrored] = maps[mirrored].flip(-1)
+    return image, classes, depth
+
+
+def _fingerprint() -> str:
+    """Of the world: a hash of what its first scenes look like."""
+    first = draw([scene("train", i) for i in range(16)])
+    return hashlib.sha256(first.image.numpy().tobytes() + first.segmentation.numpy().tobytes()).hexdigest()[:12]

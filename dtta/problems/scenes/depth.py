@@ -1,0 +1,114 @@
+"""Depth of the scenes: an encoder-decoder and a GLPN, and a diffusion model that listens to depth maps."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from dtta.conditions import DepthMap
+from dtta.diffusion import ConcatUNet
+from dtta.problems import weights
+from dtta.problems.metrics import DEPTH_METRICS, depth_errors
+from dtta.problems.problem import Problem
+from dtta.problems.recipes import Recipe
+from dtta.problems.scenes import data, models
+from dtta.problems.scenes.data import NEAR, SIZE
+from dtta.problems.scenes.shifts import SHIFTS
+from dtta.problems.scenes.training import DATA, LICENCE, denoising_loss, distort, probe_loss, smooth_noise
+from dtta.problems.scenes.world import FAR
+
+condition = DepthMap(NEAR, FAR, scale="log")
+
+
+def network_loss(model: nn.Module, generator: torch.Generator, size: int = 32) -> Tensor:
+    """The L1 error of log depth and of its differences between neighbours, on clean scenes (after DenseDepth)."""
+    image, _, depth = data.batch(size, generator)
+    error = model(image).log() - depth.log()
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + edges
+
+
+def disturb(c: Tensor, generator: torch.Generator) -> Tensor:
+    """Depth conditions (N, 1, H, W) in [-1, 1] as a network might get them wrong: blurred, scaled, noisy. Half stay."""
+    N, size = len(c), c.shape[-1]
+    width = 0.3 + 1.2 * torch.rand((), generator=generator).item()
+    blurred = gaussian_blur(c, [7, 7], [width, width])
+    share = torch.rand(N, 1, 1, 1, generator=generator)
+    scale = 1 + 0.15 * (2 * torch.rand(N, 1, 1, 1, generator=generator) - 1)
+    shift = 0.1 * (2 * torch.rand(N, 1, 1, 1, generator=generator) - 1)
+    waves = 0.4 * torch.rand(N, 1, 1, 1, generator=generator) ** 2 * (smooth_noise(N, size, generator) - 0.5)
+    grain = 0.03 * torch.rand(N, 1, 1, 1, generator=generator) * torch.randn(c.shape, generator=generator)
+    wrong = (c + share * (blurred - c)) * scale + shift + waves + grain
+    same = torch.rand(N, 1, 1, 1, generator=generator) < 0.5
+    return torch.where(same, c, wrong.clamp(-1, 1))
+
+
+def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int = 64) -> Tensor:
+    """The noise-prediction loss under disturbed depth maps, on scenes of which half have other contrast and light."""
+    image, _, depth = data.batch(size, generator)
+    return denoising_loss(diffusion, distort(image, generator), disturb(condition(depth), generator), generator)
+
+
+# --- the problem --------------------------------------------------------------------------------------
+
+NETWORKS = {"densedepth": models.densedepth, "glpn": models.glpn}
+DIFFUSIONS = {"unet": models.unet_depth}
+
+SETTINGS: dict[str, dict] = {}
+
+
+def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
+    """Depth of the scenes, between `NEAR` and `FAR` scene units.
+
+    Args:
+        network: "densedepth" (convolutions, batch norm) or "glpn" (a transformer). diffusion: "unet".
+    """
+    return Problem(
+        name="scenes-depth",
+        task="depth",
+        classes=(),
+        model=weights.ready("scenes-depth", NETWORKS, network),
+        diffusion=weights.ready("scenes-depth", DIFFUSIONS, diffusion),
+        condition=condition,
+        draw=partial(data.shifted, "depth"),
+        sizes=data.SIZES,
+        shape=(3, SIZE, SIZE),
+        shifts=SHIFTS,
+        metric="SSIM",
+        score=lambda output, target: errors(output, target)["SSIM"],
+        sums=errors,
+        metrics=DEPTH_METRICS,
+        settings=SETTINGS,
+    )
+
+
+def errors(output: Tensor, target: Tensor) -> dict[str, float]:
+    """The metrics of one image."""
+    return depth_errors(output, target, NEAR, FAR)
+
+
+# --- training -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def scores(model: nn.Module) -> dict[str, float]:
+    """What a card reports, on 300 clean validation scenes."""
+    scenes = data.sample("validation", 300)
+    x, depth = scenes["image"], scenes["depth"]
+    if not isinstance(model, ConcatUNet):
+        found = [errors(model(a[None]), b) for a, b in zip(x, depth, strict=True)]
+        sums = {name: sum(f[name] for f in found) for name in found[0]} | {"images": len(found)}
+        return {name: round(DEPTH_METRICS[name](sums).item(), 3) for name in DEPTH_METRICS}
+    maps = {"true": depth, "other scene's": depth.roll(1, 0), "flat": torch.full_like(depth, FAR)}
+    return {f"loss under the {name} map": probe_loss(model, x, condition(d)) for name, d in maps.items()}
+
+
+_recipe = partial(Recipe, scores=scores, data=DATA, licence=LICENCE, lr=1e-3)
+RECIPES = {
+    "densedepth": _recipe(models.densedepth, network_loss, steps=3000, weight_decay=0.05),
+    "glpn": _recipe(models.glpn, network_loss, steps=1000, weight_decay=0.05),
+    "unet": _recipe(models.unet_depth, diffusion_loss, steps=2400),
+}

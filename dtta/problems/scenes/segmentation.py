@@ -1,0 +1,133 @@
+"""Segmentation of the scenes: a SegFormer, and a diffusion model that listens to maps of class beliefs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from dtta.conditions import PixelMixture
+from dtta.diffusion import ConcatUNet
+from dtta.problems import weights
+from dtta.problems.metrics import class_counts, segmentation_metrics
+from dtta.problems.problem import Problem
+from dtta.problems.recipes import Recipe
+from dtta.problems.scenes import data, models
+from dtta.problems.scenes.data import SIZE
+from dtta.problems.scenes.shifts import SHIFTS
+from dtta.problems.scenes.training import DATA, LICENCE, denoising_loss, distort, probe_loss, smooth_noise
+from dtta.problems.scenes.world import CLASSES
+
+L = len(CLASSES)
+
+
+def network_loss(model: nn.Module, generator: torch.Generator, size: int = 32) -> Tensor:
+    """Cross-entropy per pixel, on clean scenes."""
+    image, classes, _ = data.batch(size, generator)
+    return F.cross_entropy(model(image), classes)
+
+
+def soften(classes: Tensor, generator: torch.Generator, alpha: float = 0.15) -> Tensor:
+    """True maps (N, H, W) -> beliefs (N, L, H, W), from certain to vague, for which the truth is a fair draw.
+
+    Half stay certain. In the others edges are blurred; in half of these each class of the image has its own belief
+    too, drawn from Dirichlet(α + onehot), so that a region may be taken for something else; and a smooth random
+    field mixes all that with the certain map, so that some parts of an image are surer than others.
+    """
+    N = len(classes)
+    exact = one_hot(classes)
+    certain = torch.eye(L).expand(N, L, L)  # (N, true class, belief)
+    belief = torch._standard_gamma(alpha + certain, generator=generator)
+    belief = belief / belief.sum(dim=2, keepdim=True)
+    confused = torch.rand(N, 1, 1, generator=generator) < 0.5
+    vague = torch.einsum("nkhw,nkl->nlhw", exact, torch.where(confused, belief, certain))
+    width = 0.3 + 1.7 * torch.rand((), generator=generator).item()
+    vague = gaussian_blur(vague, [9, 9], [width, width])
+    weight = smooth_noise(N, classes.shape[-1], generator) * torch.rand(N, 1, 1, 1, generator=generator).sqrt()
+    weight[torch.rand(N, generator=generator) < 0.5] = 0
+    return exact * (1 - weight) + vague * weight
+
+
+def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int = 64) -> Tensor:
+    """The noise-prediction loss under softened maps, on scenes of which half have other contrast and light."""
+    image, classes, _ = data.batch(size, generator)
+    belief = soften(classes, generator)
+    condition = torch.einsum("nlhw,ld->ndhw", belief, diffusion.class_embeddings)
+    return denoising_loss(diffusion, distort(image, generator), condition, generator)
+
+
+# --- the problem --------------------------------------------------------------------------------------
+
+NETWORKS = {"segformer": models.segformer}
+DIFFUSIONS = {"unet": models.unet_segmentation}
+METRICS = segmentation_metrics(CLASSES)
+
+SETTINGS: dict[str, dict] = {}
+
+
+def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
+    """Segmentation of the scenes into sky, ground and five shapes.
+
+    Args:
+        network: "segformer". diffusion: "unet".
+    """
+    f = weights.ready("scenes-segmentation", NETWORKS, network)
+    phi = weights.ready("scenes-segmentation", DIFFUSIONS, diffusion)
+    return Problem(
+        name="scenes-segmentation",
+        task="segmentation",
+        classes=CLASSES,
+        model=f,
+        diffusion=phi,
+        condition=PixelMixture(lambda: phi.class_embeddings),
+        draw=partial(data.shifted, "segmentation"),
+        sizes=data.SIZES,
+        shape=(3, SIZE, SIZE),
+        shifts=SHIFTS,
+        metric="mean IoU",
+        score=score,
+        sums=partial(class_counts, classes=CLASSES),
+        metrics=METRICS,
+        settings=SETTINGS,
+    )
+
+
+def score(logits: Tensor, target: Tensor) -> float:
+    """Mean IoU of one image, over the classes that it has or is said to have."""
+    return METRICS["mean IoU"](class_counts(logits, target, CLASSES)).item() / 100
+
+
+# --- training -----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def scores(model: nn.Module) -> dict[str, float]:
+    """What a card reports, on 300 clean validation scenes."""
+    scenes = data.sample("validation", 300)
+    x, classes = scenes["image"], scenes["segmentation"]
+    if not isinstance(model, ConcatUNet):
+        sums = class_counts(torch.cat([model(part) for part in x.split(50)]), classes, CLASSES)
+        return {name: round(METRICS[name](sums).item(), 2) for name in METRICS}
+    condition = PixelMixture(model.class_embeddings)
+    maps = {"true": classes, "other scene's": classes.roll(1, 0), "no": None}
+    return {
+        f"loss under the {name} map": probe_loss(
+            model, x, condition(torch.zeros(len(x), L, SIZE, SIZE) if y is None else 30 * one_hot(y))
+        )
+        for name, y in maps.items()
+    }
+
+
+def one_hot(classes: Tensor) -> Tensor:
+    """Maps (N, H, W) -> (N, L, H, W)."""
+    return F.one_hot(classes, L).movedim(-1, 1).float()
+
+
+_recipe = partial(Recipe, scores=scores, data=DATA, licence=LICENCE, lr=1e-3)
+RECIPES = {
+    "segformer": _recipe(models.segformer, network_loss, steps=4000, weight_decay=0.05),
+    "unet": _recipe(models.unet_segmentation, diffusion_loss, steps=4000),
+}

@@ -77,7 +77,7 @@ def executed_without_kernel(project: Project, name: str = "01_good") -> nbformat
 # --- from source to notebook ----------------------------------------------------------------------------------------
 
 
-def test_generated_page_opens_on_colab_and_installs_only_dtta_there(site):
+def test_generated_page_opens_on_colab_and_installs_dtta_there(site):
     project = Project(site)
     page = project.generate("01_good")
     assert page.cells[0].source.startswith("# A good page")
@@ -87,7 +87,7 @@ def test_generated_page_opens_on_colab_and_installs_only_dtta_there(site):
     assert 'if "google.colab" in sys.modules:' in install
     assert re.findall(r"^    %pip (.*)$", install, re.MULTILINE) == [
         "uninstall -q -y torchao",
-        'install -q --no-deps "dtta @ git+https://github.com/someone/somewhere@v9.9.9"',
+        'install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "dtta @ git+https://github.com/someone/somewhere@v9.9.9"',
     ]
     assert page.metadata.kernelspec.name == "python3"
     assert page.metadata.accelerator == "GPU"

@@ -6,13 +6,14 @@ import ast
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ from packaging.version import Version
 import dtta
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from _pages import COLAB_INSTALL  # noqa: E402
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CORE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 EXTRAS = {
@@ -105,14 +110,43 @@ def test_every_import_is_declared(folder, declared):
             )
 
 
-# --- Colab: the pages install dtta alone there, with --no-deps ------------------------------------------------------
+# --- Colab: the pages install dtta there, and what Colab does not ship, with --no-deps ------------------------------
+
+COLAB = pins(ROOT / "tests/colab_2026_08.txt")
+
+
+def installed_on_colab() -> dict[str, Requirement]:
+    """What the pages' install cell installs, by name."""
+    (line,) = re.findall(r"%pip install -q --no-deps (.*)$", COLAB_INSTALL, re.MULTILINE)
+    found = [Requirement(part) for part in shlex.split(line.format(url="https://x.org/y", tag="v1"))]
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def needs(name: str) -> set[str]:
+    """Names of the packages that an installed package needs, without its extras."""
+    found = [Requirement(line) for line in distribution(name).requires or []]
+    return {canonicalize_name(r.name) for r in found if not r.marker or r.marker.evaluate({"extra": ""})}
 
 
 @pytest.mark.parametrize("requirement", CORE, ids=lambda r: r.name)
-def test_colab_has_every_core_dependency_inside_its_range(requirement):
-    shipped = pins(ROOT / "tests/colab_2026_08.txt").get(canonicalize_name(requirement.name))
-    assert shipped, f"Colab does not ship {requirement.name}, and the pages install nothing there but dtta"
-    assert shipped[0] in requirement.specifier
+def test_colab_has_or_gets_every_core_dependency_inside_its_range(requirement):
+    name = canonicalize_name(requirement.name)
+    if name in COLAB:
+        assert COLAB[name][0] in requirement.specifier
+    else:
+        assert name in installed_on_colab(), f"Colab does not ship {name}, and the pages do not install it there"
+        assert installed_on_colab()[name].specifier == requirement.specifier
+
+
+def test_what_the_pages_install_on_colab_works_without_its_dependencies():
+    """They are pure Python, and all that they need is there: shipped, needed by what is shipped, or installed too."""
+    extra = set(installed_on_colab()) - {"dtta"}
+    assert extra == {"torchmetrics", "lightning-utilities"}
+    shipped = [r.name for r in CORE if canonicalize_name(r.name) in COLAB]
+    there = set(COLAB).union(extra, *map(needs, shipped))
+    for name in extra:
+        assert needs(name) <= there
+        assert not [path for path in distribution(name).files if path.suffix in {".so", ".pyd", ".dylib"}]
 
 
 def test_colab_and_the_locked_versions_of_python_are_admitted():

@@ -22,8 +22,8 @@ import sys
 if "google.colab" in sys.modules:
     # Colab's torchao is older than Colab's peft accepts, and peft then refuses to work. Nothing here needs torchao.
     %pip uninstall -q -y torchao
-    # All that dtta needs is there already; --no-deps leaves it as it is.
-    %pip install -q --no-deps "dtta @ git+{url}@{tag}"
+    # All else that dtta needs is there already; --no-deps leaves it as it is.
+    %pip install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "dtta @ git+{url}@{tag}"
 """
 
 

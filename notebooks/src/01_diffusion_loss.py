@@ -35,7 +35,7 @@ from dtta import figures, report
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale])
 diffusion = problem.diffusion
-x, y = (part[:images] for part in problem.split("validation"))
+x, y = problem.images(images, split="validation")
 print(f"{len(x)} images of shape {tuple(x.shape[1:])}, grey levels from {x.min():.0f} to {x.max():.0f}")
 
 # %% [markdown]
@@ -202,7 +202,7 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 #
 # Give each timestep its own weight in the mean over pairs before `argmin`: all equal, or proportional to
 # $1 - \bar\alpha_t$, or 1 only between 250 and 750. Which is best on clean images, which under Gaussian noise? Choose
-# on these validation images, then check on `problem.split("test")`.
+# on these validation images, then check on test images, `problem.images(200, split="test")`.
 # ```
 #
 # ```{solution} weights-of-t

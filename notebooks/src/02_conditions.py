@@ -39,7 +39,7 @@ from dtta.sampling import Sampling
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale])
 model, diffusion = problem.model, problem.diffusion
-x, y = (part[:images] for part in problem.split("validation"))
+x, y = problem.images(images, split="validation")
 
 # %% [markdown]
 # ## Classification: a mixture of embeddings

@@ -26,12 +26,13 @@ live = 2  # images of each shift that are run again and compared with the stored
 
 # %%
 import copy
+from functools import partial
 
 import torch
 
 import dtta
 from dtta import figures, report, stored
-from dtta.evaluate import Run, evaluate, image_generator, paired_gain
+from dtta.evaluate import Run, evaluate, image_generator
 
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale])
@@ -166,14 +167,8 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # images (`tools/choose_settings.py`). The interval is a paired bootstrap over the images; one that holds zero means no
 # gain was shown. The numbers are stored results that `python tools/remake_results.py` makes again.
 
-
 # %%
-def gain_of(run, shifts, against="none", first=None):
-    """The gain of a run over another on the (first) images that both hold, under the shifts."""
-    before, after = stored.shared(stored.rows("digits-test", against), stored.rows("digits-test", run), shifts)
-    kept = [pair for pair in zip(before, after, strict=True) if first is None or pair[0].index < first]
-    return paired_gain(*map(list, zip(*kept, strict=True)))
-
+gain_of = partial(stored.gain, "digits-test")  # of a run, over no adaptation, under some shifts
 
 gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *problem.shifts)}
 gains["mean of the shifts"] = gain_of("diffusion-tta", set(problem.shifts))
@@ -183,21 +178,8 @@ figures.show(
 )
 
 # %%
-report.table(
-    [
-        {
-            "shift": name,
-            "before": g["before"],
-            "after": g["after"],
-            "gain": g["gain"],
-            "from": g["low"],
-            "to": g["high"],
-            "images": g["images"],
-        }
-        for name, g in gains.items()
-    ],
-    tolerance=0.3,
-    caption="Accuracy in %, gain in points with its 95% paired interval; severity 3, seed 0",
+report.gains(
+    gains, tolerance=0.3, caption="Accuracy in %, gain in points with its 95% paired interval; severity 3, seed 0"
 )
 
 # %% [markdown]

@@ -166,7 +166,7 @@ def _smear(x: Tensor, length: float, width: float, degrees: float) -> Tensor:
 
 def night(scene: Scene, s: int, rng: Random) -> Scene:
     """The sun is a weak moon and the sky is dark."""
-    dark = (0.35, 0.22, 0.14, 0.09, 0.055)[s - 1]
+    dark = (0.35, 0.25, 0.17, 0.12, 0.085)[s - 1]
     return replace(
         scene,
         sun=(dark * 1.6, dark * 1.9, dark * 2.6),
@@ -188,7 +188,7 @@ def coloured_light(scene: Scene, s: int, rng: Random) -> Scene:
 
 def depth_fog(scene: Scene, s: int, rng: Random) -> Scene:
     """Fog that grows with true distance: light lost in it, and the fog's own light instead."""
-    return replace(scene, haze=(0.06, 0.12, 0.2, 0.3, 0.45)[s - 1])
+    return replace(scene, haze=(0.05, 0.09, 0.14, 0.2, 0.3)[s - 1])
 
 
 def unseen_textures(scene: Scene, s: int, rng: Random) -> Scene:

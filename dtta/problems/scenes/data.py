@@ -66,13 +66,14 @@ def train_set() -> dict[str, Tensor]:
     is made anew when the world changes. Images are 8-bit, depths half precision.
     """
     root = Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta")
-    path = root / f"scenes-{SIZE}-{_fingerprint()}.safetensors"
+    count = SPLITS["train"][1]
+    path = root / f"scenes-{count}-{SIZE}-{_fingerprint()}.safetensors"
     if path.is_file():
         try:
             return load_file(path)
         except SafetensorError:
             print(f"{path} is damaged; rendering it again")
-    parts, count = [], SPLITS["train"][1]
+    parts = []
     for k in tqdm(range(0, count, 50), desc="rendering the training scenes", mininterval=5):
         parts.append(draw([scene("train", i) for i in range(k, min(k + 50, count))]))
     data = {

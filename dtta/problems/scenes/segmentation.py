@@ -31,10 +31,10 @@ def network_loss(model: nn.Module, generator: torch.Generator, size: int = 32) -
 
 
 def soften(classes: Tensor, generator: torch.Generator, alpha: float = 0.15) -> Tensor:
-    """True maps (N, H, W) -> beliefs (N, L, H, W), from certain to vague, for which the truth is a fair draw.
+    """True maps (N, H, W) -> beliefs (N, L, H, W), from certain to vague; the truth stays the strongest.
 
     Half stay certain. In the others edges are blurred; in half of these each class of the image has its own belief
-    too, drawn from Dirichlet(α + onehot), so that a region may be taken for something else; and a smooth random
+    too, drawn from Dirichlet(α + onehot), so that a region may look like something else; and a smooth random
     field mixes all that with the certain map, so that some parts of an image are surer than others.
     """
     N = len(classes)

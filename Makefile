@@ -39,8 +39,10 @@ lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges 
 	$(PY) -m uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 --upgrade --no-annotate \
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
-train: $(STAMP) ## make the shipped weights again, from nothing (about an hour on two cores)
+train: $(STAMP) ## make all weights from nothing, in weights/ (hours on two cores; goes on where it stopped)
 	$(VENV)/bin/dtta train digits
+	$(VENV)/bin/dtta train scenes-segmentation
+	$(VENV)/bin/dtta train scenes-depth
 
 clean: ## remove what was built; .venv stays
 	rm -rf _build build dist dtta.egg-info .pytest_cache .ruff_cache .hypothesis

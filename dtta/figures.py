@@ -88,6 +88,7 @@ def show(fig: Figure, alt: str) -> None:
     """
     import matplotlib.pyplot as plt
 
+    alt = _words(alt)
     picture = _png(fig)
     plt.close(fig)  # else the inline backend shows it a second time
     _display(picture, fig, alt)
@@ -104,6 +105,7 @@ def play(frames: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
     import matplotlib.pyplot as plt
     from PIL import Image
 
+    alt = _words(alt)
     if not frames:
         raise ValueError("a film needs at least one frame")
     first, *rest = (Image.open(BytesIO(_png(fig))).convert("RGB") for fig in frames)
@@ -113,6 +115,13 @@ def play(frames: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
     for fig in frames:
         plt.close(fig)
     _display(buffer.getvalue(), frames[0], alt)
+
+
+def _words(alt: str) -> str:
+    alt = " ".join(alt.split())
+    if len(alt) < 20:
+        raise ValueError(f"describe the figure in a sentence for readers who cannot see it; got alt={alt!r}")
+    return alt
 
 
 def _png(fig: Figure) -> bytes:
@@ -125,9 +134,6 @@ def _png(fig: Figure) -> bytes:
 def _display(picture: bytes, fig: Figure, alt: str) -> None:
     from IPython.display import display
 
-    alt = " ".join(alt.split())
-    if len(alt) < 20:
-        raise ValueError(f"describe the figure in a sentence for readers who cannot see it; got alt={alt!r}")
     display(
         {"image/png": b64encode(picture).decode(), "text/plain": f"Figure: {alt}"},
         metadata={"image/png": {"alt": alt, "width": round(fig.get_figwidth() * _DPI)}},
@@ -241,7 +247,7 @@ def adapted(
     if problem.task == "segmentation":
         moved_classes(axes[place], before[0].argmax(0), after[0].argmax(0), label)
     else:
-        axes[place].imshow((after[0, 0] / before[0, 0]).log(), cmap="RdBu", vmin=-0.5, vmax=0.5)
+        axes[place].imshow((after[0, 0] / before[0, 0]).log().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
         axes[place].set_title("moved: red nearer,\nblue further", loc="center", fontsize=9)
     if losses:
         steps = range(1, len(losses) + 1)
@@ -259,7 +265,7 @@ def moved_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None 
     kind = torch.where(moved, 1, 0)
     if truth is not None:
         kind = torch.where(moved & (after == truth), 2, torch.where(moved & (before == truth), 3, kind))
-    ax.imshow(kind, cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
+    ax.imshow(kind.numpy(), cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
     ax.axis("off")
 
 
@@ -332,4 +338,4 @@ def forest_into(ax: Axes, gains: Mapping[str, Mapping[str, float]]) -> None:
 def _image(ax: Axes, image: Tensor) -> None:
     """One image (C, H, W), grey or colour."""
     pixels = image.detach().clamp(0, 1)
-    ax.imshow(pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0), vmin=0, vmax=1)
+    ax.imshow((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy(), vmin=0, vmax=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+from io import BytesIO
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -9,6 +12,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from dtta import figures
 from dtta.problems.scenes.world import CLASSES
@@ -86,3 +90,23 @@ def test_depth_is_bright_near_and_steps_by_ratios():
 def test_a_figure_needs_an_alt_text():
     with pytest.raises(ValueError, match="cannot see it"):
         figures.show(plt.figure(), alt="plot")
+
+
+def test_a_film_is_one_animated_png_with_its_words(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **about: shown.append((data, about)))
+    frames = []
+    for level in (0.2, 0.6, 0.9):
+        fig, ax = plt.subplots(figsize=(2, 1))
+        ax.imshow(torch.full((4, 4), level).numpy(), vmin=0, vmax=1)
+        frames.append(fig)
+    figures.play(frames, alt="A grey square that grows lighter in three steps.", seconds=0.1)
+    ((data, about),) = shown
+    with Image.open(BytesIO(b64decode(data["image/png"]))) as film:
+        assert film.n_frames == 3 and film.is_animated
+    assert data["text/plain"] == "Figure: A grey square that grows lighter in three steps."
+    assert about["metadata"]["image/png"]["width"] == 160
+    with pytest.raises(ValueError, match="at least one frame"):
+        figures.play([], alt="A film without a single frame in it.")
+    with pytest.raises(ValueError, match="describe the figure"):
+        figures.play(frames, alt="film")

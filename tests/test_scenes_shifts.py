@@ -437,7 +437,7 @@ def test_unseen_textures_are_none_of_the_training_ones():
     assert all(b > a for a, b in itertools.pairwise(gaps))
 
 
-@pytest.mark.parametrize(("severity", "haze"), by_severity((0.06, 0.12, 0.2, 0.3, 0.45)))
+@pytest.mark.parametrize(("severity", "haze"), by_severity((0.05, 0.09, 0.14, 0.2, 0.3)))
 def test_depth_fog_takes_contrast_away_with_true_distance(severity, haze):
     """The further away, the less a black and a white ground differ: by e^(-haze · distance) of what they did."""
     plain = Scene(objects=(), height=1.5, target=(0.0, 0.8, 0.0))

@@ -21,7 +21,6 @@ EXAMPLES = """examples:
   dtta adapt scans/ --problem digits                 adapt to each image of a folder
   dtta evaluate --shift contrast --severity 3        Diffusion-TTA against no adaptation, paired
   dtta evaluate --shift all --method ensemble        another method, every shift
-  dtta evaluate --problem scenes-depth --shift fog   depth: structural similarity, AbsRel, RMSE
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """

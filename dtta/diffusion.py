@@ -194,7 +194,7 @@ class ConcatUNet(Diffusion):
 
     Args:
         patch: the UNet works on squares of patch x patch pixels laid out as channels, as DiT does, which
-            makes it patch² times faster at the same width; 1: on pixels. z0, ε and c keep their form.
+            leaves patch² times fewer positions; 1: on pixels. z0, ε and c keep their form.
         classes, dimension: L and D of a table of class embeddings that belongs to φ; 0 classes: none.
     """
 

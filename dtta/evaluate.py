@@ -148,7 +148,7 @@ def paired_gain(
         return dict(before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a))
     images = np.unique([r.index for r in before])
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=min(resamples, 2000))
+    draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=resamples)
     weight = np.concatenate([np.ones((1, len(images)), dtype=int), draws])  # the first row: the images as they are
     a, b = (value(rows, metric, images, weight) for rows in (before, after))
     gains = (b - a)[1:]

@@ -62,7 +62,7 @@ def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLD
         for name, (_, found) in runs.items():
             for r in found:
                 told = [name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.2f}"]
-                writer.writerow(told + [f"{r.sums[k]:.5g}" for k in sums])
+                writer.writerow(told + [f"{r.sums[k]:.9g}" for k in sums])
 
 
 def gain(

@@ -110,3 +110,12 @@ def test_a_film_is_one_animated_png_with_its_words(monkeypatch):
         figures.play([], alt="A film without a single frame in it.")
     with pytest.raises(ValueError, match="describe the figure"):
         figures.play(frames, alt="film")
+
+
+def test_a_relief_leaves_out_the_sky():
+    ax = plt.figure().add_subplot(projection="3d")
+    depths = torch.full((6, 6), 4.0)
+    depths[:2] = 16.0
+    figures.relief(ax, depths, torch.rand(3, 6, 6), far=16.0)
+    (surface,) = ax.collections
+    assert len(surface.get_facecolors()) < 25 and ax.get_ylim()[1] < 16

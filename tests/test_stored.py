@@ -47,3 +47,14 @@ def test_missing_table_and_run(tmp_path):
     stored.save("table", {"a": (Run("none"), ROWS)}, tmp_path)
     with pytest.raises(KeyError, match="has no run 'z'; it has a"):
         stored.rows("table", "z", tmp_path)
+
+
+def test_gain_is_that_of_the_images_both_hold(tmp_path):
+    before = [Row("fog", 3, i, 0.0, 0.1) for i in range(6)] + [Row("snow", 3, 0, 1.0, 0.1)]
+    after = [Row("fog", 3, i, float(i > 1), 0.1) for i in range(4)] + [Row("snow", 3, 0, 0.0, 0.1)]
+    stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
+    found = stored.gain("t", "after", {"fog"}, folder=tmp_path)
+    assert (found["before"], found["after"], found["gain"], found["images"]) == (0, 50, 50, 4)
+    assert stored.gain("t", "after", {"fog"}, first=3, folder=tmp_path)["gain"] == pytest.approx(100 / 3)
+    assert stored.gain("t", "after", {"fog", "snow"}, folder=tmp_path)["gain"] == pytest.approx(20)
+    assert stored.gain("t", "none", {"fog"}, against="after", folder=tmp_path)["gain"] == -50

@@ -1,7 +1,7 @@
 """Run again what the book's stored tables hold (test images, settings from validation).
 
-    python tools/remake_results.py                    all of them; it goes on where it stopped
-    python tools/remake_results.py scenes-depth       one problem's table, about half an hour on two cores
+    python tools/remake_results.py             every problem's table; it goes on where it stopped
+    python tools/remake_results.py digits      one problem's: about twenty minutes on two cores
 
 Writes dtta/results/PROBLEM-test.csv (each run's score for each shift and image) and .json (the runs).
 """
@@ -27,6 +27,8 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=stored.FOLDER)
     options.add_argument("--only", nargs="+", help="some of the runs, to fill the rows only")
     chosen = options.parse_args()
+    if unknown := set(chosen.problem) - set(EXPERIMENTS):
+        options.error(f"no experiments for {', '.join(sorted(unknown))}; there are those of {', '.join(EXPERIMENTS)}")
     for problem in chosen.problem:
         experiment, found = EXPERIMENTS[problem], {}
         for name, (run, count) in experiment.runs.items():

@@ -20,14 +20,14 @@ class Recipe:
 
     Args:
         build: a network with random weights; its docstring goes on the card.
-        loss: (network, generator) -> the loss of a random batch; or several, by the step from which each counts.
+        loss: (network, generator) -> the loss of a random batch.
         scores: network -> what its card reports, on clean validation images.
         data, licence: for the card.
         steps, lr, weight_decay: see ``dtta.problems.training.fit``.
     """
 
     build: Callable[[], nn.Module]
-    loss: Loss | Mapping[int, Loss]
+    loss: Loss
     scores: Callable[[nn.Module], dict[str, float]]
     data: str
     licence: str

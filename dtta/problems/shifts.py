@@ -8,7 +8,7 @@ set for 8 x 8 pixels, so that severity 1 is hardly seen and severity 5 is hard f
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from numbers import Integral
 
@@ -109,20 +109,25 @@ SHIFTS = {
 }  # fmt: skip
 
 
-def apply_shift(image: Tensor, name: str, severity: int, seed: int = 0, index: int = 0) -> Tensor:
+def apply_shift(
+    image: Tensor, name: str, severity: int, seed: int = 0, index: int = 0, families: Mapping[str, Callable] = SHIFTS
+) -> Tensor:
     """One image (C, H, W) in [0, 1] under a shift, in [0, 1] again.
 
     The randomness depends on seed, name, severity and the image's `index` alone, so any subset of a data set, in
     any order, is shifted alike. "clean" returns the image as it is.
 
+    Args:
+        families: name -> a function of image, severity and generator.
+
     Raises:
         ValueError: unknown name or severity.
     """
-    check_severity(name, severity, SHIFTS)
+    check_severity(name, severity, families)
     if name == "clean":
         return image
     generator = torch.Generator().manual_seed(shift_key(seed, name, severity, index))
-    return SHIFTS[name](image, severity, generator).clamp(0, 1)
+    return families[name](image, severity, generator).clamp(0, 1)
 
 
 def check_severity(name: str, severity: int, known: Iterable[str]) -> None:

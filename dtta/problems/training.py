@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ Loss = Callable[[nn.Module, torch.Generator], Tensor]
 
 def fit(
     network: nn.Module,
-    batch_loss: Loss | Mapping[int, Loss],
+    batch_loss: Loss,
     *,
     steps: int,
     lr: float,
@@ -36,8 +36,7 @@ def fit(
 
     Args:
         network: trained in place; returned with the averaged weights, in eval mode.
-        batch_loss: draws a batch with the generator it is given and returns the loss, a scalar. Or several of
-            these, by the step from which each counts, the first by 0.
+        batch_loss: draws a batch with the generator it is given and returns the loss, a scalar.
         checkpoint: written every `save_every` steps, read if it exists: a run that was stopped goes on.
         ema_decay: of the weights' moving average, lower during the first steps.
 
@@ -47,7 +46,6 @@ def fit(
     average = {k: v.clone() for k, v in unique_tensors(network).items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
     generator = torch.Generator().manual_seed(seed)
-    phases = batch_loss if isinstance(batch_loss, Mapping) else {0: batch_loss}
     start = 0
     if checkpoint.exists():
         start = _load(checkpoint, network, average, optimizer, generator)
@@ -56,7 +54,7 @@ def fit(
     for step in progress:
         warm, done = min(1.0, (step + 1) / 100), step / steps
         optimizer.param_groups[0]["lr"] = lr * warm * (0.5 + 0.5 * math.cos(math.pi * done))
-        loss = phases[max(begin for begin in phases if begin <= step)](network, generator)
+        loss = batch_loss(network, generator)
         if not loss.isfinite():
             raise FloatingPointError(f"{description}: the loss is {loss.item()} at step {step}; lower the rate")
         optimizer.zero_grad(set_to_none=True)

@@ -177,8 +177,7 @@ for n, (top, middle, bottom) in enumerate(axes.T):
     top.axis("off")
     figures.segmentation(middle, shown.segmentation[n])
     figures.depth(bottom, shown.depth[n, 0], data.NEAR, FAR)
-patches = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in figures.SEGMENTS]
-fig.legend(patches, CLASSES, loc="outside lower center", ncols=len(CLASSES), fontsize=9)
+figures.name_classes(fig, CLASSES)
 bar = fig.colorbar(axes[2, 3].images[0], ax=axes, ticks=[2, 4, 8, 16], label="depth", shrink=0.5, anchor=(0, 0))
 bar.ax.set_yticklabels(["2", "4", "8", "16"])
 bar.ax.minorticks_off()
@@ -213,9 +212,7 @@ report.table(
 #
 # In photographs a class has its looks: grass is green, roads are grey. Here shapes have *habits* too. Four times in five a
 # shape takes one of its usual colours, and four times in five its usual material; else any. So a picture says more about a
-# class than its outline does, and a class says something about the picture, which is what generative feedback lives on. In
-# a first version of this world colours knew nothing of shapes. There a diffusion model hardly minded when an object's class
-# was exchanged for another in the map it was given: its loss grew by less than half a percent.
+# class than its outline does, and a class says something about the picture, which is what generative feedback lives on.
 
 # %%
 for shape, (colours, material) in HABITS.items():

@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
 from dtta.problems.scenes.world import UNSEEN_TEXTURES, Scene
-from dtta.problems.shifts import check_severity, shift_key
+from dtta.problems.shifts import apply_shift, check_severity, shift_key
 
 # --- on the image (3, H, W) ---------------------------------------------------------------------------
 
@@ -245,7 +245,4 @@ def shift_image(image: Tensor, name: str, severity: int, seed: int = 0, index: i
         ValueError: unknown name or severity.
     """
     check_severity(name, severity, SHIFTS)
-    if name not in IMAGE_SHIFTS:
-        return image
-    generator = Generator().manual_seed(shift_key(seed, name, severity, index))
-    return IMAGE_SHIFTS[name](image, severity, generator).clamp(0, 1)
+    return apply_shift(image, name, severity, seed, index, IMAGE_SHIFTS) if name in IMAGE_SHIFTS else image

@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from tqdm.auto import tqdm
 from dtta.methods import build
 from dtta.problems import load
 from dtta.problems.problem import Metric
+
+Cell = tuple[str, int, int]  # shift, severity, the image's number
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Run:
 
     @property
     def online(self) -> bool:
-        """Whether weights are carried from image to image, so that a row depends on those before it."""
+        """Whether weights are carried along a stream: the images of one shift, in the order given.
+
+        A row then depends on those before it. At the next shift the weights are the original ones again.
+        """
         return self.settings.get("episodic") is False
 
 
@@ -76,8 +83,8 @@ def evaluate(
     Args:
         images: their numbers; or, for each shift, the numbers of its images.
         path: a .jsonl file; rows are appended as they come, and a run that was stopped goes on from there
-            (an online one starts again: the weights it had reached are not on disk).
-        workers: processes of one thread each. Online adaptation is sequential and takes one.
+            (an online one with the first stream that is not complete: the weights it had reached are not on disk).
+        workers: processes of one thread each. They share images, or, if the run is online, whole streams.
 
     Returns:
         The rows, in the order of `shifts`, then of `images`.
@@ -97,10 +104,8 @@ def evaluate(
     if not cells:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
     done = _read(path, run) if path else {}
-    if run.online and list(done)[: len(cells)] != cells:
-        if list(done) != cells[: len(done)]:
-            raise ValueError(f"{path} holds another stream; choose another file or delete it")
-        done = _begin(path, run) if path else {}
+    if run.online and path:
+        done = _whole_streams(path, run, cells, done)
     todo = [cell for cell in cells if cell not in done]
     quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE can still silence it
     bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc=run.method, **quiet, mininterval=2)
@@ -216,14 +221,22 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 # --- doing the work -----------------------------------------------------------------------------------
 
 
-def _rows(run: Run, cells: list[tuple[str, int, int]], workers: int) -> Iterator[Row]:
-    if workers <= 1 or run.online or len(cells) < 2 * workers:
-        score = _Scorer(run)
-        yield from (score(cell) for cell in cells)
+def _rows(run: Run, cells: list[Cell], workers: int) -> Iterator[Row]:
+    parts = _streams(cells) if run.online else [[cell] for cell in cells]
+    if workers <= 1 or len(parts) < 2 * workers:
+        scorer = _Scorer(run)
+        for part in parts:
+            yield from scorer(part)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run,)) as pool:
-        yield from pool.map(_score, cells, chunksize=4)
+        for rows in pool.map(_score, parts, chunksize=1 if run.online else 4):
+            yield from rows
+
+
+def _streams(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells of one shift and severity together."""
+    return [list(stream) for _, stream in groupby(cells, key=itemgetter(0, 1))]
 
 
 class _Scorer:
@@ -232,7 +245,12 @@ class _Scorer:
         self.problem = load(run.problem, run.network, run.diffusion)
         self.method = build(self.problem, run.method, **run.settings)
 
-    def __call__(self, cell: tuple[str, int, int]) -> Row:
+    def __call__(self, cells: list[Cell]) -> Iterator[Row]:
+        if self.run.online:
+            self.method.reset()
+        return map(self.row, cells)
+
+    def row(self, cell: Cell) -> Row:
         shift, severity, index = cell
         image, label = self.problem.image(index, shift, severity, self.run.split, self.run.seed)
         start = time.perf_counter()
@@ -248,21 +266,21 @@ def _start(run: Run) -> None:
     _scorer = _Scorer(run)
 
 
-def _score(cell: tuple[str, int, int]) -> Row:
-    return _scorer(cell)
+def _score(cells: list[Cell]) -> list[Row]:
+    return list(_scorer(cells))
 
 
 # --- rows on disk -------------------------------------------------------------------------------------
 
 
-def _begin(path: Path, run: Run) -> dict[tuple[str, int, int], Row]:
+def _begin(path: Path, run: Run) -> dict[Cell, Row]:
     """A new file: its first line is the run, and there are no rows yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(run)) + "\n")
     return {}
 
 
-def _read(path: Path, run: Run) -> dict[tuple[str, int, int], Row]:
+def _read(path: Path, run: Run) -> dict[Cell, Row]:
     """Rows written so far; a last line that was cut off is dropped."""
     text, first = path.read_text() if path.exists() else "", json.dumps(asdict(run))
     if first.startswith(text):
@@ -275,6 +293,24 @@ def _read(path: Path, run: Run) -> dict[tuple[str, int, int], Row]:
         path.write_text(whole)
     rows = [Row(**json.loads(line)) for line in lines[1:]]
     return {(r.shift, r.severity, r.index): r for r in rows}
+
+
+def _whole_streams(path: Path, run: Run, cells: list[Cell], done: dict[Cell, Row]) -> dict[Cell, Row]:
+    """Of an online run's rows those whose stream reaches as far as asked; the others leave the file too."""
+    kept = {stream[0][:2]: stream for stream in _streams(done)}
+    for asked in _streams(cells):
+        found = kept.get(asked[0][:2], [])
+        if any(a != b for a, b in zip(asked, found, strict=False)):
+            raise ValueError(f"{path} holds another stream; choose another file or delete it")
+        if len(found) < len(asked):
+            kept.pop(asked[0][:2], None)
+    whole = {cell: done[cell] for stream in kept.values() for cell in stream}
+    if len(whole) < len(done):
+        lines = [json.dumps(asdict(run)), *(json.dumps(asdict(row)) for row in whole.values())]
+        temporary = path.with_suffix(".part")
+        temporary.write_text("\n".join(lines) + "\n")
+        temporary.replace(path)
+    return whole
 
 
 def _same(a: str, b: str) -> bool:

@@ -186,7 +186,7 @@ class Stop(Exception):
 def counted(monkeypatch):
     """Counts scored cells; raises at cell number `stop`."""
     state = {"calls": [], "stop": None}
-    original = module._Scorer.__call__
+    original = module._Scorer.row
 
     def score(self, cell):
         if len(state["calls"]) == state["stop"]:
@@ -194,7 +194,7 @@ def counted(monkeypatch):
         state["calls"].append(cell)
         return original(self, cell)
 
-    monkeypatch.setattr(module._Scorer, "__call__", score)
+    monkeypatch.setattr(module._Scorer, "row", score)
     return state
 
 
@@ -266,28 +266,39 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     assert path.read_text() == "my notes\n"
 
 
+def test_a_stream_is_one_shift():
+    """Weights are carried from image to image, and each shift starts from the original ones."""
+    online = run(settings=TTA | dict(episodic=False))
+    together = quiet(online, SHIFTS, range(3))
+    assert scores(together) == {k: v for shift in SHIFTS for k, v in scores(quiet(online, [shift], range(3))).items()}
+    for row, alone in zip(together, quiet(run(), SHIFTS, range(3)), strict=True):
+        assert (row.score == alone.score) is (row.index == 0)
+    assert scores(quiet(online, SHIFTS, [2, 1, 0])) != scores(together)
+
+
 def test_a_stopped_stream_starts_again(tmp_path, counted):
-    """Online adaptation carries weights from image to image; those are not on disk, so it cannot go on."""
+    """The weights that a stream had reached are not on disk, so it cannot go on; those before it are kept."""
     online = run(settings=TTA | dict(episodic=False))
     path = tmp_path / "rows.jsonl"
     expected = scores(quiet(online, SHIFTS, range(3)))
-    assert expected != scores(quiet(run(), SHIFTS, range(3)))
-    counted.update(calls=[], stop=4)
+    counted.update(calls=[], stop=5)
     with pytest.raises(Stop):
         quiet(online, SHIFTS, range(3), path=path)
+    assert len(path.read_text().splitlines()) > 4  # the second stream was begun
     counted.update(calls=[], stop=None)
     assert scores(quiet(online, SHIFTS, range(3), path=path)) == expected
-    assert len(counted["calls"]) == 6
+    assert len(counted["calls"]) == 3
     assert len(path.read_text().splitlines()) == 7
+    assert not list(tmp_path.glob("*.part"))
     counted.update(calls=[])
     assert scores(quiet(online, SHIFTS, range(3), path=path)) == expected
+    assert len(quiet(online, SHIFTS[:1], range(2), path=path)) == 2  # a shorter stream is the beginning of a longer one
     assert not counted["calls"]
-    assert len(quiet(online, SHIFTS[:1], range(3), path=path)) == 3
-    assert not counted["calls"]
-    with pytest.raises(ValueError, match="holds another stream"):  # another order is another stream
+    with pytest.raises(ValueError, match="holds another stream"):
         quiet(online, SHIFTS, [2, 1, 0], path=path)
     assert len(path.read_text().splitlines()) == 7
-    assert scores(quiet(online, SHIFTS, [2, 1, 0])) != expected
+    assert len(quiet(online, SHIFTS[1:], range(4), path=path)) == 4  # a longer one begins anew
+    assert len(counted["calls"]) == 4
 
 
 # --- processes --------------------------------------------------------------------------------------------
@@ -328,10 +339,11 @@ def test_an_error_in_a_process_is_told_and_rows_before_it_stay(tmp_path, forked)
     assert 1 < len(path.read_text().splitlines()) <= 13
 
 
-def test_a_stream_takes_one_process(forked):
+def test_processes_share_whole_streams(forked):
     online = run(settings=TTA | dict(episodic=False))
-    assert scores(quiet(online, SHIFTS, range(3), workers=2)) == scores(quiet(online, SHIFTS, range(3)))
-    assert not forked
+    streams = [*SHIFTS, *((shift, 5) for shift, _ in SHIFTS)]
+    assert scores(quiet(online, streams, range(3), workers=2)) == scores(quiet(online, streams, range(3)))
+    assert forked
 
 
 # --- intervals --------------------------------------------------------------------------------------------

@@ -110,5 +110,5 @@ _recipe = partial(Recipe, scores=scores, data=DATA, licence=LICENCE, lr=1e-3)
 RECIPES = {
     "densedepth": _recipe(models.densedepth, network_loss, steps=3000, weight_decay=0.05),
     "glpn": _recipe(models.glpn, network_loss, steps=2500, weight_decay=0.05),
-    "unet": _recipe(models.unet_depth, diffusion_loss, steps=9000),
+    "unet": _recipe(models.unet_depth, diffusion_loss, steps=3600),
 }

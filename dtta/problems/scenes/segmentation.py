@@ -129,5 +129,5 @@ def one_hot(classes: Tensor) -> Tensor:
 _recipe = partial(Recipe, scores=scores, data=DATA, licence=LICENCE, lr=1e-3)
 RECIPES = {
     "segformer": _recipe(models.segformer, network_loss, steps=4000, weight_decay=0.05),
-    "unet": _recipe(models.unet_segmentation, diffusion_loss, steps=9000),
+    "unet": _recipe(models.unet_segmentation, diffusion_loss, steps=5000),
 }

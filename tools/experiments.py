@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from dtta.evaluate import Run, spread
 from dtta.problems import digits
+from dtta.problems.scenes import depth, segmentation
+from dtta.problems.scenes.shifts import SHIFTS as SCENE_SHIFTS
 from dtta.problems.shifts import SHIFTS
 
 SEVERITY = 3
@@ -96,4 +98,73 @@ DIGITS = Experiment(
     },
 )
 
-EXPERIMENTS = {"digits": DIGITS}
+# --- scenes -------------------------------------------------------------------------------------------
+
+_dense = dict(steps=5, samples=12, timesteps="stratified", optimizer="adam")
+
+
+def _scenes(
+    settings: dict[str, dict],
+    baselines: dict[str, list[dict]],
+    joint: dict,
+    online: dict,
+    others: dict[str, tuple[Run, int]] | None = None,
+) -> Experiment:
+    """What segmentation and depth share. 240 different scenes: twelve for each of nineteen shifts and for clean ones.
+
+    Args:
+        settings: the problem's, chosen by the grid.
+        baselines: method -> its grid.
+        joint, online: what adapting φ and carrying θ along change in the settings, chosen by the grid too.
+        others: further runs.
+    """
+    chosen = settings["diffusion-tta"]
+    tta = Run("diffusion-tta", settings=chosen)
+    frozen = [dict(_dense, lr=lr, low=low, high=low + 0.5) for low in (0.1, 0.3) for lr in (3e-5, 1e-4, 3e-4)]
+    with_phi = [dict(chosen, adapt_diffusion=True, lr_diffusion=lr) for lr in (1e-5, 1e-4)]
+    streams = [dict(chosen, episodic=False, lr=lr) for lr in (3e-6, 1e-5, 3e-5)]
+    return Experiment(
+        shifts=tuple(SCENE_SHIFTS),
+        tried=8,
+        total=240,
+        grid=(
+            (Run("diffusion-tta"), frozen),
+            *((Run(method), grid) for method, grid in baselines.items()),
+            (Run("diffusion-tta"), with_phi + streams),
+        ),
+        runs={
+            "none": (Run("none"), 24),
+            "diffusion-tta": (tta, 24),
+            **{method: (Run(method, settings=settings[method]), 24) for method in baselines},
+            "diffusion-tta, online": (replace(tta, settings={**chosen, "episodic": False, **online}), 24),
+            "diffusion-tta, φ adapted": (replace(tta, settings={**chosen, "adapt_diffusion": True, **joint}), 12),
+            "diffusion-tta, all timesteps": (replace(tta, settings={**chosen, "low": 0.0, "high": 1.0}), 12),
+            **(others or {}),
+        },
+    )
+
+
+SEGMENTATION = _scenes(
+    segmentation.SETTINGS,
+    baselines={
+        "tent": [dict(lr=lr, steps=steps) for lr in (1e-4, 1e-3) for steps in (1, 5)],
+        "augmentation": [dict(scales=scales) for scales in ([1.0], [0.75, 1.0, 1.25])],
+    },
+    joint=dict(lr_diffusion=1e-5),
+    online=dict(lr=1e-5),
+)
+DEPTH = _scenes(
+    depth.SETTINGS,
+    baselines={
+        "augmentation": [{}],
+        "consistency": [dict(lr=lr, jitter=jitter) for lr in (1e-5, 1e-4, 1e-3) for jitter in (0.2, 0.5)],
+    },
+    joint=dict(lr_diffusion=1e-5),
+    online=dict(lr=1e-5),
+    others={
+        "none, glpn": (Run("none", network="glpn"), 12),
+        "diffusion-tta, glpn": (Run("diffusion-tta", network="glpn", settings=depth.SETTINGS["diffusion-tta"]), 12),
+    },
+)
+
+EXPERIMENTS = {"digits": DIGITS, "scenes-segmentation": SEGMENTATION, "scenes-depth": DEPTH}

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtta.diffusion import Diffusion
-from dtta.sampling import Sampling
 
 DATA = "12000 rendered scenes (dtta.problems.scenes, world 0), 32 x 32, half of them mirrored"
 LICENCE = "Apache-2.0; the data is rendered by this package"
@@ -42,14 +41,3 @@ def smooth_noise(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Smooth random fields (N, 1, size, size) in [0, 1]."""
     coarse = torch.rand(count, 1, 4, 4, generator=generator)
     return F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
-
-
-@torch.no_grad()
-def probe_loss(diffusion: Diffusion, image: Tensor, condition: Tensor) -> float:
-    """The mean of Eq. 2 under given conditions, four evenly spread timesteps an image, the same for every call."""
-    z0, losses = diffusion.encode(image), []
-    t, noise = Sampling("stratified").draw(z0, 4, diffusion.timesteps, torch.Generator().manual_seed(0))
-    for b in range(4):
-        for part in torch.arange(len(z0)).split(100):
-            losses.append(diffusion.loss(z0[part], t[part, b], noise[part, b], condition[part]))
-    return round(torch.cat(losses).mean().item(), 5)

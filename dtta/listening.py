@@ -1,0 +1,50 @@
+"""Does a diffusion model listen to its condition? Its loss on the same images, told different things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dtta.diffusion import Diffusion
+from dtta.sampling import Sampling
+
+
+@torch.no_grad()
+def losses_under(
+    diffusion: Diffusion,
+    image: Tensor,
+    conditions: Sequence[Tensor],
+    samples: int = 4,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    batch: int = 100,
+) -> Tensor:
+    """The diffusion loss (Eq. 2) of each image under each condition, with the same (t, ε) for all conditions.
+
+    Args:
+        image: (N, C, H, W) in [0, 1].
+        conditions: K conditions (N, ...).
+        samples: pairs (t, ε) for each image.
+        sampling: how they are drawn; None: stratified over all timesteps.
+        seed: of the pairs; the same seed and N give the same ones.
+        batch: images in one pass.
+
+    Returns:
+        (N, K) means over the pairs.
+
+    Raises:
+        ValueError: a condition is for another number of images.
+    """
+    if wrong := [len(c) for c in conditions if len(c) != len(image)]:
+        raise ValueError(f"each condition must be for all {len(image)} images, not for {wrong[0]}")
+    z0 = diffusion.encode(image)
+    sampling = sampling or Sampling("stratified")
+    t, noise = sampling.draw(z0, samples, diffusion.timesteps, torch.Generator().manual_seed(seed))
+    found = torch.zeros(len(z0), len(conditions))
+    for part in torch.arange(len(z0)).split(batch):
+        for k, c in enumerate(conditions):
+            for b in range(samples):
+                found[part, k] += diffusion.loss(z0[part], t[part, b], noise[part, b], c[part]) / samples
+    return found

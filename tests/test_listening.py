@@ -1,0 +1,41 @@
+"""Losses under several conditions: against the formula, pair by pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dtta.listening import losses_under
+from dtta.sampling import Sampling
+from tests import tiny
+
+
+@pytest.mark.parametrize("family", ["unet", "dit"])
+def test_losses_are_the_formula(family):
+    diffusion, image = tiny.diffusion(family), tiny.images(5)
+    embedding = diffusion.class_embeddings
+    conditions = [embedding[[0, 1, 2, 0, 1]], embedding[[1, 2, 0, 1, 2]]]
+    sampling = Sampling("stratified", low=0.2, high=0.7)
+    found = losses_under(diffusion, image, conditions, 3, sampling, seed=4, batch=2)
+    z0 = diffusion.encode(image)
+    t, noise = sampling.draw(z0, 3, diffusion.timesteps, torch.Generator().manual_seed(4))
+    for n in range(5):
+        for k, c in enumerate(conditions):
+            one = [diffusion.loss(z0[n : n + 1], t[n, b, None], noise[n, b, None], c[n : n + 1]) for b in range(3)]
+            assert found[n, k].item() == pytest.approx(torch.cat(one).mean().item(), rel=1e-4)
+    assert not found.requires_grad
+
+
+def test_all_conditions_meet_the_same_noise():
+    diffusion, image = tiny.diffusion(), tiny.images(3)
+    c = diffusion.class_embeddings[[0, 1, 2]]
+    found = losses_under(diffusion, image, [c, c.clone(), c.flip(0)])
+    assert torch.equal(found[:, 0], found[:, 1]) and not torch.equal(found[:, 0], found[:, 2])
+    assert torch.equal(found, losses_under(diffusion, image, [c, c, c.flip(0)]))
+    assert not torch.equal(found, losses_under(diffusion, image, [c, c, c.flip(0)], seed=1))
+
+
+def test_a_condition_for_other_images_is_refused():
+    diffusion = tiny.diffusion()
+    with pytest.raises(ValueError, match="each condition must be for all 3 images, not for 2"):
+        losses_under(diffusion, tiny.images(3), [diffusion.class_embeddings[[0, 1]]])

@@ -185,11 +185,26 @@ def depth(ax: Axes, distance: Tensor, near: float, far: float) -> None:
     ax.axis("off")
 
 
+def depth_error(ax: Axes, depths: Tensor, reference: Tensor) -> None:
+    """How far depths (H, W) are from a reference, as the log of their ratio: red nearer, blue further, full at 1.65."""
+    ax.imshow((depths / reference).log().detach().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
+    ax.axis("off")
+
+
 def band(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) -> None:
     """The mean of `curves` (n, points) with the 95% interval of that mean as a band (normal approximation)."""
     mean, error = curves.mean(0), 1.96 * curves.std(0) / len(curves) ** 0.5
     ax.plot(x, mean, color=colour, label=label)
     ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+
+
+def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros."""
+    for number, (across, up, name) in enumerate(zip(x, y, names, strict=True)):
+        ax.plot(across, up, "o", color=BLUE if up > 0 else VERMILION)
+        ax.annotate(name, (across, up), (5, 4 if number % 2 else -11), textcoords="offset points", size=8)
+    ax.axhline(0, color=GREY, lw=1)
+    ax.axvline(0, color=GREY, lw=1)
 
 
 def belief(
@@ -247,7 +262,7 @@ def adapted(
     if problem.task == "segmentation":
         moved_classes(axes[place], before[0].argmax(0), after[0].argmax(0), label)
     else:
-        axes[place].imshow((after[0, 0] / before[0, 0]).log().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
+        depth_error(axes[place], after[0, 0], before[0, 0])
         axes[place].set_title("moved: red nearer,\nblue further", loc="center", fontsize=9)
     if losses:
         steps = range(1, len(losses) + 1)

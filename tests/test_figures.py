@@ -119,3 +119,22 @@ def test_a_relief_leaves_out_the_sky():
     figures.relief(ax, depths, torch.rand(3, 6, 6), far=16.0)
     (surface,) = ax.collections
     assert len(surface.get_facecolors()) < 25 and ax.get_ylim()[1] < 16
+
+
+def test_a_depth_error_is_red_where_nearer_and_blue_where_further():
+    fig, ax = plt.subplots()
+    figures.depth_error(ax, torch.tensor([[1.0, 2.0, 4.0]]), torch.full((1, 3), 2.0))
+    nearer, same, further = ax.images[0].to_rgba(ax.images[0].get_array())[0, :, :3]
+    assert nearer[0] > nearer[2] and further[2] > further[0]
+    assert same.min() > 0.9
+    plt.close(fig)
+
+
+def test_named_points_tell_gains_from_losses():
+    fig, ax = plt.subplots()
+    figures.named_points(ax, [1.0, -2.0], [3.0, -1.0], ["fog", "blur"])
+    assert [text.get_text() for text in ax.texts] == ["fog", "blur"]
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [(1.0, 3.0), (-2.0, -1.0)]
+    assert [p.get_color() for p in points] == [figures.BLUE, figures.VERMILION]
+    plt.close(fig)

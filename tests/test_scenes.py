@@ -1,17 +1,23 @@
-"""The networks that ship for the scenes: honest cards, and good on clean test scenes."""
+"""The scenes' problems: honest cards, the bars of their models, validated settings, stored results that hold."""
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 import torch
 
+import dtta
+from dtta import stored
+from dtta.evaluate import evaluate
+from dtta.listening import losses_under
 from dtta.problems import module, weights
 from dtta.problems.scenes import data, depth, segmentation
 from dtta.problems.scenes.world import CLASSES
 
-SHIPPED = [("scenes-segmentation", "segformer"), ("scenes-depth", "densedepth")]
+PROBLEMS = ("scenes-segmentation", "scenes-depth")
+SHIPPED = [(problem, name) for problem in PROBLEMS for name in module(problem).RECIPES]
 
 
 def test_nothing_ships_untested():
@@ -26,7 +32,7 @@ def test_every_shipped_model_has_an_honest_card(problem, name):
     assert card["command"] == f"dtta train {problem} --only {name}"
     assert (card["steps"], card["lr"], card["weight_decay"]) == (recipe.steps, recipe.lr, recipe.weight_decay)
     assert (card["data"], card["what"]) == (recipe.data, " ".join(recipe.build.__doc__.split()))
-    model = weights.ready(problem, module(problem).NETWORKS, name)
+    model = weights.ready(problem, {**module(problem).NETWORKS, **module(problem).DIFFUSIONS}, name)
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
     assert recipe.scores(model) == pytest.approx(card["validation"], rel=0.02)
 
@@ -41,9 +47,77 @@ def test_the_bar_segmentation_of_clean_test_scenes():
 
 
 @torch.no_grad()
-def test_the_bar_depth_of_clean_test_scenes():
+@pytest.mark.parametrize("network", depth.NETWORKS)
+def test_the_bar_depth_of_clean_test_scenes(network):
     scenes = data.sample("test", 200)
-    model = weights.ready("scenes-depth", depth.NETWORKS)
+    model = weights.ready("scenes-depth", depth.NETWORKS, network)
     answers = torch.cat([model(x) for x in scenes["image"].split(50)])
     found = [depth.errors(a[None], b)["δ < 1.25"] for a, b in zip(answers, scenes["depth"], strict=True)]
     assert sum(found) / len(found) >= 0.95
+
+
+def test_the_segmentation_model_listens():
+    """The truth explains clear scenes better than another class for each object, and that better than another scene."""
+    scenes, problem = data.sample("validation", 60), dtta.load("scenes-segmentation")
+    truth = scenes["segmentation"]
+    swapped = torch.where(truth >= 2, 2 + (truth - 1) % 5, truth)  # every object taken for the next shape
+    maps = [problem.condition(30 * segmentation.one_hot(m)) for m in (truth, swapped, truth.roll(1, 0))]
+    right, other, wrong = losses_under(problem.diffusion, scenes["image"], maps).mean(0).tolist()
+    assert 1.02 * right < other < wrong
+
+
+def test_the_depth_model_listens():
+    """The truth explains clear scenes better than half or twice the distance, and that better than another scene's."""
+    scenes, problem = data.sample("validation", 60), dtta.load("scenes-depth")
+    truth = scenes["depth"]
+    near, far = problem.condition.near, problem.condition.far
+    depths = (truth, (truth / 2).clamp(near, far), (2 * truth).clamp(near, far), truth.roll(1, 0))
+    maps = [problem.condition(d) for d in depths]
+    right, half, double, wrong = losses_under(problem.diffusion, scenes["image"], maps).mean(0).tolist()
+    assert 1.02 * right < min(half, double) and max(half, double) < wrong
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_settings_are_the_best_of_the_validation_table(problem):
+    with (stored.FOLDER / f"{problem}-settings.csv").open() as file:
+        tried = [row | {"settings": json.loads(row["settings"])} for row in csv.DictReader(file)]
+
+    def best(method, variant=None):
+        variants = {"adapt_diffusion", "episodic"}
+        own = [r for r in tried if r["method"] == method]
+        own = [r for r in own if variants & set(r["settings"]) == ({variant} if variant else set())]
+        assert len(own) > 1 or method == "augmentation"
+        return max(own, key=lambda row: float(row["gain"]))["settings"]
+
+    for method, settings in module(problem).SETTINGS.items():
+        assert best(method) == settings
+    runs = stored.names(f"{problem}-test")
+    assert best("diffusion-tta", "adapt_diffusion") == runs["diffusion-tta, φ adapted"].settings
+    assert best("diffusion-tta", "episodic") == runs["diffusion-tta, online"].settings
+    for name, run in runs.items():
+        if name in module(problem).SETTINGS:
+            assert run.settings == module(problem).SETTINGS[name]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("name", ["none", "diffusion-tta"])
+def test_stored_scores_are_what_a_run_gives(problem, name):
+    """On two scenes of four shifts; another processor may round otherwise."""
+    kept = {(r.shift, r.index): r for r in stored.rows(f"{problem}-test", name)}
+    images = {
+        s: [i for shift, i in kept if shift == s][:2] for s in ("clean", "contrast", "depth_fog", "gaussian_noise")
+    }
+    run = stored.names(f"{problem}-test")[name]
+    fresh = evaluate(run, [(shift, 3) for shift in images], images, progress=False)
+    assert len(fresh) == 8
+    assert sum(abs(kept[r.shift, r.index].score - r.score) < 0.02 for r in fresh) >= 7
+    for row in fresh:
+        assert row.sums.keys() == kept[row.shift, row.index].sums.keys()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_bar_diffusion_tta_gains_on_shifted_scenes(problem):
+    loaded = dtta.load(problem)
+    gain = stored.gain(f"{problem}-test", "diffusion-tta", set(loaded.shifts), metric=loaded.metrics[loaded.metric])
+    assert len({r.index for r in stored.rows(f"{problem}-test", "diffusion-tta")}) >= 200
+    assert gain["low"] > 0

@@ -100,7 +100,9 @@ DIGITS = Experiment(
 
 # --- scenes -------------------------------------------------------------------------------------------
 
-_dense = dict(steps=5, samples=12, timesteps="stratified", optimizer="adam")
+_dense = dict(steps=5, samples=12, timesteps="stratified")
+_optimizers = [dict(optimizer="adam", lr=lr) for lr in (3e-5, 1e-4, 3e-4)]
+_optimizers += [dict(optimizer="sgd", lr=lr) for lr in (0.01, 0.03)]
 
 
 def _scenes(
@@ -120,12 +122,12 @@ def _scenes(
     """
     chosen = settings["diffusion-tta"]
     tta = Run("diffusion-tta", settings=chosen)
-    frozen = [dict(_dense, lr=lr, low=low, high=low + 0.5) for low in (0.1, 0.3) for lr in (3e-5, 1e-4, 3e-4)]
+    frozen = [dict(_dense, low=low, high=high, **o) for low, high in ((0.1, 0.6), (0.3, 0.8)) for o in _optimizers]
     with_phi = [dict(chosen, adapt_diffusion=True, lr_diffusion=lr) for lr in (1e-5, 1e-4)]
-    streams = [dict(chosen, episodic=False, lr=lr) for lr in (3e-6, 1e-5, 3e-5)]
+    streams = [dict(chosen, episodic=False, lr=lr) for lr in (1e-5, 3e-5)]
     return Experiment(
         shifts=tuple(SCENE_SHIFTS),
-        tried=8,
+        tried=6,
         total=240,
         grid=(
             (Run("diffusion-tta"), frozen),

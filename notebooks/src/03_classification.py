@@ -302,21 +302,10 @@ report.table(rows, tolerance=0.1, caption="ResNet, DiT: gain in points on valida
 # %%
 import matplotlib.pyplot as plt
 
+ahead = [gain_of("diffusion-classifier", {shift})["gain"] for shift in problem.shifts]
+gained = [gain_of("diffusion-tta", {shift})["gain"] for shift in problem.shifts]
 fig, ax = plt.subplots(figsize=(7, 4.2))
-ahead, gained = [], []
-for number, shift in enumerate(problem.shifts):
-    ahead.append(gain_of("diffusion-classifier", {shift})["gain"])
-    gained.append(gain_of("diffusion-tta", {shift})["gain"])
-    ax.plot(ahead[-1], gained[-1], "o", color=figures.BLUE if gained[-1] > 0 else figures.VERMILION)
-    ax.annotate(
-        shift.replace("_", " "),
-        (ahead[-1], gained[-1]),
-        (5, 4 if number % 2 else -11),
-        textcoords="offset points",
-        size=8,
-    )
-ax.axhline(0, color=figures.GREY, lw=1)
-ax.axvline(0, color=figures.GREY, lw=1)
+figures.named_points(ax, ahead, gained, [shift.replace("_", " ") for shift in problem.shifts])
 ax.set(xlabel="Diffusion Classifier minus network, points", ylabel="gain of Diffusion-TTA, points")
 figures.show(
     fig,

@@ -60,7 +60,7 @@ DIFFUSIONS = {"unet": models.unet_depth}
 
 # Chosen on validation scenes: the best rows of results/scenes-depth-settings.csv, which a test holds in step.
 SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", optimizer="adam", lr=1e-4, low=0.3, high=0.8),
+    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", low=0.3, high=0.8, optimizer="adam", lr=1e-4),
     "augmentation": {},
     "consistency": dict(lr=1e-5, jitter=0.2),
 }

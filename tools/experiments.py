@@ -123,8 +123,9 @@ def _scenes(
     chosen = settings["diffusion-tta"]
     tta = Run("diffusion-tta", settings=chosen)
     frozen = [dict(_dense, low=low, high=high, **o) for low, high in ((0.1, 0.6), (0.3, 0.8)) for o in _optimizers]
+    frozen.append(dict(_dense, low=0.5, high=1.0, **_optimizers[1]))  # later still
     with_phi = [dict(chosen, adapt_diffusion=True, lr_diffusion=lr) for lr in (1e-5, 1e-4)]
-    streams = [dict(chosen, episodic=False, lr=lr) for lr in (1e-5, 3e-5)]
+    streams = [dict(chosen, episodic=False, lr=lr) for lr in (1e-5, 3e-5, 1e-4)]
     return Experiment(
         shifts=tuple(SCENE_SHIFTS),
         tried=6,
@@ -153,7 +154,7 @@ SEGMENTATION = _scenes(
         "augmentation": [dict(scales=scales) for scales in ([1.0], [0.75, 1.0, 1.25])],
     },
     joint=dict(lr_diffusion=1e-5),
-    online=dict(lr=1e-5),
+    online=dict(lr=3e-5),
 )
 DEPTH = _scenes(
     depth.SETTINGS,
@@ -162,7 +163,7 @@ DEPTH = _scenes(
         "consistency": [dict(lr=lr, jitter=jitter) for lr in (1e-5, 1e-4, 1e-3) for jitter in (0.2, 0.5)],
     },
     joint=dict(lr_diffusion=1e-5),
-    online=dict(lr=1e-5),
+    online=dict(lr=1e-4),
     others={
         "none, glpn": (Run("none", network="glpn"), 12),
         "diffusion-tta, glpn": (Run("diffusion-tta", network="glpn", settings=depth.SETTINGS["diffusion-tta"]), 12),

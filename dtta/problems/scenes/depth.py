@@ -62,7 +62,7 @@ DIFFUSIONS = {"unet": models.unet_depth}
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", low=0.3, high=0.8, optimizer="adam", lr=1e-4),
     "augmentation": {},
-    "consistency": dict(lr=1e-5, jitter=0.2),
+    "consistency": dict(lr=1e-5, jitter=0.5),
 }
 
 

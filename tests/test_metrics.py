@@ -84,6 +84,8 @@ def test_mean_class_accuracy_is_over_the_classes_of_the_truth(seed):
     assert METRICS["mean class accuracy"](sums) == pytest.approx(100 * expected)
     assert np.isnan(class_accuracy(sums, "e"))
     assert iou(sums, "e") == 0
+    had = [c for c in tiny.NAMES if sums[f"true {c}"]]
+    assert METRICS["mean IoU"](sums) == pytest.approx(np.mean([iou(sums, c) for c in had]))  # as mean accuracy does
 
 
 def test_counts_of_one_image_by_hand():

@@ -50,7 +50,8 @@ def pixel_accuracy(sums, classes):
 
 
 def _mean(sums, part, classes):
-    return np.nanmean([part(sums, c) for c in classes], axis=0)
+    """Over the classes that the images have, so that two answers to the same images are averaged over the same classes."""
+    return np.nanmean([np.where(np.asarray(sums[f"true {c}"]) > 0, part(sums, c), np.nan) for c in classes], axis=0)
 
 
 def segmentation_metrics(classes: tuple[str, ...]) -> dict:

@@ -82,9 +82,9 @@ def test_settings_are_the_best_of_the_validation_table(problem):
     with (stored.FOLDER / f"{problem}-settings.csv").open() as file:
         tried = [row | {"settings": json.loads(row["settings"])} for row in csv.DictReader(file)]
 
-    def best(method, variant=None):
+    def best(method, variant=None, **fixed):
         variants = {"adapt_diffusion", "episodic"}
-        own = [r for r in tried if r["method"] == method]
+        own = [r for r in tried if r["method"] == method and fixed.items() <= r["settings"].items()]
         own = [r for r in own if variants & set(r["settings"]) == ({variant} if variant else set())]
         assert len(own) > 1 or method == "augmentation"
         return max(own, key=lambda row: float(row["gain"]))["settings"]
@@ -93,6 +93,7 @@ def test_settings_are_the_best_of_the_validation_table(problem):
         assert best(method) == settings
     runs = stored.names(f"{problem}-test")
     assert best("diffusion-tta", "adapt_diffusion") == runs["diffusion-tta, φ adapted"].settings
+    assert best("diffusion-tta", optimizer="sgd") == runs["diffusion-tta, sgd"].settings
     assert best("diffusion-tta", "episodic") == runs["diffusion-tta, online"].settings
     for name, run in runs.items():
         if name in module(problem).SETTINGS:

@@ -110,6 +110,7 @@ def _scenes(
     baselines: dict[str, list[dict]],
     joint: dict,
     online: dict,
+    sgd: dict,
     others: dict[str, tuple[Run, int]] | None = None,
 ) -> Experiment:
     """What segmentation and depth share. 240 different scenes: twelve for each of nineteen shifts and for clean ones.
@@ -117,7 +118,8 @@ def _scenes(
     Args:
         settings: the problem's, chosen by the grid.
         baselines: method -> its grid.
-        joint, online: what adapting φ and carrying θ along change in the settings, chosen by the grid too.
+        joint, online, sgd: what adapting φ, carrying θ along, and plain gradient descent change in the settings,
+            chosen by the grid too.
         others: further runs.
     """
     chosen = settings["diffusion-tta"]
@@ -141,6 +143,7 @@ def _scenes(
             **{method: (Run(method, settings=settings[method]), 24) for method in baselines},
             "diffusion-tta, online": (replace(tta, settings={**chosen, "episodic": False, **online}), 24),
             "diffusion-tta, φ adapted": (replace(tta, settings={**chosen, "adapt_diffusion": True, **joint}), 12),
+            "diffusion-tta, sgd": (replace(tta, settings={**chosen, "optimizer": "sgd", **sgd}), 12),
             "diffusion-tta, all timesteps": (replace(tta, settings={**chosen, "low": 0.0, "high": 1.0}), 12),
             **(others or {}),
         },
@@ -155,6 +158,7 @@ SEGMENTATION = _scenes(
     },
     joint=dict(lr_diffusion=1e-5),
     online=dict(lr=3e-5),
+    sgd=dict(lr=0.01),
 )
 DEPTH = _scenes(
     depth.SETTINGS,
@@ -164,6 +168,7 @@ DEPTH = _scenes(
     },
     joint=dict(lr_diffusion=1e-5),
     online=dict(lr=1e-4),
+    sgd=dict(lr=0.03),
     others={
         "none, glpn": (Run("none", network="glpn"), 12),
         "diffusion-tta, glpn": (Run("diffusion-tta", network="glpn", settings=depth.SETTINGS["diffusion-tta"]), 12),

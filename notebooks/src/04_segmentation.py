@@ -341,6 +341,7 @@ report.line(
 
 # %%
 variants = {
+    "SGD for Adam": "diffusion-tta, sgd",
     "all timesteps": "diffusion-tta, all timesteps",
     "φ adapted": "diffusion-tta, φ adapted",
     "online": "diffusion-tta, online",

@@ -50,7 +50,7 @@ def pixel_accuracy(sums, classes):
 
 
 def _mean(sums, part, classes):
-    """Over the classes that the images have, so that two answers to the same images are averaged over the same classes."""
+    """Over the classes that the images have: the same ones for any answer to these images."""
     return np.nanmean([np.where(np.asarray(sums[f"true {c}"]) > 0, part(sums, c), np.nan) for c in classes], axis=0)
 
 

@@ -186,10 +186,9 @@ def value(
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         for found in by_shift.values():
             names = list(found[0].sums)
-            table = np.zeros((len(images), len(names) + 1))
-            for row in found:
-                table[place[row.index]] = [*(row.sums[name] for name in names), 1]
-            values.append(metric(dict(zip([*names, "images"], (weight @ table).T, strict=True))))
+            table = np.array([[*(row.sums[name] for name in names), 1] for row in found])
+            own = weight[:, [place[row.index] for row in found]]  # a shift may hold few of the images
+            values.append(metric(dict(zip([*names, "images"], (own @ table).T, strict=True))))
         return np.nanmean(values, axis=0)
 
 

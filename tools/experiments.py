@@ -153,7 +153,7 @@ def _scenes(
 SEGMENTATION = _scenes(
     segmentation.SETTINGS,
     baselines={
-        "tent": [dict(lr=lr, steps=steps) for lr in (1e-4, 1e-3, 3e-3) for steps in (1, 5)],
+        "tent": [dict(lr=lr, steps=steps) for lr in (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1) for steps in (1, 5)],
         "augmentation": [dict(scales=scales) for scales in ([1.0], [0.75, 1.0, 1.25])],
     },
     joint=dict(lr_diffusion=1e-5),

@@ -22,7 +22,7 @@
 # %% tags=["parameters"]
 scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU
 seed = 0
-listeners = 16  # validation scenes on which the diffusion model is asked whether it listens
+listeners = 12  # validation scenes on which the diffusion model is asked whether it listens
 live = 1  # test scenes of each shift that are run again and compared with the stored results
 
 # %%
@@ -146,36 +146,45 @@ report.line(
 # about the map, and where might it prefer the wrong one?
 
 # %%
-edges = torch.linspace(0, 1, 9)
+edges = torch.linspace(0, 1, 7)
 centres = (edges[:-1] + edges[1:]) / 2 * diffusion.timesteps
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
 
+def certain(answer):
+    """Maps (N, H, W) as logits that leave no doubt."""
+    return 30 * F.one_hot(answer, len(classes)).movedim(-1, 1).float()
+
+
 @torch.no_grad()
 def listening(shift):
-    """Losses (scenes, maps, ranges of t) under the true map, the network's and another scene's."""
+    """Losses (scenes, maps, ranges of t) under the true map, the network's, the same made certain, another scene's."""
     x, truth = problem.images(listeners, shift, 3, "validation")
-    certain = 30 * F.one_hot(truth, len(classes)).movedim(-1, 1).float()
-    maps = [problem.condition(output) for output in (certain, problem.model(x), certain.roll(1, 0))]
+    own = problem.model(x)
+    outputs = (certain(truth), own, certain(own.argmax(1)), certain(truth.roll(1, 0)))
+    maps = [problem.condition(output) for output in outputs]
     ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
     parts = [dtta.Sampling("stratified", low=low, high=high) for low, high in ranges]
     return torch.stack([losses_under(diffusion, x, maps, 4, part, seed) for part in parts], dim=2)
 
 
-fig, axes = plt.subplots(1, 4, figsize=(10, 3), sharex=True, sharey=True)
+names = ("network's map", "the same, made certain", "another scene's")
+colours = (figures.BLUE, figures.GREEN, figures.ORANGE)
+fig, axes = plt.subplots(1, 4, figsize=(10, 3.2), sharex=True, sharey=True)
 for ax, shift in zip(axes, shown, strict=True):
     losses = listening(shift)
     ax.axhline(0, color=figures.BLACK, lw=1)
-    for k, colour, name in ((1, figures.BLUE, "network's map"), (2, figures.ORANGE, "another scene's")):
+    for k, (colour, name) in enumerate(zip(colours, names, strict=True), start=1):
         figures.band(ax, centres, losses[:, k] - losses[:, 0], colour, name)
     ax.set(title=shift.replace("_", " "), xlabel="timestep t")
     ax.set_yscale("symlog", linthresh=1e-3)
 axes[0].set_ylabel("loss minus that\nunder the true map")
-axes[0].legend(fontsize=8)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
 figures.show(
     fig,
     alt="Four panels, for clean scenes, contrast, fog and Gaussian noise: how much larger the loss is under the network's "
-    "map and under another scene's map than under the true map, against the timestep, with intervals.",
+    "map, under the same map made certain, and under another scene's map than under the true map, against the "
+    "timestep, with intervals.",
 )
 
 # %% [markdown]
@@ -245,8 +254,8 @@ report.gains(
 )
 
 # %%
-names = ("mean IoU", "mean class accuracy", "pixel accuracy")
-measured = {m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m]) for m in names}
+scores = ("mean IoU", "mean class accuracy", "pixel accuracy")
+measured = {m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m]) for m in scores}
 by_class = {f"IoU {c}": gain_of("diffusion-tta", shifts, metric=problem.metrics[f"IoU {c}"]) for c in classes}
 figures.show(
     figures.forest(measured | by_class, "Mean over the shifts, by metric and by class"),
@@ -258,7 +267,15 @@ figures.show(
 report.gains(measured | by_class, tolerance=0.3, caption="Mean over nineteen shifts, in %")
 
 # %% [markdown]
-# TEXT GAINS
+# Two and a half points on average, by an interval above zero, and about three in both accuracies. Brightness, coloured light,
+# depth fog, snow, JPEG, contrast and impulse noise gain by intervals above zero. No shift loses by an interval below
+# zero, but five lose more than a point: zoom blur and erasing most, and clean scenes lose about two. By class, the shapes
+# and the ground gain, and the sky loses.
+#
+# One thing must be said about the winners. The diffusion model was trained on scenes of which half had another contrast,
+# exposure or tint (`dtta.problems.scenes.training.distort`), the network on clear ones alone. So for the shifts contrast,
+# brightness, night and coloured light the teacher has seen something like the test, and the pupil has not. Noise, blur,
+# weather, other textures and views were new to both.
 #
 # Where do answers move? For four shifts, the scene that stands in the middle when the scenes are ordered by their gain.
 
@@ -316,6 +333,7 @@ for run in ("diffusion-tta", "tent", "augmentation"):
             "gain": g["gain"],
             "from": g["low"],
             "to": g["high"],
+            "class accuracy, gain": gain_of(run, shifts, metric=problem.metrics["mean class accuracy"])["gain"],
             "clean, gain": clean["gain"],
             "worst shift, gain": gain_of(run, {worst})["gain"],
             "worst shift": worst.replace("_", " "),
@@ -324,14 +342,25 @@ for run in ("diffusion-tta", "tent", "augmentation"):
 before = gain_of("diffusion-tta", shifts)["before"]
 report.table(rows, tolerance=0.3, caption=f"Mean IoU in %, mean over nineteen shifts; no adaptation: {before:.1f}")
 
-direct = gain_of("diffusion-tta", shifts, against="augmentation")
-report.line(
-    f"Diffusion-TTA minus augmentation: {direct['gain']:+.1f} points, interval {direct['low']:+.1f} to {direct['high']:+.1f}",
+report.gains(
+    {
+        f"{metric}, against {other}": gain_of("diffusion-tta", shifts, against=other, metric=problem.metrics[metric])
+        for other in ("tent", "augmentation")
+        for metric in ("mean IoU", "mean class accuracy")
+    },
     tolerance=0.3,
+    caption="Diffusion-TTA against the two, mean over nineteen shifts",
 )
 
 # %% [markdown]
-# TEXT METHODS
+# This is a sober table. Averaging the answers to six views gains as much as Diffusion-TTA in mean IoU, at a hundredth of the
+# cost, and never loses much. TENT gains most in mean IoU and in pixels, and *loses* mean class accuracy: made sure of
+# itself, the network gives up small objects for sky and ground, which most pixels are. It also costs most on clean scenes.
+# Diffusion-TTA is the one that gains most in class accuracy, the metric that the paper reports. Its gains are elsewhere than
+# augmentation's, too: averaging helps against noise, feedback against light, fog of the world, snow and JPEG.
+#
+# TENT moves the normalisation layers alone, at a thousand times the rate that was found for all weights here. Whether
+# Diffusion-TTA would do better on those layers is the exercise below and a question for page 08.
 #
 # ## What decides: timesteps, φ, one scene or a stream
 #
@@ -367,20 +396,17 @@ report.gains(
 #
 # A teacher can only teach what it knows better. Here the teacher can be asked directly: at the timesteps it is heard at,
 # does it prefer the true map to the network's? For each shift, the loss under the network's map minus that under the true
-# map, on the first eight test scenes that the results above are from; and the gain.
+# map, on the first six test scenes that the results above are from; and the gain.
 
 # %%
 preferred, gained = [], []
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
 for shift in ("clean", *problem.shifts):
-    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:8]
+    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:6]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
-    certain = 30 * F.one_hot(truth, len(classes)).movedim(-1, 1).float()
     with torch.no_grad():
-        own = problem.model(x)
-    right, wrong = losses_under(
-        diffusion, x, [problem.condition(certain), problem.condition(own)], 12, heard, seed
-    ).mean(0)
+        maps = [problem.condition(certain(truth)), problem.condition(problem.model(x))]
+    right, wrong = losses_under(diffusion, x, maps, 8, heard, seed).mean(0)
     preferred.append(1000 * (wrong - right).item())
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 
@@ -393,7 +419,7 @@ figures.show(
     "against the gain of adaptation.",
 )
 correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1]
-report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.1)
+report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.05)
 
 # %% [markdown]
 # TEXT WHY

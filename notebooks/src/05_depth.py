@@ -22,7 +22,7 @@
 # %% tags=["parameters"]
 scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU
 seed = 0
-listeners = 16  # validation scenes on which the diffusion model is asked whether it listens
+listeners = 12  # validation scenes on which the diffusion model is asked whether it listens
 probed = 2  # test scenes of each shift whose error is taken apart
 live = 1  # test scenes of each shift that are run again and compared with the stored results
 
@@ -120,7 +120,7 @@ print("the same as DepthMap:", torch.allclose(by_hand, problem.condition(before)
 
 # %%
 diffusion = problem.diffusion
-edges = torch.linspace(0, 1, 9)
+edges = torch.linspace(0, 1, 7)
 centres = (edges[:-1] + edges[1:]) / 2 * diffusion.timesteps
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
@@ -155,7 +155,14 @@ figures.show(
 )
 
 # %% [markdown]
-# TEXT LISTENING
+# On clear scenes and under low contrast the order is as one would wish. Another scene's depths and a flat wall explain the
+# picture worst, a blurred truth a little worse than the truth; the network's own depths do as well as the truth on clear
+# scenes, where they are nearly right, and worse under low contrast. Gaussian noise turns the lowest timesteps round: grain
+# is part of the picture there. Above them the truth is preferred again. So the timesteps chosen on validation scenes are
+# later ones.
+#
+# Fog misleads the model at every timestep. It prefers the network's depths to the true ones, and even a flat wall: to a model
+# that never saw fog, a grey veil over everything looks like something near and flat. No choice of timestep mends that.
 #
 # ## One scene, five steps
 #
@@ -209,6 +216,8 @@ for k, d in enumerate(answers):
     label = {0: "network", len(answers) - 1: "after five steps"}.get(k)
     ax.plot(d.detach(), color=figures.BLUE if k else figures.ORANGE, alpha=0.3 + 0.7 * share if k else 1, label=label)
 ax.set(yscale="log", xlabel=f"pixel in row {row}", ylabel="depth, scene units")
+ax.yaxis.set_major_formatter("{x:g}")
+ax.yaxis.set_minor_formatter("{x:g}")
 ax.legend()
 figures.show(
     fig,
@@ -244,8 +253,7 @@ report.gains(gains, tolerance=0.1, caption="SSIM × 100 and its gain, 95% paired
 # %%
 report.gains(
     {m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m]) for m in problem.metrics},
-    tolerance=0.1,
-    digits=2,
+    tolerance=0.05,
     caption="Mean over nineteen shifts; for AbsRel and RMSE a negative number is a gain",
 )
 
@@ -260,9 +268,8 @@ report.gains(
 #
 # One thing must be said about the winners. The diffusion model was trained on scenes of which half had another contrast,
 # exposure or tint (`dtta.problems.scenes.training.distort`), the network on clear ones alone. So for the shifts contrast,
-# brightness, night and coloured light the teacher has seen something like the test, and the pupil has not. Without these
-# images in its training an early model preferred *no* map to the true one under low contrast. Noise, blur, weather, other
-# textures and views were new to both.
+# brightness, night and coloured light the teacher has seen something like the test, and the pupil has not. Noise,
+# blur, weather, other textures and views were new to both.
 #
 # Scores on structure and scores on distance disagree, so take an error apart. The log of the ratio of an answer to the truth
 # has a mean over the image, the *offset* (all too far, or all too near), and what varies around it, the *shape* error. Two
@@ -282,13 +289,15 @@ for k, name in enumerate(("offset", "shape")):
     before, after = errors[:, 0, k], errors[:, 1, k]
     low, high = bootstrap_interval((after - before).tolist())
     rows.append(
-        {"error": name, "before": before.mean(), "after": after.mean(), "change": (after - before).mean()}
-        | {"from": low, "to": high, "scenes": len(errors)}
+        {"error": name, "before": before.mean().item(), "after": after.mean().item()}
+        | {"change": (after - before).mean().item(), "from": low, "to": high, "scenes": len(errors)}
     )
 report.table(rows, tolerance=0.3, caption="Size of the log error, in percent; a negative change is a gain")
 
 # %% [markdown]
-# TEXT SHAPE
+# In these scenes both parts shrink, the offset by about a third. That δ < 1.25 falls all the same fits what it counts, pixels on
+# the right side of a threshold: small moves push some over it where the network was right, and large ones may still end
+# beyond it where it was far off.
 #
 # Where does depth move? For four shifts, the scene that stands in the middle when scenes are ordered by their gain.
 
@@ -362,7 +371,9 @@ report.line(
 )
 
 # %% [markdown]
-# TEXT METHODS
+# Mirroring and averaging gains less than half a point, nearly everywhere, and never costs much. Consistency found no rate on
+# validation scenes at which it helped: the best of its grid is the smallest, at which it does next to nothing. Diffusion-TTA
+# gains most on average and has by far the worst worst case.
 #
 # ## What decides: timesteps, φ, a stream, another network
 #
@@ -397,7 +408,15 @@ report.gains(
 )
 
 # %% [markdown]
-# TEXT VARIANTS
+# * **The optimiser.** Plain gradient descent gains less under shifts and costs almost nothing on clean scenes. Its steps
+#   shrink with the gradient. Adam's do not: it divides the gradient by its own size, so that a network that is right already
+#   is moved as far as one that is wrong. This is where the losses on clean scenes, under blur and from other views come from.
+# * **Timesteps.** With all of them heard, most of the gain goes: the low ones mislead, as the curves above said.
+# * **φ.** Adapting the diffusion model too changes next to nothing at the rate chosen for it.
+# * **Online** does *harm* here, and there is a lesson in it. Its rate was chosen on streams of six validation scenes, on which
+#   it gained more than single scenes do (`dtta/results/scenes-depth-settings.csv`). These streams have twenty-four scenes: what
+#   accumulates for six can run away by twenty-four. A setting holds for the length of stream it was chosen on.
+# * **GLPN** gains as much as DenseDepth, with settings that were not chosen for it.
 #
 # ## Where it loses, and why
 #
@@ -407,11 +426,11 @@ report.gains(
 preferred, gained = [], []
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
 for shift in ("clean", *problem.shifts):
-    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:8]
+    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:6]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
         maps = [problem.condition(truth), problem.condition(problem.model(x))]
-    right, wrong = losses_under(diffusion, x, maps, 12, heard, seed).mean(0)
+    right, wrong = losses_under(diffusion, x, maps, 8, heard, seed).mean(0)
     preferred.append(1000 * (wrong - right).item())
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 
@@ -424,10 +443,12 @@ figures.show(
     "against the gain of adaptation.",
 )
 correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1]
-report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.1)
+report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.05)
 
 # %% [markdown]
-# TEXT WHY
+# The further the diffusion model prefers the truth to the network's depths, the more adaptation gains. At the left, in fog,
+# it prefers what the network says, and adaptation loses. The shifts near zero are those under which the network was right
+# already: there is nothing to hear, and Adam moves the weights all the same.
 #
 # ## Beside the paper
 #
@@ -444,7 +465,10 @@ for shift, theirs in paper.items():
 report.table(rows, tolerance=0.1, caption="Gain in SSIM × 100")
 
 # %% [markdown]
-# TEXT PAPER
+# Noise gains in both, snow's interval here holds zero. Contrast gains here and not in the paper, where the diffusion model
+# is not said to have seen low contrast in training. Fog gains in the paper and loses here, for the reason seen above; why
+# it does not mislead the paper's model cannot be told from here. Clean scenes lose here. The paper adapts φ too; how severe
+# its shifts are, its steps and its rate for depth are not known, so the sizes cannot be compared.
 #
 # ```{exercise}
 # :label: relative-depth
@@ -465,4 +489,8 @@ report.table(rows, tolerance=0.1, caption="Gain in SSIM × 100")
 #
 # ## Take-aways
 #
-# TAKE
+# * For depth the condition is the answer: no mixture, no belief, one number for each pixel.
+# * Structure gains where the network was bad and the picture still shows the layout: noise, night, coloured light.
+# * What scores structure and what scores distance can disagree. Report both.
+# * The diffusion model must be asked, shift by shift, whether it prefers the truth. Where it does not, as in fog, its feedback
+#   does harm, and no label is there to say so.

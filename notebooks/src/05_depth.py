@@ -22,7 +22,7 @@
 # %% tags=["parameters"]
 scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU
 seed = 0
-listeners = 12  # validation scenes on which the diffusion model is asked whether it listens
+listeners = 8  # validation scenes on which the diffusion model is asked whether it listens
 probed = 2  # test scenes of each shift whose error is taken apart
 live = 1  # test scenes of each shift that are run again and compared with the stored results
 

@@ -420,13 +420,13 @@ report.gains(
 #
 # A teacher can only teach what it knows better. Here the teacher can be asked directly: at the timesteps it is heard at,
 # does it prefer the true map to the network's? For each shift, the loss under the network's map minus that under the true
-# map, on the first six test scenes that the results above are from; and the gain.
+# map, on the first four test scenes that the results above are from; and the gain.
 
 # %%
 preferred, gained = [], []
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
 for shift in ("clean", *problem.shifts):
-    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:6]
+    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:4]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
         maps = [problem.condition(certain(truth)), problem.condition(problem.model(x))]

@@ -426,7 +426,7 @@ report.gains(
 preferred, gained = [], []
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
 for shift in ("clean", *problem.shifts):
-    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:6]
+    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:4]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
         maps = [problem.condition(truth), problem.condition(problem.model(x))]

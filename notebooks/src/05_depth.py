@@ -161,7 +161,7 @@ figures.show(
 # is part of the picture there. Above them the truth is preferred again. So the timesteps chosen on validation scenes are
 # later ones.
 #
-# Fog misleads the model at every timestep. It prefers the network's depths to the true ones, and even a flat wall: to a model
+# Fog misleads the model at nearly every timestep. It prefers the network's depths to the true ones, and even a flat wall: to a model
 # that never saw fog, a grey veil over everything looks like something near and flat. No choice of timestep mends that.
 #
 # ## One scene, five steps
@@ -446,8 +446,8 @@ correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1]
 report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.05)
 
 # %% [markdown]
-# The further the diffusion model prefers the truth to the network's depths, the more adaptation gains. At the left, in fog,
-# it prefers what the network says, and adaptation loses. The shifts near zero are those under which the network was right
+# The further the diffusion model prefers the truth to the network's depths, the more adaptation gains. At the left, in fog
+# and from other camera heights, it prefers what the network says, and adaptation loses. The shifts near zero are those under which the network was right
 # already: there is nothing to hear, and Adam moves the weights all the same.
 #
 # ## Beside the paper

@@ -378,6 +378,6 @@ def test_readme_commands_are_understood():
     from dtta.cli import parser
 
     lines = re.findall(r"^\.venv/bin/dtta (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         parser().parse_args(line.split())

@@ -292,7 +292,7 @@ for k, name in enumerate(("offset", "shape")):
         {"error": name, "before": before.mean().item(), "after": after.mean().item()}
         | {"change": (after - before).mean().item(), "from": low, "to": high, "scenes": len(errors)}
     )
-report.table(rows, tolerance=0.3, caption="Size of the log error, in percent; a negative change is a gain")
+report.table(rows, tolerance=0.9, caption="Size of the log error, in percent; a negative change is a gain")
 
 # %% [markdown]
 # In these scenes both parts shrink, the offset by about a third. That δ < 1.25 falls all the same fits what it counts, pixels on

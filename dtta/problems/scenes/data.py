@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,27 +61,30 @@ def shifted(task: str, split: str, index: int, shift: str, severity: int, seed: 
 
 @cache
 def train_set() -> dict[str, Tensor]:
-    """The training split: rendered once (four minutes on one core), then read from the cache.
+    """The training split: rendered once (four minutes on one core), then read from the cache."""
+    scenes = [scene("train", i) for i in range(SPLITS["train"][1])]
+    return rendered("scenes", scenes, ("image", "segmentation", "depth"))
 
-    The cache is $DTTA_CACHE or ~/.cache/dtta. Its file is named after a hash of its first scenes, so that it
-    is made anew when the world changes. Images are 8-bit, depths half precision.
+
+def rendered(name: str, scenes: list[Scene], kinds: Sequence[str]) -> dict[str, Tensor]:
+    """Images as bytes, and of "segmentation" (bytes) and "depth" (half precision) what is asked for.
+
+    They are kept in the cache, $DTTA_CACHE or ~/.cache/dtta. The file is named after a hash of its first scenes,
+    so that it is made anew when the world changes.
     """
     root = Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta")
-    count = SPLITS["train"][1]
-    path = root / f"scenes-{count}-{SIZE}-{_fingerprint()}.safetensors"
+    path = root / f"{name}-{len(scenes)}-{SIZE}-{_fingerprint(scenes[:16])}.safetensors"
     if path.is_file():
         try:
             return load_file(path)
         except SafetensorError:
             print(f"{path} is damaged; rendering it again")
+    small = {"image": lambda x: (x * 255).round().byte(), "segmentation": Tensor.byte, "depth": Tensor.half}
     parts = []
-    for k in tqdm(range(0, count, 50), desc="rendering the training scenes", mininterval=5):
-        parts.append(draw([scene("train", i) for i in range(k, min(k + 50, count))]))
-    data = {
-        "image": torch.cat([(p.image * 255).round().byte() for p in parts]),
-        "segmentation": torch.cat([p.segmentation.byte() for p in parts]),
-        "depth": torch.cat([p.depth.half() for p in parts]),
-    }
+    for k in tqdm(range(0, len(scenes), 50), desc=f"rendering the training {name}", mininterval=5):
+        drawn = draw(scenes[k : k + 50])
+        parts.append({kind: small[kind](getattr(drawn, kind)) for kind in kinds})
+    data = {kind: torch.cat([part[kind] for part in parts]) for kind in kinds}
     write_tensors(path, data)
     return data
 
@@ -97,7 +101,7 @@ def batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor
     return image, classes, depth
 
 
-def _fingerprint() -> str:
-    """Of the world: a hash of what its first scenes look like."""
-    first = draw([scene("train", i) for i in range(16)])
+def _fingerprint(scenes: list[Scene]) -> str:
+    """Of the world: a hash of what some scenes look like."""
+    first = draw(scenes)
     return hashlib.sha256(first.image.numpy().tobytes() + first.segmentation.numpy().tobytes()).hexdigest()[:12]

@@ -7,7 +7,7 @@ The camera looks along +z, the ground is y = 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from dtta.problems.scenes.sdf import SHAPES
@@ -140,6 +140,19 @@ def random_scene(seed: int, index: int, habit: float = 0.8) -> Scene:
     )
 
 
+def random_portrait(seed: int, index: int, kind: tuple[str, str, str]) -> Scene:
+    """One thing of the given material, colour and shape, from near; ground, light and sky as in `random_scene`."""
+    rng = Random(f"dtta portraits {seed}/{index}")
+    thing = _object(rng, 0.0, kind)
+    thing = replace(thing, x=0.2 * thing.x, z=0.2 * thing.z)
+    return replace(
+        random_scene(seed, index),
+        objects=(thing,),
+        distance=rng.uniform(2.0, 2.7),
+        target=(thing.x + rng.uniform(-0.15, 0.15), thing.height + rng.uniform(-0.1, 0.15), thing.z),
+    )
+
+
 def _objects(rng: Random, count: int, habit: float) -> tuple[Object, ...]:
     placed: list[Object] = []
     for _ in range(200):
@@ -157,9 +170,10 @@ def _radius(thing: Object) -> float:
     return {"box": math.hypot(a, c), "torus": a + b}.get(thing.shape, a)
 
 
-def _object(rng: Random, habit: float) -> Object:
+def _object(rng: Random, habit: float, kind: tuple[str, str, str] | None = None) -> Object:
+    """One thing at random; or one of a given material, colour and shape."""
     between = rng.uniform
-    shape, scale = rng.choice(SHAPES), between(0.75, 1.15)
+    shape, scale = kind[2] if kind else rng.choice(SHAPES), between(0.75, 1.15)
     size = {
         "sphere": (between(0.5, 0.62), 0.0, 0.0),
         "box": (between(0.38, 0.55), between(0.35, 0.6), between(0.38, 0.55)),
@@ -170,6 +184,8 @@ def _object(rng: Random, habit: float) -> Object:
     colours, material = HABITS[shape]
     colour = rng.choice(colours if between(0, 1) < habit else tuple(COLOURS))
     material = material if between(0, 1) < habit else rng.choice(MATERIALS)
+    if kind:
+        material, colour, _ = kind
     shade = between(0.8, 1.15)
     albedo = tuple(min(1.0, shade * c * between(0.9, 1.1) + 0.01) for c in COLOURS[colour])
     return Object(

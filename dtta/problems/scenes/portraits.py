@@ -1,0 +1,75 @@
+"""The portraits as a data set: one thing from near in each picture, drawn from the words of the vocabulary."""
+
+from __future__ import annotations
+
+from functools import cache
+from random import Random
+
+import torch
+from torch import Tensor
+
+from dtta.problems.scenes import words
+from dtta.problems.scenes.data import WORLD, draw, rendered
+from dtta.problems.scenes.shifts import shift_image, shift_scene
+from dtta.problems.scenes.words import SEEN, VOCABULARY
+from dtta.problems.scenes.world import Scene, random_portrait
+
+SPLITS = {"train": (0, 16000), "validation": (1_000_000, 500), "test": (2_000_000, 1000)}  # first index, number
+SIZES = {name: count for name, (_, count) in SPLITS.items()}
+
+
+def portrait(split: str, index: int, classes: int = len(VOCABULARY)) -> Scene:
+    """Portrait `index` of a split: label `index` mod `classes` of the vocabulary, or any seen kind for training.
+
+    Raises:
+        ValueError: unknown split. IndexError: no such portrait.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+    first, count = SPLITS[split]
+    if not 0 <= index < count:
+        raise IndexError(f"the {split} split has portraits 0 to {count - 1}, not {index}")
+    kind = SEEN[index % len(SEEN)] if split == "train" else VOCABULARY[index % classes].kind
+    return random_portrait(WORLD, first + index, kind)
+
+
+def shifted(classes: int, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Portrait `index` of a split under a shift: image (3, H, W), and which of the first `classes` labels it has."""
+    moved = shift_scene(portrait(split, index, classes), shift, severity, seed, index)
+    image = shift_image(draw([moved]).image[0], shift, severity, seed, index)
+    return image, torch.tensor(index % classes)
+
+
+@cache
+def train_set() -> Tensor:
+    """Images (N, 3, H, W) of the training split, as bytes; rendered once, seven minutes on one core."""
+    scenes = [portrait("train", i) for i in range(SPLITS["train"][1])]
+    return rendered("portraits", scenes, ("image",))["image"]
+
+
+def batch(size: int, generator: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
+    """Random training portraits of different kinds, half of them mirrored.
+
+    Returns:
+        images (N, 3, H, W) in [0, 1], a caption for each, and which of ``words.SEEN`` each shows (N,).
+
+    Raises:
+        ValueError: there are not that many kinds.
+    """
+    if size > len(SEEN):
+        raise ValueError(f"there are {len(SEEN)} kinds of things, not {size}")
+    images = train_set()
+    kinds = torch.randperm(len(SEEN), generator=generator)[:size]
+    rounds = len(images) // len(SEEN)
+    index = kinds + len(SEEN) * torch.randint(rounds, (size,), generator=generator)
+    x = images[index].float() / 255
+    mirrored = torch.rand(size, generator=generator) < 0.5
+    x[mirrored] = x[mirrored].flip(-1)
+    rng = Random(int(torch.randint(2**31, (), generator=generator)))
+    captions = [words.caption(SEEN[k], _ground(i), rng) for k, i in zip(kinds.tolist(), index.tolist(), strict=True)]
+    return x, captions, kinds
+
+
+@cache
+def _ground(index: int) -> str:
+    return portrait("train", index).texture

@@ -1,0 +1,71 @@
+"""The words of the open vocabulary: materials, colours and shapes, their synonyms, and what is never shown together.
+
+A name is a material, a colour and a shape: "shiny red sphere". Eight pairs of colour and shape are held out: no
+training picture or caption has them, though each colour and each shape is seen with all others. So the names
+with those pairs are compositions that the models have never met.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+
+from dtta.problems.scenes.sdf import SHAPES
+from dtta.problems.scenes.world import COLOURS, MATERIALS, TEXTURES
+
+Kind = tuple[str, str, str]  # material, colour, shape
+
+SYNONYMS = {
+    "matte": "dull", "shiny": "glossy", "metal": "metallic",
+    "red": "crimson", "orange": "amber", "yellow": "golden", "green": "emerald",
+    "cyan": "turquoise", "blue": "navy", "purple": "violet", "pink": "rose",
+    "sphere": "ball", "box": "cube", "cylinder": "drum", "cone": "spike", "torus": "ring",
+}  # fmt: skip
+HELD_OUT = {
+    "red": "box", "orange": "cone", "yellow": "sphere", "green": "cylinder",
+    "cyan": "torus", "blue": "box", "purple": "cone", "pink": "sphere",
+}  # fmt: skip
+
+KINDS: tuple[Kind, ...] = tuple(product(MATERIALS, COLOURS, SHAPES))
+SEEN = tuple(kind for kind in KINDS if HELD_OUT[kind[1]] != kind[2])  # 96
+UNSEEN = tuple(kind for kind in KINDS if HELD_OUT[kind[1]] == kind[2])  # 24
+
+# Captions are made from these. The problem's prompts use the last two: they say nothing about the ground.
+TEMPLATES = ("a {thing} on a {ground} ground", "a photo of a {thing} on a {ground} ground", "a {thing}",
+             "a photo of a {thing}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class of the tested vocabulary: what is drawn, and what it is called."""
+
+    kind: Kind
+    name: str
+
+    @property
+    def seen(self) -> bool:
+        """Whether the models were trained on its colour and shape together."""
+        return self.kind in SEEN
+
+
+def name(kind: Kind, rng: Random) -> str:
+    """What a kind of thing is called: each word itself or its synonym, by chance."""
+    return " ".join(rng.choice((word, SYNONYMS[word])) for word in kind)
+
+
+def caption(kind: Kind, ground: str, rng: Random) -> str:
+    """One of the things one may write under a picture."""
+    return rng.choice(TEMPLATES).format(thing=name(kind, rng), ground=ground)
+
+
+def _vocabulary(count: int = 50, seed: int = 0) -> tuple[Label, ...]:
+    """Of five labels in a row three are seen and two unseen, so that every multiple of five holds as many."""
+    rng = Random(f"dtta vocabulary {seed}")
+    seen, unseen = rng.sample(SEEN, count * 3 // 5), rng.sample(UNSEEN, count * 2 // 5)
+    kinds = [(seen if i % 5 < 3 else unseen).pop() for i in range(count)]
+    return tuple(Label(kind, name(kind, rng)) for kind in kinds)
+
+
+VOCABULARY = _vocabulary()
+WORDS = tuple(dict.fromkeys([*SYNONYMS, *SYNONYMS.values(), *TEXTURES, "a", "photo", "of", "on", "ground"]))

@@ -47,6 +47,28 @@ class ClassMixture(_Mixture):
         return (y @ l.float().flatten(1)).unflatten(1, l.shape[1:])
 
 
+class Milder(nn.Module):
+    """A condition on a belief made milder: c(y / T) for logits y.
+
+    A network that is sure and wrong hardly hears the diffusion model: the gradient of a softmax vanishes where it
+    is certain. The network's own answer stays as it is. T = 1 is the paper.
+
+    Args:
+        condition: logits (N, L, ...) -> c.
+        temperature: T, above 0.
+    """
+
+    def __init__(self, condition: nn.Module, temperature: float):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be above 0, not {temperature!r}")
+        self.condition, self.temperature = condition, temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits (N, L, ...) -> c."""
+        return self.condition(logits / self.temperature)
+
+
 class PixelMixture(_Mixture):
     """Segmentation: the same mixture at every pixel, c_u = Σ_j y_j^u l_j, a map of embeddings.
 

@@ -186,15 +186,33 @@ class DiT(Diffusion):
         return output[:, : z_t.shape[1]]  # a DiT that learnt its variance has σ in the channels behind ε
 
 
-class ConcatUNet(Diffusion):
+class _Patched(Diffusion):
+    """A UNet that works on squares of patch x patch pixels laid out as channels, as DiT does.
+
+    That leaves patch² times fewer positions; 1: on pixels. z0, ε and c keep their form.
+    """
+
+    def __init__(self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None, patch: int = 1):
+        super().__init__(unet, scheduler, vae)
+        self.patch = patch
+
+    @property
+    def image_size(self) -> int:
+        return super().image_size * self.patch
+
+    def unet(self, seen: Tensor, t: Tensor, **condition) -> Tensor:
+        """The network's output (N, ..., h, w) on what it sees (N, ..., h, w)."""
+        return F.pixel_shuffle(self.network(F.pixel_unshuffle(seen, self.patch), t, **condition).sample, self.patch)
+
+
+class ConcatUNet(_Patched):
     """``UNet2DModel`` that sees c (N, D, H, W), a map, as channels beside the noisy image.
 
     The paper's form for segmentation and depth (section 3, Figure 7). Maps of another size than z0
     are resized to it.
 
     Args:
-        patch: the UNet works on squares of patch x patch pixels laid out as channels, as DiT does, which
-            leaves patch² times fewer positions; 1: on pixels. z0, ε and c keep their form.
+        patch: the UNet works on squares of patch x patch pixels laid out as channels; 1: on pixels.
         classes, dimension: L and D of a table of class embeddings that belongs to φ; 0 classes: none.
     """
 
@@ -207,14 +225,9 @@ class ConcatUNet(Diffusion):
         classes: int = 0,
         dimension: int = 0,
     ):
-        super().__init__(unet, scheduler, vae)
-        self.patch = patch
+        super().__init__(unet, scheduler, vae, patch)
         if classes and not hasattr(unet, "pixel_embedding"):
             unet.pixel_embedding = nn.Embedding(classes, dimension)
-
-    @property
-    def image_size(self) -> int:
-        return super().image_size * self.patch
 
     @property
     def class_embeddings(self) -> Tensor:
@@ -224,12 +237,13 @@ class ConcatUNet(Diffusion):
     def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         if condition.shape[-2:] != z_t.shape[-2:]:
             condition = F.interpolate(condition, z_t.shape[-2:], mode="bilinear", antialias=True)
-        seen = F.pixel_unshuffle(torch.cat([z_t, condition], dim=1), self.patch)
-        return F.pixel_shuffle(self.network(seen, t).sample, self.patch)
+        return self.unet(torch.cat([z_t, condition], dim=1), t)
 
 
-class TextUNet(Diffusion):
+class TextUNet(_Patched):
     """``UNet2DConditionModel`` (Stable Diffusion): c (N, tokens, D) enters by cross-attention."""
 
+    lora_targets = r"network\..*\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
+
     def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        return self.network(z_t, t, encoder_hidden_states=condition).sample
+        return self.unet(z_t, t, encoder_hidden_states=condition)

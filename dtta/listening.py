@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -48,3 +49,17 @@ def losses_under(
             for b in range(samples):
                 found[part, k] += diffusion.loss(z0[part], t[part, b], noise[part, b], c[part]) / samples
     return found
+
+
+def losses_by_timestep(
+    diffusion: Diffusion, image: Tensor, conditions: Sequence[Tensor], samples: int = 4, parts: int = 6, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The same for each of so many equal parts of the timesteps.
+
+    Returns:
+        the middle timestep of each part (parts,), and the losses (N, K, parts).
+    """
+    edges = torch.linspace(0, 1, parts + 1)
+    spans = [Sampling("stratified", low=a, high=b) for a, b in pairwise(edges.tolist())]
+    losses = [losses_under(diffusion, image, conditions, samples, span, seed) for span in spans]
+    return (edges[:-1] + edges[1:]) / 2 * diffusion.timesteps, torch.stack(losses, dim=2)

@@ -8,6 +8,9 @@ The first is what TENT moves; the second adapts θ and φ together.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +46,67 @@ def select(module: nn.Module, part: str = "all") -> list[nn.Parameter]:
     if not found:
         raise ValueError(f"{type(module).__name__} has no weights of the kind {part!r}")
     return found
+
+
+def add_lora(
+    network: nn.Module,
+    targets: str | None = None,
+    rank: int = 4,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Put LoRA (Hu et al., arXiv 2106.09685) beside linear layers: W x becomes W x + B A x, with B zero at first.
+
+    So the network answers as before until B moves. LoRA that is there already is taken out, moved or not.
+
+    Args:
+        network: changed in place.
+        targets: a regular expression for the names of the layers; None: the network's own ``lora_targets``.
+        rank: rows of A (rank, in) and columns of B (out, rank).
+        layers: numbers of the blocks that get it (the first number in a layer's name); None: all.
+        seed: of A, drawn at random.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: no targets, no such layers, or a rank below 1.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only needed here
+
+    targets = targets or getattr(network, "lora_targets", None)
+    if targets is None:
+        raise ValueError(f"{type(network).__name__} does not say where LoRA goes; give targets")
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"the rank must be a whole number of at least 1, not {rank!r}")
+    remove_lora(network)
+    blocks = {name: re.search(r"\d+", name) for name, _ in network.named_modules() if re.fullmatch(targets, name)}
+    chosen = [n for n, b in blocks.items() if layers is None or (b and int(b.group()) in layers)]
+    if not chosen:
+        where = "" if layers is None else f" in layers {', '.join(map(str, layers))}"
+        raise ValueError(f"{type(network).__name__} has no layers named {targets}{where}")
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen)  # α/r = 1: the update is B A itself
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, network)
+    return network.eval()
+
+
+def remove_lora(network: nn.Module) -> None:
+    """Take LoRA out again; the layers are what they were before ``add_lora``."""
+    for name, layer in _lora_layers(network).items():
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, layer.get_base_layer())
+    network.__dict__.pop("peft_config", None)  # peft's note of what it put in
+
+
+def lora_updates(network: nn.Module) -> dict[str, Tensor]:
+    """B A, what LoRA adds to each weight matrix (out, in), by the layer's name."""
+    return {name: layer.get_delta_weight("default").detach() for name, layer in _lora_layers(network).items()}
+
+
+def _lora_layers(network: nn.Module) -> dict[str, nn.Module]:
+    return {name: layer for name, layer in network.named_modules() if hasattr(layer, "lora_A")}
 
 
 class Logits(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtta.conditions import ClassMixture, DepthMap, PixelMixture
+from dtta.conditions import ClassMixture, DepthMap, Milder, PixelMixture
 
 SCALES = ("linear", "log", "inverse")
 
@@ -238,3 +238,25 @@ def test_a_range_of_depths_must_be_one(near, far):
 def test_depth_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match=r"depth must have shape \(N, 1, H, W\) or \(N, H, W\), not \("):
         DepthMap(1, 2)(torch.ones(shape))
+
+
+def test_a_milder_belief_is_that_of_logits_divided():
+    l, logits = tiny.normal(4, 3), tiny.normal(2, 4, seed=1)
+    milder = Milder(ClassMixture(l), 2.5)
+    torch.testing.assert_close(milder(logits), (logits / 2.5).softmax(1) @ l)
+    assert torch.equal(Milder(ClassMixture(l), 1.0)(logits), ClassMixture(l)(logits))
+
+
+def test_a_sure_network_hears_more_through_a_milder_belief():
+    l, logits = tiny.normal(4, 3), torch.tensor([[12.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    pushes = [
+        torch.autograd.grad(c(logits).sum(), logits)[0].abs().sum()
+        for c in (ClassMixture(l), Milder(ClassMixture(l), 4))
+    ]
+    assert pushes[1] > 50 * pushes[0] > 0
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+def test_a_temperature_must_be_positive(temperature):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        Milder(ClassMixture(tiny.normal(4, 3)), temperature)

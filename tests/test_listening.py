@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dtta.listening import losses_under
+from dtta.listening import losses_by_timestep, losses_under
 from dtta.sampling import Sampling
 from tests import tiny
 
@@ -39,3 +39,12 @@ def test_a_condition_for_other_images_is_refused():
     diffusion = tiny.diffusion()
     with pytest.raises(ValueError, match="each condition must be for all 3 images, not for 2"):
         losses_under(diffusion, tiny.images(3), [diffusion.class_embeddings[[0, 1]]])
+
+
+def test_losses_by_timestep_are_those_of_each_part():
+    diffusion, image = tiny.diffusion(), tiny.images(2)
+    conditions = [diffusion.class_embeddings[[0, 1]], diffusion.class_embeddings[[2, 3]]]
+    t, losses = losses_by_timestep(diffusion, image, conditions, samples=2, parts=4, seed=3)
+    assert t.tolist() == [125, 375, 625, 875] and losses.shape == (2, 2, 4)
+    third = losses_under(diffusion, image, conditions, 2, Sampling("stratified", low=0.5, high=0.75), seed=3)
+    assert torch.equal(losses[:, :, 2], third)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import torch
-from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DModel
+from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from dtta.clip import ClipClassifier, prompt_embeddings
 from dtta.conditions import ClassMixture, DepthMap, PixelMixture
-from dtta.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT
+from dtta.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT, TextUNet
 from dtta.problems.metrics import DEPTH_METRICS, class_counts, depth_errors, segmentation_metrics
 from dtta.problems.problem import Problem
+from dtta.problems.scenes.clip import make_tokenizer
 from dtta.problems.shifts import SHIFTS, apply_shift
 
 CLASSES, SIZE = 5, 8
@@ -193,3 +196,72 @@ def dense_problem(task: str, settings: dict | None = None) -> Problem:
         settings=settings or {},
         **kind,
     )
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+WORDS = ("a", "photo", "of", "red", "blue", "ball", "box", "cone", "ring")
+THINGS = ("red ball", "blue box", "red cone", "blue ring", "red box")
+CLIP_SIZE, LENGTH = 16, 12
+
+
+@cache
+def tokenizer() -> CLIPTokenizer:
+    return make_tokenizer(WORDS)
+
+
+def clip_model(seed: int = 0, length: int = LENGTH) -> CLIPModel:
+    words = tokenizer()
+    ends = dict(bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.eos_token_id)
+    shape = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+    text = dict(shape, vocab_size=len(words), max_position_embeddings=length, **ends)
+    vision = dict(shape, image_size=CLIP_SIZE, patch_size=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+        with torch.no_grad():  # larger than the library's start, so that classes differ
+            for p in model.parameters():
+                p.add_(0.2 * torch.randn(p.shape)) if p.ndim > 1 else None
+            model.logit_scale.fill_(2.0)
+    return model
+
+
+def clip_classifier(seed: int = 0) -> ClipClassifier:
+    return ClipClassifier(clip_model(seed), tokenizer(), THINGS)
+
+
+def text_unet(seed: int = 0, **options) -> TextUNet:
+    """A text-to-image model of colour images, or, with sample_size and channels given, of latents."""
+    settings = dict(
+        sample_size=CLIP_SIZE, in_channels=3, out_channels=3, cross_attention_dim=16, attention_head_dim=2,
+        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return TextUNet(UNet2DConditionModel(**settings | options), scheduler())
+
+
+def open_problem(settings: dict | None = None) -> Problem:
+    """A whole problem of 12 random colour images: a CLIP, a text-to-image model, five names."""
+    clip = clip_model()
+    return Problem(
+        name="tiny-open",
+        task="classification",
+        classes=THINGS,
+        model=ClipClassifier(clip, tokenizer(), THINGS),
+        diffusion=text_unet(),
+        condition=ClassMixture(prompt_embeddings(clip.text_model, tokenizer(), THINGS)),
+        draw=_draw_large,
+        sizes=dict.fromkeys(SEEDS, 12),
+        shape=(3, CLIP_SIZE, CLIP_SIZE),
+        shifts=tuple(SHIFTS),
+        metric="accuracy",
+        score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
+        settings=settings or {},
+    )
+
+
+def _draw_large(split, index, shift, severity, seed):
+    image = images(12, seed=SEEDS[split], channels=3, size=CLIP_SIZE)[index]
+    return apply_shift(image, shift, severity, seed, index), torch.tensor(index % CLASSES)

@@ -1,0 +1,196 @@
+"""CLIP (Radford et al., ICML 2021, arXiv 2103.00020) as a classifier over any list of names.
+
+    model = ClipClassifier(clip, tokenizer, ["shiny red ball", "matte blue cube"])
+    logits = model(image)
+
+Names enter as sentences, made by templates. The same sentences, as one embedding per token, are what a
+text-to-image model is conditioned on (paper, section 3): ``prompt_embeddings``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers.masking_utils import create_causal_mask
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels that OpenAI's CLIP saw
+STD = (0.26862954, 0.26130258, 0.27577711)
+TEMPLATES = ("a photo of a {}",)
+
+
+def tokens(tokenizer: CLIPTokenizer, texts: Sequence[str], length: int) -> Tensor:
+    """Sentences -> token numbers (N, length), padded.
+
+    Raises:
+        ValueError: a sentence is longer; CLIP would read its beginning alone.
+    """
+    found = tokenizer(list(texts), padding="max_length", max_length=length, return_tensors=None).input_ids
+    for text, row in zip(texts, found, strict=True):
+        if len(row) > length:
+            raise ValueError(f"{text!r} has {len(row)} tokens, the text encoder reads {length}; shorten the name")
+    return torch.tensor(found)
+
+
+@torch.no_grad()
+def prompt_embeddings(
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    names: Sequence[str],
+    template: str = TEMPLATES[0],
+    batch: int = 256,
+) -> Tensor:
+    """l (L, tokens, D): the text encoder's last hidden states for each name, as Stable Diffusion takes them."""
+    sentences = [template.format(name) for name in check_names(names)]
+    ids = tokens(tokenizer, sentences, encoder.config.max_position_embeddings).to(encoder.device)
+    return torch.cat([encoder(part).last_hidden_state for part in ids.split(batch)]).float()
+
+
+@torch.no_grad()
+def text_features(
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    names: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    batch: int = 256,
+) -> Tensor:
+    """One unit vector per name (L, D): the mean over templates of the sentences' unit vectors."""
+    names, length = check_names(names), clip.config.text_config.max_position_embeddings
+    mean = 0
+    for template in templates:
+        ids = tokens(tokenizer, [template.format(name) for name in names], length).to(clip.device)
+        found = torch.cat([clip.get_text_features(part).pooler_output for part in ids.split(batch)])
+        mean = mean + F.normalize(found.float(), dim=1)
+    return F.normalize(mean, dim=1)
+
+
+def check_names(names: Sequence[str]) -> list[str]:
+    """Raise ValueError unless these are two different names or more, none of them empty."""
+    if isinstance(names, str) or len(names) < 2 or not all(isinstance(n, str) and n.strip() for n in names):
+        raise ValueError(f"give two names or more, each a text, not {names!r}")
+    if twice := sorted({n for n in names if list(names).count(n) > 1}):
+        raise ValueError(f"a class may be named once; these stand twice: {', '.join(twice)}")
+    return list(names)
+
+
+class ClipClassifier(nn.Module):
+    """Image in [0, 1] -> logits over names: e^τ cos(image, name), with CLIP's learnt temperature τ.
+
+    Its weights are the vision tower's; the names' vectors are computed once and stay.
+
+    Args:
+        clip: a ``CLIPModel``, put in eval mode. Its text tower is used, not changed.
+        names: of the L classes.
+        templates: sentences with a gap for the name; the vectors of several are averaged.
+        mean, std: of each channel, as CLIP was trained.
+    """
+
+    lora_targets = r"vision_model\.encoder\.layers\.\d+\.self_attn\.(q|v)_proj"  # the paper's: queries and values
+
+    def __init__(
+        self,
+        clip: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        names: Sequence[str],
+        templates: Sequence[str] = TEMPLATES,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ):
+        super().__init__()
+        clip.eval()
+        self.size = clip.config.vision_config.image_size
+        self.vision_model, self.visual_projection = clip.vision_model, clip.visual_projection
+        self.logit_scale = clip.logit_scale
+        self.names, self.template = tuple(check_names(names)), templates[0]
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("text", text_features(clip, tokenizer, names, templates), persistent=False)
+        # In a tuple, so that the text tower's weights are not among those that adaptation may move.
+        self._words = clip, tokenizer
+        self.to(clip.device)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> logits (N, L)."""
+        return self.logit_scale.exp() * self.features(image) @ self.text.T
+
+    def features(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> unit vectors (N, D)."""
+        seen = self.vision_model(pixel_values=self.pixels(image)).pooler_output
+        return F.normalize(self.visual_projection(seen), dim=1)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """CLIP's preprocessing: the shorter side to its size (bicubic), the middle square, its mean and std."""
+        if image.shape[-2:] != (self.size, self.size):
+            short = min(image.shape[-2:])
+            sides = [int(self.size * side / short) for side in image.shape[-2:]]  # rounded down, as CLIP does
+            image = F.interpolate(image, sides, mode="bicubic", antialias=True).clamp(0, 1)
+            top, left = (sides[0] - self.size) // 2, (sides[1] - self.size) // 2
+            image = image[..., top : top + self.size, left : left + self.size]
+        return (image - self.mean) / self.std
+
+    @torch.no_grad()
+    def attention(self, image: Tensor, layer: int = -1) -> Tensor:
+        """How much the summary token looks at each patch, the mean over the heads of a layer: (N, rows, columns)."""
+        kept = self.vision_model.config._attn_implementation
+        self.vision_model.set_attn_implementation("eager")  # the others do not return their weights
+        try:
+            weights = self.vision_model(pixel_values=self.pixels(image), output_attentions=True).attentions[layer]
+        finally:
+            self.vision_model.set_attn_implementation(kept)
+        side = self.size // self.vision_model.config.patch_size
+        return weights.mean(1)[:, 0, 1:].unflatten(1, (side, side))
+
+    def prompted(self, words: int = 4) -> PromptedClip:
+        """The same classifier with learnable words before each name: see ``PromptedClip``."""
+        return PromptedClip(self, *self._words, words)
+
+
+class PromptedClip(nn.Module):
+    """CLIP whose only free weights are the embeddings of the words before the name (CoOp, arXiv 2109.01134).
+
+    They start as the words of the template, "a photo of a", so that nothing changes until they move. TPT
+    (arXiv 2209.07511) learns the same weights on one image.
+
+    Args:
+        classifier: gives the image's vectors, and is never changed.
+        words: how many of the first tokens of each sentence are learnt, for all classes together.
+
+    Raises:
+        ValueError: a class's sentence does not start with that many words of the template.
+    """
+
+    def __init__(self, classifier: ClipClassifier, clip: CLIPModel, tokenizer: CLIPTokenizer, words: int = 4):
+        super().__init__()
+        self.classifier, self.text_model = classifier, clip.text_model
+        self.text_projection = clip.text_projection
+        length = clip.config.text_config.max_position_embeddings
+        ids = tokens(tokenizer, [classifier.template.format(n) for n in classifier.names], length).to(clip.device)
+        first = ids[:, 1 : 1 + words]  # behind the start token
+        if words < 1 or not (first == first[:1]).all():
+            raise ValueError(f"the first {words} words of the sentences differ; {classifier.template!r} has fewer")
+        self.register_buffer("ids", ids, persistent=False)
+        table = self.text_model.embeddings.token_embedding
+        self.context = nn.Parameter(table(first[0]).detach().clone())  # (words, D)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> logits (N, L)."""
+        with torch.no_grad():
+            seen = self.classifier.features(image)
+        return self.classifier.logit_scale.exp() * seen @ self.text().T
+
+    def text(self) -> Tensor:
+        """The names' unit vectors (L, D) with the present words before them."""
+        text, ids = self.text_model, self.ids
+        x = text.embeddings.token_embedding(ids)  # (L, tokens, D)
+        x = torch.cat([x[:, :1], self.context.expand(len(x), -1, -1), x[:, 1 + len(self.context) :]], dim=1)
+        x = text.embeddings(inputs_embeds=x)  # adds the positions
+        mask = create_causal_mask(config=text.config, inputs_embeds=x, attention_mask=None, past_key_values=None)
+        x = text.encoder(inputs_embeds=x, attention_mask=mask, is_causal=True).last_hidden_state
+        end = (ids == text.config.eos_token_id).int().argmax(dim=1)
+        if text.config.eos_token_id == 2:  # as the library does for OpenAI's own configuration
+            end = ids.argmax(dim=1)
+        x = text.final_layer_norm(x)[torch.arange(len(x), device=x.device), end]
+        return F.normalize(self.text_projection(x), dim=1)

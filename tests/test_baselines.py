@@ -117,3 +117,45 @@ def test_every_baseline_checks_its_image(model, phi, image, make, bad):
 def test_settings_out_of_range(phi, options):
     with pytest.raises(ValueError, match="must be"):
         DiffusionClassifier(phi, **options)
+
+
+# --- the staged schedule ------------------------------------------------------------------------------
+
+
+def test_stages_are_a_race(phi):
+    """Against the schedule written out: who is dropped, on how many pairs, at what cost."""
+    image = tiny.images(3)
+    staged = DiffusionClassifier(phi, samples=(2, 5, 9), keep=(3, 2))
+    logits = staged(image, seeded())
+    generator = seeded()
+    t, noise = Sampling("stratified").draw(phi.encode(image), 9, 1000, generator)
+    order = torch.randperm(9, generator=generator)
+    full = torch.from_numpy(naive_losses(phi, image, t[:, order], noise[:, order])).float()
+    evaluations = 0
+    for n in range(3):
+        left = list(range(tiny.CLASSES))
+        for begin, end, keep in ((0, 2, 3), (2, 5, 2), (5, 9, 2)):
+            evaluations += len(left) * (end - begin)
+            mean = {j: full[n, j, :end].mean() for j in left}
+            left = sorted(left, key=mean.__getitem__)[:keep]
+        assert torch.isneginf(logits[n]).tolist() == [j not in left for j in range(tiny.CLASSES)]
+        for j in left:
+            torch.testing.assert_close(logits[n, j], -64 * full[n, j].mean(), rtol=1e-4, atol=1e-5)
+    assert staged.evaluations == evaluations < DiffusionClassifier(phi, samples=9).losses(image).numel()
+
+
+def test_a_schedule_that_drops_nobody_is_the_plain_one(phi, image):
+    plain = DiffusionClassifier(phi, samples=6)
+    staged = DiffusionClassifier(phi, samples=(2, 6), keep=(tiny.CLASSES,))
+    torch.testing.assert_close(staged(image, seeded()), plain(image, seeded()), rtol=1e-5, atol=1e-6)
+    assert plain.evaluations == staged.evaluations == 6 * tiny.CLASSES
+
+
+@pytest.mark.parametrize(
+    ("samples", "keep", "words"),
+    [((5, 2), (3,), "must grow"), ((2, 5), (), "2 stages need 1"), (5, (2,), "1 stages need 0"),
+     ((2, 4, 8), (2, 3), "must shrink"), ((2, 4), (0,), "must shrink"), ((), (), "at least 1")],
+)  # fmt: skip
+def test_stages_that_make_no_sense_are_refused(phi, samples, keep, words):
+    with pytest.raises(ValueError, match=words):
+        DiffusionClassifier(phi, samples=samples, keep=keep)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -17,52 +20,85 @@ class DiffusionClassifier(nn.Module):
 
     Args:
         diffusion: the diffusion model; its ``class_embeddings`` are the candidates unless given.
-        samples: B, pairs (t, ε) for each image.
+        samples: B, pairs (t, ε) for each image; or, for a staged schedule, how many a class that is still in
+            the race has seen at the end of each stage.
+        keep: how many classes go on after each stage but the last (its section 4.3 prunes so); an unlikely class
+            costs few evaluations. The logit of a class that was dropped is -infinity.
         sampling: how the pairs are drawn; the paper of this method spaces t evenly.
         temperature: divides the losses (summed over elements); it makes the belief milder or sharper,
             and leaves the answer alone. 1 is the method's equation.
         embeddings: l (L, ...), other candidates.
         micro_batch: evaluations in one pass, at most.
+
+    Attributes:
+        evaluations: of the diffusion model, in the last call.
     """
 
     def __init__(
         self,
         diffusion: Diffusion,
-        samples: int = 48,
+        samples: int | Sequence[int] = 48,
         sampling: Sampling | None = None,
         temperature: float = 1.0,
         embeddings: Tensor | None = None,
         micro_batch: int = 512,
         seed: int = 0,
+        keep: Sequence[int] = (),
     ):
         super().__init__()
-        if samples < 1 or micro_batch < 1 or temperature <= 0:
+        stages = [samples] if isinstance(samples, int) else list(samples)
+        if not stages or stages[0] < 1 or micro_batch < 1 or temperature <= 0:
             raise ValueError(
                 f"samples ({samples}) and micro_batch ({micro_batch}) must be at least 1, "
                 f"temperature ({temperature}) above 0"
             )
-        self.diffusion, self.samples, self.temperature = diffusion.eval(), samples, temperature
+        if (
+            any(a >= b for a, b in pairwise(stages))
+            or any(a <= b for a, b in pairwise(keep))
+            or min(keep, default=1) < 1
+        ):
+            raise ValueError(f"samples must grow from stage to stage and keep must shrink, not {stages}, {list(keep)}")
+        if len(keep) != len(stages) - 1:
+            raise ValueError(f"{len(stages)} stages need {len(stages) - 1} numbers of classes to keep, not {len(keep)}")
+        self.diffusion, self.stages, self.keep = diffusion.eval(), stages, list(keep)
+        self.samples, self.temperature = stages[-1], temperature
         self.sampling = sampling or Sampling(timesteps="stratified")
         self.embeddings, self.micro_batch = embeddings, micro_batch
         self.generator = torch.Generator().manual_seed(seed)
+        self.evaluations = 0
 
     @torch.no_grad()
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> logits (N, L) = -losses / temperature."""
         check_image(image)
-        losses = self.losses(image, generator).mean(dim=2)  # (N, L)
+        losses = self.losses(image, generator).nanmean(dim=2)  # (N, L)
+        if self.keep:  # who was dropped has fewer pairs, and cannot win
+            losses[self.dropped] = torch.inf
         elements = self.diffusion.encode(image[:1]).numel()
         return -losses * elements / self.temperature
 
     @torch.no_grad()
     def losses(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The loss of every class under every pair, (N, L, B)."""
+        """The loss of every class under every pair, (N, L, B); NaN where a class had been dropped."""
+        generator = generator or self.generator
         l = self.diffusion.class_embeddings if self.embeddings is None else self.embeddings
         z0 = self.diffusion.encode(image)
         N, L, B = len(z0), len(l), self.samples
-        t, noise = self.sampling.draw(z0, B, self.diffusion.timesteps, generator or self.generator)
-        found = []
-        for index in torch.arange(N * L * B).split(self.micro_batch):
-            n, j, b = index // (L * B), index // B % L, index % B
-            found.append(self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[j]))
-        return torch.cat(found).view(N, L, B)
+        t, noise = self.sampling.draw(z0, B, self.diffusion.timesteps, generator)
+        if self.keep:  # each stage's pairs are spread over the timesteps
+            order = torch.randperm(B, generator=generator, device=generator.device).to(t.device)
+            t, noise = t[:, order], noise[:, order]
+        found = torch.full((N, L, B), torch.nan, device=z0.device)
+        self.dropped = torch.zeros(N, L, dtype=torch.bool, device=z0.device)
+        self.evaluations, done = 0, 0
+        for end, keep in zip(self.stages, [*self.keep, L], strict=True):
+            wanted = torch.zeros_like(found, dtype=torch.bool)
+            wanted[:, :, done:end] = ~self.dropped[:, :, None]
+            for n, j, b in zip(*(i.split(self.micro_batch) for i in wanted.nonzero(as_tuple=True)), strict=True):
+                found[n, j, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[j])
+                self.evaluations += len(n)
+            if keep < L:
+                mean = found[:, :, :end].mean(2).nan_to_num(torch.inf)
+                self.dropped |= mean.argsort(dim=1).argsort(dim=1) >= keep
+            done = end
+        return found

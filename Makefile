@@ -43,6 +43,7 @@ train: $(STAMP) ## make all weights from nothing, in weights/ (hours on two core
 	$(VENV)/bin/dtta train digits
 	$(VENV)/bin/dtta train scenes-segmentation
 	$(VENV)/bin/dtta train scenes-depth
+	$(VENV)/bin/dtta train scenes-clip
 
 clean: ## remove what was built; .venv stays
 	rm -rf _build build dist dtta.egg-info .pytest_cache .ruff_cache .hypothesis

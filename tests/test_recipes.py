@@ -107,3 +107,24 @@ def test_training_that_diverges_leaves_no_weights(tmp_path):
     with pytest.raises(FloatingPointError, match="a: the loss is nan"):
         train("toys", {"a": replace(RECIPE, loss=lambda m, g: loss(m, g) * float("nan"))}, tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_model_on_top_of_another_reads_it_from_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path / "elsewhere"))
+
+    def loss_with_a(model, generator):
+        below = weights.ready("toys", {"a": network}, "a")
+        return loss(model, generator) + 0 * sum(p.sum() for p in below.parameters())
+
+    table = {"a": RECIPE, "b": replace(RECIPE, loss=loss_with_a)}
+    train("toys", table, tmp_path / "here")
+    assert weights.path_of("toys", "b", tmp_path / "here").exists()
+    assert weights.folder() == tmp_path / "elsewhere"
+    with pytest.raises(weights.WeightsError, match=r"a\.safetensors or its card is missing"):
+        train("toys", table, tmp_path / "there", ["b"])
+    assert weights.folder() == tmp_path / "elsewhere"
+
+
+def test_a_problem_of_public_checkpoints_trains_nothing(tmp_path):
+    with pytest.raises(ValueError, match="nothing to train for big: its checkpoints are public"):
+        train("big", {}, tmp_path)

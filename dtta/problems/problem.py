@@ -77,3 +77,8 @@ class Problem:
         if split not in self.sizes:
             raise ValueError(f"unknown split {split!r}; choose from {', '.join(self.sizes)}")
         return self.sizes[split]
+
+
+def no_labels(split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The `draw` of a problem whose names are the user's own: there are no images that are known to show them."""
+    raise ValueError("names of your own have no labelled images; give an image of your own too")

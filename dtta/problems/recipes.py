@@ -47,12 +47,15 @@ def train(
     """Make a problem's weights and cards in the folder `to`; what is there already is not made again.
 
     Args:
-        only: names of the models to make; None: all.
+        only: names of the models to make; None: all, in the order of the recipes: a model may be trained on top of
+            another, which is then read from the same folder.
         steps: fewer steps than the recipes say, to try things out.
 
     Raises:
-        ValueError: unknown model. FloatingPointError: training diverged.
+        ValueError: unknown model, or a problem that trains none. FloatingPointError: training diverged.
     """
+    if not recipes:
+        raise ValueError(f"there is nothing to train for {problem}: its checkpoints are public")
     for name in only or recipes:
         if name not in recipes:
             raise ValueError(f"unknown model {name!r}; choose from {', '.join(recipes)}")
@@ -67,7 +70,9 @@ def train(
         schedule = {"steps": steps or recipe.steps, "lr": recipe.lr, "weight_decay": recipe.weight_decay}
         checkpoint = path.with_suffix(".checkpoint")
         start = time.time()
-        model = fit(model, recipe.loss, **schedule, checkpoint=checkpoint, seed=seed, description=name)
+        with weights.reading_from(to):
+            model = fit(model, recipe.loss, **schedule, checkpoint=checkpoint, seed=seed, description=name)
+            validation = recipe.scores(model)
         card = {
             "model": f"{problem}/{name}",
             "what": " ".join(recipe.build.__doc__.split()),
@@ -78,7 +83,7 @@ def train(
             **schedule,
             "seconds": round(time.time() - start),
             "torch": torch.__version__,
-            "validation": recipe.scores(model),
+            "validation": validation,
         }
         weights.save(model, card, path)
         checkpoint.unlink()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,6 +28,17 @@ class WeightsError(RuntimeError):
 def folder() -> Path:
     """Where weights are read: $DTTA_WEIGHTS, or the package's own."""
     return Path(os.environ.get("DTTA_WEIGHTS") or Path(__file__).parent.parent / "weights")
+
+
+@contextmanager
+def reading_from(root: Path) -> Iterator[None]:
+    """Inside, weights are read from another folder: for a model that is trained on top of another."""
+    kept = os.environ.get("DTTA_WEIGHTS")
+    os.environ["DTTA_WEIGHTS"] = str(root)
+    try:
+        yield
+    finally:
+        os.environ.pop("DTTA_WEIGHTS") if kept is None else os.environ.update(DTTA_WEIGHTS=kept)
 
 
 def path_of(problem: str, name: str, root: Path | None = None) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Sequence
 from types import ModuleType
 
 from dtta.problems.problem import Problem
@@ -12,20 +14,48 @@ PROBLEMS = {
     "digits": "dtta.problems.digits",
     "scenes-segmentation": "dtta.problems.scenes.segmentation",
     "scenes-depth": "dtta.problems.scenes.depth",
+    "scenes-clip": "dtta.problems.scenes.clip",
+    **dict.fromkeys(
+        (
+            "open-vocabulary-food101",
+            "open-vocabulary-cifar100",
+            "open-vocabulary-aircraft",
+            "open-vocabulary-pets",
+            "open-vocabulary-flowers102",
+            "open-vocabulary-imagenet",
+        ),
+        "dtta.problems.open_vocabulary",
+    ),
 }
 
 
-def load(name: str, network: str | None = None, diffusion: str | None = None) -> Problem:
+def load(
+    name: str,
+    network: str | None = None,
+    diffusion: str | None = None,
+    classes: int | Sequence[str] | None = None,
+) -> Problem:
     """Load a problem by name, with another task network or diffusion model than its usual ones if named.
 
     >>> load("digits").classes[3]
     '3'
 
+    Args:
+        classes: for a problem with an open vocabulary: how many of its names, or names of your own; None: its
+            usual ones.
+
     Raises:
-        ValueError: unknown problem, network or diffusion model.
+        ValueError: unknown problem, network or diffusion model; classes where they are fixed.
         dtta.problems.weights.WeightsError: its weights are missing or damaged.
     """
-    return module(name).problem(network, diffusion)
+    make = module(name).problem
+    takes = inspect.signature(make).parameters
+    if classes is not None and "classes" not in takes:
+        raise ValueError(f"the classes of {name} are fixed")
+    options = {"name": name} if "name" in takes else {}  # a module of several problems
+    if classes is not None:
+        options["classes"] = classes
+    return make(network, diffusion, **options)
 
 
 def module(name: str) -> ModuleType:

@@ -1,0 +1,250 @@
+"""Open vocabulary at full scale: OpenAI's CLIP under Stable Diffusion 1.5, on public data sets (paper, Table 3).
+
+Checkpoints come from the Hugging Face hub, or from a folder in its layout: give the folder's path in place of a
+name. Data sets are read by torchvision from $DTTA_DATA or ~/.cache/dtta/data, in the layout they are published in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from random import Random
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+from torchvision.transforms.v2 import functional as T
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from dtta.clip import TEMPLATES, ClipClassifier, check_names, prompt_embeddings
+from dtta.conditions import ClassMixture
+from dtta.diffusion import TextUNet
+from dtta.problems.problem import Problem, no_labels
+from dtta.problems.scenes.shifts import IMAGE_SHIFTS
+from dtta.problems.shifts import apply_shift
+from dtta.problems.weights import WeightsError
+
+# Name -> repository and commit. The two base models' commits hold no safetensors: transformers then reads the
+# conversion that the hub keeps as a pull request of its own bot. Nothing is ever unpickled.
+NETWORKS = {
+    "clip-vit-base-patch32": ("openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"),
+    "clip-vit-base-patch16": ("openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3"),
+    "clip-vit-large-patch14": ("openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41"),
+}
+DIFFUSIONS = {
+    "stable-diffusion-1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
+}
+# The paper's: queries and values of the vision tower, 5 steps of 192 pairs, SGD (its section 4.1); it does not state
+# the rank. They were not chosen on validation images here.
+SETTINGS: dict[str, dict] = {
+    "diffusion-tta": dict(part="lora", rank=16, steps=5, samples=192, micro_batch=8, optimizer="sgd", lr=5e-3),
+}
+RECIPES: dict = {}  # nothing to train: the checkpoints are public
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """How torchvision reads a data set.
+
+    Args:
+        kind: the torchvision class.
+        splits: its arguments for "validation" and "test"; validation images come from the training part.
+        names: data set -> class names as one would say them.
+        templates: sentences, those of CLIP's authors for such data.
+    """
+
+    kind: type
+    splits: dict[str, dict]
+    names: Callable[[object], Sequence[str]]
+    templates: tuple[str, ...] = TEMPLATES
+
+
+def _spoken(data) -> list[str]:
+    return [name.replace("_", " ").strip() for name in data.classes]
+
+
+def _first_synonyms(data) -> list[str]:
+    """ImageNet's classes have several names; two first names stand for two classes each, and take their second."""
+    first = [synonyms[0] for synonyms in data.classes]
+    return [n if first.count(n) == 1 else ", ".join(s[:2]) for n, s in zip(first, data.classes, strict=True)]
+
+
+_train_test = {"validation": dict(split="train"), "test": dict(split="test")}
+DATA_SETS: dict[str, DataSet] = {
+    "open-vocabulary-food101": DataSet(
+        datasets.Food101, _train_test, _spoken, ("a photo of {}, a type of food",)
+    ),
+    "open-vocabulary-cifar100": DataSet(
+        datasets.CIFAR100, {"validation": dict(train=True), "test": dict(train=False)}, _spoken
+    ),
+    "open-vocabulary-aircraft": DataSet(
+        datasets.FGVCAircraft, _train_test, _spoken, ("a photo of a {}, a type of aircraft",)
+    ),
+    "open-vocabulary-pets": DataSet(
+        datasets.OxfordIIITPet,
+        {"validation": dict(split="trainval"), "test": dict(split="test")},
+        _spoken,
+        ("a photo of a {}, a type of pet",),
+    ),
+    "open-vocabulary-flowers102": DataSet(
+        datasets.Flowers102, _train_test, _spoken, ("a photo of a {}, a type of flower",)
+    ),
+    "open-vocabulary-imagenet": DataSet(
+        datasets.ImageNet, {"validation": dict(split="train"), "test": dict(split="val")}, _first_synonyms
+    ),
+}  # fmt: skip
+
+
+def problem(
+    network: str | None = None,
+    diffusion: str | None = None,
+    classes: int | Sequence[str] | None = None,
+    *,
+    name: str,
+) -> Problem:
+    """One of the data sets, under CLIP and Stable Diffusion 1.5.
+
+    Args:
+        network: "clip-vit-base-patch32" (the usual one), "clip-vit-base-patch16", "clip-vit-large-patch14", or the
+            path of a folder that holds a ``CLIPModel`` and its tokenizer.
+        diffusion: "stable-diffusion-1.5", or the path of a folder in a Stable Diffusion pipeline's layout.
+        classes: the first so many of its classes; None: all; or names of your own, for images of your own: then
+            the data set is not needed.
+
+    Raises:
+        ValueError: unknown names. FileNotFoundError: the data are not there.
+        dtta.problems.weights.WeightsError: a checkpoint is missing, damaged, or cannot be reached.
+    """
+    source = DATA_SETS[name]
+    own = isinstance(classes, Sequence)
+    if own:
+        names, splits = check_names(classes), {}
+    else:
+        splits = {split: _read(source.kind, options) for split, options in source.splits.items()}
+        names = list(source.names(splits["test"]))
+        if classes is not None and not 2 <= classes <= len(names):
+            raise ValueError(f"classes must lie between 2 and {len(names)}, not {classes!r}")
+        names = names[:classes]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clip, words = load_clip(network)
+    phi, embeddings = load_stable_diffusion(diffusion, names, source.templates[0])
+    order = {split: _in_turn(_labels(data), len(names)) for split, data in splits.items()}
+    size = phi.image_size
+    return Problem(
+        name=name,
+        task="classification",
+        classes=tuple(names),
+        model=ClipClassifier(clip.to(device), words, names, source.templates),
+        diffusion=phi.to(device),
+        condition=ClassMixture(embeddings).to(device),
+        draw=no_labels if own else partial(_draw, splits, order, size, device),
+        sizes={split: len(order.get(split, [0])) for split in source.splits},
+        shape=(3, size, size),
+        shifts=tuple(IMAGE_SHIFTS),
+        metric="accuracy",
+        score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
+        settings=SETTINGS,
+    )
+
+
+def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
+    """A CLIP and its tokenizer, by name or from a folder. Raises as `problem` does."""
+    where = _checkpoint(network, NETWORKS)
+    return _reach(CLIPModel, where), _reach(CLIPTokenizer, where)
+
+
+def load_stable_diffusion(
+    diffusion: str | None, names: Sequence[str], template: str = TEMPLATES[0]
+) -> tuple[TextUNet, Tensor]:
+    """A Stable Diffusion, and the embeddings l (L, tokens, D) of the classes' sentences by its own text encoder."""
+    where = _checkpoint(diffusion, DIFFUSIONS)
+    parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
+    model = TextUNet(*(_reach(kind, where, subfolder=part) for part, kind in parts.items()))
+    encoder = _reach(CLIPTextModel, where, subfolder="text_encoder").eval()
+    return model, prompt_embeddings(encoder, _reach(CLIPTokenizer, where, subfolder="tokenizer"), names, template)
+
+
+def _checkpoint(name: str | None, table: dict[str, tuple[str, str]]) -> dict:
+    """Where a checkpoint is: keyword arguments for ``from_pretrained``."""
+    name = name or next(iter(table))
+    if name in table:
+        repository, revision = table[name]
+        return {"pretrained_model_name_or_path": repository, "revision": revision}
+    if Path(name).is_dir():
+        return {"pretrained_model_name_or_path": name}
+    raise ValueError(f"there is no folder and no model {name!r}; choose from {', '.join(table)}")
+
+
+def _reach(kind: type, where: dict, **options):
+    """One part of a checkpoint. Its weights are read as safetensors or not at all."""
+    if kind not in (CLIPTokenizer, DDPMScheduler):
+        options["use_safetensors"] = True
+    try:
+        return kind.from_pretrained(**where, **options)
+    except Exception as error:  # the libraries raise many kinds
+        place = "/".join([where["pretrained_model_name_or_path"], *options.get("subfolder", "").split()])
+        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{place} cannot be read ({told}); with a network connection it comes from the hub, without one give the "
+            "path of a folder that holds it"
+        ) from error
+
+
+# --- data ---------------------------------------------------------------------------------------------
+
+
+def data_folder() -> Path:
+    """Where data sets are read: $DTTA_DATA or ~/.cache/dtta/data."""
+    return Path(os.environ.get("DTTA_DATA") or Path.home() / ".cache" / "dtta" / "data")
+
+
+def _read(kind: type, options: dict):
+    root = data_folder()
+    try:
+        return kind(str(root), **options)
+    except (RuntimeError, OSError) as error:
+        told = str(error).strip().splitlines()[0]
+        how = "see torchvision's page on it" if kind is datasets.ImageNet else (
+            f'python -c "from torchvision.datasets import {kind.__name__} as D; D({str(root)!r}, download=True)"'
+        )  # fmt: skip
+        raise FileNotFoundError(f"{kind.__name__} is not in {root} ({told}); to get it: {how}") from error
+
+
+def _labels(data) -> list[int]:
+    """The label of each image, without opening the images."""
+    for attribute in ("_labels", "targets"):
+        if hasattr(data, attribute):
+            return [int(label) for label in getattr(data, attribute)]
+    raise TypeError(f"{type(data).__name__} does not tell its labels")
+
+
+def _in_turn(labels: Sequence[int], classes: int) -> list[int]:
+    """Image numbers, each class in turn, in random order (seed 0): the first 5 L images are five of each class."""
+    of_class: list[list[int]] = [[] for _ in range(classes)]
+    for index, label in enumerate(labels):
+        if label < classes:
+            of_class[label].append(index)
+    rng = Random(0)
+    for found in of_class:
+        rng.shuffle(found)
+    return [index for row in zip_longest(*of_class) for index in row if index is not None]
+
+
+def _draw(splits, order, size, device, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
+    picture, label = splits[split][order[split][index]]
+    return apply_shift(square(picture, size), shift, severity, seed, index, IMAGE_SHIFTS).to(device), torch.tensor(
+        label
+    )
+
+
+def square(picture: Image.Image, size: int) -> Tensor:
+    """The middle of a picture, (3, size, size) in [0, 1]: its shorter side brought to `size` (bicubic)."""
+    pixels = T.to_dtype(T.pil_to_tensor(picture.convert("RGB")), torch.float32, scale=True)
+    pixels = T.resize(pixels, [size], interpolation=T.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    return T.center_crop(pixels, [size, size])

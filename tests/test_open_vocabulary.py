@@ -1,0 +1,308 @@
+"""The full-scale problems on tiny random checkpoints in the hub's layout and on generated data in torchvision's."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+from torchvision.transforms.v2 import functional as T
+
+import dtta
+from dtta.clip import tokens
+from dtta.evaluate import Run, evaluate
+from dtta.methods import build
+from dtta.problems import PROBLEMS, open_vocabulary
+from dtta.problems.weights import WeightsError
+
+NAMES = [name for name in PROBLEMS if name.startswith("open-vocabulary")]
+SIZE = 32  # of the tiny Stable Diffusion's pictures
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory) -> Path:
+    """clip/ and sd/, as ``huggingface_hub`` would leave them: configurations, safetensors, tokenizers."""
+    root, shape = tmp_path_factory.mktemp("hub"), dict(sample_size=SIZE // 2, in_channels=4, out_channels=4)
+    words = copy.deepcopy(tiny.tokenizer())
+    words.model_max_length = 77
+    tiny.clip_model(length=77).save_pretrained(root / "clip")
+    words.save_pretrained(root / "clip")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16), norm_num_groups=4, latent_channels=4, sample_size=SIZE, scaling_factor=0.18215,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        )  # fmt: skip
+    schedule = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=tiny.clip_model(1, 77).text_model, tokenizer=words,
+        unet=tiny.text_unet(**shape).network,
+        scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **schedule),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(root / "sd")
+    return root
+
+
+# --- data in the layout in which it is published ------------------------------------------------------
+
+
+def picture(number: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
+    rng = np.random.default_rng(number)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def food101(root: Path, monkeypatch) -> list[str]:
+    meta, names = {"train": {}, "test": {}}, ["apple_pie", "ice_cream", "pad_thai"]
+    for j, name in enumerate(names):
+        for k, split in enumerate(("train", "train", "test", "test")):
+            path = root / "food-101" / "images" / name / f"{k}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(10 * j + k).save(path)
+            meta[split].setdefault(name, []).append(f"{name}/{k}")
+    (root / "food-101" / "meta").mkdir()
+    for split, found in meta.items():
+        (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(found))
+    return ["apple pie", "ice cream", "pad thai"]
+
+
+def cifar100(root: Path, monkeypatch) -> list[str]:
+    """Pickles, as published; their checksums are made those that torchvision asks for."""
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    names = ["aquarium_fish", "bear", "can"]
+    rng = np.random.default_rng(0)
+    parts = {
+        part: {"data": rng.integers(0, 256, (6, 3072), dtype=np.uint8), "fine_labels": [0, 1, 2, 0, 1, 2]}
+        for part in ("train", "test")
+    } | {"meta": {"fine_label_names": names}}
+    sums = {}
+    for part, content in parts.items():
+        (folder / part).write_bytes(pickle.dumps(content))
+        sums[part] = hashlib.md5((folder / part).read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(datasets.CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+    return ["aquarium fish", "bear", "can"]
+
+
+def aircraft(root: Path, monkeypatch) -> list[str]:
+    folder = root / "fgvc-aircraft-2013b" / "data"
+    (folder / "images").mkdir(parents=True)
+    names = ["707-320", "A380", "F-16A/B"]
+    (folder / "variants.txt").write_text("\n".join(names))
+    for s, split in enumerate(("train", "test")):
+        lines = []
+        for k in range(6):
+            number = f"{s}{k}"
+            picture(100 * s + k).save(folder / "images" / f"{number}.jpg")
+            lines.append(f"{number} {names[k % 3]}")
+        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines))
+    return names
+
+
+def pets(root: Path, monkeypatch) -> list[str]:
+    folder = root / "oxford-iiit-pet"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations" / "trimaps").mkdir(parents=True)
+    for s, split in enumerate(("trainval", "test")):
+        lines = []
+        for k in range(6):
+            name = f"{('Abyssinian', 'great_pyrenees', 'pug')[k % 3]}_{s}{k}"
+            picture(100 * s + k).save(folder / "images" / f"{name}.jpg")
+            lines.append(f"{name} {k % 3 + 1} 1 1")
+        (folder / "annotations" / f"{split}.txt").write_text("\n".join(lines))
+    return ["Abyssinian", "Great Pyrenees", "Pug"]
+
+
+def flowers102(root: Path, monkeypatch) -> list[str]:
+    folder = root / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    for k in range(1, 13):
+        picture(k).save(folder / "jpg" / f"image_{k:05d}.jpg")
+    savemat(folder / "imagelabels.mat", {"labels": np.array([[1 + k % 3 for k in range(12)]])})
+    savemat(
+        folder / "setid.mat",
+        {"trnid": np.arange(1, 7)[None], "valid": np.array([[1]]), "tstid": np.arange(7, 13)[None]},
+    )
+    sums = {
+        kind: (name, hashlib.md5((folder / name).read_bytes()).hexdigest())
+        for kind, (name, _) in datasets.Flowers102._file_dict.items()
+        if kind != "image"
+    }
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", datasets.Flowers102._file_dict | sums)
+    return [name.replace("_", " ") for name in datasets.Flowers102.classes]
+
+
+def imagenet(root: Path, monkeypatch) -> list[str]:
+    ids = {"n01": ("crane",), "n02": ("crane", "hoisting machine"), "n03": ("tench", "Tinca tinca")}
+    for split in ("train", "val"):
+        for number in ids:
+            for k in range(2):
+                path = root / split / number / f"{k}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture(k).save(path)
+    torch.save((ids, []), root / "meta.bin")
+    return ["crane", "crane, hoisting machine", "tench"]
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """name -> class names; the data set lies in $DTTA_DATA."""
+    monkeypatch.setenv("DTTA_DATA", str(tmp_path))
+
+    def make(name: str) -> list[str]:
+        return globals()[name.removeprefix("open-vocabulary-")](tmp_path, monkeypatch)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def load(name: str, hub: Path, classes: int | None = 3):
+    return dtta.load(name, str(hub / "clip"), str(hub / "sd"), classes)
+
+
+# --- the problems -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_data_set_is_read_adapted_to_and_scored(name, hub, data):
+    expected = data(name)
+    problem = load(name, hub)
+    assert list(problem.classes) == expected[:3]
+    assert problem.shape == (3, SIZE, SIZE)
+    image, _ = problem.image(1, "fog", 2)
+    assert image.shape == (1, 3, SIZE, SIZE) and image.min() >= 0 and image.max() <= 1
+    assert [problem.image(k)[1].item() for k in range(3)] == [0, 1, 2]  # each class in turn
+    assert problem.size("validation") >= 3
+    settings = dict(samples=4, micro_batch=2, rank=2, steps=2, optimizer="adam", lr=0.05)
+    method = build(problem, "diffusion-tta", **settings)
+    before = problem.model(image)
+    assert not torch.allclose(method(image), before, atol=1e-4)
+    assert torch.equal(problem.model(image), before)
+
+
+def test_names_of_ones_own_need_no_data(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("DTTA_DATA", str(tmp_path / "nothing"))
+    problem = dtta.load(NAMES[0], str(hub / "clip"), str(hub / "sd"), ["red ball", "blue box"])
+    x = tiny.images(1, channels=3, size=SIZE)
+    assert build(problem, "diffusion-tta", samples=2, rank=1, steps=1)(x).shape == (1, 2)
+    with pytest.raises(ValueError, match="no labelled images"):
+        problem.image(0)
+
+
+def test_evaluation_runs_on_it(hub, data):
+    data("open-vocabulary-food101")
+    settings = dict(part="lora", rank=2, samples=2, steps=1)
+    run = Run("diffusion-tta", "open-vocabulary-food101", str(hub / "clip"), str(hub / "sd"), settings)
+    rows = evaluate(run, [("clean", 3), ("jpeg", 3)], range(3), progress=False)
+    assert len(rows) == 6 and {r.score for r in rows} <= {0.0, 1.0}
+
+
+def test_the_loss_is_the_pipelines(hub):
+    """VAE, text encoder, scheduler and UNet of the library's own pipeline, put together by hand."""
+    names = ["red ball", "blue box"]
+    model, embeddings = open_vocabulary.load_stable_diffusion(str(hub / "sd"), names)
+    pipeline = StableDiffusionPipeline.from_pretrained(hub / "sd")
+    x, t, noise = tiny.images(2, channels=3, size=SIZE), torch.tensor([50, 700]), tiny.normal(2, 4, 16, 16)
+    with torch.no_grad():
+        latent = pipeline.vae.encode(pipeline.image_processor.preprocess(x)).latent_dist.mean
+        z0 = latent * pipeline.vae.config.scaling_factor
+        sentences = [f"a photo of a {name}" for name in names]
+        text, _ = pipeline.encode_prompt(sentences, "cpu", 1, do_classifier_free_guidance=False)
+        z_t = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(z0, noise, t)
+        predicted = pipeline.unet(z_t, t, encoder_hidden_states=text).sample
+        wanted = (predicted - noise).square().mean((1, 2, 3))
+        torch.testing.assert_close(embeddings, text, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.encode(x), z0, atol=1e-5, rtol=1e-5)
+        found = model.loss(model.encode(x), t, noise, embeddings)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
+    data("open-vocabulary-aircraft")
+    problem = load("open-vocabulary-aircraft", hub)
+    clip, words = open_vocabulary.load_clip(str(hub / "clip"))
+    x = tiny.images(2, channels=3, size=tiny.CLIP_SIZE)
+    pixels = problem.model.pixels(x)
+    sentences = [f"a photo of a {name}, a type of aircraft" for name in problem.classes]
+    with pytest.raises(ValueError, match="shorten the name"):
+        tokens(words, sentences, 5)
+    wanted = clip(tokens(words, sentences, clip.config.text_config.max_position_embeddings), pixels).logits_per_image
+    torch.testing.assert_close(problem.model(x), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_first_images_are_as_many_of_each_class():
+    order = open_vocabulary._in_turn([0] * 5 + [1] * 2 + [2] * 4 + [3] * 9, 3)
+    labels = [0] * 5 + [1] * 2 + [2] * 4 + [3] * 9
+    assert [labels[i] for i in order[:6]] == [0, 1, 2, 0, 1, 2]
+    assert sorted(order) == list(range(11))
+    assert order == open_vocabulary._in_turn(labels, 3)
+
+
+@pytest.mark.parametrize("size", [(40, 36), (36, 40), (20, 90)])
+def test_pictures_are_made_square(size):
+    whole = picture(0, (5, 5)).resize(size, Image.Resampling.BILINEAR)  # smooth: where a pixel ends may be rounded
+    found = open_vocabulary.square(whole, 32)
+    assert found.shape == (3, 32, 32)
+    short = min(size)
+    left, top = (size[0] - short) / 2, (size[1] - short) / 2
+    wanted = whole.resize((32, 32), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+    assert (found - T.to_dtype(T.pil_to_tensor(wanted), torch.float32, scale=True)).abs().mean() < 0.05
+
+
+# --- what can be missing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_data_says_where_to_put_it(name, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("DTTA_DATA", str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match=r"is not in .*nothing .*to get it: "):
+        load(name, hub)
+
+
+def test_names_that_are_not_there(hub, data):
+    data("open-vocabulary-food101")
+    with pytest.raises(ValueError, match="no folder and no model 'clip-b32'; choose from clip-vit-base-patch32"):
+        dtta.load("open-vocabulary-food101", "clip-b32")
+    with pytest.raises(WeightsError, match=r"openai/clip-vit-base-patch32 cannot be read .*give the path"):
+        dtta.load("open-vocabulary-food101")
+    with pytest.raises(ValueError, match="classes must lie between 2 and 3"):
+        load("open-vocabulary-food101", hub, 4)
+
+
+@pytest.mark.parametrize("part", ["clip/model.safetensors", "sd/unet/diffusion_pytorch_model.safetensors"])
+def test_damaged_checkpoints_are_one_sentence(part, hub, data, tmp_path):
+    data("open-vocabulary-food101")
+    there = tmp_path / "copy"
+    shutil.copytree(hub, there)
+    path = there / part
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match=rf"{part.split('/')[0]}.* cannot be read"):
+        load("open-vocabulary-food101", there)
+
+
+def test_pickled_weights_are_not_read(hub, data, tmp_path):
+    data("open-vocabulary-food101")
+    there = tmp_path / "copy"
+    shutil.copytree(hub, there)
+    state = tiny.clip_model().state_dict()
+    (there / "clip" / "model.safetensors").unlink()
+    torch.save(state, there / "clip" / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load("open-vocabulary-food101", there)

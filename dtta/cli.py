@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   dtta adapt scans/ --problem digits                 adapt to each image of a folder
   dtta evaluate --shift contrast --severity 3        Diffusion-TTA against no adaptation, paired
   dtta evaluate --shift all --method ensemble        another method, every shift
+  dtta evaluate --problem scenes-clip --classes 50   CLIP under a text-to-image model, fifty names
+  dtta adapt x.png --problem scenes-clip --classes "red ball, blue box"     names of your own
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """
@@ -92,6 +94,9 @@ def _problem_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--problem", default="digits", help=f"one of: {', '.join(PROBLEMS)} (default: digits)")
     command.add_argument("--network", help="task network; a wrong name lists the problem's")
     command.add_argument("--diffusion", help="diffusion model; a wrong name lists the problem's")
+    command.add_argument(
+        "--classes", type=_classes, help="of an open vocabulary: how many names, or your own, with commas between them"
+    )
 
 
 def _method_options(command: argparse.ArgumentParser) -> None:
@@ -128,10 +133,14 @@ def _settings(pairs: list[str]) -> dict:
     return settings
 
 
+def _classes(text: str) -> int | list[str]:
+    return int(text) if text.isdecimal() else [name.strip() for name in text.split(",")]
+
+
 def _adapt(options) -> None:
     from dtta import figures  # matplotlib is slow to import; other commands do without
 
-    problem = load(options.problem, options.network, options.diffusion)
+    problem = load(options.problem, options.network, options.diffusion, options.classes)
     method = build(problem, options.method, **_settings(options.set))
     if (options.image is None) == (options.index is None):
         raise ValueError("give an image file, a folder of them, or --index for one of the problem's test images")
@@ -214,7 +223,7 @@ def read_image(path: Path, problem: Problem) -> torch.Tensor:
 
 
 def _evaluate(options) -> None:
-    problem = load(options.problem, options.network, options.diffusion)
+    problem = load(options.problem, options.network, options.diffusion, options.classes)
     shifts = ["clean", *problem.shifts] if options.shift == "all" else [options.shift]
     available = problem.size(options.split)
     if not 1 <= options.images <= available:
@@ -230,7 +239,7 @@ def _evaluate(options) -> None:
         problem.image(0, shifts[0], options.severity, options.split)
         run = Run(
             method, options.problem, options.network, options.diffusion,
-            {**problem.settings.get(method, {}), **settings}, options.split, options.seed,
+            {**problem.settings.get(method, {}), **settings}, options.split, options.seed, options.classes,
         )  # fmt: skip
         path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
@@ -269,7 +278,7 @@ def _train(options) -> None:
 def _bench(options) -> None:
     from dtta.bench import bench
 
-    problem = load(options.problem, options.network, options.diffusion)
+    problem = load(options.problem, options.network, options.diffusion, options.classes)
     timing = bench(problem, options.samples, options.micro_batch)
     print(f"one step on one image: {options.samples} pairs (t, noise), {options.micro_batch} in one pass, float32,")
     print(f"{torch.get_num_threads()} threads, diffusion model frozen\n\n{timing}")

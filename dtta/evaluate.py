@@ -35,7 +35,7 @@ class Run:
     """All that decides a row, besides the image.
 
     Args:
-        problem, network, diffusion: see ``dtta.load``.
+        problem, network, diffusion, classes: see ``dtta.load``.
         method, settings: see ``dtta.methods.build``.
         split: which images; "validation" to choose settings, "test" to report.
         seed: of the shifts' and of the method's randomness.
@@ -48,6 +48,7 @@ class Run:
     settings: dict = field(default_factory=dict)
     split: str = "test"
     seed: int = 0
+    classes: int | None = None
 
     @property
     def online(self) -> bool:
@@ -241,7 +242,7 @@ def _streams(cells: Iterable[Cell]) -> list[list[Cell]]:
 class _Scorer:
     def __init__(self, run: Run):
         self.run = run
-        self.problem = load(run.problem, run.network, run.diffusion)
+        self.problem = load(run.problem, run.network, run.diffusion, run.classes)
         self.method = build(self.problem, run.method, **run.settings)
 
     def __call__(self, cells: list[Cell]) -> Iterator[Row]:

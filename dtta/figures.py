@@ -198,6 +198,30 @@ def band(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) 
     ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
 
 
+def listening(
+    t: Sequence[float], panels: Mapping[str, Tensor], names: Sequence[str], truth: str = "the truth"
+) -> Figure:
+    """How much more a diffusion model loses under other conditions than under the true one, by timestep.
+
+    Args:
+        t: timesteps (points,).
+        panels: title -> losses (n, 1 + len(names), points), the true condition first.
+        names: of the other conditions.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.5 * len(panels), 3.2), sharex=True, sharey=True, squeeze=False)
+    for ax, (title, losses) in zip(axes[0], panels.items(), strict=True):
+        ax.axhline(0, color=BLACK, lw=1)
+        for k, (colour, name) in enumerate(zip((BLUE, GREEN, ORANGE, PURPLE), names, strict=False), start=1):
+            band(ax, t, losses[:, k] - losses[:, 0], colour, name)
+        ax.set(title=title, xlabel="timestep t")
+        ax.set_yscale("symlog", linthresh=1e-3)
+    axes[0, 0].set_ylabel(f"loss minus that\nunder {truth}")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9)
+    return fig
+
+
 def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros."""
     for number, (across, up, name) in enumerate(zip(x, y, names, strict=True)):
@@ -217,16 +241,30 @@ def belief(
     fig, (left, middle, *right) = plt.subplots(1, panels, figsize=(9, 2.8), width_ratios=widths)
     _image(left, image[0])
     left.axis("off")
-    place = range(len(classes))
-    middle.bar([j - 0.2 for j in place], before.tolist(), 0.4, color=GREY, label="before")
-    middle.bar([j + 0.2 for j in place], after.tolist(), 0.4, color=BLUE, label="after")
-    middle.set(xticks=list(place), xticklabels=classes, ylim=(0, 1), ylabel="belief", xlabel="class")
-    middle.legend()
+    bars(middle, before, after, classes)
     for ax in right:
         steps = range(1, len(losses) + 1)
         ax.plot(steps, losses, "o-", color=VERMILION)
         ax.set(xlabel="step", ylabel="diffusion loss", xticks=steps)
     return fig
+
+
+def bars(ax: Axes, before: Tensor, after: Tensor, classes: Sequence[str], most: int = 10) -> None:
+    """The belief (L,) in each class before and after; of many classes the `most` believed ones."""
+    import torch
+
+    many = len(classes) > most or max(map(len, classes)) > 8
+    place = range(min(len(classes), most))
+    chosen = torch.maximum(before, after).argsort(descending=True)[:most].tolist() if many else list(place)
+    names, both = [classes[j] for j in chosen], (before[chosen].tolist(), after[chosen].tolist())
+    for side, values, colour, name in zip((-0.2, 0.2), both, (GREY, BLUE), ("before", "after"), strict=True):
+        (ax.barh if many else ax.bar)([j + side for j in place], values, 0.4, color=colour, label=name)
+    if many:
+        ax.set(yticks=list(place), yticklabels=names, xlim=(0, 1), xlabel="belief")
+        ax.invert_yaxis()
+    else:
+        ax.set(xticks=list(place), xticklabels=names, ylim=(0, 1), ylabel="belief", xlabel="class")
+    ax.legend()
 
 
 def adapted(

@@ -10,8 +10,17 @@ import torch
 from torch import nn
 
 from dtta.adapt import DiffusionTTA
-from dtta.baselines import AugmentationMean, Consistency, DiffusionClassifier, Ensemble, NoAdaptation, Tent
-from dtta.parameters import Logits, select
+from dtta.baselines import (
+    AugmentationMean,
+    Consistency,
+    DiffusionClassifier,
+    Ensemble,
+    MarginalEntropy,
+    NoAdaptation,
+    Tent,
+)
+from dtta.conditions import Milder
+from dtta.parameters import Logits, add_lora, select
 from dtta.problems import Problem
 from dtta.sampling import Sampling
 
@@ -27,7 +36,10 @@ def diffusion_tta(
     steps: int = 5,
     samples: int = 180,
     part: str = "all",
-    adapt_diffusion: bool = False,
+    rank: int = 4,
+    layers: Sequence[int] | int | None = None,
+    words: int = 4,
+    adapt_diffusion: bool | str = False,
     lr_diffusion: float | None = None,
     episodic: bool = True,
     timesteps: str = "uniform",
@@ -36,28 +48,40 @@ def diffusion_tta(
     high: float = 1.0,
     fixed: bool = False,
     norm: str = "l2",
+    temperature: float = 1.0,
     micro_batch: int | None = None,
 ) -> DiffusionTTA:
     """Diffusion-TTA with plain settings; the defaults are the paper's.
 
     Args:
-        part: which of θ moves: "all", "norm", "head", "lora", or "logits" (the answer itself).
-        adapt_diffusion: whether φ moves too, at rate `lr_diffusion` (default: `lr`).
+        part: which of θ moves: "all", "norm", "head", "lora", "prompt" (the words before a CLIP's names), or
+            "logits" (the answer itself).
+        rank, layers: of LoRA, where part is "lora"; layers: blocks that get it, None: all.
+        words: how many words move, where part is "prompt".
+        adapt_diffusion: whether φ moves too, at rate `lr_diffusion` (default: `lr`); "lora": LoRA on its attention,
+            of the same rank.
+        temperature: divides the logits that the condition is made of (see ``Milder``), not those of the answer.
         timesteps, noise, low, high, fixed: see ``Sampling``. The rest: see ``DiffusionTTA``.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
-    if part == "logits" and problem.task != "classification":
-        raise ValueError(f"part 'logits' goes with classification alone, not with {problem.task}")
-    model = Logits(len(problem.classes), problem.model) if part == "logits" else problem.model
-    groups = [{"params": [model.delta] if part == "logits" else select(model, part)}]
+    if adapt_diffusion not in (True, False, "lora"):
+        raise ValueError(f"adapt_diffusion must be true, false or 'lora', not {adapt_diffusion!r}")
+    model, moving = _part_of(problem, part, rank, layers, words)
+    groups = [{"params": moving}]
     if adapt_diffusion:
-        groups.append({"params": select(problem.diffusion.network), "lr": lr if lr_diffusion is None else lr_diffusion})
+        if adapt_diffusion == "lora":
+            add_lora(problem.diffusion, rank=rank)
+        phi = select(problem.diffusion.network, "lora" if adapt_diffusion == "lora" else "all")
+        groups.append({"params": phi, "lr": lr if lr_diffusion is None else lr_diffusion})
     options = {"momentum": momentum} if optimizer == "sgd" else {}
+    if problem.task == "depth" and temperature != 1:
+        raise ValueError("a temperature goes with beliefs, not with depths")
+    condition = problem.condition if temperature == 1 else Milder(problem.condition, temperature)
     return DiffusionTTA(
         model,
         problem.diffusion,
-        problem.condition,
+        condition,
         OPTIMIZERS[optimizer](groups, lr=lr, **options),
         steps=steps,
         samples=samples,
@@ -68,11 +92,38 @@ def diffusion_tta(
     )
 
 
+def _part_of(
+    problem: Problem, part: str, rank: int = 4, layers: Sequence[int] | int | None = None, words: int = 4
+) -> tuple[nn.Module, list[nn.Parameter]]:
+    """The network to adapt, wrapped or changed where a part asks for it, and which of its weights move."""
+    if part == "logits":
+        if problem.task != "classification":
+            raise ValueError(f"part 'logits' goes with classification alone, not with {problem.task}")
+        model = Logits(len(problem.classes), problem.model)
+        return model, [model.delta]
+    if part == "prompt":
+        if not hasattr(problem.model, "prompted"):
+            raise ValueError(f"part 'prompt' needs a network that reads its classes' names; {problem.name} has none")
+        model = problem.model.prompted(words)
+        return model, [model.context]
+    if part == "lora":
+        add_lora(problem.model, rank=rank, layers=[layers] if isinstance(layers, int) else layers)
+    return problem.model, select(problem.model, part)
+
+
 def diffusion_classifier(
-    problem: Problem, *, samples: int = 48, low: float = 0.0, high: float = 1.0, temperature: float = 1.0
+    problem: Problem,
+    *,
+    samples: Sequence[int] | int = 48,
+    keep: Sequence[int] | int = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    temperature: float = 1.0,
 ) -> DiffusionClassifier:
-    """Diffusion Classifier over the problem's classes."""
-    return DiffusionClassifier(problem.diffusion, samples, Sampling("stratified", low=low, high=high), temperature)
+    """Diffusion Classifier over the problem's classes; with several numbers of samples it goes by stages."""
+    sampling, keep = Sampling("stratified", low=low, high=high), [keep] if isinstance(keep, int) else keep
+    embeddings = problem.condition.embeddings
+    return DiffusionClassifier(problem.diffusion, samples, sampling, temperature, embeddings, keep=keep)
 
 
 def ensemble(
@@ -84,11 +135,36 @@ def ensemble(
 
 
 def tent(
-    problem: Problem, *, lr: float = 1e-3, steps: int = 1, episodic: bool = True, batch_statistics: bool = True
+    problem: Problem,
+    *,
+    lr: float = 1e-3,
+    steps: int = 1,
+    part: str = "norm",
+    rank: int = 4,
+    episodic: bool = True,
+    batch_statistics: bool = True,
 ) -> Tent:
-    """TENT on the normalisation layers; the defaults are its paper's, but for `episodic`."""
-    optimizer = torch.optim.Adam(select(problem.model, "norm"), lr=lr)
-    return Tent(problem.model, optimizer, steps, episodic, batch_statistics)
+    """TENT; the defaults are its paper's (the normalisation layers), but for `episodic`."""
+    model, moving = _part_of(problem, part, rank)
+    return Tent(model, torch.optim.Adam(moving, lr=lr), steps, episodic, batch_statistics)
+
+
+def marginal_entropy(
+    problem: Problem,
+    *,
+    lr: float = 5e-3,
+    steps: int = 1,
+    part: str = "prompt",
+    rank: int = 4,
+    words: int = 4,
+    views: int = 64,
+    keep: float = 0.1,
+    area: float = 0.5,
+    episodic: bool = True,
+) -> MarginalEntropy:
+    """The entropy of the mean belief over views; the defaults are TPT's."""
+    model, moving = _part_of(problem, part, rank, None, words)
+    return MarginalEntropy(model, torch.optim.AdamW(moving, lr=lr), steps, episodic, views, keep, area)
 
 
 def augmentation(problem: Problem, *, scales: Sequence[float] | float = (1.0,)) -> AugmentationMean:
@@ -123,6 +199,7 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "ensemble": ensemble,
     "logits": partial(diffusion_tta, part="logits"),
     "tent": tent,
+    "tpt": marginal_entropy,
     "augmentation": augmentation,
     "consistency": consistency,
 }
@@ -132,6 +209,7 @@ TASKS = {
     "ensemble": ("classification",),
     "logits": ("classification",),
     "tent": ("classification", "segmentation"),
+    "tpt": ("classification",),
     "augmentation": ("segmentation", "depth"),
     "consistency": ("depth",),
 }

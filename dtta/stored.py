@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -72,16 +72,58 @@ def gain(
     against: str = "none",
     metric: Metric | None = None,
     first: int | None = None,
+    only: Callable[[Row], bool] | None = None,
+    also: str | None = None,
     folder: Path = FOLDER,
 ) -> dict[str, float]:
     """The paired gain of a run over another, on the images that both hold under the shifts (see ``paired_gain``).
 
     Args:
-        first: only images with numbers below this.
+        first: only images with numbers below this. only: only rows of which this is true.
+        also: only images that this run holds too, so that runs on fewer images can be compared on the same ones.
     """
     before, after = shared(rows(table, against, folder), rows(table, run, folder), set(shifts))
-    kept = [i for i, row in enumerate(before) if first is None or row.index < first]
+    wanted = None if also is None else {(r.shift, r.severity, r.index) for r in rows(table, also, folder)}
+    kept = [
+        i
+        for i, r in enumerate(before)
+        if (first is None or r.index < first)
+        and (only is None or only(r))
+        and (wanted is None or (r.shift, r.severity, r.index) in wanted)
+    ]
     return paired_gain([before[i] for i in kept], [after[i] for i in kept], metric)
+
+
+def summary(
+    table: str, runs: Sequence[str], shifts: Sequence[str], metric: Metric | None = None, **options
+) -> list[dict[str, object]]:
+    """For each run its gain over no adaptation: under the shifts, on clean images, under the shift it does worst at.
+
+    Args:
+        shifts: families; "clean" is added. metric, options: see `gain`.
+    """
+    found = []
+    for run in runs:
+        g, clean = (
+            gain(table, run, shifts, metric=metric, **options),
+            gain(table, run, ["clean"], metric=metric, **options),
+        )
+        each = {shift: gain(table, run, [shift], metric=metric, **options)["gain"] for shift in shifts}
+        worst = min(each, key=each.__getitem__)
+        found.append(
+            {
+                "method": run,
+                "images": g["images"],
+                "after": g["after"],
+                "gain": g["gain"],
+                "from": g["low"],
+                "to": g["high"],
+                "clean, gain": clean["gain"],
+                "worst shift, gain": each[worst],
+                "worst shift": worst.replace("_", " "),
+            }
+        )
+    return found
 
 
 def shared(first: list[Row], second: list[Row], shifts: set[str] | None = None) -> tuple[list[Row], list[Row]]:

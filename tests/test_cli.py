@@ -94,7 +94,7 @@ def test_the_main_metric_may_be_named(capsys):
 def dense(monkeypatch):
     """Segmentation and depth in small, as the problems "tiny-segmentation" and "tiny-depth"."""
 
-    def load(name, network=None, diffusion=None):
+    def load(name, network=None, diffusion=None, classes=None):
         return tiny.dense_problem(name.removeprefix("tiny-"))
 
     monkeypatch.setattr(cli, "load", load)

@@ -28,7 +28,7 @@ TTA = dict(steps=1, samples=4, lr=0.5)
 def tiny_problem(monkeypatch):
     """The name "tiny" stands for a problem of random models, the true class's probability as its score."""
 
-    def load(name, network=None, diffusion=None):
+    def load(name, network=None, diffusion=None, classes=None):
         if name.startswith("tiny-"):
             return tiny.dense_problem(name.removeprefix("tiny-"))
         assert name == "tiny"

@@ -56,6 +56,25 @@ def test_belief_shows_both_beliefs_and_the_loss():
     assert len(figures.belief(torch.rand(1, 1, 8, 8), before, after, "abc").axes) == 2  # no empty panel
 
 
+def test_of_many_classes_the_believed_ones_are_drawn_with_their_names():
+    before, after = torch.zeros(20), torch.zeros(20)
+    before[3], before[7], after[3], after[11] = 0.9, 0.1, 0.2, 0.8
+    _, ax = plt.subplots()
+    figures.bars(ax, before, after, [f"a thing called {j}" for j in range(20)], most=3)
+    assert [t.get_text()[-2:].strip() for t in ax.get_yticklabels()] == ["3", "11", "7"]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.9, 0, 0.1, 0.2, 0.8, 0])
+    assert ax.yaxis_inverted()
+
+
+def test_listening_draws_differences_from_the_truth():
+    losses = torch.rand(5, 3, 4)
+    fig = figures.listening(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
+    assert "its name" in fig.axes[0].get_ylabel() and [t.get_text() for t in fig.legends[0].texts] == ["one", "two"]
+    drawn = torch.as_tensor(fig.axes[1].lines[2].get_ydata())
+    torch.testing.assert_close(drawn, (losses[:, 2] - losses[:, 0]).mean(0), check_dtype=False)
+
+
 def test_triangle_puts_certainty_into_corners():
     path = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     fig = figures.triangle([(path, 0, "one")])

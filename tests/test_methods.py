@@ -7,7 +7,15 @@ import tiny
 import torch
 
 from dtta.adapt import DiffusionTTA
-from dtta.baselines import AugmentationMean, Consistency, DiffusionClassifier, Ensemble, NoAdaptation, Tent
+from dtta.baselines import (
+    AugmentationMean,
+    Consistency,
+    DiffusionClassifier,
+    Ensemble,
+    MarginalEntropy,
+    NoAdaptation,
+    Tent,
+)
 from dtta.methods import METHODS, OPTIMIZERS, TASKS, build, methods_for, settings_of
 from dtta.parameters import Logits
 from dtta.sampling import Sampling
@@ -19,11 +27,12 @@ KINDS = {
     "ensemble": Ensemble,
     "logits": DiffusionTTA,
     "tent": Tent,
+    "tpt": MarginalEntropy,
     "augmentation": AugmentationMean,
     "consistency": Consistency,
 }
 FITTING = {
-    "classification": ("none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "tent"),
+    "classification": ("none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "tent", "tpt"),
     "segmentation": ("none", "diffusion-tta", "tent", "augmentation"),
     "depth": ("none", "diffusion-tta", "augmentation", "consistency"),
 }
@@ -42,6 +51,7 @@ def test_every_method_of_a_task_answers_an_image(task):
     assert methods_for(task) == FITTING[task]
     for name in FITTING[task]:
         settings = {"samples": 3} if "samples" in settings_of(name) else {}
+        settings |= {"part": "norm"} if name == "tpt" else {}  # this network reads no names
         method = build(problem, name, **settings)
         assert isinstance(method, KINDS[name])
         assert method(image, torch.Generator().manual_seed(0)).shape == shape
@@ -125,6 +135,26 @@ def test_every_optimizer_moves_the_weights(problem, image, name):
     assert not torch.equal(tta(image), problem.model(image))
 
 
+def test_a_temperature_softens_the_condition_and_not_the_answer(problem, image):
+    tta = build(problem, "diffusion-tta", temperature=4.0, steps=1, samples=2)
+    tta(image)
+    (step,) = tta.history
+    torch.testing.assert_close(step.condition, problem.condition(step.output / 4))
+    torch.testing.assert_close(step.output, problem.model(image))
+    assert build(problem, "diffusion-tta").condition is problem.condition
+
+
+def test_depths_have_no_temperature():
+    with pytest.raises(ValueError, match="a temperature goes with beliefs"):
+        build(tiny.dense_problem("depth"), "diffusion-tta", temperature=2.0)
+
+
+def test_the_staged_classifier_by_settings(problem, image):
+    staged = build(problem, "diffusion-classifier", samples=[2, 4], keep=2)
+    assert torch.isneginf(staged(image)).sum() == tiny.CLASSES - 2
+    assert (staged.stages, staged.keep) == ([2, 4], [2])
+
+
 def test_logits_move_the_answer_alone(problem, image):
     tta = build(problem, "logits", lr=5.0, samples=2)
     assert isinstance(tta.model, Logits)
@@ -143,7 +173,7 @@ def test_the_problems_settings_hold_until_overruled():
 @pytest.mark.parametrize(("task", "method", "settings", "message"), [
     ("classification", "tent", dict(steps=0), "steps must be a whole number of at least 1"),
     ("classification", "tent", dict(lr=-1.0), "[Ii]nvalid learning rate"),
-    ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from lr, steps, episodic, b"),
+    ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from lr, steps, part, rank"),
     ("segmentation", "augmentation", dict(scales=0), "scales must be positive"),
     ("segmentation", "augmentation", dict(scales="big"), "augmentation: "),
     ("depth", "consistency", dict(jitter=1), "jitter"),
@@ -157,7 +187,7 @@ def test_values_out_of_range_of_the_other_methods(task, method, settings, messag
 @pytest.mark.parametrize(("method", "settings", "message"), [
     ("magic", {}, "unknown method 'magic'; choose from none, diffusion-tta, diffusion-classifier, ensemble, logits"),
     ("diffusion-tta", dict(rate=1), "diffusion-tta has no setting 'rate'; choose from optimizer, lr, momentum"),
-    ("diffusion-classifier", dict(steps=1), "has no setting 'steps'; choose from samples, low, high, temperature"),
+    ("diffusion-classifier", dict(steps=1), "has no setting 'steps'; choose from samples, keep, low, high"),
     ("ensemble", dict(steps=1), "ensemble has no setting 'steps'; choose from samples, low, high, temperature"),
     ("logits", dict(part="norm"), "logits has no setting 'part'; choose from optimizer, lr"),
     ("none", dict(steps=1), "none has no setting 'steps'; it takes none"),
@@ -167,7 +197,10 @@ def test_values_out_of_range_of_the_other_methods(task, method, settings, messag
     ("diffusion-tta", dict(steps=0), "steps must be a whole number of at least 1"),
     ("diffusion-tta", dict(lr=-1.0), "[Ii]nvalid learning rate"),
     ("diffusion-tta", dict(lr="fast"), "diffusion-tta: "),
-    ("diffusion-tta", dict(part="lora"), "no weights of the kind 'lora'"),
+    ("diffusion-tta", dict(part="lora"), "Classifier does not say where LoRA goes"),
+    ("diffusion-tta", dict(temperature=0), "temperature must be above 0"),
+    ("tpt", {}, "part 'prompt' needs a network that reads its classes' names; tiny has none"),
+    ("tpt", dict(part="norm", views=1), "views"),
 ])  # fmt: skip
 def test_unknown_names_and_values(problem, method, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -58,3 +58,17 @@ def test_gain_is_that_of_the_images_both_hold(tmp_path):
     assert stored.gain("t", "after", {"fog"}, first=3, folder=tmp_path)["gain"] == pytest.approx(100 / 3)
     assert stored.gain("t", "after", {"fog", "snow"}, folder=tmp_path)["gain"] == pytest.approx(20)
     assert stored.gain("t", "none", {"fog"}, against="after", folder=tmp_path)["gain"] == -50
+    even = stored.gain("t", "after", {"fog"}, only=lambda row: row.index % 2 == 0, folder=tmp_path)
+    assert (even["gain"], even["images"]) == (50, 2)
+    same = stored.gain("t", "none", {"fog"}, against="none", also="after", folder=tmp_path)
+    assert same["images"] == 4
+
+
+def test_a_summary_names_the_worst_shift(tmp_path):
+    before = [Row(s, 3, i, 0.5, 0.1) for s in ("clean", "fog", "light_snow") for i in range(4)]
+    after = [Row(r.shift, 3, r.index, {"clean": 0.25, "fog": 1.0, "light_snow": 0.5}[r.shift], 0.1) for r in before]
+    stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
+    (row,) = stored.summary("t", ["after"], ["fog", "light_snow"], folder=tmp_path)
+    assert (row["method"], row["images"], row["gain"], row["clean, gain"]) == ("after", 8, 25, -25)
+    assert (row["worst shift"], row["worst shift, gain"]) == ("light snow", 0)
+    assert row["from"] == row["to"] == 25

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from dtta.evaluate import Run, spread
 from dtta.problems import digits
-from dtta.problems.scenes import depth, segmentation
+from dtta.problems.scenes import clip, depth, segmentation
 from dtta.problems.scenes.shifts import SHIFTS as SCENE_SHIFTS
 from dtta.problems.shifts import SHIFTS
 
@@ -175,4 +175,79 @@ DEPTH = _scenes(
     },
 )
 
-EXPERIMENTS = {"digits": DIGITS, "scenes-segmentation": SEGMENTATION, "scenes-depth": DEPTH}
+# --- open vocabulary ----------------------------------------------------------------------------------
+
+_text = dict(steps=5, samples=12, timesteps="stratified", part="lora", rank=4)
+_chosen = clip.SETTINGS["diffusion-tta"]
+_middle_t = dict(low=0.2, high=0.8)
+_tuned = {k: _chosen[k] for k in ("low", "high")}
+_rates = {"all": [0.3, 1.0], "norm": [3.0, 30.0], "head": [3.0, 30.0], "prompt": [1.0, 10.0]}  # to try, by SGD
+# What other weights need, the best of the grid.
+_moving = {
+    "all": dict(part="all", lr=1.0),
+    "norm": dict(part="norm", lr=3.0),
+    "head": dict(part="head", lr=3.0),
+    "prompt": dict(part="prompt", lr=1.0),
+    "φ by LoRA": dict(adapt_diffusion="lora", lr_diffusion=1.0),
+}
+_staged = dict(clip.SETTINGS["diffusion-classifier"], samples=[4, 12], keep=5)
+_numbers = (5, 10, 50)  # of names, besides the usual one
+
+
+def _clip_run(method: str, settings: dict | None = None, classes: int | None = None) -> Run:
+    return Run(method, settings=clip.SETTINGS[method] if settings is None else settings, classes=classes)
+
+
+OPEN = Experiment(
+    shifts=tuple(SCENE_SHIFTS),
+    tried=6,
+    total=240,
+    grid=(
+        (
+            Run("diffusion-tta"),
+            [
+                *(
+                    dict(_text, low=low, high=high, optimizer="sgd", lr=100.0)
+                    for low, high in ((0.2, 0.8), (0.0, 1.0), (0.4, 1.0))
+                ),
+                dict(_text, **_middle_t, optimizer="sgd", lr=300.0),
+                *(dict(_text, **_middle_t, optimizer="sgd", lr=lr, temperature=3.0) for lr in (100.0, 300.0)),
+                dict(_text, low=0.4, high=1.0, optimizer="sgd", lr=100.0, temperature=3.0),
+                *(dict(_text, **_middle_t, optimizer="adam", lr=0.01, temperature=T) for T in (1.0, 3.0)),
+                {**_chosen, "rank": 16},
+            ],
+        ),
+        (
+            Run("diffusion-tta"),
+            [{**_chosen, "part": part, "lr": lr} for part, rates in _rates.items() for lr in rates],
+        ),
+        (
+            Run("diffusion-tta"),
+            [{**_chosen, "adapt_diffusion": "lora", "lr_diffusion": lr} for lr in (1.0, 10.0)],
+        ),
+        (Run("tent"), [dict(part="lora", lr=lr, steps=steps) for lr in (1e-3, 1e-2) for steps in (1, 5)]),
+        (
+            Run("tpt"),
+            [dict(views=32, lr=lr, steps=1, keep=keep) for lr in (5e-3, 5e-2) for keep in (0.1, 0.5)],
+        ),
+        (Run("diffusion-classifier"), [dict(samples=12, **span) for span in (_middle_t, dict(low=0.0, high=1.0))]),
+        (Run("ensemble"), [dict(samples=12, **_tuned, temperature=t) for t in (1.0, 0.3)]),
+    ),
+    runs={
+        "none": (Run("none"), 24),
+        **{method: (_clip_run(method), 24) for method in ("diffusion-tta", "tent", "tpt")},
+        "diffusion-classifier": (_clip_run("diffusion-classifier"), 12),
+        "ensemble": (_clip_run("ensemble"), 12),
+        "diffusion-classifier, staged": (_clip_run("diffusion-classifier", _staged), 12),
+        **{f"diffusion-tta, {name}": (_clip_run("diffusion-tta", _chosen | s), 12) for name, s in _moving.items()},
+        **{f"none, {L} names": (_clip_run("none", {}, L), 12) for L in _numbers},
+        **{f"diffusion-tta, {L} names": (_clip_run("diffusion-tta", None, L), 12) for L in _numbers},
+    },
+)
+
+EXPERIMENTS = {
+    "digits": DIGITS,
+    "scenes-segmentation": SEGMENTATION,
+    "scenes-depth": DEPTH,
+    "scenes-clip": OPEN,
+}

@@ -182,7 +182,7 @@ _chosen = clip.SETTINGS["diffusion-tta"]
 _middle_t = dict(low=0.2, high=0.8)
 _tuned = {k: _chosen[k] for k in ("low", "high")}
 _rates = {"all": [0.3, 1.0], "norm": [3.0, 30.0], "head": [3.0, 30.0], "prompt": [1.0, 10.0]}  # to try, by SGD
-# What other weights need, the best of the grid.
+# What other weights need: first guesses, to be replaced by the best of the grid.
 _moving = {
     "all": dict(part="all", lr=1.0),
     "norm": dict(part="norm", lr=3.0),

@@ -22,7 +22,7 @@ class DiffusionClassifier(nn.Module):
         diffusion: the diffusion model; its ``class_embeddings`` are the candidates unless given.
         samples: B, pairs (t, ε) for each image; or, for a staged schedule, how many a class that is still in
             the race has seen at the end of each stage.
-        keep: how many classes go on after each stage but the last (its section 4.3 prunes so); an unlikely class
+        keep: how many classes go on after each stage but the last (the authors prune so); an unlikely class
             costs few evaluations. The logit of a class that was dropped is -infinity.
         sampling: how the pairs are drawn; the paper of this method spaces t evenly.
         temperature: divides the losses (summed over elements); it makes the belief milder or sharper,

@@ -15,7 +15,7 @@ from dtta.baselines.tent import entropy
 class MarginalEntropy(SelfTraining):
     """Goes downhill on the entropy of the mean belief over random views of the image.
 
-    H(p̄), p̄ the mean of softmax f(x_v) over the views whose own entropy is among the lowest (TPT's Eq. 3 and 4).
+    H(p̄), p̄ the mean of softmax f(x_v) over the views whose own entropy is among the lowest.
     TPT moves the words of the prompt, one step of AdamW at 5e-3, 64 views, the surest tenth; MEMO moves all of θ
     and hears all views.
 

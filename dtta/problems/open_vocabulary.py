@@ -40,7 +40,7 @@ NETWORKS = {
 DIFFUSIONS = {
     "stable-diffusion-1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
 }
-# The paper's: queries and values of the vision tower, 5 steps of 192 pairs, SGD (its section 4.1); it does not state
+# The paper's: queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state
 # the rank. They were not chosen on validation images here.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(part="lora", rank=16, steps=5, samples=192, micro_batch=8, optimizer="sgd", lr=5e-3),
@@ -56,7 +56,7 @@ class DataSet:
         kind: the torchvision class.
         splits: its arguments for "validation" and "test"; validation images come from the training part.
         names: data set -> class names as one would say them.
-        templates: sentences, those of CLIP's authors for such data.
+        templates: sentences, those of CLIP's authors for such data; the paper has "a photo of a <class>" for all.
     """
 
     kind: type
@@ -238,9 +238,8 @@ def _in_turn(labels: Sequence[int], classes: int) -> list[int]:
 
 def _draw(splits, order, size, device, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
     picture, label = splits[split][order[split][index]]
-    return apply_shift(square(picture, size), shift, severity, seed, index, IMAGE_SHIFTS).to(device), torch.tensor(
-        label
-    )
+    image = apply_shift(square(picture, size), shift, severity, seed, index, IMAGE_SHIFTS)
+    return image.to(device), torch.tensor(label)
 
 
 def square(picture: Image.Image, size: int) -> Tensor:

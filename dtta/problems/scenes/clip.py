@@ -170,7 +170,7 @@ CLASSES = 20  # of the vocabulary's fifty names, unless asked otherwise
 NETWORKS = {"clip": clip}
 DIFFUSIONS = {"unet": unet}
 
-# Chosen on validation portraits: the best rows of results/scenes-clip-settings.csv, which a test holds in step.
+# First guesses. Not yet chosen on validation portraits: `python tools/choose_settings.py scenes-clip` is to do that.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(
         steps=5, samples=12, timesteps="stratified", part="lora", rank=4, low=0.2, high=0.8, optimizer="sgd", lr=100.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -33,12 +33,17 @@ def scene(split: str, index: int) -> Scene:
     Raises:
         ValueError: unknown split. IndexError: no such scene.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    first, count = SPLITS[split]
+    return random_scene(WORLD, place(SPLITS, split, index))
+
+
+def place(splits: Mapping[str, tuple[int, int]], split: str, index: int) -> int:
+    """The number in its world of what is number `index` of a split; splits: name -> (first number, how many)."""
+    if split not in splits:
+        raise ValueError(f"unknown split {split!r}; choose from {', '.join(splits)}")
+    first, count = splits[split]
     if not 0 <= index < count:
         raise IndexError(f"the {split} split has scenes 0 to {count - 1}, not {index}")
-    return random_scene(WORLD, first + index)
+    return first + index
 
 
 def draw(scenes: list[Scene]) -> Rendered:

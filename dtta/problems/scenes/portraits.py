@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dtta.problems.scenes import words
-from dtta.problems.scenes.data import WORLD, draw, rendered
+from dtta.problems.scenes.data import WORLD, draw, place, rendered
 from dtta.problems.scenes.shifts import shift_image, shift_scene
 from dtta.problems.scenes.words import SEEN, VOCABULARY
 from dtta.problems.scenes.world import Scene, random_portrait
@@ -24,13 +24,9 @@ def portrait(split: str, index: int, classes: int = len(VOCABULARY)) -> Scene:
     Raises:
         ValueError: unknown split. IndexError: no such portrait.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    first, count = SPLITS[split]
-    if not 0 <= index < count:
-        raise IndexError(f"the {split} split has portraits 0 to {count - 1}, not {index}")
+    number = place(SPLITS, split, index)
     kind = SEEN[index % len(SEEN)] if split == "train" else VOCABULARY[index % classes].kind
-    return random_portrait(WORLD, first + index, kind)
+    return random_portrait(WORLD, number, kind)
 
 
 def shifted(classes: int, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:

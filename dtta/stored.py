@@ -49,6 +49,20 @@ def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
         ]  # fmt: skip
 
 
+def tried(problem: str, folder: Path = FOLDER) -> list[dict]:
+    """What was tried on a problem's validation images: network, diffusion, method, settings, before, gain, low, high.
+
+    ``tools/choose_settings.py`` makes the table.
+    """
+    path = folder / f"{problem}-settings.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"no table {path}; make it with: python tools/choose_settings.py {problem}")
+    numbers = ("before", "after", "gain", "low", "high", "images")
+    with path.open() as file:
+        found = list(csv.DictReader(file))
+    return [r | {"settings": json.loads(r["settings"])} | {k: float(r[k]) for k in numbers if k in r} for r in found]
+
+
 def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLDER, **about) -> None:
     """Write a table: its runs and `about` as JSON, its rows as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +106,15 @@ def gain(
         and (wanted is None or (r.shift, r.severity, r.index) in wanted)
     ]
     return paired_gain([before[i] for i in kept], [after[i] for i in kept], metric)
+
+
+def standing(table: str, run: str, shift: str, place: float, folder: Path = FOLDER) -> int:
+    """The number of the image that stands at `place` (0: worst, 1: best) of a shift, ordered by gain in score."""
+    if not 0 <= place <= 1:
+        raise ValueError(f"place must lie in 0 to 1, not {place!r}")
+    before, after = shared(rows(table, "none", folder), rows(table, run, folder), {shift})
+    order = sorted((b.score - a.score, b.index) for a, b in zip(before, after, strict=True))
+    return order[round(place * (len(order) - 1))][1]
 
 
 def summary(

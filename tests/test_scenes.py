@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
@@ -80,15 +79,14 @@ def test_the_depth_model_listens():
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_settings_are_the_best_of_the_validation_table(problem):
-    with (stored.FOLDER / f"{problem}-settings.csv").open() as file:
-        tried = [row | {"settings": json.loads(row["settings"])} for row in csv.DictReader(file)]
+    tried = stored.tried(problem)
 
     def best(method, variant=None, **fixed):
         variants = {"adapt_diffusion", "episodic"}
         own = [r for r in tried if r["method"] == method and fixed.items() <= r["settings"].items()]
         own = [r for r in own if variants & set(r["settings"]) == ({variant} if variant else set())]
         assert len(own) > 1 or method == "augmentation"
-        return max(own, key=lambda row: float(row["gain"]))["settings"]
+        return max(own, key=lambda row: row["gain"])["settings"]
 
     for method, settings in module(problem).SETTINGS.items():
         assert best(method) == settings

@@ -72,3 +72,17 @@ def test_a_summary_names_the_worst_shift(tmp_path):
     assert (row["method"], row["images"], row["gain"], row["clean, gain"]) == ("after", 8, 25, -25)
     assert (row["worst shift"], row["worst shift, gain"]) == ("light snow", 0)
     assert row["from"] == row["to"] == 25
+
+
+def test_what_stands_where_and_what_was_tried(tmp_path):
+    before = [Row("fog", 3, i, 0.5, 0.1) for i in range(5)]
+    after = [Row("fog", 3, i, 0.5 + gain, 0.1) for i, gain in enumerate((0.1, -0.2, 0.3, 0.0, 0.2))]
+    stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
+    places = [stored.standing("t", "after", "fog", place, tmp_path) for place in (0, 0.5, 0.75, 1)]
+    assert places == [1, 0, 4, 2]
+    with pytest.raises(ValueError, match="place must lie in 0 to 1"):
+        stored.standing("t", "after", "fog", 75, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"python tools/choose_settings.py t"):
+        stored.tried("t", tmp_path)
+    (tmp_path / "t-settings.csv").write_text('method,settings,gain\ntent,"{""lr"": 0.1}",-2.5\n')
+    assert stored.tried("t", tmp_path) == [{"method": "tent", "settings": {"lr": 0.1}, "gain": -2.5}]

@@ -269,21 +269,18 @@ report.table(rows, tolerance=0.3, caption="Gain in points over no adaptation, me
 # Can the DiT be helped? On *validation* images (24 a shift), listening still later and adapting φ too were tried:
 
 # %%
-import json
-
-import pandas as pd
-
-tried = pd.read_csv(stored.FOLDER / "digits-settings.csv").query("diffusion == 'dit'")
 rows = []
-for row in tried.itertuples():
-    chosen = json.loads(row.settings)
+for row in stored.tried("digits"):
+    if row["diffusion"] != "dit":
+        continue
+    chosen = row["settings"]
     rows.append(
         {
             "timesteps": f"{1000 * chosen['low']:.0f} to {1000 * chosen['high']:.0f}",
             "φ": f"adapted, rate {chosen['lr_diffusion']:.0e}" if "lr_diffusion" in chosen else "frozen",
-            "gain": row.gain,
-            "from": row.low,
-            "to": row.high,
+            "gain": row["gain"],
+            "from": row["low"],
+            "to": row["high"],
         }
     )
 report.table(rows, tolerance=0.1, caption="ResNet, DiT: gain in points on validation images, mean of twelve shifts")

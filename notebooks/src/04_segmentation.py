@@ -35,7 +35,7 @@ from torch.nn import functional as F
 import dtta
 from dtta import figures, report, stored
 from dtta.evaluate import evaluate, image_generator
-from dtta.listening import losses_under
+from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 from dtta.problems.metrics import class_accuracy
 
@@ -150,8 +150,6 @@ report.line(
 # about the map, and where might it prefer the wrong one?
 
 # %%
-edges = torch.linspace(0, 1, 7)
-centres = (edges[:-1] + edges[1:]) / 2 * diffusion.timesteps
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
 
@@ -162,28 +160,21 @@ def certain(answer):
 
 @torch.no_grad()
 def listening(shift):
-    """Losses (scenes, maps, ranges of t) under the true map, the network's, the same made certain, another scene's."""
+    """Timesteps, and losses (scenes, maps, timesteps) under four maps, the true one first."""
     x, truth = problem.images(listeners, shift, 3, "validation")
     own = problem.model(x)
     outputs = (certain(truth), own, certain(own.argmax(1)), certain(truth.roll(1, 0)))
     maps = [problem.condition(output) for output in outputs]
-    ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    parts = [dtta.Sampling("stratified", low=low, high=high) for low, high in ranges]
-    return torch.stack([losses_under(diffusion, x, maps, 4, part, seed) for part in parts], dim=2)
+    return losses_by_timestep(diffusion, x, maps, seed=seed)
 
 
-names = ("network's map", "the same, made certain", "another scene's")
-colours = (figures.BLUE, figures.GREEN, figures.ORANGE)
-fig, axes = plt.subplots(1, 4, figsize=(10, 3.2), sharex=True, sharey=True)
-for ax, shift in zip(axes, shown, strict=True):
-    losses = listening(shift)
-    ax.axhline(0, color=figures.BLACK, lw=1)
-    for k, (colour, name) in enumerate(zip(colours, names, strict=True), start=1):
-        figures.band(ax, centres, losses[:, k] - losses[:, 0], colour, name)
-    ax.set(title=shift.replace("_", " "), xlabel="timestep t")
-    ax.set_yscale("symlog", linthresh=1e-3)
-axes[0].set_ylabel("loss minus that\nunder the true map")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+heard = {shift: listening(shift) for shift in shown}
+fig = figures.listening(
+    heard["clean"][0],
+    {shift.replace("_", " "): losses for shift, (_, losses) in heard.items()},
+    ("network's map", "the same, made certain", "another scene's"),
+    "the true map",
+)
 figures.show(
     fig,
     alt="Four panels, for clean scenes, contrast, fog and Gaussian noise: how much larger the loss is under the network's "
@@ -210,17 +201,7 @@ figures.show(
 
 # %%
 tta = build(problem, "diffusion-tta")
-baseline = stored.rows("scenes-segmentation-test", "none")
-adapted = stored.rows("scenes-segmentation-test", "diffusion-tta")
-change = {(r.shift, r.index): r.score - b.score for b, r in zip(baseline, adapted, strict=True)}
-
-
-def standing(shift, place):
-    """The scene that stands at `place` (0: worst, 1: best) among those of a shift, by its gain."""
-    order = sorted((gain, index) for (name, index), gain in change.items() if name == shift)
-    return order[round(place * (len(order) - 1))][1]
-
-
+standing = partial(stored.standing, "scenes-segmentation-test", "diffusion-tta")  # by their gain
 index = standing("depth_fog", 0.75)
 x, truth = problem.image(index, "depth_fog", 3)
 answer = tta(x, image_generator(seed, index))
@@ -320,7 +301,7 @@ figures.show(
 
 # %%
 run = stored.names("scenes-segmentation-test")["diffusion-tta"]
-kept = {(r.shift, r.index): r.score for r in adapted}
+kept = {(r.shift, r.index): r.score for r in stored.rows("scenes-segmentation-test", "diffusion-tta")}
 some = {s: [i for name, i in kept if name == s][:live] for s in ("clean", "contrast", "fog", "shot_noise", "night")}
 fresh = evaluate(run, [(shift, 3) for shift in some], some)
 agree = sum(abs(kept[r.shift, r.index] - r.score) < 0.02 for r in fresh)
@@ -334,23 +315,11 @@ report.line(f"{agree} of {len(fresh)} scenes score as stored, to two points", to
 # validation scenes. Neither needs a diffusion model. Same scenes, settings from validation scenes.
 
 # %%
-rows = []
-for run in ("diffusion-tta", "tent", "augmentation"):
-    g, clean = gain_of(run, shifts), gain_of(run, {"clean"})
-    worst = min(problem.shifts, key=lambda s: gain_of(run, {s})["gain"])
-    rows.append(
-        {
-            "method": run,
-            "shifted, after": g["after"],
-            "gain": g["gain"],
-            "from": g["low"],
-            "to": g["high"],
-            "class accuracy, gain": gain_of(run, shifts, metric=problem.metrics["mean class accuracy"])["gain"],
-            "clean, gain": clean["gain"],
-            "worst shift, gain": gain_of(run, {worst})["gain"],
-            "worst shift": worst.replace("_", " "),
-        }
-    )
+test, methods = "scenes-segmentation-test", ("diffusion-tta", "tent", "augmentation")
+rows = stored.summary(test, methods, problem.shifts, problem.metrics["mean IoU"])
+for row in rows:
+    by_accuracy = gain_of(row["method"], shifts, metric=problem.metrics["mean class accuracy"])
+    row["class accuracy, gain"] = by_accuracy["gain"]
 before = gain_of("diffusion-tta", shifts)["before"]
 report.table(rows, tolerance=0.3, caption=f"Mean IoU in %, mean over nineteen shifts; no adaptation: {before:.1f}")
 

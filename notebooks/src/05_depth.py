@@ -36,7 +36,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 import dtta
 from dtta import figures, report, stored
 from dtta.evaluate import bootstrap_interval, evaluate, image_generator
-from dtta.listening import losses_under
+from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 
 figures.style()
@@ -120,34 +120,25 @@ print("the same as DepthMap:", torch.allclose(by_hand, problem.condition(before)
 
 # %%
 diffusion = problem.diffusion
-edges = torch.linspace(0, 1, 7)
-centres = (edges[:-1] + edges[1:]) / 2 * diffusion.timesteps
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
 
 @torch.no_grad()
 def listening(shift):
-    """Losses (scenes, maps, ranges of t) under the true map and four others."""
+    """Timesteps, and losses (scenes, maps, timesteps) under the true map and four others."""
     x, truth = problem.images(listeners, shift, 3, "validation")
     depths = (truth, problem.model(x), gaussian_blur(truth, [9, 9], [2.0, 2.0]), truth.roll(1, 0), truth * 0 + 4.0)
     maps = [problem.condition(d) for d in depths]
-    ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    parts = [dtta.Sampling("stratified", low=low, high=high) for low, high in ranges]
-    return torch.stack([losses_under(diffusion, x, maps, 4, part, seed) for part in parts], dim=2)
+    return losses_by_timestep(diffusion, x, maps, seed=seed)
 
 
-names = ("network's", "truth, blurred", "another scene's", "a flat wall")
-colours = (figures.BLUE, figures.GREEN, figures.ORANGE, figures.PURPLE)
-fig, axes = plt.subplots(1, 4, figsize=(10, 3), sharex=True, sharey=True)
-for ax, shift in zip(axes, shown, strict=True):
-    losses = listening(shift)
-    ax.axhline(0, color=figures.BLACK, lw=1)
-    for k, (name, colour) in enumerate(zip(names, colours, strict=True), start=1):
-        figures.band(ax, centres, losses[:, k] - losses[:, 0], colour, name)
-    ax.set(title=shift.replace("_", " "), xlabel="timestep t")
-    ax.set_yscale("symlog", linthresh=1e-3)
-axes[0].set_ylabel("loss minus that\nunder the true depths")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+heard = {shift: listening(shift) for shift in shown}
+fig = figures.listening(
+    heard["clean"][0],
+    {shift.replace("_", " "): losses for shift, (_, losses) in heard.items()},
+    ("network's", "truth, blurred", "another scene's", "a flat wall"),
+    "the true depths",
+)
 figures.show(
     fig,
     alt="Four panels, for clean scenes, contrast, fog and Gaussian noise: how much larger the loss is under four other "
@@ -171,17 +162,7 @@ figures.show(
 
 # %%
 tta = build(problem, "diffusion-tta")
-baseline = stored.rows("scenes-depth-test", "none")
-adapted = stored.rows("scenes-depth-test", "diffusion-tta")
-change = {(r.shift, r.index): r.score - b.score for b, r in zip(baseline, adapted, strict=True)}
-
-
-def standing(shift, place):
-    """The scene that stands at `place` (0: worst, 1: best) among those of a shift, by its gain."""
-    order = sorted((gain, index) for (name, index), gain in change.items() if name == shift)
-    return order[round(place * (len(order) - 1))][1]
-
-
+standing = partial(stored.standing, "scenes-depth-test", "diffusion-tta")  # by their gain
 index = standing("depth_fog", 0.75)
 x, truth = problem.image(index, "depth_fog", 3)
 after = tta(x, image_generator(seed, index))
@@ -276,9 +257,10 @@ report.gains(
 # test scenes of each shift, adapted now:
 
 # %%
+kept = {(r.shift, r.index): r.score for r in stored.rows("scenes-depth-test", "diffusion-tta")}
 errors = []  # (scenes, before and after, offset and shape)
 for shift in problem.shifts:
-    for i in [i for name, i in change if name == shift][:probed]:
+    for i in [i for name, i in kept if name == shift][:probed]:
         x, truth = problem.image(i, shift, 3)
         answers = (problem.model(x).detach(), tta(x, image_generator(seed, i)))
         ratios = [(d[0] / truth).log() for d in answers]
@@ -329,7 +311,6 @@ figures.show(
 
 # %%
 run = stored.names("scenes-depth-test")["diffusion-tta"]
-kept = {(r.shift, r.index): r.score for r in adapted}
 some = {s: [i for name, i in kept if name == s][:live] for s in ("clean", "contrast", "fog", "shot_noise", "night")}
 fresh = evaluate(run, [(shift, 3) for shift in some], some)
 agree = sum(abs(kept[r.shift, r.index] - r.score) < 0.01 for r in fresh)
@@ -344,22 +325,8 @@ report.line(f"{agree} of {len(fresh)} scenes score as stored, to one point", tol
 # brightness, contrast and noise should be those of an averaged teacher. Same scenes, settings from validation scenes.
 
 # %%
-rows = []
-for name in ("diffusion-tta", "augmentation", "consistency"):
-    g, clean = gain_of(name, shifts), gain_of(name, {"clean"})
-    worst = min(problem.shifts, key=lambda s: gain_of(name, {s})["gain"])
-    rows.append(
-        {
-            "method": name,
-            "shifted, after": g["after"],
-            "gain": g["gain"],
-            "from": g["low"],
-            "to": g["high"],
-            "clean, gain": clean["gain"],
-            "worst shift, gain": gain_of(name, {worst})["gain"],
-            "worst shift": worst.replace("_", " "),
-        }
-    )
+methods = ("diffusion-tta", "augmentation", "consistency")
+rows = stored.summary("scenes-depth-test", methods, problem.shifts, problem.metrics["SSIM"])
 before = gain_of("diffusion-tta", shifts)["before"]
 report.table(rows, tolerance=0.1, caption=f"SSIM × 100, mean over nineteen shifts; no adaptation: {before:.1f}")
 

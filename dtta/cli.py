@@ -163,6 +163,7 @@ def _adapt(options) -> None:
             after = method(x, image_generator(options.seed, options.index or 0))
             if not isinstance(method, dtta.DiffusionTTA):
                 bar.update(steps)
+            x, before, after = x.cpu(), before.cpu(), after.cpu()
             path = options.out / f"{name}-adapted.png"
             losses = [step.loss.item() for step in getattr(method, "history", [])]
             figures.adapted(problem, x, before, after, label, losses).savefig(path, dpi=150)
@@ -209,7 +210,7 @@ def _image_files(path: Path) -> list[Path]:
 
 
 def read_image(path: Path, problem: Problem) -> torch.Tensor:
-    """An image file as (1, C, H, W) in [0, 1], with the problem's number of channels and size."""
+    """An image file as (1, C, H, W) in [0, 1], of the problem's channels and size, on the device of its models."""
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2 import functional as T
 
@@ -219,7 +220,8 @@ def read_image(path: Path, problem: Problem) -> torch.Tensor:
             image = file.convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} is not a readable image ({error})") from error
-    return T.to_dtype(T.resize(T.pil_to_tensor(image), size, antialias=True), torch.float32, scale=True)[None]
+    x = T.to_dtype(T.resize(T.pil_to_tensor(image), size, antialias=True), torch.float32, scale=True)[None]
+    return x.to(next(problem.model.parameters()).device)
 
 
 def _evaluate(options) -> None:

@@ -51,6 +51,14 @@ def test_adapt_takes_files_and_folders(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0-adapted.png", "1-adapted.png"]
 
 
+def test_an_image_goes_where_the_models_are(tmp_path):
+    """The meta device holds no numbers, but is a device that is not the CPU."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    problem = tiny.problem()
+    problem.model.to("meta")
+    assert cli.read_image(tmp_path / "a.png", problem).device.type == "meta"
+
+
 def test_adapt_with_every_method(tmp_path):
     for method in ("none", "ensemble", "logits", "diffusion-classifier", "tent"):
         quick = [] if method in ("none", "tent") else ["--set", "samples=2"]

@@ -179,7 +179,7 @@ DEPTH = _scenes(
 
 _text = dict(steps=5, samples=12, timesteps="stratified", part="lora", rank=4)
 _chosen = clip.SETTINGS["diffusion-tta"]
-_middle_t = dict(low=0.2, high=0.8)
+_middle_t, _late_t = dict(low=0.2, high=0.8), dict(low=0.4, high=1.0)
 _tuned = {k: _chosen[k] for k in ("low", "high")}
 _rates = {"all": [0.3, 1.0], "norm": [3.0, 30.0], "head": [3.0, 30.0], "prompt": [1.0, 10.0]}  # to try, by SGD
 # What other weights need: first guesses, to be replaced by the best of the grid.
@@ -212,7 +212,15 @@ OPEN = Experiment(
                 ),
                 dict(_text, **_middle_t, optimizer="sgd", lr=300.0),
                 *(dict(_text, **_middle_t, optimizer="sgd", lr=lr, temperature=3.0) for lr in (100.0, 300.0)),
-                dict(_text, low=0.4, high=1.0, optimizer="sgd", lr=100.0, temperature=3.0),
+                dict(_text, **_late_t, optimizer="sgd", lr=100.0, temperature=3.0),
+                *(dict(_text, **_late_t, optimizer="sgd", lr=300.0, temperature=T) for T in (1.0, 3.0)),
+                dict(_text, **_late_t, optimizer="sgd", lr=1000.0),
+                dict(_text, low=0.4, high=0.8, optimizer="sgd", lr=300.0),
+                *(
+                    dict(_text, **span, samples=36, optimizer="sgd", lr=lr)
+                    for span in (_middle_t, _late_t)
+                    for lr in (100.0, 300.0)
+                ),
                 *(dict(_text, **_middle_t, optimizer="adam", lr=0.01, temperature=T) for T in (1.0, 3.0)),
                 {**_chosen, "rank": 16},
             ],
@@ -225,7 +233,7 @@ OPEN = Experiment(
             Run("diffusion-tta"),
             [{**_chosen, "adapt_diffusion": "lora", "lr_diffusion": lr} for lr in (1.0, 10.0)],
         ),
-        (Run("tent"), [dict(part="lora", lr=lr, steps=steps) for lr in (1e-3, 1e-2) for steps in (1, 5)]),
+        (Run("tent"), [dict(part="lora", lr=lr, steps=steps) for lr in (1e-3, 1e-2, 1e-1) for steps in (1, 5)]),
         (
             Run("tpt"),
             [dict(views=32, lr=lr, steps=1, keep=keep) for lr in (5e-3, 5e-2) for keep in (0.1, 0.5)],

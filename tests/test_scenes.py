@@ -8,8 +8,6 @@ import pytest
 import torch
 
 import dtta
-from dtta import stored
-from dtta.evaluate import evaluate
 from dtta.listening import losses_under
 from dtta.problems import module, weights
 from dtta.problems.scenes import data, depth, segmentation
@@ -75,49 +73,3 @@ def test_the_depth_model_listens():
     maps = [problem.condition(d) for d in depths]
     right, half, double, wrong = losses_under(problem.diffusion, scenes["image"], maps).mean(0).tolist()
     assert 1.02 * right < min(half, double) and max(half, double) < wrong
-
-
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_settings_are_the_best_of_the_validation_table(problem):
-    tried = stored.tried(problem)
-
-    def best(method, variant=None, **fixed):
-        variants = {"adapt_diffusion", "episodic"}
-        own = [r for r in tried if r["method"] == method and fixed.items() <= r["settings"].items()]
-        own = [r for r in own if variants & set(r["settings"]) == ({variant} if variant else set())]
-        assert len(own) > 1 or method == "augmentation"
-        return max(own, key=lambda row: row["gain"])["settings"]
-
-    for method, settings in module(problem).SETTINGS.items():
-        assert best(method) == settings
-    runs = stored.names(f"{problem}-test")
-    assert best("diffusion-tta", "adapt_diffusion") == runs["diffusion-tta, φ adapted"].settings
-    assert best("diffusion-tta", optimizer="sgd") == runs["diffusion-tta, sgd"].settings
-    assert best("diffusion-tta", "episodic") == runs["diffusion-tta, online"].settings
-    for name, run in runs.items():
-        if name in module(problem).SETTINGS:
-            assert run.settings == module(problem).SETTINGS[name]
-
-
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("name", ["none", "diffusion-tta"])
-def test_stored_scores_are_what_a_run_gives(problem, name):
-    """On two scenes of four shifts; another processor may round otherwise."""
-    kept = {(r.shift, r.index): r for r in stored.rows(f"{problem}-test", name)}
-    images = {
-        s: [i for shift, i in kept if shift == s][:2] for s in ("clean", "contrast", "depth_fog", "gaussian_noise")
-    }
-    run = stored.names(f"{problem}-test")[name]
-    fresh = evaluate(run, [(shift, 3) for shift in images], images, progress=False)
-    assert len(fresh) == 8
-    assert sum(abs(kept[r.shift, r.index].score - r.score) < 0.02 for r in fresh) >= 7
-    for row in fresh:
-        assert row.sums.keys() == kept[row.shift, row.index].sums.keys()
-
-
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_the_bar_diffusion_tta_gains_on_shifted_scenes(problem):
-    loaded = dtta.load(problem)
-    gain = stored.gain(f"{problem}-test", "diffusion-tta", set(loaded.shifts), metric=loaded.metrics[loaded.metric])
-    assert len({r.index for r in stored.rows(f"{problem}-test", "diffusion-tta")}) >= 200
-    assert gain["low"] > 0

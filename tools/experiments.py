@@ -180,13 +180,17 @@ DEPTH = _scenes(
 _text = dict(steps=5, samples=12, timesteps="stratified", part="lora", rank=4)
 _chosen = clip.SETTINGS["diffusion-tta"]
 _middle_t, _late_t = dict(low=0.2, high=0.8), dict(low=0.4, high=1.0)
-_tuned = {k: _chosen[k] for k in ("low", "high")}
-_rates = {"all": [0.3, 1.0], "norm": [3.0, 30.0], "head": [3.0, 30.0], "prompt": [1.0, 10.0]}  # to try, by SGD
-# What other weights need: first guesses, to be replaced by the best of the grid.
+_rates = {
+    "all": [0.3, 1.0, 3.0],
+    "norm": [3.0, 30.0, 100.0, 300.0],
+    "head": [3.0, 30.0, 100.0, 300.0],
+    "prompt": [1.0, 10.0, 30.0, 100.0],
+}  # to try, by SGD
+# What other weights need: the best of the grid, which a test holds in step.
 _moving = {
-    "all": dict(part="all", lr=1.0),
-    "norm": dict(part="norm", lr=3.0),
-    "head": dict(part="head", lr=3.0),
+    "all": dict(part="all", lr=0.3),
+    "norm": dict(part="norm", lr=100.0),
+    "head": dict(part="head", lr=100.0),
     "prompt": dict(part="prompt", lr=1.0),
     "φ by LoRA": dict(adapt_diffusion="lora", lr_diffusion=1.0),
 }
@@ -215,12 +219,9 @@ OPEN = Experiment(
                 dict(_text, **_late_t, optimizer="sgd", lr=100.0, temperature=3.0),
                 *(dict(_text, **_late_t, optimizer="sgd", lr=300.0, temperature=T) for T in (1.0, 3.0)),
                 dict(_text, **_late_t, optimizer="sgd", lr=1000.0),
-                dict(_text, low=0.4, high=0.8, optimizer="sgd", lr=300.0),
-                *(
-                    dict(_text, **span, samples=36, optimizer="sgd", lr=lr)
-                    for span in (_middle_t, _late_t)
-                    for lr in (100.0, 300.0)
-                ),
+                *(dict(_text, low=0.4, high=0.8, optimizer="sgd", lr=lr) for lr in (100.0, 300.0, 1000.0)),
+                dict(_text, low=0.4, high=0.8, optimizer="sgd", lr=300.0, temperature=3.0),
+                *(dict(_text, **_middle_t, samples=36, optimizer="sgd", lr=lr) for lr in (100.0, 300.0)),
                 *(dict(_text, **_middle_t, optimizer="adam", lr=0.01, temperature=T) for T in (1.0, 3.0)),
                 {**_chosen, "rank": 16},
             ],
@@ -238,8 +239,18 @@ OPEN = Experiment(
             Run("tpt"),
             [dict(views=32, lr=lr, steps=1, keep=keep) for lr in (5e-3, 5e-2) for keep in (0.1, 0.5)],
         ),
-        (Run("diffusion-classifier"), [dict(samples=12, **span) for span in (_middle_t, dict(low=0.0, high=1.0))]),
-        (Run("ensemble"), [dict(samples=12, **_tuned, temperature=t) for t in (1.0, 0.3)]),
+        (
+            Run("diffusion-classifier"),
+            [dict(samples=12, **span) for span in (_middle_t, dict(low=0.0, high=1.0), dict(low=0.4, high=0.8))],
+        ),
+        (
+            Run("ensemble"),
+            [
+                dict(samples=12, **span, temperature=T)
+                for span in (_middle_t, dict(low=0.4, high=0.8))
+                for T in (1.0, 0.3)
+            ],
+        ),
     ),
     runs={
         "none": (Run("none"), 24),

@@ -10,11 +10,11 @@
 # # Classification
 #
 # A classifier meets an image unlike those it was trained on. There is no label and no second image. Diffusion-TTA
-# {cite:p}`prabhudesai2023diffusion` lets it ask a diffusion model *does my answer explain this picture?* and takes a few
-# gradient steps until it does.
+# {cite:p}`prabhudesai2023diffusion` lets it ask a diffusion model *does my answer explain this picture?* and takes a
+# few gradient steps until it does.
 #
-# **You will learn** Algorithm 1 by hand and by one call, what it mends and what it breaks, by how much on twelve kinds of
-# shift, against which simpler methods, and what decides whether it works.
+# **You will learn** Algorithm 1 by hand and by one call, what it mends and what it breaks, by how much on twelve kinds
+# of shift, against which simpler methods, and what decides whether it works.
 #
 # **You need** pages [01](01_diffusion_loss) and [02](02_conditions). **Time:** 30 minutes to read, about a minute to
 # run on two CPU cores.
@@ -42,8 +42,8 @@ print("settings, chosen on validation images:", settings)
 # %% [markdown]
 # ## Algorithm 1 by hand
 #
-# One image, five steps. Each step asks the network, turns its belief into a condition, draws noise at a few dozen levels,
-# and goes downhill on the diffusion loss.
+# One image, five steps. Each step asks the network, turns its belief into a condition, draws noise at a few dozen
+# levels, and goes downhill on the diffusion loss.
 
 # %%
 baseline = stored.rows("digits-test", "none")
@@ -226,18 +226,19 @@ report.line(
 )
 
 # %% [markdown]
-# Read this table soberly. All four gain, and on ten classes nothing beats using both models side by side: the *ensemble*
-# has the best mean and the mildest worst case, and the diffusion model alone does a little better than the network
-# that learnt from it, by an interval just above zero. Two things are not in the table. The
-# Diffusion Classifier pays one evaluation for each class and pair: 240 for an image here, where adaptation pays 120, each with a backward pass; about the same. With a thousand classes it
-# would pay 24000, and adaptation still 120. And it is the one method of the four that leaves a *network* behind, for the next
-# image of a stream, or for an answer (a map, a depth) that cannot be listed class by class.
+# Read this table soberly. All four gain, and on ten classes nothing beats using both models side by side: the
+# *ensemble* has the best mean and the mildest worst case, and the diffusion model alone does a little better than the
+# network that learnt from it, by an interval just above zero. Two things are not in the table. The Diffusion Classifier
+# pays one evaluation for each class and pair: 240 for an image here, where adaptation pays 120, each with a backward
+# pass; about the same. With a thousand classes it would pay 24000, and adaptation still 120. And it is the one method
+# of the four that leaves a *network* behind, for the next image of a stream, or for an answer (a map, a depth) that
+# cannot be listed class by class.
 #
 # ## What decides: timesteps, networks, labels
 #
-# The paper draws $t$ from the whole range. [Page 01](01_diffusion_loss) showed that low timesteps mislead under a shift.
-# Here is what that does to adaptation, and what other networks, diffusion models and training labels do. Twenty-four test
-# images a shift.
+# The paper draws $t$ from the whole range. [Page 01](01_diffusion_loss) showed that low timesteps mislead under a
+# shift. Here is what that does to adaptation, and what other networks, diffusion models and training labels do.
+# Twenty-four test images a shift.
 
 # %%
 rows = []
@@ -255,15 +256,16 @@ for name, run, against in (
 report.table(rows, tolerance=0.3, caption="Gain in points over no adaptation, mean of twelve shifts")
 
 # %% [markdown]
-# All rows but "all timesteps" use the settings that were chosen for the ResNet and the soft-label UNet, a head start for it.
+# All rows but "all timesteps" use the settings that were chosen for the ResNet and the soft-label UNet, a head start
+# for it.
 #
-# * **Timesteps.** The DiT does great harm when all timesteps are heard; with the middle alone, none was shown on average.
-#   The UNet's gain is about halved by hearing all, and its interval then holds zero. Both models classify clean digits
-#   about equally well: quality on clean images does not tell how well a model teaches.
+# * **Timesteps.** The DiT does great harm when all timesteps are heard; with the middle alone, none was shown on
+#   average. The UNet's gain is about halved by hearing all, and its interval then holds zero. Both models classify
+#   clean digits about equally well: quality on clean images does not tell how well a model teaches.
 # * **UNet or DiT.** At these shared settings the small DiT shows no gain. It helps against noise and hurts under
 #   geometric shifts, far more than the UNet, perhaps because convolutions carry what they know to other places.
-# * **Hard or soft labels.** No difference was shown, for either model. [Page 02](02_conditions) saw a difference in slope;
-#   with five steps at these rates it does not decide.
+# * **Hard or soft labels.** No difference was shown, for either model. [Page 02](02_conditions) saw a difference in
+#   slope; with five steps at these rates it does not decide.
 # * **Network.** The ViT gains about as much as the ResNet.
 #
 # Can the DiT be helped? On *validation* images (24 a shift), listening still later and adapting φ too were tried:
@@ -286,8 +288,8 @@ for row in stored.tried("digits"):
 report.table(rows, tolerance=0.1, caption="ResNet, DiT: gain in points on validation images, mean of twelve shifts")
 
 # %% [markdown]
-# Listening later does most of it, adapting φ perhaps a little more; every interval still reaches down to zero or below. So
-# timesteps are the first thing to look at when a diffusion model teaches badly. Whether more data, size or training
+# Listening later does most of it, adapting φ perhaps a little more; every interval still reaches down to zero or below.
+# So timesteps are the first thing to look at when a diffusion model teaches badly. Whether more data, size or training
 # would make the small DiT a good teacher was not measured.
 
 # %% [markdown]
@@ -315,9 +317,10 @@ report.line(f"correlation over the twelve shifts: {correlation:.2f}", tolerance=
 # %% [markdown]
 # The points lie close to a line: gain follows what the diffusion model knows better, shift by shift. Where it is behind
 # the network, its feedback breaks answers that were right, and Diffusion-TTA loses more than two points under blur,
-# rotation, shear and erasing. The geometric shifts are the plainest case: a turned or slanted digit is *sharp*, only in the wrong place, and to a model of upright digits a slanted 7
-# explains itself best as something else. No choice of timestep mends that: noise drowns grain and blur, not a rotation.
-# One would have to tell, without labels, that the teacher is out of its depth.
+# rotation, shear and erasing. The geometric shifts are the plainest case: a turned or slanted digit is *sharp*, only in
+# the wrong place, and to a model of upright digits a slanted 7 explains itself best as something else. No choice of
+# timestep mends that: noise drowns grain and blur, not a rotation. One would have to tell, without labels, that the
+# teacher is out of its depth.
 #
 # How much of what could be reached is reached? An oracle that may choose, for each image, between the network and the
 # Diffusion Classifier marks what the two know together.
@@ -338,9 +341,9 @@ report.line(
 # ## Beside the paper
 #
 # The paper's Table 1 has ImageNet classifiers with DiT-XL/2, 180 samples a step, all timesteps, and φ adapted too. Its
-# gains under Gaussian noise of severity 5 are +1.9 (ResNet18), +1.9 (ViT-B/32) and +4.6 points (ConvNext-Tiny). The mini
-# world agrees that there is a gain under noise. It disagrees on the timesteps: here, on 8 × 8 pixels, the whole range does
-# less well than its middle. And it does not adapt φ on this page. The numbers themselves cannot be compared.
+# gains under Gaussian noise of severity 5 are +1.9 (ResNet18), +1.9 (ViT-B/32) and +4.6 points (ConvNext-Tiny). The
+# mini world agrees that there is a gain under noise. It disagrees on the timesteps: here, on 8 × 8 pixels, the whole
+# range does less well than its middle. And it does not adapt φ on this page. The numbers themselves cannot be compared.
 #
 # ```{exercise}
 # :label: fewer-samples
@@ -354,8 +357,8 @@ report.line(
 # :class: dropdown
 #
 # `run = Run("diffusion-tta", settings={**settings, "samples": B}, split="validation")`, then
-# `paired_gain(evaluate(Run("none", split="validation"), cells, range(60)), evaluate(run, cells, range(60)))`. Time falls
-# almost in proportion; how far the gain holds is the question of page 07.
+# `paired_gain(evaluate(Run("none", split="validation"), cells, range(60)), evaluate(run, cells, range(60)))`. Time
+# falls almost in proportion; how far the gain holds is the question of page 07.
 # ```
 #
 # ## Take-aways

@@ -10,14 +10,14 @@
 # # Segmentation
 #
 # A segmentation network names the class of every pixel. When it is wrong, it is wrong in places: a shadow taken for a
-# box, a cone lost in the fog. Can the feedback of a diffusion model say *where*? Its condition is now a map, one mixture
-# of class embeddings for each pixel {cite:p}`prabhudesai2023diffusion`.
+# box, a cone lost in the fog. Can the feedback of a diffusion model say *where*? Its condition is now a map, one
+# mixture of class embeddings for each pixel {cite:p}`prabhudesai2023diffusion`.
 #
 # **You will learn** how a map of beliefs becomes a condition, how to test whether a diffusion model listens to it, at
 # which noise levels it can be trusted under which shift, and what adapting the network by it gains and loses.
 #
-# **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](12_scenes) shows where the
-# pictures come from. **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
+# **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](12_scenes) shows where
+# the pictures come from. **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
 # %% tags=["parameters"]
 scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU
@@ -80,15 +80,15 @@ figures.show(
 # %% [markdown]
 # ## A map as a condition
 #
-# For one pixel nothing is new: a softmax over the classes, and the class embeddings $\ell_j$ mixed by it. The condition is
-# this mixture at every pixel $u$,
+# For one pixel nothing is new: a softmax over the classes, and the class embeddings $\ell_j$ mixed by it. The condition
+# is this mixture at every pixel $u$,
 #
 # $$ c^u = \sum_j y_j^u\, \ell_j, $$
 #
 # a picture with as many channels as an embedding has numbers. The diffusion model is a UNet that sees it as extra
 # channels beside the noisy image, as the paper's does. The embeddings were learnt with it. During its training half of
-# the maps were softened: blurred edges, regions that might be something else, smooth doubt over parts of the image. So a
-# belief is nothing new to it (`dtta.problems.scenes.segmentation.soften`).
+# the maps were softened: blurred edges, regions that might be something else, smooth doubt over parts of the image. So
+# a belief is nothing new to it (`dtta.problems.scenes.segmentation.soften`).
 
 # %%
 x, truth = problem.image(0, "fog", 3)
@@ -137,8 +137,8 @@ report.line(
 )
 
 # %% [markdown]
-# Pixel by pixel, the feedback on this scene is hardly better than a coin. But it is not the pixels that are adapted, it is the
-# network, which pools over all of them.
+# Pixel by pixel, the feedback on this scene is hardly better than a coin. But it is not the pixels that are adapted, it
+# is the network, which pools over all of them.
 #
 # ## Does the diffusion model listen?
 #
@@ -185,19 +185,19 @@ figures.show(
 # %% [markdown]
 # It listens: another scene's map costs most nearly everywhere. The other curves are the interesting ones.
 #
-# * **Clean.** The network's map does a little *better* than the true one. Its doubts are the reason: the same map made certain
-#   costs more than the truth. At an edge a pixel holds two things, and a belief can say so.
+# * **Clean.** The network's map does a little *better* than the true one. Its doubts are the reason: the same map made
+#   certain costs more than the truth. At an edge a pixel holds two things, and a belief can say so.
 # * **Contrast.** The truth is preferred by far up to $t \approx 600$: here is something to learn.
 # * **Fog.** On average the model is of two minds, with wide intervals: it depends on the scene.
-# * **Gaussian noise.** The network's wrong map is preferred to the truth, at low timesteps by far. The grain is part of the
-#   picture that is to be explained, the network's map is speckled where the grain is, and a speckled map explains it. Low
-#   timesteps are the worst; this is why later ones were chosen.
+# * **Gaussian noise.** The network's wrong map is preferred to the truth, at low timesteps by far. The grain is part of
+#   the picture that is to be explained, the network's map is speckled where the grain is, and a speckled map explains
+#   it. Low timesteps are the worst; this is why later ones were chosen.
 #
 # ## One scene, five steps
 #
 # Algorithm 1 is the same as for classification, by the same call. The film shows the network's map after each step, and
-# how sure it is. The scene is not the best one: of all test scenes under fog that deepens with distance, ordered by their
-# gain, it stands at three quarters.
+# how sure it is. The scene is not the best one: of all test scenes under fog that deepens with distance, ordered by
+# their gain, it stands at three quarters.
 
 # %%
 tta = build(problem, "diffusion-tta")
@@ -226,10 +226,10 @@ figures.play(
 # %% [markdown]
 # ## By how much
 #
-# Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. Mean IoU is that of
-# a data set: intersections and unions are added up over the scenes of a shift before they are divided. The interval
-# resamples whole scenes. The numbers are stored results that `python tools/remake_results.py scenes-segmentation` makes
-# again; the settings come from validation scenes (`tools/choose_settings.py`).
+# Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. Mean IoU is
+# that of a data set: intersections and unions are added up over the scenes of a shift before they are divided. The
+# interval resamples whole scenes. The numbers are stored results that `python tools/remake_results.py
+# scenes-segmentation` makes again; the settings come from validation scenes (`tools/choose_settings.py`).
 
 # %%
 gain_of = partial(stored.gain, "scenes-segmentation-test", metric=problem.metrics["mean IoU"])
@@ -260,15 +260,15 @@ figures.show(
 report.gains(measured | by_class, tolerance=0.3, caption="Mean over nineteen shifts, in %")
 
 # %% [markdown]
-# Two and a half points on average, by an interval above zero, and about three in both accuracies. Brightness, coloured light,
-# depth fog, snow, JPEG, contrast and impulse noise gain by intervals above zero. No shift loses by an interval below
-# zero, but five lose more than a point: zoom blur and erasing most, and clean scenes lose about two. By class, the shapes
-# and the ground gain, and the sky loses.
+# Two and a half points on average, by an interval above zero, and about three in both accuracies. Brightness, coloured
+# light, depth fog, snow, JPEG, contrast and impulse noise gain by intervals above zero. No shift loses by an interval
+# below zero, but five lose more than a point: zoom blur and erasing most, and clean scenes lose about two. By class,
+# the shapes and the ground gain, and the sky loses.
 #
-# One thing must be said about the winners. The diffusion model was trained on scenes of which half had another contrast,
-# exposure or tint (`dtta.problems.scenes.training.distort`), the network on clear ones alone. So for the shifts contrast,
-# brightness, night and coloured light the teacher has seen something like the test, and the pupil has not. Noise, blur,
-# weather, other textures and views were new to both.
+# One thing must be said about the winners. The diffusion model was trained on scenes of which half had another
+# contrast, exposure or tint (`dtta.problems.scenes.training.distort`), the network on clear ones alone. So for the
+# shifts contrast, brightness, night and coloured light the teacher has seen something like the test, and the pupil has
+# not. Noise, blur, weather, other textures and views were new to both.
 #
 # Where do answers move? For four shifts, the scene that stands in the middle when the scenes are ordered by their gain.
 
@@ -334,8 +334,9 @@ report.gains(
 )
 
 # %% [markdown]
-# A sober table. Averaging the answers to six views gains as much as Diffusion-TTA in mean IoU, in about a tenth of the time, and
-# never loses much. TENT gains most in mean IoU, and *loses* mean class accuracy. Which classes does it give up?
+# A sober table. Averaging the answers to six views gains as much as Diffusion-TTA in mean IoU, in about a tenth of the
+# time, and never loses much. TENT gains most in mean IoU, and *loses* mean class accuracy. Which classes does it give
+# up?
 
 # %%
 report.gains(
@@ -345,10 +346,10 @@ report.gains(
 )
 
 # %% [markdown]
-# Made sure of itself, the network calls ground what was in doubt, and most pixels *are* ground; boxes, cylinders, cones and
-# tori pay for it. It also costs most on clean scenes. Diffusion-TTA gains most in class accuracy, the metric that the paper
-# reports. And it gains elsewhere than averaging does: feedback helps against strange light, fog that deepens with distance,
-# snow and JPEG, averaging against noise.
+# Made sure of itself, the network calls ground what was in doubt, and most pixels *are* ground; boxes, cylinders, cones
+# and tori pay for it. It also costs most on clean scenes. Diffusion-TTA gains most in class accuracy, the metric that
+# the paper reports. And it gains elsewhere than averaging does: feedback helps against strange light, fog that deepens
+# with distance, snow and JPEG, averaging against noise.
 #
 # TENT moves the normalisation layers alone, at a thousand times the rate that was found for all weights here. Whether
 # Diffusion-TTA would do better on those layers is the exercise below and a question for page 08.
@@ -381,15 +382,15 @@ report.gains(
 )
 
 # %% [markdown]
-# None of the four differs from the first row by more than its interval. Plain gradient descent gains about as much and loses
-# less on clean scenes, though twelve scenes cannot prove it; hearing all timesteps loses a little; adapting φ changes nothing
-# at the rate chosen for it; and a stream of twenty-four scenes is no better than each scene alone.
+# None of the four differs from the first row by more than its interval. Plain gradient descent gains about as much and
+# loses less on clean scenes, though twelve scenes cannot prove it; hearing all timesteps loses a little; adapting φ
+# changes nothing at the rate chosen for it; and a stream of twenty-four scenes is no better than each scene alone.
 #
 # ## Where it loses, and why
 #
-# A teacher can only teach what it knows better. Here the teacher can be asked directly: at the timesteps it is heard at,
-# does it prefer the true map to the network's? For each shift, the loss under the network's map minus that under the true
-# map, on the first four test scenes that the results above are from; and the gain.
+# A teacher can only teach what it knows better. Here the teacher can be asked directly: at the timesteps it is heard
+# at, does it prefer the true map to the network's? For each shift, the loss under the network's map minus that under
+# the true map, on the first four test scenes that the results above are from; and the gain.
 
 # %%
 preferred, gained = [], []
@@ -415,17 +416,18 @@ correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1]
 report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.05)
 
 # %% [markdown]
-# To the right of zero the model knows better than the network, and there adaptation gains: brightness, coloured light, depth
-# fog, JPEG. The shifts that lose points (zoom blur, erasing, night, clean scenes) lie about zero or left of it: the network
-# is right already, or the model prefers what the network says, and Adam, whose steps do not shrink with the gradient, moves
-# the weights all the same. The three noises stand apart. The model prefers the network's speckled map to the truth, and
-# adaptation gains a little even so: comparing two maps is not the same as asking for the slope at one of them.
+# To the right of zero the model knows better than the network, and there adaptation gains: brightness, coloured light,
+# depth fog, JPEG. The shifts that lose points (zoom blur, erasing, night, clean scenes) lie about zero or left of it:
+# the network is right already, or the model prefers what the network says, and Adam, whose steps do not shrink with the
+# gradient, moves the weights all the same. The three noises stand apart. The model prefers the network's speckled map
+# to the truth, and adaptation gains a little even so: comparing two maps is not the same as asking for the slope at one
+# of them.
 #
 # ## Beside the paper
 #
-# The paper's Table 4 adapts a SegFormer on ADE20K, with a latent diffusion model trained from scratch on the same images and
-# adapted too, and reports what it calls mean pixel accuracy; by its author's word that is the mean over classes. It does
-# not say how severe the shifts are. Of its shifts, these are in the mini world:
+# The paper's Table 4 adapts a SegFormer on ADE20K, with a latent diffusion model trained from scratch on the same
+# images and adapted too, and reports what it calls mean pixel accuracy; by its author's word that is the mean over
+# classes. It does not say how severe the shifts are. Of its shifts, these are in the mini world:
 
 # %%
 paper = {"clean": 0.0, "gaussian_noise": 1.1, "shot_noise": 0.4, "fog": 2.1, "snow": 1.4, "contrast": 1.1}
@@ -438,32 +440,32 @@ for shift, theirs in paper.items():
 report.table(rows, tolerance=0.3, caption="Gain in mean class accuracy, points")
 
 # %% [markdown]
-# The mini world agrees on the sign for every shift, though fog's interval holds zero, and its gains are larger. It loses a
-# little on clean scenes, within the interval, where the paper loses nothing. The paper does not state the severity of its
-# shifts, nor steps and rate for this task, so the sizes cannot be compared.
+# The mini world agrees on the sign for every shift, though fog's interval holds zero, and its gains are larger. It
+# loses a little on clean scenes, within the interval, where the paper loses nothing. The paper does not state the
+# severity of its shifts, nor steps and rate for this task, so the sizes cannot be compared.
 #
 # ```{exercise}
 # :label: last-layer
 #
 # How much of the network has to move? Build the method with `part="norm"`, `part="head"` and `part="all"` and evaluate
-# `fog` and `gaussian_noise` on twelve **validation** scenes each. Which rate does each part want? Report paired gains with
-# their intervals.
+# `fog` and `gaussian_noise` on twelve **validation** scenes each. Which rate does each part want? Report paired gains
+# with their intervals.
 # ```
 #
 # ```{solution} last-layer
 # :class: dropdown
 #
-# `run = Run("diffusion-tta", "scenes-segmentation", settings={**settings, "part": "norm", "lr": 1e-3}, split="validation")`,
-# then `paired_gain(evaluate(none, cells, range(12)), evaluate(run, cells, range(12)), problem.metrics["mean IoU"])`, with
-# `none` the same `Run` of the method `"none"`. Fewer weights want a larger rate. Twelve scenes give wide intervals: say so
-# before you name a winner. Page 08 is to do this at length.
+# `run = Run("diffusion-tta", "scenes-segmentation", settings={**settings, "part": "norm", "lr": 1e-3},
+# split="validation")`, then `paired_gain(evaluate(none, cells, range(12)), evaluate(run, cells, range(12)),
+# problem.metrics["mean IoU"])`, with `none` the same `Run` of the method `"none"`. Fewer weights want a larger rate.
+# Twelve scenes give wide intervals: say so before you name a winner. Page 08 is to do this at length.
 # ```
 #
 # ## Take-aways
 #
 # * A belief at every pixel becomes a mixture of embeddings at every pixel. The loop stays the same.
-# * Before adapting, ask whether the diffusion model listens: the truth against the network's map, at each timestep, under each
-#   shift. Noise in the picture turns low timesteps against the truth.
+# * Before adapting, ask whether the diffusion model listens: the truth against the network's map, at each timestep,
+#   under each shift. Noise in the picture turns low timesteps against the truth.
 # * Feedback gains where the model knows better than the network, and costs where the network was right.
 # * Two baselines without any diffusion model do as well or better in mean IoU, and one of them by giving up objects
 #   for ground. Which method wins depends on the metric: choose it before you look.

@@ -13,11 +13,11 @@
 # model can be told it as it is: *the condition is the answer*. This page asks whether a diffusion model that has seen
 # pictures with their depth can tell a network where its depths are wrong {cite:p}`prabhudesai2023diffusion`.
 #
-# **You will learn** how a depth map becomes a condition, how depth is measured, and what adaptation gains and loses when
-# there is no belief to sharpen, only a number for each pixel.
+# **You will learn** how a depth map becomes a condition, how depth is measured, and what adaptation gains and loses
+# when there is no belief to sharpen, only a number for each pixel.
 #
-# **You need** page [04](04_segmentation); the [world of scenes](12_scenes) shows where the pictures come from. **Time:**
-# 30 minutes to read, one to two minutes to run on two CPU cores.
+# **You need** page [04](04_segmentation); the [world of scenes](12_scenes) shows where the pictures come from.
+# **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
 # %% tags=["parameters"]
 scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU
@@ -102,8 +102,8 @@ figures.show(
 #
 # $$ c = 2\,\frac{\log d - \log d_\text{near}}{\log d_\text{far} - \log d_\text{near}} - 1. $$
 #
-# The diffusion model is the UNet of page 04 with one condition channel instead of eight. In its training half of the maps
-# were blurred, scaled, shifted, bent by slow waves or grained, so that a wrong map means something to it
+# The diffusion model is the UNet of page 04 with one condition channel instead of eight. In its training half of the
+# maps were blurred, scaled, shifted, bent by slow waves or grained, so that a wrong map means something to it
 # (`dtta.problems.scenes.depth.disturb`).
 
 # %%
@@ -116,7 +116,8 @@ print("the same as DepthMap:", torch.allclose(by_hand, problem.condition(before)
 # Loss under the network's depths, under a blurred truth, under another scene's depths and under a flat wall, minus the
 # loss under the true depths, on validation scenes.
 #
-# **Predict, then run:** which of the four is closest to the truth for the diffusion model, and does the order hold in fog?
+# **Predict, then run:** which of the four is closest to the truth for the diffusion model, and does the order hold in
+# fog?
 
 # %%
 diffusion = problem.diffusion
@@ -146,19 +147,20 @@ figures.show(
 )
 
 # %% [markdown]
-# On clear scenes and under low contrast the order is as one would wish. Another scene's depths and a flat wall explain the
-# picture worst, a blurred truth a little worse than the truth; the network's own depths do as well as the truth on clear
-# scenes, where they are nearly right, and worse under low contrast. Gaussian noise turns the lowest timesteps round: grain
-# is part of the picture there. Above them the truth is preferred again. So the timesteps chosen on validation scenes are
-# later ones.
+# On clear scenes and under low contrast the order is as one would wish. Another scene's depths and a flat wall explain
+# the picture worst, a blurred truth a little worse than the truth; the network's own depths do as well as the truth on
+# clear scenes, where they are nearly right, and worse under low contrast. Gaussian noise turns the lowest timesteps
+# round: grain is part of the picture there. Above them the truth is preferred again. So the timesteps chosen on
+# validation scenes are later ones.
 #
-# Fog misleads the model at nearly every timestep. It prefers the network's depths to the true ones, and even a flat wall: to a model
-# that never saw fog, a grey veil over everything looks like something near and flat. No choice of timestep mends that.
+# Fog misleads the model at nearly every timestep. It prefers the network's depths to the true ones, and even a flat
+# wall: to a model that never saw fog, a grey veil over everything looks like something near and flat. No choice of
+# timestep mends that.
 #
 # ## One scene, five steps
 #
-# By the same call as ever. Of all test scenes under fog that deepens with distance, ordered by their gain, this one stands
-# at three quarters.
+# By the same call as ever. Of all test scenes under fog that deepens with distance, ordered by their gain, this one
+# stands at three quarters.
 
 # %%
 tta = build(problem, "diffusion-tta")
@@ -184,8 +186,8 @@ figures.show(
 )
 
 # %% [markdown]
-# A slice through the same scene shows the step at an object's edge: the row of pixels in which the truth varies most, with
-# the answer after every step.
+# A slice through the same scene shows the step at an object's edge: the row of pixels in which the truth varies most,
+# with the answer after every step.
 
 # %%
 row = int((truth[0].log().amax(1) - truth[0].log().amin(1)).argmax())
@@ -209,9 +211,10 @@ figures.show(
 # %% [markdown]
 # ## By how much
 #
-# Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. The first number is
-# the paper's, SSIM × 100: structural similarity between the depth maps, on which settings were chosen (validation scenes,
-# `tools/choose_settings.py`). `python tools/remake_results.py scenes-depth` makes the stored numbers again.
+# Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. The first
+# number is the paper's, SSIM × 100: structural similarity between the depth maps, on which settings were chosen
+# (validation scenes, `tools/choose_settings.py`). `python tools/remake_results.py scenes-depth` makes the stored
+# numbers again.
 
 # %%
 gain_of = partial(stored.gain, "scenes-depth-test", metric=problem.metrics["SSIM"])
@@ -228,8 +231,8 @@ report.gains(gains, tolerance=0.1, caption="SSIM × 100 and its gain, 95% paired
 
 # %% [markdown]
 # SSIM looks at structure. Do the distances themselves get better? *AbsRel* is the mean relative error in percent and
-# *RMSE* the root mean squared error in scene units, for both of which **less is better**; δ < 1.25 is the share of pixels
-# whose ratio to the truth is below 1.25.
+# *RMSE* the root mean squared error in scene units, for both of which **less is better**; δ < 1.25 is the share of
+# pixels whose ratio to the truth is below 1.25.
 
 # %%
 report.gains(
@@ -240,21 +243,21 @@ report.gains(
 
 # %% [markdown]
 # On average structure gains, by an interval well above zero. Look at where. Noise, night, coloured light and brightness
-# gain most: there the network was bad, and the picture still shows how the scene is laid out. Where the network was right
-# already, on clean scenes, under blur, from another camera height, five steps cost one to five points. Plasma fog is the
-# one shift under which the network is bad and adaptation makes it worse.
+# gain most: there the network was bad, and the picture still shows how the scene is laid out. Where the network was
+# right already, on clean scenes, under blur, from another camera height, five steps cost one to five points. Plasma fog
+# is the one shift under which the network is bad and adaptation makes it worse.
 #
-# The other metrics are sober. RMSE falls a little, the relative error moves within its interval, and δ < 1.25 gets *worse*
-# by about a point. A table of SSIM alone would not have shown this.
+# The other metrics are sober. RMSE falls a little, the relative error moves within its interval, and δ < 1.25 gets
+# *worse* by about a point. A table of SSIM alone would not have shown this.
 #
-# One thing must be said about the winners. The diffusion model was trained on scenes of which half had another contrast,
-# exposure or tint (`dtta.problems.scenes.training.distort`), the network on clear ones alone. So for the shifts contrast,
-# brightness, night and coloured light the teacher has seen something like the test, and the pupil has not. Noise,
-# blur, weather, other textures and views were new to both.
+# One thing must be said about the winners. The diffusion model was trained on scenes of which half had another
+# contrast, exposure or tint (`dtta.problems.scenes.training.distort`), the network on clear ones alone. So for the
+# shifts contrast, brightness, night and coloured light the teacher has seen something like the test, and the pupil has
+# not. Noise, blur, weather, other textures and views were new to both.
 #
-# Scores on structure and scores on distance disagree, so take an error apart. The log of the ratio of an answer to the truth
-# has a mean over the image, the *offset* (all too far, or all too near), and what varies around it, the *shape* error. Two
-# test scenes of each shift, adapted now:
+# Scores on structure and scores on distance disagree, so take an error apart. The log of the ratio of an answer to the
+# truth has a mean over the image, the *offset* (all too far, or all too near), and what varies around it, the *shape*
+# error. Two test scenes of each shift, adapted now:
 
 # %%
 kept = {(r.shift, r.index): r.score for r in stored.rows("scenes-depth-test", "diffusion-tta")}
@@ -277,9 +280,9 @@ for k, name in enumerate(("offset", "shape")):
 report.table(rows, tolerance=0.9, caption="Size of the log error, in percent; a negative change is a gain")
 
 # %% [markdown]
-# In these scenes both parts shrink, the offset by about a third. That δ < 1.25 falls all the same fits what it counts, pixels on
-# the right side of a threshold: small moves push some over it where the network was right, and large ones may still end
-# beyond it where it was far off.
+# In these scenes both parts shrink, the offset by about a third. That δ < 1.25 falls all the same fits what it counts,
+# pixels on the right side of a threshold: small moves push some over it where the network was right, and large ones may
+# still end beyond it where it was far off.
 #
 # Where does depth move? For four shifts, the scene that stands in the middle when scenes are ordered by their gain.
 
@@ -319,8 +322,8 @@ report.line(f"{agree} of {len(fresh)} scenes score as stored, to one point", tol
 # %% [markdown]
 # ## Against simpler methods
 #
-# There is no entropy to lower in a number, so TENT has no counterpart here. Two methods exist for regression. *Augmentation*
-# averages the depths of the image and its mirror image. *Consistency* is the objective of Mean Teacher
+# There is no entropy to lower in a number, so TENT has no counterpart here. Two methods exist for regression.
+# *Augmentation* averages the depths of the image and its mirror image. *Consistency* is the objective of Mean Teacher
 # {cite:p}`tarvainen2017mean` with the teacher of CoTTA {cite:p}`wang2022cotta`: the network's depths under jittered
 # brightness, contrast and noise should be those of an averaged teacher. Same scenes, settings from validation scenes.
 
@@ -338,14 +341,15 @@ report.line(
 )
 
 # %% [markdown]
-# Mirroring and averaging gains less than half a point, nearly everywhere, and never costs much. Consistency found no rate on
-# validation scenes at which it helped: the best of its grid is the smallest, at which it does next to nothing. Diffusion-TTA
-# gains most on average and has by far the worst worst case.
+# Mirroring and averaging gains less than half a point, nearly everywhere, and never costs much. Consistency found no
+# rate on validation scenes at which it helped: the best of its grid is the smallest, at which it does next to nothing.
+# Diffusion-TTA gains most on average and has by far the worst worst case.
 #
 # ## What decides: timesteps, φ, a stream, another network
 #
-# As on page 04: all timesteps heard, the diffusion model adapted too, and *online* adaptation along the scenes of one shift.
-# And a second network, *GLPN* {cite:p}`kim2022glpn`, a transformer, with the settings that were chosen for the first.
+# As on page 04: all timesteps heard, the diffusion model adapted too, and *online* adaptation along the scenes of one
+# shift. And a second network, *GLPN* {cite:p}`kim2022glpn`, a transformer, with the settings that were chosen for the
+# first.
 
 # %%
 variants = {
@@ -375,19 +379,22 @@ report.gains(
 )
 
 # %% [markdown]
-# * **The optimiser.** Plain gradient descent gains less under shifts and costs almost nothing on clean scenes. Its steps
-#   shrink with the gradient. Adam's do not: it divides the gradient by its own size, so that a network that is right already
-#   is moved as far as one that is wrong. This is where the losses on clean scenes, under blur and from other views come from.
+# * **The optimiser.** Plain gradient descent gains less under shifts and costs almost nothing on clean scenes. Its
+#   steps shrink with the gradient. Adam's do not: it divides the gradient by its own size, so that a network that is
+#   right already is moved as far as one that is wrong. This is where the losses on clean scenes, under blur and from
+#   other views come from.
 # * **Timesteps.** With all of them heard, most of the gain goes: the low ones mislead, as the curves above said.
 # * **φ.** Adapting the diffusion model too changes next to nothing at the rate chosen for it.
-# * **Online** does *harm* here, and there is a lesson in it. Its rate was chosen on streams of six validation scenes, on which
-#   it gained more than single scenes do (`dtta/results/scenes-depth-settings.csv`). These streams have twenty-four scenes: what
-#   accumulates for six can run away by twenty-four. A setting holds for the length of stream it was chosen on.
+# * **Online** does *harm* here, and there is a lesson in it. Its rate was chosen on streams of six validation scenes,
+#   on which it gained more than single scenes do (`dtta/results/scenes-depth-settings.csv`). These streams have
+#   twenty-four scenes: what accumulates for six can run away by twenty-four. A setting holds for the length of stream
+#   it was chosen on.
 # * **GLPN** gains as much as DenseDepth, with settings that were not chosen for it.
 #
 # ## Where it loses, and why
 #
-# The teacher can be asked as on page 04: at the timesteps it is heard at, does it prefer the true depths to the network's?
+# The teacher can be asked as on page 04: at the timesteps it is heard at, does it prefer the true depths to the
+# network's?
 
 # %%
 preferred, gained = [], []
@@ -413,14 +420,15 @@ correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1]
 report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.05)
 
 # %% [markdown]
-# The further the diffusion model prefers the truth to the network's depths, the more adaptation gains. At the left, in fog
-# and from other camera heights, it prefers what the network says, and adaptation loses. The shifts near zero are those under which the network was right
-# already: there is nothing to hear, and Adam moves the weights all the same.
+# The further the diffusion model prefers the truth to the network's depths, the more adaptation gains. At the left, in
+# fog and from other camera heights, it prefers what the network says, and adaptation loses. The shifts near zero are
+# those under which the network was right already: there is nothing to hear, and Adam moves the weights all the same.
 #
 # ## Beside the paper
 #
-# The paper's Table 4 adapts DenseDepth on NYUv2, with a latent diffusion model trained from scratch on the same images and
-# adapted too, and reports SSIM × 100. It does not say how severe the shifts are. Of its shifts, these are in the mini world:
+# The paper's Table 4 adapts DenseDepth on NYUv2, with a latent diffusion model trained from scratch on the same images
+# and adapted too, and reports SSIM × 100. It does not say how severe the shifts are. Of its shifts, these are in the
+# mini world:
 
 # %%
 paper = {"clean": 0.2, "gaussian_noise": 3.0, "shot_noise": 0.8, "fog": 2.8, "snow": 1.4, "contrast": 0.0}
@@ -432,10 +440,10 @@ for shift, theirs in paper.items():
 report.table(rows, tolerance=0.1, caption="Gain in SSIM × 100")
 
 # %% [markdown]
-# Noise gains in both, snow's interval here holds zero. Contrast gains here and not in the paper, where the diffusion model
-# is not said to have seen low contrast in training. Fog gains in the paper and loses here, for the reason seen above; why
-# it does not mislead the paper's model cannot be told from here. Clean scenes lose here. The paper adapts φ too; how severe
-# its shifts are, its steps and its rate for depth are not known, so the sizes cannot be compared.
+# Noise gains in both, snow's interval here holds zero. Contrast gains here and not in the paper, where the diffusion
+# model is not said to have seen low contrast in training. Fog gains in the paper and loses here, for the reason seen
+# above; why it does not mislead the paper's model cannot be told from here. Clean scenes lose here. The paper adapts φ
+# too; how severe its shifts are, its steps and its rate for depth are not known, so the sizes cannot be compared.
 #
 # ```{exercise}
 # :label: relative-depth
@@ -449,9 +457,10 @@ report.table(rows, tolerance=0.1, caption="Gain in SSIM × 100")
 # ```{solution} relative-depth
 # :class: dropdown
 #
-# In log depth a common factor is a common *offset* of the condition, and the training disturbed maps by small offsets and
-# scales, so the model has learnt to forgive some of it. The blurred map loses the edges, and edges are what a picture shows
-# best. A common factor shows only in perspective: how large the ground's texture looks, how high an object's foot stands.
+# In log depth a common factor is a common *offset* of the condition, and the training disturbed maps by small offsets
+# and scales, so the model has learnt to forgive some of it. The blurred map loses the edges, and edges are what a
+# picture shows best. A common factor shows only in perspective: how large the ground's texture looks, how high an
+# object's foot stands.
 # ```
 #
 # ## Take-aways
@@ -459,5 +468,5 @@ report.table(rows, tolerance=0.1, caption="Gain in SSIM × 100")
 # * For depth the condition is the answer: no mixture, no belief, one number for each pixel.
 # * Structure gains where the network was bad and the picture still shows the layout: noise, night, coloured light.
 # * What scores structure and what scores distance can disagree. Report both.
-# * The diffusion model must be asked, shift by shift, whether it prefers the truth. Where it does not, as in fog, its feedback
-#   does harm, and no label is there to say so.
+# * The diffusion model must be asked, shift by shift, whether it prefers the truth. Where it does not, as in fog, its
+#   feedback does harm, and no label is there to say so.

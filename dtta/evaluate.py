@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from dtta.methods import build
+from dtta.methods import build, online
 from dtta.problems import load
 from dtta.problems.problem import Metric
 
@@ -39,6 +39,11 @@ class Run:
         method, settings: see ``dtta.methods.build``.
         split: which images; "validation" to choose settings, "test" to report.
         seed: of the shifts' and of the method's randomness.
+        batch: how many images of a shift the method is given at once, in the order given; the last batch may be
+            smaller. What it answers for one of them may then depend on the others.
+
+    Raises:
+        ValueError: a batch below 1.
     """
 
     method: str
@@ -49,19 +54,29 @@ class Run:
     split: str = "test"
     seed: int = 0
     classes: int | None = None
+    batch: int = 1
+
+    def __post_init__(self):
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise ValueError(f"batch must be a whole number of at least 1, not {self.batch!r}")
 
     @property
     def online(self) -> bool:
         """Whether weights are carried along a stream: the images of one shift, in the order given.
 
-        A row then depends on those before it. At the next shift the weights are the original ones again.
+        At the next shift the weights are the original ones again.
         """
-        return self.settings.get("episodic") is False
+        return online(self.method, self.settings)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether a row depends on other images of its stream: the run is online, or has batches."""
+        return self.online or self.batch > 1
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one shift: its score, the seconds it took, and the sums that the problem's metrics need."""
+    """One image under one shift: its score, the seconds it took (in a batch, its share), and the metrics' sums."""
 
     shift: str
     severity: int
@@ -84,8 +99,8 @@ def evaluate(
     Args:
         images: their numbers; or, for each shift, the numbers of its images.
         path: a .jsonl file; rows are appended as they come, and a run that was stopped goes on from there
-            (an online one with the first stream that is not complete: the weights it had reached are not on disk).
-        workers: processes of one thread each. They share images, or, if the run is online, whole streams.
+            (a streamed one with the first stream that is not complete: the weights it had reached are not on disk).
+        workers: processes of one thread each. They share images, or, if the run is streamed, whole streams.
 
     Returns:
         The rows, in the order of `shifts`, then of `images`.
@@ -105,7 +120,7 @@ def evaluate(
     if not cells:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
     done = _read(path, run) if path else {}
-    if run.online and path:
+    if run.streamed and path:
         done = _whole_streams(path, run, cells, done)
     todo = [cell for cell in cells if cell not in done]
     quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE can still silence it
@@ -222,7 +237,7 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 
 def _rows(run: Run, cells: list[Cell], workers: int) -> Iterator[Row]:
-    parts = _streams(cells) if run.online else [[cell] for cell in cells]
+    parts = _streams(cells) if run.streamed else [[cell] for cell in cells]
     if workers <= 1 or len(parts) < 2 * workers:
         scorer = _Scorer(run)
         for part in parts:
@@ -230,7 +245,7 @@ def _rows(run: Run, cells: list[Cell], workers: int) -> Iterator[Row]:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run,)) as pool:
-        for rows in pool.map(_score, parts, chunksize=1 if run.online else 4):
+        for rows in pool.map(_score, parts, chunksize=1 if run.streamed else 4):
             yield from rows
 
 
@@ -248,16 +263,19 @@ class _Scorer:
     def __call__(self, cells: list[Cell]) -> Iterator[Row]:
         if self.run.online:
             self.method.reset()
-        return map(self.row, cells)
+        for k in range(0, len(cells), self.run.batch):
+            yield from self.rows(cells[k : k + self.run.batch])
 
-    def row(self, cell: Cell) -> Row:
-        shift, severity, index = cell
-        image, label = self.problem.image(index, shift, severity, self.run.split, self.run.seed)
+    def rows(self, cells: list[Cell]) -> Iterator[Row]:
+        """The images of one batch."""
+        pairs = [self.problem.image(i, shift, severity, self.run.split, self.run.seed) for shift, severity, i in cells]
+        images = torch.cat([image for image, _ in pairs])
         start = time.perf_counter()
-        output = self.method(image, image_generator(self.run.seed, index))
-        seconds = time.perf_counter() - start
-        score, sums = self.problem.score(output, label), self.problem.sums(output, label)
-        return Row(shift, severity, index, score, round(seconds, 4), sums)
+        output = self.method(images, image_generator(self.run.seed, cells[0][2]))
+        seconds = round((time.perf_counter() - start) / len(cells), 4)
+        for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
+            score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)
+            yield Row(shift, severity, index, score, seconds, sums)
 
 
 def _start(run: Run) -> None:
@@ -300,7 +318,8 @@ def _whole_streams(path: Path, run: Run, cells: list[Cell], done: dict[Cell, Row
     kept = {stream[0][:2]: stream for stream in _streams(done)}
     for asked in _streams(cells):
         found = kept.get(asked[0][:2], [])
-        if any(a != b for a, b in zip(asked, found, strict=False)):
+        shorter = len(asked) < len(found) and len(asked) % run.batch  # its last batch would be another one
+        if shorter or any(a != b for a, b in zip(asked, found, strict=False)):
             raise ValueError(f"{path} holds another stream; choose another file or delete it")
         if len(found) < len(asked):
             kept.pop(asked[0][:2], None)
@@ -315,8 +334,8 @@ def _whole_streams(path: Path, run: Run, cells: list[Cell], done: dict[Cell, Row
 
 def _same(a: str, b: str) -> bool:
     try:
-        return json.loads(a) == json.loads(b)
-    except ValueError:
+        return Run(**json.loads(a)) == Run(**json.loads(b))
+    except (TypeError, ValueError):  # not JSON, or not a run
         return False
 
 

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from dtta import evaluate as module
 from dtta.evaluate import Row, Run, bootstrap_interval, evaluate, image_generator, paired_gain, spread, value
 from dtta.methods import build
+from dtta.problems import PROBLEMS
+from dtta.problems import module as module_of
 from dtta.problems.metrics import DEPTH_METRICS, segmentation_metrics
 
 SHIFTS = [("clean", 3), ("fog", 2)]
@@ -186,15 +188,15 @@ class Stop(Exception):
 def counted(monkeypatch):
     """Counts scored cells; raises at cell number `stop`."""
     state = {"calls": [], "stop": None}
-    original = module._Scorer.row
+    original = module._Scorer.rows
 
-    def score(self, cell):
+    def score(self, cells):
         if len(state["calls"]) == state["stop"]:
             raise Stop
-        state["calls"].append(cell)
-        return original(self, cell)
+        state["calls"] += cells
+        return original(self, cells)
 
-    monkeypatch.setattr(module._Scorer, "row", score)
+    monkeypatch.setattr(module._Scorer, "rows", score)
     return state
 
 
@@ -274,6 +276,51 @@ def test_a_stream_is_one_shift():
     for row, alone in zip(together, quiet(run(), SHIFTS, range(3)), strict=True):
         assert (row.score == alone.score) is (row.index == 0)
     assert scores(quiet(online, SHIFTS, [2, 1, 0])) != scores(together)
+
+
+@pytest.mark.parametrize("episodic", [True, False])
+def test_batches_are_adapted_to_at_once(episodic):
+    """Against the same thing done by hand; the last batch is smaller."""
+    settings = TTA | dict(episodic=episodic)
+    rows = quiet(run(settings=settings, batch=2), SHIFTS, range(3))
+    for shift, severity in SHIFTS:
+        problem = tiny.problem()
+        method = build(problem, "diffusion-tta", **settings)
+        pairs = [problem.image(i, shift, severity) for i in range(3)]
+        outputs = [
+            *method(torch.cat([pairs[0][0], pairs[1][0]]), image_generator(0, 0)).split(1),
+            method(pairs[2][0], image_generator(0, 2)),
+        ]
+        expected = [y.softmax(1)[0, label].item() for y, (_, label) in zip(outputs, pairs, strict=True)]
+        assert [r.score for r in rows if r.shift == shift] == expected
+    with pytest.raises(ValueError, match="batch must be a whole number of at least 1, not 0"):
+        run(batch=0)
+
+
+def test_stored_batches_are_read_again_if_they_are_the_same(tmp_path, counted):
+    path, batches = tmp_path / "rows.jsonl", run(batch=2)
+    expected = scores(quiet(batches, SHIFTS, range(5), path=path))
+    counted.update(calls=[])
+    assert scores(quiet(batches, SHIFTS, range(5), path=path)) == expected
+    assert len(quiet(batches, SHIFTS, range(4), path=path)) == 8
+    assert not counted["calls"]
+    with pytest.raises(ValueError, match="holds another stream"):
+        quiet(batches, SHIFTS, range(3), path=path)
+
+
+def test_some_methods_are_online_unless_told_otherwise():
+    for method in ("cotta", "eata", "sar", "dusa"):
+        assert Run(method).online and not Run(method, settings=dict(episodic=True)).online
+    for method in ("diffusion-tta", "tent", "memo", "ttt-mae", "none", "batch-norm"):
+        assert not Run(method).online
+    assert Run("tent", settings=dict(episodic=False)).online
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_no_problem_says_what_is_online(problem):
+    """It would not be known here."""
+    settings = getattr(module_of(problem), "SETTINGS", {})
+    assert not [name for name, chosen in settings.items() if "episodic" in chosen]
 
 
 def test_a_stopped_stream_starts_again(tmp_path, counted):

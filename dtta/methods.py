@@ -12,12 +12,19 @@ from torch import nn
 from dtta.adapt import DiffusionTTA
 from dtta.baselines import (
     AugmentationMean,
+    BatchNormAdaptation,
     Consistency,
+    Cotta,
     DiffusionClassifier,
+    Dusa,
+    Eata,
     Ensemble,
     MarginalEntropy,
     NoAdaptation,
+    Sar,
     Tent,
+    TttMae,
+    fisher_information,
 )
 from dtta.conditions import Milder
 from dtta.parameters import Logits, add_lora, select
@@ -63,8 +70,6 @@ def diffusion_tta(
         temperature: divides the logits that the condition is made of (see ``Milder``), not those of the answer.
         timesteps, noise, low, high, fixed: see ``Sampling``. The rest: see ``DiffusionTTA``.
     """
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
     if adapt_diffusion not in (True, False, "lora"):
         raise ValueError(f"adapt_diffusion must be true, false or 'lora', not {adapt_diffusion!r}")
     model, moving = _part_of(problem, part, rank, layers, words)
@@ -74,7 +79,6 @@ def diffusion_tta(
             add_lora(problem.diffusion, rank=rank)
         phi = select(problem.diffusion.network, "lora" if adapt_diffusion == "lora" else "all")
         groups.append({"params": phi, "lr": lr if lr_diffusion is None else lr_diffusion})
-    options = {"momentum": momentum} if optimizer == "sgd" else {}
     if problem.task == "depth" and temperature != 1:
         raise ValueError("a temperature goes with beliefs, not with depths")
     condition = problem.condition if temperature == 1 else Milder(problem.condition, temperature)
@@ -82,7 +86,7 @@ def diffusion_tta(
         model,
         problem.diffusion,
         condition,
-        OPTIMIZERS[optimizer](groups, lr=lr, **options),
+        _optimizer(optimizer, groups, lr, momentum),
         steps=steps,
         samples=samples,
         episodic=episodic,
@@ -90,6 +94,13 @@ def diffusion_tta(
         micro_batch=micro_batch,
         norm=norm,
     )
+
+
+def _optimizer(name: str, weights: list, lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:
+    """An optimizer by name; momentum goes with SGD alone."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name](weights, lr=lr, **({"momentum": momentum} if name == "sgd" else {}))
 
 
 def _part_of(
@@ -164,7 +175,139 @@ def marginal_entropy(
 ) -> MarginalEntropy:
     """The entropy of the mean belief over views; the defaults are TPT's."""
     model, moving = _part_of(problem, part, rank, None, words)
-    return MarginalEntropy(model, torch.optim.AdamW(moving, lr=lr), steps, episodic, views, keep, area)
+    optimizer = torch.optim.AdamW(moving, lr=lr)
+    return MarginalEntropy(model, optimizer, steps, episodic, views, keep, area, mirror=problem.mirrored)
+
+
+def memo(
+    problem: Problem,
+    *,
+    optimizer: str = "sgd",
+    lr: float = 2.5e-4,
+    steps: int = 1,
+    views: int = 64,
+    prior: float | None = 16,
+    episodic: bool = True,
+) -> MarginalEntropy:
+    """MEMO; the defaults are its paper's for a ResNet on ImageNet: SGD without momentum, 64 views."""
+    moving = select(problem.model)
+    optimizer = _optimizer(optimizer, moving, lr, momentum=0.0)
+    return MarginalEntropy(problem.model, optimizer, steps, episodic, views, keep=1.0, kind="augmix", prior=prior)
+
+
+def batch_norm(problem: Problem, *, prior: float = 16) -> BatchNormAdaptation:
+    """Batch norm's statistics mixed with those of the images given."""
+    return BatchNormAdaptation(problem.model, prior)
+
+
+def cotta(
+    problem: Problem,
+    *,
+    lr: float = 1e-3,
+    steps: int = 1,
+    momentum: float = 0.999,
+    restore: float = 0.01,
+    threshold: float = 0.92,
+    views: int = 32,
+    episodic: bool = False,
+) -> Cotta:
+    """CoTTA; the defaults are its paper's for CIFAR-10."""
+    optimizer = torch.optim.Adam(select(problem.model), lr=lr)
+    return Cotta(problem.model, optimizer, steps, episodic, momentum, restore, threshold, views, problem.mirrored)
+
+
+def eata(
+    problem: Problem,
+    *,
+    lr: float = 2.5e-4,
+    steps: int = 1,
+    beta: float = 2000.0,
+    margin: float = 0.4,
+    similarity: float = 0.05,
+    anchors: int = 100,
+    batch_statistics: bool = True,
+    episodic: bool = False,
+) -> Eata:
+    """EATA on the normalisation layers; the defaults are its paper's for ImageNet, but for `anchors`.
+
+    Args:
+        anchors: how many clean validation images the Fisher information is taken from (2000 in the paper).
+    """
+    moving = select(problem.model, "norm")
+    clean = problem.images(min(anchors, problem.size("validation")), split="validation")[0] if anchors else None
+    fisher = None if clean is None else fisher_information(problem.model, moving, clean)
+    optimizer = _optimizer("sgd", moving, lr)
+    return Eata(problem.model, optimizer, steps, episodic, fisher, beta, margin, similarity, batch_statistics)
+
+
+def sar(
+    problem: Problem,
+    *,
+    lr: float = 2.5e-4,
+    steps: int = 1,
+    rho: float = 0.05,
+    margin: float = 0.4,
+    floor: float = 0.2,
+    batch_statistics: bool = True,
+    episodic: bool = False,
+) -> Sar:
+    """SAR on the normalisation layers; the defaults are its paper's for ImageNet."""
+    optimizer = _optimizer("sgd", select(problem.model, "norm"), lr)
+    return Sar(problem.model, optimizer, steps, episodic, rho, margin, floor, batch_statistics)
+
+
+def ttt_mae(
+    problem: Problem,
+    *,
+    lr: float = 5e-3,
+    weight_decay: float = 0.2,
+    steps: int = 20,
+    masks: int = 128,
+    hidden: float = 0.75,
+    episodic: bool = True,
+) -> TttMae:
+    """TTT-MAE; the defaults are its paper's. It needs a network that is a masked autoencoder."""
+    head = {id(p) for p in getattr(problem.model, "head", torch.nn.Identity()).parameters()}
+    moving = [p for p in problem.model.parameters() if id(p) not in head]
+    optimizer = torch.optim.SGD(moving, lr=lr, momentum=0.9, weight_decay=weight_decay)
+    return TttMae(problem.model, optimizer, steps, episodic, masks, hidden)
+
+
+def dusa(
+    problem: Problem,
+    *,
+    optimizer: str = "adam",
+    lr: float = 1e-5,
+    steps: int = 1,
+    samples: int = 1,
+    top: int = 4,
+    others: int = 2,
+    mix: str = "noise",
+    tau: float | None = None,
+    adapt_diffusion: bool = True,
+    lr_diffusion: float | None = None,
+    timesteps: str = "uniform",
+    low: float = 0.1,
+    high: float = 0.101,
+    fixed: bool = False,
+    episodic: bool = False,
+) -> Dusa:
+    """DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too."""
+    groups = [{"params": select(problem.model)}]
+    if adapt_diffusion:
+        rate = lr if lr_diffusion is None else lr_diffusion
+        groups.append({"params": select(problem.diffusion.network), "lr": rate})
+    embeddings = problem.condition.embeddings
+    if adapt_diffusion and hasattr(problem.diffusion, "class_embeddings"):
+
+        def embeddings():
+            return problem.diffusion.class_embeddings
+
+    sampling = Sampling(timesteps, low=low, high=high, fixed=fixed)
+    return Dusa(
+        problem.model, _optimizer(optimizer, groups, lr), problem.diffusion, embeddings, steps, episodic, samples, top,
+        others, mix, tau, sampling,
+    )  # fmt: skip
 
 
 def augmentation(problem: Problem, *, scales: Sequence[float] | float = (1.0,)) -> AugmentationMean:
@@ -200,6 +343,13 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "logits": partial(diffusion_tta, part="logits"),
     "tent": tent,
     "tpt": marginal_entropy,
+    "memo": memo,
+    "batch-norm": batch_norm,
+    "cotta": cotta,
+    "eata": eata,
+    "sar": sar,
+    "ttt-mae": ttt_mae,
+    "dusa": dusa,
     "augmentation": augmentation,
     "consistency": consistency,
 }
@@ -209,7 +359,7 @@ TASKS = {
     "ensemble": ("classification",),
     "logits": ("classification",),
     "tent": ("classification", "segmentation"),
-    "tpt": ("classification",),
+    **dict.fromkeys(("tpt", "memo", "cotta", "eata", "sar", "ttt-mae", "dusa"), ("classification",)),
     "augmentation": ("segmentation", "depth"),
     "consistency": ("depth",),
 }
@@ -226,6 +376,12 @@ def settings_of(method: str) -> tuple[str, ...]:
     fixed = getattr(function, "keywords", {})
     parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed)
+
+
+def online(method: str, settings: dict) -> bool:
+    """Whether a method with these settings carries its weights from image to image; some do unless told otherwise."""
+    default = inspect.signature(METHODS[method]).parameters.get("episodic") if method in METHODS else None
+    return not settings.get("episodic", default is None or default.default)
 
 
 def build(problem: Problem, method: str, **settings) -> nn.Module:

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from dtta.baselines import MarginalEntropy
-from dtta.baselines.marginal_entropy import random_views
+from dtta.baselines.views import crops
 from dtta.methods import build
 from dtta.parameters import select
 
@@ -24,7 +24,7 @@ def method(keep=0.25, views=8, **options):
 def test_the_objective_is_the_equation(keep):
     wrapped, x = method(keep), tiny.images(2)
     found = wrapped.objective(x, torch.Generator().manual_seed(0))
-    views = random_views(x, 8, 0.5, torch.Generator().manual_seed(0))
+    views = crops(x, 8, torch.Generator().manual_seed(0), 0.5)
     total = 0
     for n in range(2):
         beliefs = [wrapped.model(v[None]).softmax(1)[0] for v in views[8 * n : 8 * n + 8]]
@@ -46,12 +46,12 @@ def test_a_step_is_gradient_descent_on_it():
 
 def test_views():
     x = tiny.images(2, size=16)
-    views = random_views(x, 6, 0.25, torch.Generator().manual_seed(0))
+    views = crops(x, 6, torch.Generator().manual_seed(0), 0.25)
     assert views.shape == (12, 1, 16, 16) and views.min() >= 0 and views.max() <= 1
     assert torch.allclose(views[[0, 6]], x, atol=1e-6)
     assert len({v.sum().item() for v in views}) == 12
     ramp = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
-    steps = random_views(ramp, 200, 0.25, torch.Generator().manual_seed(1))[1:, 0, 0].diff(dim=1).mean(1)
+    steps = crops(ramp, 200, torch.Generator().manual_seed(1), 0.25)[1:, 0, 0].diff(dim=1).mean(1)
     assert 0.3 < (steps < 0).float().mean() < 0.7  # half are mirrored
     assert steps.abs().min() > 0.4 * ramp[0, 0, 0].diff().mean()  # a quarter of the area: half the side
 

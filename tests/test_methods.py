@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -9,12 +11,19 @@ import torch
 from dtta.adapt import DiffusionTTA
 from dtta.baselines import (
     AugmentationMean,
+    BatchNormAdaptation,
     Consistency,
+    Cotta,
     DiffusionClassifier,
+    Dusa,
+    Eata,
     Ensemble,
     MarginalEntropy,
+    MaskedAutoencoder,
     NoAdaptation,
+    Sar,
     Tent,
+    TttMae,
 )
 from dtta.methods import METHODS, OPTIMIZERS, TASKS, build, methods_for, settings_of
 from dtta.parameters import Logits
@@ -28,18 +37,32 @@ KINDS = {
     "logits": DiffusionTTA,
     "tent": Tent,
     "tpt": MarginalEntropy,
+    "memo": MarginalEntropy,
+    "batch-norm": BatchNormAdaptation,
+    "cotta": Cotta,
+    "eata": Eata,
+    "sar": Sar,
+    "ttt-mae": TttMae,
+    "dusa": Dusa,
     "augmentation": AugmentationMean,
     "consistency": Consistency,
 }
 FITTING = {
-    "classification": ("none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "tent", "tpt"),
-    "segmentation": ("none", "diffusion-tta", "tent", "augmentation"),
-    "depth": ("none", "diffusion-tta", "augmentation", "consistency"),
-}
+    "classification": (
+        "none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "tent", "tpt", "memo", "batch-norm",
+        "cotta", "eata", "sar", "ttt-mae", "dusa",
+    ),
+    "segmentation": ("none", "diffusion-tta", "tent", "batch-norm", "augmentation"),
+    "depth": ("none", "diffusion-tta", "batch-norm", "augmentation", "consistency"),
+}  # fmt: skip
 
 
 def problem_for(task: str, settings: dict | None = None):
     return tiny.problem(settings=settings) if task == "classification" else tiny.dense_problem(task, settings)
+
+
+def masked(problem):
+    return replace(problem, model=MaskedAutoencoder(classes=tiny.CLASSES, width=8, depth=1, heads=2))
 
 
 @pytest.mark.parametrize("task", FITTING)
@@ -52,7 +75,7 @@ def test_every_method_of_a_task_answers_an_image(task):
     for name in FITTING[task]:
         settings = {"samples": 3} if "samples" in settings_of(name) else {}
         settings |= {"part": "norm"} if name == "tpt" else {}  # this network reads no names
-        method = build(problem, name, **settings)
+        method = build(masked(problem) if name == "ttt-mae" else problem, name, **settings)
         assert isinstance(method, KINDS[name])
         assert method(image, torch.Generator().manual_seed(0)).shape == shape
 
@@ -205,3 +228,30 @@ def test_values_out_of_range_of_the_other_methods(task, method, settings, messag
 def test_unknown_names_and_values(problem, method, settings, message):
     with pytest.raises(ValueError, match=message):
         build(problem, method, **settings)
+
+
+def test_the_other_papers_defaults(problem):
+    """Rates, steps and what moves, as stated for ImageNet, or for CIFAR-10 in CoTTA's case."""
+    memo, cotta, eata, sar, dusa = (build(problem, name) for name in ("memo", "cotta", "eata", "sar", "dusa"))
+    mae = build(masked(problem), "ttt-mae")
+    for method, kind, lr, steps, episodic in (
+        (memo, torch.optim.SGD, 2.5e-4, 1, True),
+        (cotta, torch.optim.Adam, 1e-3, 1, False),
+        (eata, torch.optim.SGD, 2.5e-4, 1, False),
+        (sar, torch.optim.SGD, 2.5e-4, 1, False),
+        (mae, torch.optim.SGD, 5e-3, 20, True),
+        (dusa, torch.optim.Adam, 1e-5, 1, False),
+    ):
+        assert type(method.optimizer) is kind
+        assert (method.optimizer.param_groups[0]["lr"], method.steps, method.episodic) == (lr, steps, episodic)
+    norm, everything = ({id(p) for p in part.parameters()} for part in (problem.model.norm, problem.model))
+    phi = {id(p) for p in problem.diffusion.network.parameters()}
+    moved = {"memo": everything, "cotta": everything, "eata": norm, "sar": norm, "dusa": everything | phi}
+    for method, expected in zip((memo, cotta, eata, sar, dusa), moved.values(), strict=True):
+        assert {id(p) for p in method.adapted} == expected
+    assert (memo.views, memo.keep, memo.kind, memo.prior) == (64, 1.0, "augmix", 16)
+    assert (cotta.momentum, cotta.restore, cotta.threshold, cotta.views) == (0.999, 0.01, 0.92, 32)
+    assert (eata.margin, eata.similarity, eata.beta) == (0.4, 0.05, 2000)
+    assert (sar.margin, sar.rho, sar.floor) == (0.4, 0.05, 0.2)
+    assert (mae.masks, mae.hidden, mae.optimizer.param_groups[0]["weight_decay"]) == (128, 0.75, 0.2)
+    assert (dusa.top, dusa.others, dusa.samples, dusa.mix) == (4, 2, 1, "noise")

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 
 from dtta.baselines import Tent
-from dtta.baselines.tent import entropy, own_statistics
+from dtta.baselines.batch_norm import own_statistics
+from dtta.baselines.tent import entropy
 from dtta.parameters import select
 
 
@@ -40,17 +40,6 @@ def network(request):
     return tiny.dense("segmentation"), [tiny.images(1, seed=s, channels=3) for s in range(3)]
 
 
-def written_out(model, image, weight, bias, own: bool):
-    """The tiny networks with a batch norm written out, by the image's own statistics or the running ones."""
-    h = F.conv2d(image, model.conv.weight, model.conv.bias, padding=1)
-    mean, var = model.norm.running_mean, model.norm.running_var
-    if own:
-        mean, var = h.mean(dim=(0, 2, 3)), h.var(dim=(0, 2, 3), unbiased=False)
-    h = (h - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None]
-    h = h.relu()
-    return model.head(F.avg_pool2d(h, 2).flatten(1)) if isinstance(model, tiny.Classifier) else model.head(h)
-
-
 def adam_on_entropy(model, images, lr, steps, own, carry):
     """Entropy downhill by Adam (β 0.9 and 0.999, ε 1e-8), both written out; answers after each image."""
     start = [model.norm.weight.detach().clone(), model.norm.bias.detach().clone()]
@@ -60,7 +49,7 @@ def adam_on_entropy(model, images, lr, steps, own, carry):
             theta, m, v, k = start, [0, 0], [0, 0], 0
         for _ in range(steps):
             theta = [p.detach().requires_grad_() for p in theta]
-            p = written_out(model, image, *theta, own).softmax(1)
+            p = tiny.written_out(model, image, *theta, own).softmax(1)
             loss = -(p * p.log()).sum(1).mean()
             gradients, k = torch.autograd.grad(loss, theta), k + 1
             m = [0.9 * a + 0.1 * g for a, g in zip(m, gradients, strict=True)]
@@ -70,7 +59,7 @@ def adam_on_entropy(model, images, lr, steps, own, carry):
                 for p, a, b in zip(theta, m, v, strict=True)
             ]
         with torch.no_grad():
-            answers.append(written_out(model, image, *theta, own))
+            answers.append(tiny.written_out(model, image, *theta, own))
     return answers
 
 

@@ -3,54 +3,69 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from dtta.baselines.batch_norm import own_statistics
 from dtta.baselines.self_training import SelfTraining
 from dtta.baselines.tent import entropy
+from dtta.baselines.views import augmix, crops
 
 
 class MarginalEntropy(SelfTraining):
     """Goes downhill on the entropy of the mean belief over random views of the image.
 
     H(p̄), p̄ the mean of softmax f(x_v) over the views whose own entropy is among the lowest.
-    TPT moves the words of the prompt, one step of AdamW at 5e-3, 64 views, the surest tenth; MEMO moves all of θ
-    and hears all views.
+    TPT moves the words of the prompt, one step of AdamW at 5e-3, 64 crops, the surest tenth. MEMO (Zhang et al.,
+    NeurIPS 2022) moves all of θ by one step, hears all of its views by AugMix, and mixes batch norm's statistics
+    with those of what it is given, by a prior of 16.
 
     Args:
-        views: random crops, mirrored by chance; the first is the image itself.
+        views: how many; the first is the image itself.
         keep: share of the views that are heard, the surest ones.
         area: the smallest share of the picture that a crop shows.
+        kind: of views, "crops" or "augmix".
+        mirror: whether crops are mirrored by chance.
+        prior: batch norm's statistics count as so many images beside the one given (see ``own_statistics``);
+            None: they stay as they are.
         The rest: see ``SelfTraining``.
     """
 
-    def __init__(self, model, optimizer, steps=1, episodic=True, views: int = 64, keep: float = 0.1, area: float = 0.5):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        steps=1,
+        episodic=True,
+        views: int = 64,
+        keep: float = 0.1,
+        area: float = 0.5,
+        kind: str = "crops",
+        mirror: bool = True,
+        prior: float | None = None,
+    ):
         super().__init__(model, optimizer, steps, episodic)
         if not isinstance(views, int) or views < 2 or not 0 < keep <= 1 or not 0 < area <= 1:
             raise ValueError(f"views ({views}) must be 2 or more, keep ({keep}) and area ({area}) in (0, 1]")
-        self.views, self.keep, self.area = views, keep, area
+        if kind not in ("crops", "augmix"):
+            raise ValueError(f"the kind of views must be 'crops' or 'augmix', not {kind!r}")
+        self.views, self.keep, self.area, self.kind, self.mirror, self.prior = views, keep, area, kind, mirror, prior
+
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Image (N, C, H, W) in [0, 1] -> the network's output after adaptation."""
+        with nullcontext() if self.prior is None else own_statistics(self.model, self.prior):
+            return super().forward(image, generator)
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        logits = self.model(random_views(image, self.views, self.area, generator))  # (N V, L)
+        if self.kind == "augmix":
+            seen = augmix(image, self.views, generator)
+        else:
+            seen = crops(image, self.views, generator, self.area, self.mirror)
+        logits = self.model(seen)  # (N V, L)
         logits = logits.float().unflatten(0, (len(image), self.views))
         heard = max(1, math.floor(self.keep * self.views))
         surest = entropy(logits.movedim(2, 1)).argsort(dim=1)[:, :heard]  # (N, heard)
         belief = logits.softmax(dim=2).gather(1, surest[:, :, None].expand(-1, -1, logits.shape[2])).mean(dim=1)
         return entropy(belief.clamp(min=1e-12).log()).mean()
-
-
-def random_views(image: Tensor, count: int, area: float, generator: torch.Generator) -> Tensor:
-    """`count` views of each image (N, C, H, W), image by image: itself, then random crops, half of them mirrored."""
-    size, device = (len(image), count), generator.device
-    u = torch.rand(4, *size, generator=generator, device=device).to(image.device)
-    side = (area + (1 - area) * u[0]).sqrt()
-    mirror = torch.where(u[3] < 0.5, -1.0, 1.0)
-    x, y = (2 * u[1] - 1) * (1 - side), (2 * u[2] - 1) * (1 - side)
-    zero = torch.zeros_like(side)
-    matrix = torch.stack([side * mirror, zero, x, zero, side, y], dim=2)
-    matrix[:, 0] = torch.eye(2, 3, device=image.device).flatten()
-    repeated = image.repeat_interleave(count, dim=0)
-    grid = F.affine_grid(matrix.view(-1, 2, 3), list(repeated.shape), align_corners=False)
-    return F.grid_sample(repeated, grid, padding_mode="border", align_corners=False).clamp(0, 1)

@@ -16,18 +16,27 @@ class SelfTraining(nn.Module):
         optimizer: over the weights that move, with no state yet.
         steps: gradient steps for each image.
         episodic: True: the weights return to their start after each image; False: they are carried along.
+        others: further networks whose weights the optimizer may hold.
 
     Raises:
-        ValueError: a setting out of range, a used optimizer, or weights in it that are not the model's.
+        ValueError: a setting out of range, a used optimizer, or weights in it that belong to no network given.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1, episodic: bool = True):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps: int = 1,
+        episodic: bool = True,
+        *others: nn.Module,
+    ):
         super().__init__()
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}")
         self.model, self.optimizer, self.steps, self.episodic = model.eval(), optimizer, steps, episodic
         self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
-        own = {id(p) for p in model.parameters()}
+        self._networks = (model, *others)  # a tuple registers none of them a second time
+        own = {id(p) for network in self._networks for p in network.parameters()}
         if not all(id(p) in own for p in self.adapted):
             raise ValueError("the optimizer holds weights that are not the model's")
         if optimizer.state:
@@ -36,12 +45,28 @@ class SelfTraining(nn.Module):
         self.generator = torch.Generator().manual_seed(0)
         self.losses: list[float] = []
 
-    def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """What goes downhill, a scalar."""
+    def objective(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        """What goes downhill, a scalar; None: nothing can be learnt from this image."""
         raise NotImplementedError
 
+    def step(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        """One gradient step; returns the objective before it, or None if no step was made."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.objective(image, generator)
+        if loss is None:
+            return None
+        if not loss.isfinite():
+            raise FloatingPointError(f"the objective is {loss.item()}; lower the rate")
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def answer(self, image: Tensor) -> Tensor:
+        """The output after adaptation."""
+        return self.model(image)
+
     def moved(self) -> None:
-        """Called after each step."""
+        """Called after each step that was made."""
 
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> the network's output after adaptation.
@@ -54,18 +79,14 @@ class SelfTraining(nn.Module):
         self.model.eval()  # whatever a caller did to it in between
         self.losses = []
         try:
-            with gradients_only_for(self.adapted, self.model):
+            with gradients_only_for(self.adapted, *self._networks):
                 for _ in range(self.steps):
-                    self.optimizer.zero_grad(set_to_none=True)
-                    loss = self.objective(image, generator or self.generator)
-                    if not loss.isfinite():
-                        raise FloatingPointError(f"the objective is {loss.item()}; lower the rate")
-                    loss.backward()
-                    self.optimizer.step()
-                    self.moved()
-                    self.losses.append(loss.item())
+                    loss = self.step(image, generator or self.generator)
+                    if loss is not None:
+                        self.moved()
+                        self.losses.append(loss.item())
             with torch.no_grad():
-                answer = self.model(image)
+                answer = self.answer(image)
             if not answer.isfinite().all():
                 raise FloatingPointError("the adapted network's answer is not finite; lower the rate")
             return answer

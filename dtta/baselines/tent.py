@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from dtta.baselines.batch_norm import own_statistics
 from dtta.baselines.self_training import SelfTraining
 
 
@@ -41,26 +40,3 @@ class Tent(SelfTraining):
         """Image (N, C, H, W) in [0, 1] -> the network's output after adaptation."""
         with own_statistics(self.model) if self.batch_statistics else nullcontext():
             return super().forward(image, generator)
-
-
-@contextmanager
-def own_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, batch norm uses the statistics of what it is given; the running ones come back as they were.
-
-    A layer that is given a single number for each channel (a 1 x 1 map of one image) has no variance to go by,
-    and uses its running statistics.
-    """
-    kept = {m: (m.running_mean, m.running_var) for m in model.modules() if isinstance(m, _BatchNorm)}
-
-    def choose(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        single = inputs[0].numel() == inputs[0].shape[1]
-        layer.running_mean, layer.running_var = kept[layer] if single else (None, None)
-
-    hooks = [m.register_forward_pre_hook(choose) for m in kept]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for m, (mean, var) in kept.items():
-            m.running_mean, m.running_var = mean, var

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtta.baselines import DiffusionClassifier
+from dtta.baselines import DiffusionClassifier, MaskedAutoencoder
 from dtta.conditions import ClassMixture
 from dtta.diffusion import ClassUNet, Diffusion, DiT
 from dtta.problems import weights
@@ -103,6 +103,18 @@ def vit() -> Classifier:
     return Classifier(network, size=SIZE)
 
 
+def mae() -> MaskedAutoencoder:
+    """A masked autoencoder with a classification head (0.18 M parameters), on 2 x 2 patches."""
+    return MaskedAutoencoder(size=SIZE, patch=2, channels=1, classes=10, width=64, depth=4, heads=4)
+
+
+def mae_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
+    """Cross-entropy on whole digits and the reconstruction of masked ones, one encoder for both."""
+    images, labels = batch(64, generator)
+    painted = model.reconstruction_loss(images, 0.75, generator).mean()
+    return F.cross_entropy(model(images), labels, label_smoothing=0.05) + painted
+
+
 def classifier_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
     """Cross-entropy on clean digits."""
     images, labels = batch(64, generator)
@@ -169,7 +181,7 @@ def diffusion_loss(
 
 # --- the problem --------------------------------------------------------------------------------------
 
-NETWORKS = {"resnet": resnet, "vit": vit}  # the first of each is the usual one
+NETWORKS = {"resnet": resnet, "vit": vit, "mae": mae}  # the first of each is the usual one
 DIFFUSIONS = {"unet": unet, "dit": dit, "unet-hard": unet, "dit-hard": dit}
 
 
@@ -177,7 +189,7 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
     """The digits problem, with one of its task networks and one of its diffusion models.
 
     Args:
-        network: "resnet" (batch norm) or "vit" (layer norm).
+        network: "resnet" (batch norm), "vit" (layer norm), or "mae" (a masked autoencoder, for TTT-MAE).
         diffusion: "unet" or "dit", trained on soft and hard labels; "unet-hard" or "dit-hard", on hard ones.
     """
     f = weights.ready("digits", NETWORKS, network)
@@ -196,6 +208,7 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
         settings=SETTINGS,
+        mirrored=False,
     )
 
 
@@ -210,7 +223,12 @@ def scores(model: nn.Module) -> dict[str, float]:
     """What a card reports, on the clean validation split."""
     images, labels = split("validation")
     if not isinstance(model, Diffusion):
-        return {"accuracy": round((model(images).argmax(1) == labels).float().mean().item(), 4)}
+        found = {"accuracy": round((model(images).argmax(1) == labels).float().mean().item(), 4)}
+        if isinstance(model, MaskedAutoencoder):
+            repeated = images.repeat_interleave(8, 0)
+            error = model.reconstruction_loss(repeated, 0.75, torch.Generator().manual_seed(0)).mean()
+            found["reconstruction error"] = round(error.item(), 4)
+        return found
     losses = DiffusionClassifier(model, samples=64).losses(images).mean(2)  # (N, L)
     right = losses.gather(1, labels[:, None]).mean()
     accuracy = (losses.argmin(1) == labels).float().mean()
@@ -227,6 +245,7 @@ _hard = partial(_diffusion, loss=partial(diffusion_loss, soft=0.0))
 RECIPES: dict[str, Recipe] = {
     "resnet": _classifier(resnet, steps=1200),
     "vit": _classifier(vit, steps=1500),
+    "mae": _recipe(mae, loss=mae_loss, steps=4000, lr=1e-3, weight_decay=0.05),
     "unet": _diffusion(unet),
     "dit": _diffusion(dit),
     "unet-hard": _hard(unet),

@@ -34,6 +34,7 @@ class Problem:
         sums: output (1, ...) and label -> numbers that add up over images, from which `metrics` are computed.
         metrics: name -> a function of such sums; the metrics of a data set.
         settings: for each method, the settings chosen on validation images.
+        mirrored: whether the mirror image of an image is as good an image (not so for digits).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Problem:
     sums: Callable[[Tensor, Tensor], dict[str, float]] = lambda output, label: {}
     metrics: dict[str, Metric] = field(default_factory=dict)
     settings: dict[str, dict] = field(default_factory=dict)
+    mirrored: bool = True
 
     def image(
         self, index: int, shift: str = "clean", severity: int = 3, split: str = "test", seed: int = 0

@@ -76,7 +76,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one shift: its score, the seconds it took (in a batch, its share), and the metrics' sums."""
+    """One image under one shift: its score, the seconds it took (in a batch, its share), and the metrics' sums.
+
+    The seed is the run's, where rows of several are kept together.
+    """
 
     shift: str
     severity: int
@@ -84,6 +87,12 @@ class Row:
     score: float
     seconds: float
     sums: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What two rows share that may be compared."""
+        return self.shift, self.severity, self.index, self.seed
 
 
 def evaluate(
@@ -148,7 +157,7 @@ def paired_gain(
 ) -> dict[str, float]:
     """The gain on the same images, with its 95% paired bootstrap interval.
 
-    An image that stands under several shifts is one image: images are resampled, with all their rows.
+    An image that stands under several shifts or seeds is one image: images are resampled, with all their rows.
 
     Args:
         metric: one of the problem's, computed for each shift from the sums of its images, then averaged over
@@ -160,7 +169,7 @@ def paired_gain(
     Raises:
         ValueError: the two lists are not about the same images, in the same order.
     """
-    keys = [[(r.shift, r.severity, r.index) for r in rows] for rows in (before, after)]
+    keys = [[r.key for r in rows] for rows in (before, after)]
     if keys[0] != keys[1] or not before:
         raise ValueError("a paired comparison needs the same images, in the same order, in both lists")
     if metric is None:

@@ -16,7 +16,7 @@ from dtta.evaluate import Row, Run, paired_gain
 from dtta.problems.problem import Metric
 
 FOLDER = Path(__file__).parent / "results"
-COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then the sums, if the problem has any
+COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then a seed, and the sums, if there are any
 
 
 def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
@@ -38,11 +38,11 @@ def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
         raise KeyError(f"{table} has no run {run!r}; it has {', '.join(known)}")
     with (folder / f"{table}.csv").open() as file:
         reader = csv.DictReader(file)
-        sums = [name for name in reader.fieldnames or () if name not in COLUMNS]
+        sums = [name for name in reader.fieldnames or () if name not in (*COLUMNS, "seed")]
         return [
             Row(
                 r["shift"], int(r["severity"]), int(r["index"]), float(r["score"]), float(r["seconds"]),
-                {name: float(r[name]) for name in sums},
+                {name: float(r[name]) for name in sums}, int(r.get("seed", 0)),
             )
             for r in reader
             if r["run"] == run
@@ -69,14 +69,15 @@ def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLD
     rows.cache_clear()
     told = {**about, "runs": {name: asdict(run) for name, (run, _) in runs.items()}}
     (folder / f"{table}.json").write_text(json.dumps(told, indent=2) + "\n")
+    seeds = ["seed"] if any(r.seed for _, found in runs.values() for r in found) else []
     sums = list(next(found for _, found in runs.values())[0].sums)
     with (folder / f"{table}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *sums])
+        writer.writerow([*COLUMNS, *seeds, *sums])
         for name, (_, found) in runs.items():
             for r in found:
-                told = [name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.2f}"]
-                writer.writerow(told + [f"{r.sums[k]:.9g}" for k in sums])
+                told = [name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.4g}"]
+                writer.writerow(told + [r.seed for _ in seeds] + [f"{r.sums[k]:.9g}" for k in sums])
 
 
 def gain(
@@ -97,13 +98,11 @@ def gain(
         also: only images that this run holds too, so that runs on fewer images can be compared on the same ones.
     """
     before, after = shared(rows(table, against, folder), rows(table, run, folder), set(shifts))
-    wanted = None if also is None else {(r.shift, r.severity, r.index) for r in rows(table, also, folder)}
+    wanted = None if also is None else {r.key for r in rows(table, also, folder)}
     kept = [
         i
         for i, r in enumerate(before)
-        if (first is None or r.index < first)
-        and (only is None or only(r))
-        and (wanted is None or (r.shift, r.severity, r.index) in wanted)
+        if (first is None or r.index < first) and (only is None or only(r)) and (wanted is None or r.key in wanted)
     ]
     return paired_gain([before[i] for i in kept], [after[i] for i in kept], metric)
 
@@ -151,7 +150,7 @@ def summary(
 
 def shared(first: list[Row], second: list[Row], shifts: set[str] | None = None) -> tuple[list[Row], list[Row]]:
     """The rows of the images that both lists hold, in the same order, of the given shifts (None: all)."""
-    other = {(r.shift, r.severity, r.index): r for r in second}
+    other = {r.key: r for r in second}
     wanted = [r for r in first if not shifts or r.shift in shifts]
-    pairs = [(r, other[k]) for r in wanted if (k := (r.shift, r.severity, r.index)) in other]
+    pairs = [(r, other[r.key]) for r in wanted if r.key in other]
     return [a for a, _ in pairs], [b for _, b in pairs]

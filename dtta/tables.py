@@ -1,0 +1,253 @@
+"""Tables of results from committed files: what was tried on validation images, and what came out on test images.
+
+    dtta evaluate --table experiments/baselines.toml                all rows of a table; it goes on where it stopped
+    dtta evaluate --table experiments/baselines.toml --only tent    one row again
+
+A file says which runs stand in a table:
+
+    about = "Every baseline under every shift"
+    problem = "digits"
+    images = 40                  # test images for each shift
+    tried = 24                   # validation images for each shift, for the grids
+    seeds = [0, 1, 2]            # of the shifts and of the methods
+
+    [runs.none]
+
+    [runs.tent]
+    batch = 16
+    settings = { steps = 1 }     # as they are
+    grid = { lr = [0.001, 0.01] }  # every combination is tried on validation images, the best one is used
+
+    [runs."tent, online"]
+    like = "tent"                # the settings chosen for that run, but for what is said here
+    settings = { episodic = false }
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from dtta import stored
+from dtta.evaluate import Row, Run, evaluate, paired_gain, spread
+from dtta.methods import METHODS, build
+from dtta.problems import load
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a table.
+
+    Args:
+        run: with the settings that are fixed, those of the problem included.
+        grid: settings to try on validation images; empty: nothing is tried.
+        like: the entry whose chosen settings are the starting point.
+        against: the entry it is compared with when settings are chosen, and on the page.
+        images: test images for each shift.
+    """
+
+    run: Run
+    grid: tuple[dict, ...]
+    like: str | None
+    against: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file says; see the module's docstring. `of`: see ``dtta.evaluate.spread``; 0: the first images."""
+
+    name: str
+    about: str
+    problem: str
+    shifts: tuple[str, ...]
+    severity: int
+    tried: int
+    of: int
+    seeds: tuple[int, ...]
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def numbers(self, count: int) -> dict[str, list[int]]:
+        """The images of each shift, clean ones included."""
+        shifts = ("clean", *self.shifts)
+        return spread(shifts, count, self.of) if self.of else {s: list(range(count)) for s in shifts}
+
+
+_TABLE = {"about", "problem", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
+_ENTRY = {"method", "network", "diffusion", "classes", "batch", "settings", "grid", "like", "against", "images"}
+
+
+def read(path: Path) -> Table:
+    """Read a table's file and check every name in it.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: what is wrong in it, and where.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        said = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    _known(said, _TABLE, f"{path}")
+    for name in ("about", "problem", "images", "runs"):
+        if name not in said:
+            raise ValueError(f"{path}: {name} is missing")
+    problem = load(said["problem"])
+    table = Table(
+        path.stem,
+        said["about"],
+        said["problem"],
+        tuple(said.get("shifts", problem.shifts)),
+        said.get("severity", 3),
+        said.get("tried", 0),
+        said.get("of", 0),
+        tuple(said.get("seeds", [0])),
+        {},
+    )
+    for name, entry in said["runs"].items():
+        table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table)
+    return table
+
+
+def _known(said: Mapping, names: Iterable[str], where: str) -> None:
+    if unknown := sorted(set(said) - set(names)):
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; choose from {', '.join(sorted(names))}")
+
+
+def _entry(where: str, name: str, said: dict, whole: dict, table: Table) -> Entry:
+    _known(said, _ENTRY, where)
+    like, against = said.get("like"), said.get("against", "none")
+    if like is not None and like not in table.entries:
+        raise ValueError(f"{where}: it is to be like {like!r}, which does not stand above it")
+    if like is None:
+        method = said.get("method", name)
+        if method not in METHODS:
+            raise ValueError(f"{where}: unknown method {method!r}; choose from {', '.join(METHODS)}")
+        names = (said.get("network"), said.get("diffusion"), {}, "test", 0, said.get("classes"), said.get("batch", 1))
+        run = Run(method, table.problem, *names)
+        settings = load(table.problem).settings.get(method, {}) | said.get("settings", {})
+    else:
+        names = {k: said[k] for k in ("method", "network", "diffusion", "classes", "batch") if k in said}
+        run = replace(table.entries[like].run, **names)
+        settings = run.settings | said.get("settings", {})
+    run = replace(run, settings=settings)
+    if against not in table.entries and run.method != "none":
+        raise ValueError(f"{where}: it is to be compared with {against!r}, which does not stand above it")
+    grid = [said["grid"]] if isinstance(said.get("grid"), dict) else said.get("grid", [])
+    grid = tuple(dict(zip(g, values, strict=True)) for g in grid for values in product(*map(_many, g.values())))
+    if grid and not table.tried:
+        raise ValueError(f"{where}: a grid needs `tried`, the number of validation images for each shift")
+    problem = load(run.problem, run.network, run.diffusion, run.classes)
+    for settings in grid or ({},):
+        build(problem, run.method, **run.settings | settings)  # unknown settings fail here, before any work
+    return Entry(run, grid, like, against, said.get("images", whole["images"]))
+
+
+def _many(values: object) -> list:
+    return values if isinstance(values, list) else [values]
+
+
+def make(
+    table: Table,
+    workers: int = 2,
+    only: Iterable[str] | None = None,
+    rows: Path = Path("runs/tables"),
+    out: Path = stored.FOLDER,
+) -> None:
+    """Choose settings on validation images, run the table on test images, and store both.
+
+    Args:
+        only: names of runs to make again; the other rows are taken from the folder `rows` or the stored table.
+        rows: where single rows are kept, so that a run that was stopped goes on.
+        out: where the finished table is stored.
+
+    Raises:
+        ValueError: no such run in the table.
+    """
+    if unknown := set(only or ()) - set(table.entries):
+        raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
+    folder, tried, found = rows / table.name, [], {}
+    wanted = _with_those_before(table, only)
+    for name in wanted:
+        entry = table.entries[name]
+        start = entry.run.settings if entry.like is None else found[entry.like][0].settings | _own(table, name)
+        run = replace(entry.run, settings=start)
+        if entry.grid:
+            run, told = choose(table, name, run, found[entry.against][0], folder, workers)
+            tried += told
+        result = []
+        for seed in table.seeds:
+            path = folder / f"{_file(name)}-{seed}.jsonl"
+            seeded = replace(run, seed=seed)
+            many = 1 if run.method == "none" else workers
+            cells = [(shift, table.severity) for shift in ("clean", *table.shifts)]
+            result += [replace(r, seed=seed) for r in evaluate(seeded, cells, table.numbers(entry.images), path, many)]
+        found[name] = run, result
+    if len(wanted) == len(table.entries):
+        _save(table, found, tried, out)
+
+
+def _with_those_before(table: Table, only: Iterable[str] | None) -> list[str]:
+    """The runs wanted and those they need, in the table's order."""
+    if only is None:
+        return list(table.entries)
+    needed, todo = set(), list(only)
+    while todo:
+        name = todo.pop()
+        needed.add(name)
+        entry = table.entries[name]
+        todo += [n for n in (entry.like, entry.against if entry.grid else None) if n and n not in needed]
+    return [name for name in table.entries if name in needed]
+
+
+def _own(table: Table, name: str) -> dict:
+    """What an entry says for itself, beside the one it is like."""
+    entry = table.entries[name]
+    before = table.entries[entry.like].run.settings
+    return {k: v for k, v in entry.run.settings.items() if before.get(k, ...) != v}
+
+
+def choose(table: Table, name: str, run: Run, other: Run, folder: Path, workers: int = 2) -> tuple[Run, list[dict]]:
+    """The run with the settings of the largest mean gain over another, on validation images, first seed.
+
+    Returns:
+        the run, and what was tried: a row for each setting.
+    """
+    entry, cells = table.entries[name], [(shift, table.severity) for shift in table.shifts]
+    numbers = table.numbers(table.tried)
+    other = replace(other, split="validation", seed=table.seeds[0])
+    before = evaluate(other, cells, numbers, folder / f"{_file(entry.against)}-validation.jsonl", 1)
+    metric = load(run.problem).metrics.get(load(run.problem).metric)
+    told = []
+    for settings in entry.grid:
+        tried = replace(run, settings=run.settings | settings, split="validation", seed=table.seeds[0])
+        path = folder / f"{_file(name)}-{_file(json.dumps(settings))}-validation.jsonl"
+        gain = paired_gain(before, evaluate(tried, cells, numbers, path, workers), metric)
+        numbers_ = {k: round(float(v), 2) for k, v in gain.items()}
+        told.append({"run": name, "method": run.method, "settings": tried.settings} | numbers_)
+    best = max(told, key=lambda row: row["gain"])["settings"]
+    return replace(run, settings=best), [row | {"settings": json.dumps(row["settings"])} for row in told]
+
+
+def _file(text: str) -> str:
+    return "-".join("".join(c if c.isalnum() or c in ".φ" else " " for c in text).split())
+
+
+def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], out: Path) -> None:
+    command = f"dtta evaluate --table experiments/{table.name}.toml"
+    seconds = round(sum(row.seconds for _, rows in found.values() for row in rows))
+    about = dict(about=table.about, command=command, seeds=table.seeds, seconds=seconds, torch=torch.__version__)
+    stored.save(table.name, found, out, **about)
+    if tried:
+        with (out / f"{table.name}-settings.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(tried[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(tried)

@@ -1,0 +1,166 @@
+"""Tables from files: what a file may say, how settings are chosen, what is stored, going on where a run stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+
+from dtta import evaluate as evaluation
+from dtta import stored, tables
+from dtta.evaluate import Run, evaluate, paired_gain
+
+TEXT = """
+about = "A table to try things out"
+problem = "tiny"
+shifts = ["fog", "contrast"]
+images = 3
+tried = 2
+seeds = [0, 4]
+
+[runs.none]
+
+[runs.diffusion-tta]
+settings = { samples = 2, steps = 1 }
+grid = { lr = [0.01, 1.0], low = [0.0, 0.5] }
+
+[runs."few images"]
+like = "diffusion-tta"
+images = 2
+settings = { steps = 2 }
+
+[runs."tent, two at once"]
+method = "tent"
+batch = 2
+settings = { lr = 0.1 }
+"""
+SHIFTS = ["fog", "contrast"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_problem(monkeypatch):
+    """The name "tiny" stands for a problem of random models, the true class's probability as its score."""
+
+    def load(name, network=None, diffusion=None, classes=None):
+        assert name == "tiny"
+        problem = tiny.problem(settings={"tent": {"steps": 2}})
+        object.__setattr__(problem, "score", lambda output, label: output.softmax(1)[0, label].item())
+        return problem
+
+    monkeypatch.setattr(evaluation, "load", load)
+    monkeypatch.setattr(tables, "load", load)
+
+
+def table(tmp_path, text=TEXT) -> tables.Table:
+    path = tmp_path / "few.toml"
+    path.write_text(text)
+    return tables.read(path)
+
+
+def made(tmp_path, text=TEXT, **options) -> None:
+    tables.make(table(tmp_path, text), 1, rows=tmp_path / "rows", out=tmp_path / "out", **options)
+
+
+def test_a_file_is_read_as_it_says(tmp_path):
+    few = table(tmp_path)
+    assert (few.name, few.problem, few.shifts, few.severity, few.tried, few.seeds) == (
+        "few", "tiny", ("fog", "contrast"), 3, 2, (0, 4),
+    )  # fmt: skip
+    assert list(few.entries) == ["none", "diffusion-tta", "few images", "tent, two at once"]
+    grid = few.entries["diffusion-tta"].grid
+    assert grid == tuple({"lr": lr, "low": low} for lr in (0.01, 1.0) for low in (0.0, 0.5))
+    assert few.entries["few images"].run.settings == {"samples": 2, "steps": 2}
+    assert (few.entries["few images"].images, few.entries["none"].images) == (2, 3)
+    tent = few.entries["tent, two at once"].run
+    assert (tent.method, tent.batch, tent.settings) == (
+        "tent",
+        2,
+        {"steps": 2, "lr": 0.1},
+    )  # the problem's, and its own
+    assert few.numbers(2) == {"clean": [0, 1], "fog": [0, 1], "contrast": [0, 1]}
+    spread = table(tmp_path, "of = 9\n" + TEXT).numbers(2)
+    assert spread == {"clean": [0, 1], "fog": [3, 4], "contrast": [6, 7]}
+
+
+def test_settings_are_the_best_on_validation_images(tmp_path):
+    made(tmp_path)
+    tried = stored.tried("few", tmp_path / "out")
+    assert [r["run"] for r in tried] == ["diffusion-tta"] * 4
+    cells = [(shift, 3) for shift in SHIFTS]
+
+    def validated(method, settings):
+        return evaluate(Run(method, "tiny", settings=settings, split="validation"), cells, range(2), progress=False)
+
+    for row in tried:
+        gain = paired_gain(validated("none", {}), validated("diffusion-tta", row["settings"]))
+        assert (row["gain"], row["low"]) == (round(gain["gain"], 2), round(gain["low"], 2))
+    best = max(tried, key=lambda row: row["gain"])["settings"]
+    runs = stored.names("few", tmp_path / "out")
+    assert runs["diffusion-tta"].settings == best
+    assert runs["few images"].settings == best | {"steps": 2}  # what was chosen, and its own
+
+
+def test_what_is_stored_is_what_a_run_gives(tmp_path):
+    made(tmp_path)
+    cells = [(shift, 3) for shift in ("clean", *SHIFTS)]
+    for name, run in stored.names("few", tmp_path / "out").items():
+        rows = stored.rows("few", name, tmp_path / "out")
+        count = 2 if name == "few images" else 3
+        assert len(rows) == 3 * count * 2
+        for seed in (0, 4):
+            fresh = evaluate(Run(**vars(run) | {"seed": seed}), cells, range(count), progress=False)
+            kept = {(r.shift, r.index): r.score for r in rows if r.seed == seed}
+            for row in fresh:
+                assert kept[row.shift, row.index] == pytest.approx(row.score, rel=1e-4)
+    about = json.loads((tmp_path / "out" / "few.json").read_text())
+    assert about["command"] == "dtta evaluate --table experiments/few.toml"
+    assert (about["about"], about["seeds"]) == ("A table to try things out", [0, 4])
+    gain = stored.gain("few", "few images", {"fog"}, folder=tmp_path / "out")
+    assert gain["images"] == 4  # two images, two seeds
+
+
+def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypatch):
+    made(tmp_path)
+    first = (tmp_path / "out" / "few.csv").read_text()
+    calls = []
+    original = evaluation._Scorer.rows
+    monkeypatch.setattr(evaluation._Scorer, "rows", lambda self, cells: calls.append(cells) or original(self, cells))
+    made(tmp_path)
+    assert not calls
+    assert (tmp_path / "out" / "few.csv").read_text() == first
+    for path in (tmp_path / "rows" / "few").glob("few-images-*"):
+        path.unlink()
+    made(tmp_path, only=["few images"])
+    assert len(calls) == 2 * 3 * 2
+    assert (tmp_path / "out" / "few.csv").read_text() == first
+    with pytest.raises(ValueError, match="few has no run sent; it has none, diffusion-tta"):
+        made(tmp_path, only=["sent"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('about = "A table to try things out"', "", "about is missing"),
+        ("images = 3", "image = 3", "unknown image; choose from about,"),
+        ("[runs.none]", "[runs.nonne]", "nonne: unknown method 'nonne'; choose from none,"),
+        ("[runs.none]", "[runs.none]\nbatches = 2", "none: unknown batches; choose from against,"),
+        ("steps = 1 }", "step = 1 }", "has no setting 'step'"),
+        ("low = [0.0, 0.5]", "lw = [0.0, 0.5]", "has no setting 'lw'"),
+        ("low = [0.0, 0.5]", "low = [0.0, 1.5]", "the range of t"),
+        ('like = "diffusion-tta"', 'like = "tent, two at once"', "which does not stand above it"),
+        ('like = "diffusion-tta"', 'like = "diffusion-tta"\nagainst = "x"', "compared with 'x'"),
+        ("tried = 2", "tried = 0", "a grid needs `tried`"),
+        ("batch = 2", "batch = 0", "batch must be a whole number"),
+        ("images = 3", "images = ", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, old, new, message):
+    assert old in TEXT
+    with pytest.raises(ValueError, match=message):
+        table(tmp_path, TEXT.replace(old, new, 1))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing.toml"):
+        tables.read(tmp_path / "nothing.toml")

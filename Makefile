@@ -12,7 +12,7 @@ export CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser ||
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test pages lock train clean chromium
+.PHONY: help setup book test pages lock results train clean chromium
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
@@ -38,6 +38,10 @@ lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges 
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
 	$(PY) -m uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 --upgrade --no-annotate \
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+results: $(STAMP) ## make all stored results again, with the settings they were chosen by (hours; goes on where it stopped)
+	$(PY) tools/remake_results.py
+	set -e; for table in experiments/*.toml; do $(VENV)/bin/dtta evaluate --table $$table; done
 
 train: $(STAMP) ## make all weights from nothing, in weights/ (hours on two cores; goes on where it stopped)
 	$(VENV)/bin/dtta train digits

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 import dtta
+from dtta import stored, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
 from dtta.problems import PROBLEMS, load, module
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   dtta evaluate --shift all --method ensemble        another method, every shift
   dtta evaluate --problem scenes-clip --classes 50   CLIP under a text-to-image model, fifty names
   dtta adapt x.png --problem scenes-clip --classes "red ball, blue box"     names of your own
+  dtta evaluate --table experiments/baselines.toml   a whole table of the book: settings tried, runs, seeds
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """
@@ -70,6 +72,13 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate_.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
+    evaluate_.add_argument(
+        "--table", type=Path, metavar="FILE", help="make a whole table, as experiments/*.toml say it"
+    )
+    evaluate_.add_argument("--only", action="append", metavar="NAME", help="one run of the table; may be repeated")
+    evaluate_.add_argument(
+        "--store", type=Path, default=stored.FOLDER, help="folder for the finished table (default: beside the package)"
+    )
 
     train = _command(commands, "train", _train, "make a problem's weights anew, from nothing; goes on where it stopped")
     train.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
@@ -225,6 +234,9 @@ def read_image(path: Path, problem: Problem) -> torch.Tensor:
 
 
 def _evaluate(options) -> None:
+    if options.table:
+        _table(options)
+        return
     problem = load(options.problem, options.network, options.diffusion, options.classes)
     shifts = ["clean", *problem.shifts] if options.shift == "all" else [options.shift]
     available = problem.size(options.split)
@@ -262,6 +274,25 @@ def _evaluate(options) -> None:
         for other in [m for m in problem.metrics if m != problem.metric]:
             print(_gain_line(other, paired_gain(rows[names[0]], rows[names[-1]], problem.metrics[other]), digits))
     print(f"\n{sum(r.seconds for r in rows[options.method]) / len(rows[options.method]):.2f} s per image and process")
+
+
+def _table(options) -> None:
+    table = tables.read(options.table)
+    if seconds := stored.seconds(table.name, options.store):
+        minutes = seconds / 60 / options.workers
+        print(f"{table.name}: about {minutes:.0f} minutes with {options.workers} at work, if nothing of it is done")
+    tables.make(table, options.workers, options.only, options.out or Path("runs/tables"), options.store)
+    if options.only:
+        print("the rows are done; call it without --only to store the table")
+        return
+    print(f"\n{table.about}\nmean over {len(table.shifts)} shifts; gain with its 95% paired bootstrap interval\n")
+    print(f"{'run':30} {'before':>7} {'after':>7} {'gain':>7}   interval")
+    problem = load(table.problem)
+    metric = problem.metrics.get(problem.metric)
+    for name, entry in table.entries.items():
+        if entry.run.method != "none":
+            g = stored.gain(table.name, name, table.shifts, entry.against, metric, folder=options.store)
+            print(_gain_line(f"{name:30}", g, 1 if metric is None else 2))
 
 
 def _gain_line(name: str, gain: dict[str, float], digits: int) -> str:

@@ -27,6 +27,12 @@ def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
     return {name: Run(**run) for name, run in json.loads(path.read_text())["runs"].items()}
 
 
+def seconds(table: str, folder: Path = FOLDER) -> float:
+    """How long a table's rows took in all, one after the other; 0 if there is no such table, or it does not say."""
+    path = folder / f"{table}.json"
+    return json.loads(path.read_text()).get("seconds", 0) if path.is_file() else 0
+
+
 @cache
 def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
     """The rows of one run of a stored table, ordered by shift, then image.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import tiny
 
+from dtta import cli, problems, stored, tables
 from dtta import evaluate as evaluation
-from dtta import stored, tables
 from dtta.evaluate import Run, evaluate, paired_gain
 
 TEXT = """
@@ -36,6 +37,7 @@ batch = 2
 settings = { lr = 0.1 }
 """
 SHIFTS = ["fog", "contrast"]
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +166,30 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, old, new, message):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing.toml"):
         tables.read(tmp_path / "nothing.toml")
+
+
+def test_by_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "load", tables.load)
+    (tmp_path / "few.toml").write_text(TEXT)
+    folders = ["--out", str(tmp_path / "rows"), "--store", str(tmp_path / "out"), "--workers", "1"]
+    command = ["evaluate", "--table", str(tmp_path / "few.toml"), *folders]
+    assert cli.main([*command, "--only", "few images"]) == 0
+    assert "the rows are done; call it without --only" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "few.csv").exists()
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "A table to try things out"
+    g = stored.gain("few", "few images", SHIFTS, folder=tmp_path / "out")
+    (line,) = (found for found in lines if found.startswith("few images"))
+    assert [float(x) for x in line.split()[2:5]] == [round(g[k], 1) for k in ("before", "after", "gain")]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("few: about 0 minutes with 1 at work")
+    assert cli.main([*command, "--only", "sent"]) == 2
+    assert "few has no run sent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_committed_file_is_read(path, monkeypatch):
+    monkeypatch.setattr(tables, "load", problems.load)
+    table = tables.read(path)
+    assert table.about and "none" in table.entries

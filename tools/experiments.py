@@ -221,6 +221,10 @@ OPEN = Experiment(
                 dict(_text, **_late_t, optimizer="sgd", lr=1000.0),
                 *(dict(_text, low=0.4, high=0.8, optimizer="sgd", lr=lr) for lr in (100.0, 300.0, 1000.0)),
                 dict(_text, low=0.4, high=0.8, optimizer="sgd", lr=300.0, temperature=3.0),
+                *(
+                    dict(_text, **_middle_t, optimizer="sgd", lr=lr, temperature=T)
+                    for lr, T in ((300.0, 10.0), (1000.0, 30.0))
+                ),
                 *(dict(_text, **_middle_t, samples=36, optimizer="sgd", lr=lr) for lr in (100.0, 300.0)),
                 *(dict(_text, **_middle_t, optimizer="adam", lr=0.01, temperature=T) for T in (1.0, 3.0)),
                 {**_chosen, "rank": 16},

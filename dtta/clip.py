@@ -105,8 +105,8 @@ class ClipClassifier(nn.Module):
         self.vision_model, self.visual_projection = clip.vision_model, clip.visual_projection
         self.logit_scale = clip.logit_scale
         self.names, self.template = tuple(check_names(names)), templates[0]
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.as_tensor(mean).clone().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.as_tensor(std).clone().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("text", text_features(clip, tokenizer, names, templates), persistent=False)
         # In a tuple, so that the text tower's weights are not among those that adaptation may move.
         self._words = clip, tokenizer

@@ -223,10 +223,18 @@ def listening(
 
 
 def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
-    """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros."""
-    for number, (across, up, name) in enumerate(zip(x, y, names, strict=True)):
+    """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros.
+
+    Points in the same place share one label; neighbours on a line have theirs above and below by turns.
+    """
+    places: dict[tuple[float, float], list[str]] = {}
+    for up, across, name in sorted(zip(y, x, names, strict=True)):
+        places.setdefault((across, up), []).append(name)
+    for number, ((across, up), found) in enumerate(places.items()):
         ax.plot(across, up, "o", color=BLUE if up > 0 else VERMILION)
-        ax.annotate(name, (across, up), (5, 4 if number % 2 else -11), textcoords="offset points", size=8)
+        below, text = number % 2 == 0, "\n".join(found)
+        offset, side = ((5, -4), "top") if below else ((5, 4), "bottom")
+        ax.annotate(text, (across, up), offset, textcoords="offset points", size=8, va=side, linespacing=0.95)
     ax.axhline(0, color=GREY, lw=1)
     ax.axvline(0, color=GREY, lw=1)
 

@@ -149,11 +149,18 @@ def test_a_depth_error_is_red_where_nearer_and_blue_where_further():
     plt.close(fig)
 
 
+def test_points_in_one_place_share_a_label():
+    _, ax = plt.subplots()
+    figures.named_points(ax, [1.0, 2.0, 1.0], [3.0, 3.0, 3.0], ["fog", "blur", "night"])
+    assert [t.get_text() for t in ax.texts] == ["fog\nnight", "blur"]
+    assert {t.get_va() for t in ax.texts} == {"top", "bottom"}
+
+
 def test_named_points_tell_gains_from_losses():
     fig, ax = plt.subplots()
     figures.named_points(ax, [1.0, -2.0], [3.0, -1.0], ["fog", "blur"])
-    assert [text.get_text() for text in ax.texts] == ["fog", "blur"]
+    assert {text.get_text(): text.xy for text in ax.texts} == {"fog": (1.0, 3.0), "blur": (-2.0, -1.0)}
     points = [line for line in ax.lines if line.get_marker() == "o"]
-    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [(1.0, 3.0), (-2.0, -1.0)]
-    assert [p.get_color() for p in points] == [figures.BLUE, figures.VERMILION]
+    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [(-2.0, -1.0), (1.0, 3.0)]
+    assert [p.get_color() for p in points] == [figures.VERMILION, figures.BLUE]
     plt.close(fig)

@@ -236,7 +236,7 @@ OPEN = Experiment(
         ),
         (
             Run("diffusion-tta"),
-            [{**_chosen, "adapt_diffusion": "lora", "lr_diffusion": lr} for lr in (1.0, 10.0)],
+            [{**_chosen, "adapt_diffusion": "lora", "lr_diffusion": lr} for lr in (1.0, 100.0, 1000.0)],
         ),
         (Run("tent"), [dict(part="lora", lr=lr, steps=steps) for lr in (1e-3, 1e-2, 1e-1) for steps in (1, 5)]),
         (

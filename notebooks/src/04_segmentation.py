@@ -400,7 +400,7 @@ for shift in ("clean", *problem.shifts):
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
         maps = [problem.condition(certain(truth)), problem.condition(problem.model(x))]
-    right, wrong = losses_under(diffusion, x, maps, 8, heard, seed).mean(0)
+    right, wrong = losses_under(diffusion, x, maps, 4, heard, seed).mean(0)
     preferred.append(1000 * (wrong - right).item())
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 

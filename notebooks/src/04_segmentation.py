@@ -396,11 +396,11 @@ report.gains(
 preferred, gained = [], []
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
 for shift in ("clean", *problem.shifts):
-    pairs = [problem.image(i, shift, 3) for name, i in kept if name == shift][:4]
+    pairs = [problem.image(i, shift, 3) for i in [i for name, i in kept if name == shift][:4]]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
         maps = [problem.condition(certain(truth)), problem.condition(problem.model(x))]
-    right, wrong = losses_under(diffusion, x, maps, 4, heard, seed).mean(0)
+    right, wrong = losses_under(diffusion, x, maps, 8, heard, seed).mean(0)
     preferred.append(1000 * (wrong - right).item())
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 

@@ -86,6 +86,9 @@ class ClipClassifier(nn.Module):
         names: of the L classes.
         templates: sentences with a gap for the name; the vectors of several are averaged.
         mean, std: of each channel, as CLIP was trained.
+
+    Attributes:
+        words: the ``CLIPModel`` and the tokenizer.
     """
 
     lora_targets = r"vision_model\.encoder\.layers\.\d+\.self_attn\.(q|v)_proj"  # the paper's: queries and values
@@ -109,7 +112,7 @@ class ClipClassifier(nn.Module):
         self.register_buffer("std", torch.as_tensor(std).clone().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("text", text_features(clip, tokenizer, names, templates), persistent=False)
         # In a tuple, so that the text tower's weights are not among those that adaptation may move.
-        self._words = clip, tokenizer
+        self.words = clip, tokenizer
         self.to(clip.device)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ class ClipClassifier(nn.Module):
 
     def prompted(self, words: int = 4) -> PromptedClip:
         """The same classifier with learnable words before each name: see ``PromptedClip``."""
-        return PromptedClip(self, *self._words, words)
+        return PromptedClip(self, *self.words, words)
 
 
 class PromptedClip(nn.Module):

@@ -225,16 +225,17 @@ def listening(
 def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros.
 
-    Points in the same place share one label; neighbours on a line have theirs above and below by turns.
+    Points in the same place share one label; from point to point labels go round the corners.
     """
     places: dict[tuple[float, float], list[str]] = {}
     for up, across, name in sorted(zip(y, x, names, strict=True)):
         places.setdefault((across, up), []).append(name)
     for number, ((across, up), found) in enumerate(places.items()):
         ax.plot(across, up, "o", color=BLUE if up > 0 else VERMILION)
-        below, text = number % 2 == 0, "\n".join(found)
-        offset, side = ((5, -4), "top") if below else ((5, 4), "bottom")
-        ax.annotate(text, (across, up), offset, textcoords="offset points", size=8, va=side, linespacing=0.95)
+        right, up_ = number % 4 in (0, 3), number % 2
+        place = {"xytext": (5 if right else -5, 3 if up_ else -3), "textcoords": "offset points"}
+        sides = {"ha": "left" if right else "right", "va": "bottom" if up_ else "top"}
+        ax.annotate("\n".join(found), (across, up), **place, **sides, size=8, linespacing=0.95)
     ax.axhline(0, color=GREY, lw=1)
     ax.axvline(0, color=GREY, lw=1)
 

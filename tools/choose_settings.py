@@ -2,7 +2,7 @@
 
     python tools/choose_settings.py digits     dtta/results/digits-settings.csv, half an hour on two cores
 
-Every row is one setting of tools/experiments.py: its mean gain over all shift families at severity 3, in the
+Every row is one setting of tools/_experiments.py: its mean gain over all shift families at severity 3, in the
 problem's main metric, with its 95% paired bootstrap interval. The best mean gain is taken; test images are
 never seen here.
 """
@@ -15,7 +15,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from experiments import EXPERIMENTS, SEVERITY
+from _experiments import EXPERIMENTS, SEVERITY
 
 from dtta import stored
 from dtta.evaluate import Run, evaluate, paired_gain

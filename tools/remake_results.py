@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from experiments import EXPERIMENTS, SEVERITY
+from _experiments import EXPERIMENTS, SEVERITY
 
 from dtta import stored
 from dtta.evaluate import evaluate

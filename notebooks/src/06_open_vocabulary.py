@@ -103,7 +103,7 @@ figures.show(
 # and a sharp softmax has no gradient.
 
 # %%
-clip, tokenizer = problem.model._words
+clip, tokenizer = problem.model.words
 x, label = problem.image(0)
 sentences = [f"a photo of a {name}" for name in problem.classes]
 with torch.no_grad():

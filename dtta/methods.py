@@ -297,17 +297,20 @@ def dusa(
     if adapt_diffusion:
         rate = lr if lr_diffusion is None else lr_diffusion
         groups.append({"params": select(problem.diffusion.network), "lr": rate})
-    embeddings = problem.condition.embeddings
-    if adapt_diffusion and hasattr(problem.diffusion, "class_embeddings"):
-
-        def embeddings():
-            return problem.diffusion.class_embeddings
-
-    sampling = Sampling(timesteps, low=low, high=high, fixed=fixed)
     return Dusa(
-        problem.model, _optimizer(optimizer, groups, lr), problem.diffusion, embeddings, steps, episodic, samples, top,
-        others, mix, tau, sampling,
-    )  # fmt: skip
+        problem.model,
+        _optimizer(optimizer, groups, lr),
+        problem.diffusion,
+        lambda: problem.condition.embeddings,  # asked at each step: φ may move
+        steps,
+        episodic,
+        samples,
+        top,
+        others,
+        mix,
+        tau,
+        Sampling(timesteps, low=low, high=high, fixed=fixed),
+    )
 
 
 def augmentation(problem: Problem, *, scales: Sequence[float] | float = (1.0,)) -> AugmentationMean:

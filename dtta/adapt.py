@@ -9,6 +9,7 @@ What moves is what the optimizer holds: θ, a part of θ, or θ and φ (see dtta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from dtta.diffusion import Diffusion
 from dtta.sampling import Sampling
+
+WEIGHTINGS = ("none", "snr", "min-snr")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class DiffusionTTA(nn.Module):
         micro_batch: pairs in one pass through the diffusion model; None: all at once. It changes
             memory and speed, not the gradient.
         norm: "l2" (the paper) or "l1".
+        weighting: what the loss at each t counts: "none" (the paper), "snr": the signal-to-noise ratio, which makes
+            it the error of the denoised image, or "min-snr": that, at most 5 (Hang et al., arXiv 2303.09556).
+            Divided by its mean over the range of t that is heard.
         autocast: torch.bfloat16, say, for the diffusion model's pass; the rest stays float32.
         seed: of the generator used when a call brings none.
         on_step: called with each ``Step`` before the weights move: a progress bar, a log.
@@ -67,6 +73,7 @@ class DiffusionTTA(nn.Module):
         sampling: Sampling | None = None,
         micro_batch: int | None = None,
         norm: str = "l2",
+        weighting: str = "none",
         autocast: torch.dtype | None = None,
         seed: int = 0,
         on_step: Callable[[Step], None] | None = None,
@@ -78,9 +85,12 @@ class DiffusionTTA(nn.Module):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
         if norm not in ("l1", "l2"):
             raise ValueError(f"norm must be 'l1' or 'l2', not {norm!r}")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
         self.model, self.diffusion, self.condition = model.eval(), diffusion.eval(), condition
         self.optimizer, self.steps, self.samples, self.episodic = optimizer, steps, samples, episodic
         self.sampling, self.micro_batch, self.norm, self.autocast = sampling or Sampling(), micro_batch, norm, autocast
+        self.weighting = weighting
         self.generator, self.on_step = torch.Generator().manual_seed(seed), on_step
         self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
         own = {id(p) for p in [*model.parameters(), *diffusion.network.parameters(), *condition.parameters()]}
@@ -126,7 +136,8 @@ class DiffusionTTA(nn.Module):
             if step == 0 or not self.sampling.fixed:
                 t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
             with torch.autocast(z0.device.type, self.autocast, enabled=self.autocast is not None):
-                loss, c_grad = accumulate(self.diffusion, z0, t, noise, c, self.micro_batch, self.norm)
+                weight = self.weight(t)
+                loss, c_grad = accumulate(self.diffusion, z0, t, noise, c, self.micro_batch, self.norm, weight)
             if not loss.isfinite():
                 raise FloatingPointError(f"the diffusion loss is {loss.item()}; lower the rate or check the weights")
             if c_grad is not None:
@@ -140,6 +151,17 @@ class DiffusionTTA(nn.Module):
         if not answer.isfinite().all():
             raise FloatingPointError("the adapted network's answer is not finite; lower the rate")
         return answer
+
+    def weight(self, t: Tensor) -> Tensor:
+        """What the loss at each t (N, B) counts."""
+        T = self.diffusion.timesteps
+        weight = self.sampling.weight(t, T)
+        if self.weighting == "none":
+            return weight
+        most = 5.0 if self.weighting == "min-snr" else float("inf")
+        heard = torch.arange(int(self.sampling.low * T), math.ceil(self.sampling.high * T), device=t.device)
+        mean = self.diffusion.snr(heard).clamp(max=most).mean()
+        return weight * self.diffusion.snr(t).clamp(max=most) / mean
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -161,12 +183,14 @@ def accumulate(
     c: Tensor,
     micro_batch: int | None = None,
     norm: str = "l2",
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The loss over all pairs and its gradient at c; ∂L/∂φ, where φ moves, is left in φ's ``.grad``.
 
     Args:
         z0: (N, C, h, w); t: (N, B); noise: (N, B, C, h, w); c: (N, ...), as returned by the condition.
         micro_batch: pairs in one pass; each is backed through at once, so memory grows with this alone.
+        weight: what each pair counts (N, B); None: 1.
 
     Returns:
         L, the mean over images and pairs, and ∂L/∂c (None if c asks for no gradient).
@@ -177,6 +201,8 @@ def accumulate(
     for pair in torch.arange(N * B, device=z0.device).split(micro_batch or N * B):
         n = pair // B  # the image each pair belongs to
         losses = diffusion.loss(z0[n], t.flatten()[pair], noise.flatten(0, 1)[pair], leaf[n], norm)  # (M,)
+        if weight is not None:
+            losses = losses * weight.flatten()[pair]
         if losses.isfinite().all():
             (losses.sum() / (N * B)).backward()
         total += losses.detach().sum() / (N * B)

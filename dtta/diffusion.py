@@ -104,6 +104,11 @@ class Diffusion(nn.Module):
         error = prediction.float() - self.target(z0, t, noise).float()
         return (error.abs() if norm == "l1" else error.square()).flatten(1).mean(1)
 
+    def snr(self, t: Tensor) -> Tensor:
+        """The signal-to-noise ratio ᾱ_t / (1 - ᾱ_t) at each t, in its shape."""
+        alpha_bar = self.alphas_cumprod[t]
+        return alpha_bar / (1 - alpha_bar)
+
     def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 - ᾱ_t), shaped to multiply `like`."""
         alpha_bar = self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1)).to(like.dtype)

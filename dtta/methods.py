@@ -54,7 +54,9 @@ def diffusion_tta(
     low: float = 0.0,
     high: float = 1.0,
     fixed: bool = False,
+    density: Sequence[float] = (),
     norm: str = "l2",
+    weighting: str = "none",
     temperature: float = 1.0,
     micro_batch: int | None = None,
 ) -> DiffusionTTA:
@@ -68,7 +70,7 @@ def diffusion_tta(
         adapt_diffusion: whether φ moves too, at rate `lr_diffusion` (default: `lr`); "lora": LoRA on its attention,
             of the same rank.
         temperature: divides the logits that the condition is made of (see ``Milder``), not those of the answer.
-        timesteps, noise, low, high, fixed: see ``Sampling``. The rest: see ``DiffusionTTA``.
+        timesteps, noise, low, high, fixed, density: see ``Sampling``. The rest: see ``DiffusionTTA``.
     """
     if adapt_diffusion not in (True, False, "lora"):
         raise ValueError(f"adapt_diffusion must be true, false or 'lora', not {adapt_diffusion!r}")
@@ -90,9 +92,10 @@ def diffusion_tta(
         steps=steps,
         samples=samples,
         episodic=episodic,
-        sampling=Sampling(timesteps, noise, low, high, fixed),
+        sampling=Sampling(timesteps, noise, low, high, fixed, tuple(density)),
         micro_batch=micro_batch,
         norm=norm,
+        weighting=weighting,
     )
 
 

@@ -710,3 +710,46 @@ def test_each_step_is_told_before_the_weights_move(model, phi, image):
     tta(image)
     assert [step for step, _ in told] == tta.history
     assert all(torch.equal(step.output, now) for step, now in told)
+
+
+# --- weights of the loss ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighting", ["none", "snr", "min-snr"])
+@pytest.mark.parametrize("density", [(), (1.0, 3.0)])
+def test_a_weighted_step_is_the_naive_one(model, diffusion, image, weighting, density):
+    sampling = Sampling(low=0.3, high=0.7, density=density)
+    optimizer = torch.optim.SGD(select(model), lr=0.5)
+    tta = DiffusionTTA(
+        model,
+        diffusion,
+        tiny.mixture(diffusion),
+        optimizer,
+        1,
+        6,
+        sampling=sampling,
+        weighting=weighting,
+        micro_batch=4,
+    )
+    z0 = 2 * image - 1
+    t, noise = sampling.draw(z0, 6, 1000, seeded())
+    c = tiny.mixture(diffusion)(model(image))
+    alpha = diffusion.alphas_cumprod
+
+    def counts(s: int) -> float:
+        ratio = (alpha[s] / (1 - alpha[s])).item()
+        return {"none": 1.0, "snr": ratio, "min-snr": min(ratio, 5.0)}[weighting]
+
+    mean = sum(counts(s) for s in range(300, 700)) / 400
+    expected = 0
+    for b in range(6):
+        s = t[0, b].item()
+        importance = 1.0 if not density else (2.0 if s < 500 else 2 / 3)
+        expected += diffusion.loss(z0, t[:, b], noise[:, b], c) * counts(s) / mean * importance / 6
+    tta(image, seeded())
+    assert tta.history[0].loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_an_unknown_weighting_is_refused(model, diffusion):
+    with pytest.raises(ValueError, match="weighting must be one of none, snr, min-snr, not 'x'"):
+        DiffusionTTA(model, diffusion, tiny.mixture(diffusion), torch.optim.SGD(select(model), lr=1), weighting="x")

@@ -142,3 +142,52 @@ def test_noise_is_standard_normal():
 def test_settings_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**options)
+
+
+# --- importance sampling ------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=8), schemes, seeds)
+def test_a_density_draws_as_often_as_it_says(density, timesteps, seed):
+    sampling = Sampling(timesteps, low=0.2, high=0.8, density=tuple(density))
+    t, _ = draw(sampling, 4000, seed=seed, z0=torch.zeros(1, 1, 1, 1))
+    part = ((t.float() + 0.5) / 1000 - 0.2) / 0.6 * len(density)
+    share = part.long().clamp(0, len(density) - 1).flatten().bincount(minlength=len(density)) / 4000
+    expected = torch.tensor(density) / sum(density)
+    assert (share - expected).abs().max() < 0.05
+    assert t.min() >= 200 and t.max() < 800
+
+
+def test_weights_leave_the_expectation_as_it_was():
+    """Exactly, by summing over all timesteps: Σ_t q(t) w(t) f(t) = mean of f."""
+    density, T = (1.0, 4.0, 0.5, 2.5), 1000
+    sampling = Sampling(low=0.2, high=0.6, density=density)
+    t = torch.arange(200, 600)
+    q = torch.tensor(density).repeat_interleave(100) / sum(density) / 100
+    f = torch.rand(400, generator=torch.Generator().manual_seed(0))
+    assert (q * sampling.weight(t, T) * f).sum().item() == pytest.approx(f.mean().item(), rel=1e-5)
+    assert torch.equal(Sampling().weight(t, T), torch.ones(400))
+
+
+def test_an_even_density_is_no_density():
+    even, none = (draw(Sampling("stratified", density=d), 50, seed=3)[0] for d in ((2.0, 2.0, 2.0, 2.0), ()))
+    assert (even - none).abs().max() <= 1  # to rounding
+    assert torch.equal(Sampling(density=(2.0, 2.0)).weight(even, 1000), torch.ones(even.shape))
+
+
+def test_importance_sampling_lowers_the_variance_of_a_peaked_mean():
+    density = tuple(1.0 if k != 2 else 20.0 for k in range(8))
+    values = []
+    for sampling in (Sampling(), Sampling(density=density)):
+        t, _ = sampling.draw(torch.zeros(2000, 1, 1, 1), 8, 1000, torch.Generator().manual_seed(0))
+        f = ((t >= 250) & (t < 375)).float()
+        values.append((f * sampling.weight(t, 1000)).mean(1))
+    assert values[0].mean().item() == pytest.approx(1 / 8, abs=0.01)
+    assert values[1].mean().item() == pytest.approx(1 / 8, abs=0.01)
+    assert values[1].var() < 0.2 * values[0].var()
+
+
+@pytest.mark.parametrize("density", [(0.0, 1.0), (-1.0,), (float("nan"),), (float("inf"),)])
+def test_a_density_must_be_positive(density):
+    with pytest.raises(ValueError, match="a density is made of numbers above 0"):
+        Sampling(density=density)

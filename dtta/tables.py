@@ -28,8 +28,9 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def read(path: Path) -> Table:
     for name in ("about", "problem", "images", "runs"):
         if name not in said:
             raise ValueError(f"{path}: {name} is missing")
-    problem = load(said["problem"])
+    known = cache(load)  # each problem once
+    problem = known(said["problem"])
     table = Table(
         path.stem,
         said["about"],
@@ -113,7 +115,7 @@ def read(path: Path) -> Table:
         {},
     )
     for name, entry in said["runs"].items():
-        table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table)
+        table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table, known)
     return table
 
 
@@ -122,7 +124,7 @@ def _known(said: Mapping, names: Iterable[str], where: str) -> None:
         raise ValueError(f"{where}: unknown {', '.join(unknown)}; choose from {', '.join(sorted(names))}")
 
 
-def _entry(where: str, name: str, said: dict, whole: dict, table: Table) -> Entry:
+def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: Callable) -> Entry:
     _known(said, _ENTRY, where)
     like, against = said.get("like"), said.get("against", "none")
     if like is not None and like not in table.entries:
@@ -133,7 +135,7 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table) -> Entr
             raise ValueError(f"{where}: unknown method {method!r}; choose from {', '.join(METHODS)}")
         names = (said.get("network"), said.get("diffusion"), {}, "test", 0, said.get("classes"), said.get("batch", 1))
         run = Run(method, table.problem, *names)
-        settings = load(table.problem).settings.get(method, {}) | said.get("settings", {})
+        settings = known(table.problem).settings.get(method, {}) | said.get("settings", {})
     else:
         names = {k: said[k] for k in ("method", "network", "diffusion", "classes", "batch") if k in said}
         run = replace(table.entries[like].run, **names)
@@ -145,7 +147,7 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table) -> Entr
     grid = tuple(dict(zip(g, values, strict=True)) for g in grid for values in product(*map(_many, g.values())))
     if grid and not table.tried:
         raise ValueError(f"{where}: a grid needs `tried`, the number of validation images for each shift")
-    problem = load(run.problem, run.network, run.diffusion, run.classes)
+    problem = known(run.problem, run.network, run.diffusion, run.classes)
     for settings in grid or ({},):
         build(problem, run.method, **run.settings | settings)  # unknown settings fail here, before any work
     return Entry(run, grid, like, against, said.get("images", whole["images"]))
@@ -225,7 +227,8 @@ def choose(table: Table, name: str, run: Run, other: Run, folder: Path, workers:
     numbers = table.numbers(table.tried)
     other = replace(other, split="validation", seed=table.seeds[0])
     before = evaluate(other, cells, numbers, folder / f"{_file(entry.against)}-validation.jsonl", 1)
-    metric = load(run.problem).metrics.get(load(run.problem).metric)
+    problem = load(run.problem)
+    metric = problem.metrics.get(problem.metric)
     told = []
     for settings in entry.grid:
         tried = replace(run, settings=run.settings | settings, split="validation", seed=table.seeds[0])

@@ -246,7 +246,7 @@ def _file(text: str) -> str:
 
 def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], out: Path) -> None:
     command = f"dtta evaluate --table experiments/{table.name}.toml"
-    seconds = round(sum(row.seconds for _, rows in found.values() for row in rows))
+    seconds = round(sum(row.seconds for _, rows in found.values() for row in rows), 1)
     about = dict(about=table.about, command=command, seeds=table.seeds, seconds=seconds, torch=torch.__version__)
     stored.save(table.name, found, out, **about)
     if tried:

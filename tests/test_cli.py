@@ -234,7 +234,7 @@ def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
         (["adapt", "no-such-file.png"], "no file no-such-file.png"),
         (["adapt", "--index", "5000"], "images 0 to 499, not 5000"),
         (["adapt", "--index", "0", "--problem", "numbers"], "unknown problem 'numbers'; choose from digits"),
-        (["adapt", "--index", "0", "--network", "vgg"], "has resnet, vit, not 'vgg'"),
+        (["adapt", "--index", "0", "--network", "vgg"], "has resnet, vit, mae, not 'vgg'"),
         (["adapt", "--index", "0", "--diffusion", "gan"], "not 'gan'"),
         (["adapt", "--index", "0", "--method", "magic"], "unknown method 'magic'"),
         (["adapt", "--index", "0", "--shift", "rain"], "unknown shift 'rain'"),

@@ -182,8 +182,10 @@ def test_by_the_command_line(tmp_path, capsys, monkeypatch):
     g = stored.gain("few", "few images", SHIFTS, folder=tmp_path / "out")
     (line,) = (found for found in lines if found.startswith("few images"))
     assert [float(x) for x in line.split()[2:5]] == [round(g[k], 1) for k in ("before", "after", "gain")]
+    path = tmp_path / "out" / "few.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 600}))
     assert cli.main(command) == 0
-    assert capsys.readouterr().out.startswith("few: about 0 minutes with 1 at work")
+    assert capsys.readouterr().out.startswith("few: about 10 minutes with 1 at work")
     assert cli.main([*command, "--only", "sent"]) == 2
     assert "few has no run sent" in capsys.readouterr().err
 

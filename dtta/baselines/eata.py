@@ -18,7 +18,7 @@ from dtta.baselines.tent import entropy
 class Eata(SelfTraining):
     """min over θ of mean S(x) H(f(x)) + β Σ_i ω_i (θ_i - θ_i^0)², for images worth learning from.
 
-    S(x) = exp(E_0 - H) where H < E_0 (reliable) and |cos(p, m)| < ε (not redundant), else 0;
+    S(x) = exp(E_0 - H) where H < E_0 (reliable) and the cosine of p and m is below ε (not redundant), else 0;
     m is the moving average of the beliefs p that were learnt from. ω is the diagonal of the Fisher information
     on clean images with the network's own answers as labels. The paper moves the normalisation layers.
 

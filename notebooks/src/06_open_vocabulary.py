@@ -247,8 +247,7 @@ print(f"{weights} of {sum(p.numel() for p in problem.model.parameters())} weight
 # %% [markdown]
 # ## One portrait, five steps
 #
-# The portrait is not the best one: of all test portraits under low contrast, ordered by how much belief in the true
-# name rises, it was not chosen at all; it is the first that CLIP gets wrong.
+# The portrait was not picked for its success: it is the first test portrait under low contrast that CLIP gets wrong.
 
 # %%
 test = "scenes-clip-test"
@@ -283,6 +282,9 @@ figures.play(
 )
 
 # %% [markdown]
+# CLIP took the yellow cube for a turquoise spike. After five steps it says yellow ball: the colour is mended, the shape
+# is not. CLIP gave the cube next to no belief, and it hardly gets any; why, is seen further down.
+#
 # What was added? First the matrix that moved most; then how large the update is, and where. Each line is one matrix;
 # its size is the norm of $BA$ beside that of the $W$ it is added to.
 
@@ -342,8 +344,8 @@ figures.show(
 # update of the values is five times as large as that of the queries and more, and most of it is one direction, the
 # first singular value. One portrait's update has little to say, and says it in few numbers.
 #
-# Why is the rate 300, when others here are thousandths? The loss is a mean over the pixels' errors, of which the name
-# explains a thousandth part, and at the start $B$ is zero, so that no gradient reaches $A$.
+# Why is the rate 300, when others here are thousandths? The loss is a mean over pixels and changes by a thousandth when
+# the name changes, and at the start $B$ is zero, so that no gradient reaches $A$.
 #
 # ## By how much
 #

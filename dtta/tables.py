@@ -27,14 +27,18 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from dtta import stored
 from dtta.evaluate import Row, Run, evaluate, paired_gain, spread
@@ -176,25 +180,68 @@ def make(
     """
     if unknown := set(only or ()) - set(table.entries):
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
-    folder, tried, found = rows / table.name, [], {}
-    wanted = _with_those_before(table, only)
-    for name in wanted:
-        entry = table.entries[name]
-        start = entry.run.settings if entry.like is None else found[entry.like][0].settings | _own(table, name)
-        run = replace(entry.run, settings=start)
-        if entry.grid:
-            run, told = choose(table, name, run, found[entry.against][0], folder, workers)
-            tried += told
-        result = []
-        for seed in table.seeds:
-            path = folder / f"{_file(name)}-{seed}.jsonl"
-            seeded = replace(run, seed=seed)
-            many = 1 if run.method == "none" else workers
+    folder, tried, found = rows / table.name, {}, {}
+    left = wanted = _with_those_before(table, only)
+    with at_work(workers) as do:
+        while left:  # a wave: all runs whose predecessors are done
+            wave = [name for name in left if set(_needs(table, name)) <= set(found)]
+            start = {name: replace(table.entries[name].run, settings=_start(table, name, found)) for name in wave}
+            grids = {name: run for name, run in start.items() if table.entries[name].grid}
+            tried |= choose(table, grids, {name: run for name, (run, _) in found.items()}, folder, do)
+            for name in grids:
+                best = max(tried[name], key=lambda row: row["gain"])["settings"]
+                start[name] = replace(start[name], settings=best)
             cells = [(shift, table.severity) for shift in ("clean", *table.shifts)]
-            result += [replace(r, seed=seed) for r in evaluate(seeded, cells, table.numbers(entry.images), path, many)]
-        found[name] = run, result
+            jobs = [
+                (replace(run, seed=seed), cells, table.numbers(table.entries[name].images),
+                 folder / f"{_file(name)}-{seed}.jsonl")
+                for name, run in start.items()
+                for seed in table.seeds
+            ]  # fmt: skip
+            results = iter(do(jobs, f"{table.name}, test images"))
+            for name, run in start.items():
+                found[name] = run, [replace(r, seed=seed) for seed in table.seeds for r in next(results)]
+            left = [name for name in left if name not in found]
     if len(wanted) == len(table.entries):
-        _save(table, found, tried, out)
+        found = {name: found[name] for name in table.entries}
+        _save(table, found, [row for name in table.entries for row in tried.get(name, [])], out)
+
+
+def _needs(table: Table, name: str) -> list[str]:
+    """The runs that must be done before this one."""
+    entry = table.entries[name]
+    return [n for n in (entry.like, entry.against if entry.grid else None) if n]
+
+
+def _start(table: Table, name: str, found: dict[str, tuple[Run, list[Row]]]) -> dict:
+    """An entry's settings: those chosen for the one it is like, and what it says for itself."""
+    entry = table.entries[name]
+    if entry.like is None:
+        return entry.run.settings
+    before = table.entries[entry.like].run.settings
+    own = {k: v for k, v in entry.run.settings.items() if k not in before or before[k] != v}
+    return found[entry.like][0].settings | own
+
+
+Job = tuple[Run, list[tuple[str, int]], dict[str, list[int]], Path]
+
+
+@contextmanager
+def at_work(workers: int) -> Iterator[Callable[[list[Job], str], list[list[Row]]]]:
+    """A function that does evaluations, side by side in so many processes of one thread; 1: here.
+
+    The processes stay until the end: starting one takes longer than many an evaluation.
+    """
+    if workers <= 1:
+        yield lambda jobs, text: [_do(job) for job in tqdm(jobs, text, unit="run")]
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        yield lambda jobs, text: list(tqdm(pool.map(_do, jobs), text, len(jobs), unit="run"))
+
+
+def _do(job: Job) -> list[Row]:
+    return evaluate(*job, progress=False)
 
 
 def _with_those_before(table: Table, only: Iterable[str] | None) -> list[str]:
@@ -205,39 +252,47 @@ def _with_those_before(table: Table, only: Iterable[str] | None) -> list[str]:
     while todo:
         name = todo.pop()
         needed.add(name)
-        entry = table.entries[name]
-        todo += [n for n in (entry.like, entry.against if entry.grid else None) if n and n not in needed]
+        todo += [n for n in _needs(table, name) if n not in needed]
     return [name for name in table.entries if name in needed]
 
 
-def _own(table: Table, name: str) -> dict:
-    """What an entry says for itself, beside the one it is like."""
-    entry = table.entries[name]
-    before = table.entries[entry.like].run.settings
-    return {k: v for k, v in entry.run.settings.items() if before.get(k, ...) != v}
+def choose(
+    table: Table, runs: dict[str, Run], others: dict[str, Run], folder: Path, do: Callable
+) -> dict[str, list[dict]]:
+    """Try the grids of some runs on validation images, with the first seed.
 
-
-def choose(table: Table, name: str, run: Run, other: Run, folder: Path, workers: int = 2) -> tuple[Run, list[dict]]:
-    """The run with the settings of the largest mean gain over another, on validation images, first seed.
+    Args:
+        runs: name -> run, before anything is chosen. others: the runs they are compared with.
+        do: see ``at_work``.
 
     Returns:
-        the run, and what was tried: a row for each setting.
+        name -> a row for each setting: run, method, settings, and the mean gain over the shifts, with its interval.
     """
-    entry, cells = table.entries[name], [(shift, table.severity) for shift in table.shifts]
-    numbers = table.numbers(table.tried)
-    other = replace(other, split="validation", seed=table.seeds[0])
-    before = evaluate(other, cells, numbers, folder / f"{_file(entry.against)}-validation.jsonl", 1)
-    problem = load(run.problem)
+    cells, numbers = [(shift, table.severity) for shift in table.shifts], table.numbers(table.tried)
+
+    def job(run: Run, name: str) -> Job:
+        path = folder / f"{_file(name)}-validation.jsonl"
+        return replace(run, split="validation", seed=table.seeds[0]), cells, numbers, path
+
+    jobs = {}
+    for name, run in runs.items():
+        entry = table.entries[name]
+        jobs[entry.against, ""] = job(others[entry.against], entry.against)
+        for settings in entry.grid:
+            text = json.dumps(settings)
+            jobs[name, text] = job(replace(run, settings=run.settings | settings), f"{name} {text}")
+    rows = dict(zip(jobs, do(list(jobs.values()), f"{table.name}, validation images"), strict=True)) if jobs else {}
+    problem = load(table.problem)
     metric = problem.metrics.get(problem.metric)
-    told = []
-    for settings in entry.grid:
-        tried = replace(run, settings=run.settings | settings, split="validation", seed=table.seeds[0])
-        path = folder / f"{_file(name)}-{_file(json.dumps(settings))}-validation.jsonl"
-        gain = paired_gain(before, evaluate(tried, cells, numbers, path, workers), metric)
-        numbers_ = {k: round(float(v), 2) for k, v in gain.items()}
-        told.append({"run": name, "method": run.method, "settings": tried.settings} | numbers_)
-    best = max(told, key=lambda row: row["gain"])["settings"]
-    return replace(run, settings=best), [row | {"settings": json.dumps(row["settings"])} for row in told]
+    told = {}
+    for name, run in runs.items():
+        before = rows[table.entries[name].against, ""]
+        told[name] = [
+            {"run": name, "method": run.method, "settings": run.settings | settings}
+            | {k: round(float(v), 2) for k, v in paired_gain(before, rows[name, json.dumps(settings)], metric).items()}
+            for settings in table.entries[name].grid
+        ]
+    return told
 
 
 def _file(text: str) -> str:
@@ -253,4 +308,4 @@ def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dic
         with (out / f"{table.name}-settings.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(tried[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(tried)
+            writer.writerows(row | {"settings": json.dumps(row["settings"])} for row in tried)

@@ -39,7 +39,7 @@ lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges 
 	$(PY) -m uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 --upgrade --no-annotate \
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
-results: $(STAMP) ## make all stored results again, with the settings they were chosen by (hours; goes on where it stopped)
+results: $(STAMP) ## make all stored results again (hours on two cores; goes on where it stopped)
 	$(PY) tools/remake_results.py
 	set -e; for table in experiments/*.toml; do $(VENV)/bin/dtta evaluate --table $$table; done
 

@@ -254,7 +254,7 @@ def sar(
     batch_statistics: bool = True,
     episodic: bool = False,
 ) -> Sar:
-    """SAR on the normalisation layers; the defaults are its paper's for ImageNet."""
+    """SAR on all normalisation layers (its paper spares the last block's); else the defaults are its for ImageNet."""
     optimizer = _optimizer("sgd", select(problem.model, "norm"), lr)
     return Sar(problem.model, optimizer, steps, episodic, rho, margin, floor, batch_statistics)
 

@@ -1,7 +1,7 @@
 """Tables of results from committed files: what was tried on validation images, and what came out on test images.
 
     dtta evaluate --table experiments/baselines.toml                all rows of a table; it goes on where it stopped
-    dtta evaluate --table experiments/baselines.toml --only tent    one row again
+    dtta evaluate --table experiments/baselines.toml --only tent    one row, and what it builds on
 
 A file says which runs stand in a table:
 
@@ -171,8 +171,8 @@ def make(
     """Choose settings on validation images, run the table on test images, and store both.
 
     Args:
-        only: names of runs to make again; the other rows are taken from the folder `rows` or the stored table.
-        rows: where single rows are kept, so that a run that was stopped goes on.
+        only: names of runs; they and those they build on are done, and no table is stored.
+        rows: where single rows are kept, so that a run that was stopped goes on; to make one again, delete its file.
         out: where the finished table is stored.
 
     Raises:

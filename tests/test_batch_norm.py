@@ -9,6 +9,7 @@ from torch import nn
 
 from dtta.baselines import BatchNormAdaptation
 from dtta.baselines.batch_norm import own_statistics
+from dtta.baselines.tent import entropy
 from dtta.methods import build
 
 
@@ -53,3 +54,28 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"\(N, C, H, W\)"):
         BatchNormAdaptation(tiny.classifier())(torch.zeros(8, 8))
     assert build(tiny.problem(), "batch-norm", prior=3).prior == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "prior"),
+    [
+        ("tent", {}, 0), ("eata", {}, 0), ("sar", {}, 0), ("memo", {"views": 2}, 16), ("memo", {"views": 2, "prior": 3}, 3),
+        ("tent", {"batch_statistics": False}, None), ("eata", {"batch_statistics": False}, None),
+        ("sar", {"batch_statistics": False}, None), ("memo", {"views": 2, "prior": None}, None),
+    ],
+)  # fmt: skip
+def test_whoever_normalises_by_the_batch_answers_so(method, settings, prior):
+    """At a rate of zero the answer is batch-norm adaptation's, or the network's own."""
+    problem, x = tiny.problem(), tiny.images(4)
+    expected = problem.model(x) if prior is None else BatchNormAdaptation(problem.model, prior)(x)
+    answer = build(problem, method, lr=0.0, **settings)(x, torch.Generator().manual_seed(0))
+    assert torch.allclose(answer, expected, atol=1e-5)
+    assert prior is None or not torch.allclose(answer, problem.model(x), atol=1e-3)
+
+
+def test_the_steps_are_taken_by_the_batch_too():
+    """TENT's first entropy is that of the answer by the batch's statistics."""
+    problem, x = tiny.problem(), tiny.images(4)
+    tent = build(problem, "tent")
+    tent(x)
+    assert tent.losses[0] == pytest.approx(entropy(BatchNormAdaptation(problem.model, 0)(x)).mean().item(), rel=1e-4)

@@ -104,10 +104,10 @@ def test_tents_defaults_are_its_papers(problem):
     (group,) = tent.optimizer.param_groups
     assert (type(tent.optimizer), group["lr"], tent.steps) == (torch.optim.Adam, 1e-3, 1)
     assert {id(p) for p in tent.adapted} == {id(p) for p in problem.model.norm.parameters()}
-    assert tent.batch_statistics and tent.episodic
+    assert tent.prior == 0 and tent.episodic
     tent = build(problem, "tent", lr=0.5, steps=3, episodic=False, batch_statistics=False)
     assert (tent.optimizer.param_groups[0]["lr"], tent.steps) == (0.5, 3)
-    assert not tent.batch_statistics and not tent.episodic
+    assert tent.prior is None and not tent.episodic
 
 
 def test_settings_reach_augmentation_and_consistency():

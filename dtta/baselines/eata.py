@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtta.adapt import gradients_only_for
-from dtta.baselines.batch_norm import own_statistics
 from dtta.baselines.self_training import SelfTraining
 from dtta.baselines.tent import entropy
 
@@ -51,12 +49,7 @@ class Eata(SelfTraining):
         if fisher is not None and [w.shape for w in fisher] != [p.shape for p in self.adapted]:
             raise ValueError("fisher must hold one tensor for each weight that moves, of its shape")
         self.fisher, self.beta, self.margin, self.similarity = fisher, beta, margin, similarity
-        self.batch_statistics, self.average = batch_statistics, None
-
-    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] -> logits after adaptation."""
-        with own_statistics(self.model) if self.batch_statistics else nullcontext():
-            return super().forward(image, generator)
+        self.prior, self.average = 0 if batch_statistics else None, None
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
         logits = self.model(image)

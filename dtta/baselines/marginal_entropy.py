@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
-from dtta.baselines.batch_norm import own_statistics
 from dtta.baselines.self_training import SelfTraining
 from dtta.baselines.tent import entropy
 from dtta.baselines.views import augmix, crops
@@ -52,11 +50,6 @@ class MarginalEntropy(SelfTraining):
         if kind not in ("crops", "augmix"):
             raise ValueError(f"the kind of views must be 'crops' or 'augmix', not {kind!r}")
         self.views, self.keep, self.area, self.kind, self.mirror, self.prior = views, keep, area, kind, mirror, prior
-
-    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Image (N, C, H, W) in [0, 1] -> the network's output after adaptation."""
-        with nullcontext() if self.prior is None else own_statistics(self.model, self.prior):
-            return super().forward(image, generator)
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
         if self.kind == "augmix":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
-from dtta.baselines.batch_norm import own_statistics
 from dtta.baselines.self_training import SelfTraining
 from dtta.baselines.tent import entropy
 
@@ -43,12 +41,7 @@ class Sar(SelfTraining):
         if not rho > 0 or not margin > 0 or floor < 0:
             raise ValueError(f"rho ({rho}) and margin ({margin}) must be above 0, floor ({floor}) 0 or more")
         self.rho, self.margin, self.floor = rho, margin, floor
-        self.batch_statistics, self.average = batch_statistics, None
-
-    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] -> logits after adaptation."""
-        with own_statistics(self.model) if self.batch_statistics else nullcontext():
-            return super().forward(image, generator)
+        self.prior, self.average = 0 if batch_statistics else None, None
 
     def step(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from dtta.adapt import check_image, gradients_only_for
+from dtta.baselines.batch_norm import own_statistics
 
 
 class SelfTraining(nn.Module):
@@ -18,9 +21,15 @@ class SelfTraining(nn.Module):
         episodic: True: the weights return to their start after each image; False: they are carried along.
         others: further networks whose weights the optimizer may hold.
 
+    Attributes:
+        prior: batch norm's statistics count as so many images beside those given (see ``own_statistics``); None:
+            they stay as they are.
+
     Raises:
         ValueError: a setting out of range, a used optimizer, or weights in it that belong to no network given.
     """
+
+    prior: float | None = None
 
     def __init__(
         self,
@@ -79,13 +88,13 @@ class SelfTraining(nn.Module):
         self.model.eval()  # whatever a caller did to it in between
         self.losses = []
         try:
-            with gradients_only_for(self.adapted, *self._networks):
+            with gradients_only_for(self.adapted, *self._networks), self._statistics():
                 for _ in range(self.steps):
                     loss = self.step(image, generator or self.generator)
                     if loss is not None:
                         self.moved()
                         self.losses.append(loss.item())
-            with torch.no_grad():
+            with torch.no_grad(), self._statistics():
                 answer = self.answer(image)
             if not answer.isfinite().all():
                 raise FloatingPointError("the adapted network's answer is not finite; lower the rate")
@@ -93,6 +102,9 @@ class SelfTraining(nn.Module):
         finally:
             if self.episodic:
                 self.reset()
+
+    def _statistics(self) -> AbstractContextManager:
+        return nullcontext() if self.prior is None else own_statistics(self.model, self.prior)
 
     @torch.no_grad()
     def reset(self) -> None:

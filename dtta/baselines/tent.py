@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
-from dtta.baselines.batch_norm import own_statistics
 from dtta.baselines.self_training import SelfTraining
 
 
@@ -31,12 +28,7 @@ class Tent(SelfTraining):
 
     def __init__(self, model, optimizer, steps=1, episodic=True, batch_statistics: bool = True):
         super().__init__(model, optimizer, steps, episodic)
-        self.batch_statistics = batch_statistics
+        self.prior = 0 if batch_statistics else None
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
         return entropy(self.model(image)).mean()
-
-    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Image (N, C, H, W) in [0, 1] -> the network's output after adaptation."""
-        with own_statistics(self.model) if self.batch_statistics else nullcontext():
-            return super().forward(image, generator)

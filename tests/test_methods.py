@@ -25,7 +25,8 @@ from dtta.baselines import (
     Tent,
     TttMae,
 )
-from dtta.methods import METHODS, OPTIMIZERS, TASKS, build, methods_for, settings_of
+from dtta.builders import OPTIMIZERS
+from dtta.methods import METHODS, TASKS, build, methods_for, settings_of
 from dtta.parameters import Logits
 from dtta.sampling import Sampling
 

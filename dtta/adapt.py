@@ -45,6 +45,8 @@ class DiffusionTTA(nn.Module):
         samples: B, (t, ε) pairs for each step and image.
         episodic: True: θ and φ return to their start after each image (single-sample adaptation).
             False: weights and optimizer state are carried along the stream (online adaptation).
+        period: online, start afresh after so many calls; None: never.
+        pull: online, the share of the way back to their start that the weights go after each call; 0: none.
         sampling: how (t, ε) are drawn.
         micro_batch: pairs in one pass through the diffusion model; None: all at once. It changes
             memory and speed, not the gradient.
@@ -70,6 +72,8 @@ class DiffusionTTA(nn.Module):
         samples: int = 180,
         episodic: bool = True,
         *,
+        period: int | None = None,
+        pull: float = 0.0,
         sampling: Sampling | None = None,
         micro_batch: int | None = None,
         norm: str = "l2",
@@ -79,10 +83,16 @@ class DiffusionTTA(nn.Module):
         on_step: Callable[[Step], None] | None = None,
     ):
         super().__init__()
-        counts = dict(steps=steps, samples=samples, micro_batch=samples if micro_batch is None else micro_batch)
+        counts = dict(steps=steps, samples=samples, micro_batch=micro_batch, period=period)
         for name, value in counts.items():
+            if value is None and name in ("micro_batch", "period"):
+                continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if not 0 <= pull <= 1:
+            raise ValueError(f"pull must lie in [0, 1], not {pull!r}")
+        if episodic and (period or pull):
+            raise ValueError("period and pull belong to a stream: they need episodic=False")
         if norm not in ("l1", "l2"):
             raise ValueError(f"norm must be 'l1' or 'l2', not {norm!r}")
         if weighting not in WEIGHTINGS:
@@ -90,7 +100,7 @@ class DiffusionTTA(nn.Module):
         self.model, self.diffusion, self.condition = model.eval(), diffusion.eval(), condition
         self.optimizer, self.steps, self.samples, self.episodic = optimizer, steps, samples, episodic
         self.sampling, self.micro_batch, self.norm, self.autocast = sampling or Sampling(), micro_batch, norm, autocast
-        self.weighting = weighting
+        self.weighting, self.period, self.pull, self.calls = weighting, period, pull, 0
         self.generator, self.on_step = torch.Generator().manual_seed(seed), on_step
         self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
         own = {id(p) for p in [*model.parameters(), *diffusion.network.parameters(), *condition.parameters()]}
@@ -120,7 +130,9 @@ class DiffusionTTA(nn.Module):
         self.model.eval(), self.diffusion.eval()  # whatever a caller did to them in between
         try:
             with gradients_only_for(self.adapted, self.model, self.diffusion, self.condition):
-                return self.algorithm_1(image, generator or self.generator)
+                answer = self.algorithm_1(image, generator or self.generator)
+            self._forget()
+            return answer
         finally:
             if self.episodic:
                 self.reset()
@@ -164,9 +176,25 @@ class DiffusionTTA(nn.Module):
         return weight * self.diffusion.snr(t).clamp(max=most) / mean
 
     @torch.no_grad()
+    def _forget(self) -> None:
+        """What a stream does after each call, beside carrying its weights along."""
+        self.calls += 1
+        if self.period and self.calls % self.period == 0:
+            self.reset()
+        elif self.pull:
+            torch._foreach_lerp_(self.adapted, self.start, self.pull)
+
+    @torch.no_grad()
+    def recall(self, image: Tensor) -> Tensor:
+        """f_θ(x) with the weights as they are now, without adapting."""
+        check_image(image)
+        return self.model(image)
+
+    @torch.no_grad()
     def reset(self) -> None:
         """Put back the weights as they were when this wrapper was made, and forget the optimizer's state."""
         torch._foreach_copy_(self.adapted, self.start)
+        self.calls = 0
         self.optimizer.state.clear()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -25,7 +27,7 @@ from dtta.baselines import (
     fisher_information,
 )
 from dtta.conditions import Milder
-from dtta.parameters import Logits, add_lora, select
+from dtta.parameters import Logits, add_lora, redraw, select
 from dtta.problems import Problem
 from dtta.sampling import Sampling
 
@@ -44,9 +46,13 @@ def diffusion_tta(
     rank: int = 4,
     layers: Sequence[int] | int | None = None,
     words: int = 4,
+    start: str = "trained",
+    ensemble: bool = False,
     adapt_diffusion: bool | str = False,
     lr_diffusion: float | None = None,
     episodic: bool = True,
+    period: int | None = None,
+    pull: float = 0.0,
     timesteps: str = "uniform",
     noise: str = "fresh",
     low: float = 0.0,
@@ -57,7 +63,7 @@ def diffusion_tta(
     weighting: str = "none",
     temperature: float = 1.0,
     micro_batch: int | None = None,
-) -> DiffusionTTA:
+) -> DiffusionTTA | Ensemble:
     """Diffusion-TTA with plain settings; the defaults are the paper's.
 
     Args:
@@ -65,6 +71,8 @@ def diffusion_tta(
             "logits" (the answer itself).
         rank, layers: of LoRA, where part is "lora"; layers: blocks that get it, None: all.
         words: how many words move, where part is "prompt".
+        start: of θ: "trained", or "random": weights drawn anew, and where part is "logits" zeros (paper, Table 6).
+        ensemble: answer with the mean of the adapted belief and the network's own (paper, Table 6).
         adapt_diffusion: whether φ moves too, at rate `lr_diffusion` (default: `lr`); "lora": LoRA on its attention,
             of the same rank.
         temperature: divides the logits that the condition is made of (see ``Milder``), not those of the answer.
@@ -72,7 +80,14 @@ def diffusion_tta(
     """
     if adapt_diffusion not in (True, False, "lora"):
         raise ValueError(f"adapt_diffusion must be true, false or 'lora', not {adapt_diffusion!r}")
-    model, moving = _part_of(problem, part, rank, layers, words)
+    if start not in ("trained", "random"):
+        raise ValueError(f"start must be 'trained' or 'random', not {start!r}")
+    if ensemble and not (episodic and problem.task == "classification"):
+        raise ValueError("the ensemble goes with classification, one image at a time")
+    begun = problem if start == "trained" else replace(problem, model=redraw(copy.deepcopy(problem.model)))
+    model, moving = _part_of(begun, part, rank, layers, words)
+    if start == "random" and part == "logits":
+        model.network = None
     groups = [{"params": moving}]
     if adapt_diffusion:
         if adapt_diffusion == "lora":
@@ -82,7 +97,7 @@ def diffusion_tta(
     if problem.task == "depth" and temperature != 1:
         raise ValueError("a temperature goes with beliefs, not with depths")
     condition = problem.condition if temperature == 1 else Milder(problem.condition, temperature)
-    return DiffusionTTA(
+    tta = DiffusionTTA(
         model,
         problem.diffusion,
         condition,
@@ -90,11 +105,14 @@ def diffusion_tta(
         steps=steps,
         samples=samples,
         episodic=episodic,
+        period=period,
+        pull=pull,
         sampling=Sampling(timesteps, noise, low, high, fixed, tuple(density)),
         micro_batch=micro_batch,
         norm=norm,
         weighting=weighting,
     )
+    return Ensemble(no_adaptation(problem), tta) if ensemble else tta
 
 
 def _optimizer(name: str, weights: list, lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from dtta.problems import load
 from dtta.problems.problem import Metric
 
 Cell = tuple[str, int, int]  # shift, severity, the image's number
+STREAMS = ("apart", "changing")
+AFTER = "after "  # before a shift's name: a clean image, answered by the weights that the shift has left
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,14 @@ class Run:
         seed: of the shifts' and of the method's randomness.
         batch: how many images of a shift the method is given at once, in the order given; the last batch may be
             smaller. What it answers for one of them may then depend on the others.
+        stream: what an online method goes through: "apart": each shift for itself, with the original weights at its
+            start; "changing": one shift after the other, in an order drawn by the seed.
+        by_class: the images of a shift come sorted by their label.
+        recalled: after each shift of a stream so many clean images, the last of the split, are answered with the
+            weights as they are by then and without adapting; their rows stand under "after <shift>".
 
     Raises:
-        ValueError: a batch below 1.
+        ValueError: a batch below 1, an unknown stream, or a negative number of images to recall.
     """
 
     method: str
@@ -55,17 +63,21 @@ class Run:
     seed: int = 0
     classes: int | None = None
     batch: int = 1
+    stream: str = "apart"
+    by_class: bool = False
+    recalled: int = 0
 
     def __post_init__(self):
         if not isinstance(self.batch, int) or self.batch < 1:
             raise ValueError(f"batch must be a whole number of at least 1, not {self.batch!r}")
+        if self.stream not in STREAMS:
+            raise ValueError(f"stream must be one of {', '.join(STREAMS)}, not {self.stream!r}")
+        if not isinstance(self.recalled, int) or self.recalled < 0:
+            raise ValueError(f"recalled must be a whole number of at least 0, not {self.recalled!r}")
 
     @property
     def online(self) -> bool:
-        """Whether weights are carried along a stream: the images of one shift, in the order given.
-
-        At the next shift the weights are the original ones again.
-        """
+        """Whether weights are carried along a stream."""
         return online(self.method, self.settings)
 
     @property
@@ -125,9 +137,12 @@ def evaluate(
         numbers = {shift: every for shift, _ in shifts}
     if missing := {shift for shift, _ in shifts} - set(numbers):
         raise ValueError(f"no images are given for {', '.join(sorted(missing))}")
-    cells = [(shift, severity, index) for shift, severity in shifts for index in numbers[shift]]
-    if not cells:
+    wanted = _cells(run, shifts, numbers)
+    if not wanted:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
+    cells = wanted
+    if run.stream == "changing":
+        cells = _cells(run, Random(run.seed).sample(shifts, len(shifts)), numbers)
     done = _read(path, run) if path else {}
     if run.streamed and path:
         done = _whole_streams(path, run, cells, done)
@@ -140,7 +155,25 @@ def evaluate(
             if path:
                 _append(path, asdict(row))
             bar.update()
-    return [done[cell] for cell in cells]
+    return [done[cell] for cell in wanted]
+
+
+def _cells(run: Run, shifts: list[tuple[str, int]], numbers: Mapping[str, list[int]]) -> list[Cell]:
+    """What is asked of each image, in the order in which a stream brings them."""
+    cells, recalled = [], []
+    if run.by_class or run.recalled:
+        problem = load(run.problem, run.network, run.diffusion, run.classes)
+        size = problem.size(run.split)
+        recalled = list(range(size - run.recalled, size))
+        if run.recalled > size:
+            raise ValueError(f"the {run.split} split has {size} images, {run.recalled} are to be recalled")
+    for shift, severity in shifts:
+        images = numbers[shift]
+        if run.by_class:
+            images = sorted(images, key=lambda index: int(problem.image(index, split=run.split)[1]))
+        cells += [(shift, severity, index) for index in images]
+        cells += [(AFTER + shift, severity, index) for index in recalled if images]
+    return cells
 
 
 def spread(shifts: Sequence[str], count: int, total: int) -> dict[str, list[int]]:
@@ -246,7 +279,7 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 
 def _rows(run: Run, cells: list[Cell], workers: int) -> Iterator[Row]:
-    parts = _streams(cells) if run.streamed else [[cell] for cell in cells]
+    parts = _streams(run, cells) if run.streamed else [[cell] for cell in cells]
     if workers <= 1 or len(parts) < 2 * workers:
         scorer = _Scorer(run)
         for part in parts:
@@ -258,9 +291,11 @@ def _rows(run: Run, cells: list[Cell], workers: int) -> Iterator[Row]:
             yield from rows
 
 
-def _streams(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells of one shift and severity together."""
-    return [list(stream) for _, stream in groupby(cells, key=itemgetter(0, 1))]
+def _streams(run: Run, cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells between which weights are carried."""
+    if run.stream == "changing":
+        return [whole] if (whole := list(cells)) else []
+    return [list(stream) for _, stream in groupby(cells, key=lambda cell: (cell[0].removeprefix(AFTER), cell[1]))]
 
 
 class _Scorer:
@@ -268,19 +303,30 @@ class _Scorer:
         self.run = run
         self.problem = load(run.problem, run.network, run.diffusion, run.classes)
         self.method = build(self.problem, run.method, **run.settings)
+        if run.recalled and not hasattr(self.method, "recall"):
+            raise ValueError(f"{run.method} keeps nothing of its images; there is nothing to recall with")
 
     def __call__(self, cells: list[Cell]) -> Iterator[Row]:
         if self.run.online:
             self.method.reset()
-        for k in range(0, len(cells), self.run.batch):
-            yield from self.rows(cells[k : k + self.run.batch])
+        for _, part in groupby(cells, key=itemgetter(0, 1)):
+            images = list(part)
+            for k in range(0, len(images), self.run.batch):
+                yield from self.rows(images[k : k + self.run.batch])
 
     def rows(self, cells: list[Cell]) -> Iterator[Row]:
         """The images of one batch."""
-        pairs = [self.problem.image(i, shift, severity, self.run.split, self.run.seed) for shift, severity, i in cells]
+        after = cells[0][0].startswith(AFTER)
+        pairs = [
+            self.problem.image(index, "clean" if after else shift, severity, self.run.split, self.run.seed)
+            for shift, severity, index in cells
+        ]
         images = torch.cat([image for image, _ in pairs])
         start = time.perf_counter()
-        output = self.method(images, image_generator(self.run.seed, cells[0][2]))
+        if after:
+            output = self.method.recall(images)
+        else:
+            output = self.method(images, image_generator(self.run.seed, cells[0][2]))
         seconds = round((time.perf_counter() - start) / len(cells), 4)
         for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
             score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)
@@ -324,8 +370,8 @@ def _read(path: Path, run: Run) -> dict[Cell, Row]:
 
 def _whole_streams(path: Path, run: Run, cells: list[Cell], done: dict[Cell, Row]) -> dict[Cell, Row]:
     """Of an online run's rows those whose stream reaches as far as asked; the others leave the file too."""
-    kept = {stream[0][:2]: stream for stream in _streams(done)}
-    for asked in _streams(cells):
+    kept = {stream[0][:2]: stream for stream in _streams(run, done)}
+    for asked in _streams(run, cells):
         found = kept.get(asked[0][:2], [])
         shorter = len(asked) < len(found) and len(asked) % run.batch  # its last batch would be another one
         if shorter or any(a != b for a, b in zip(asked, found, strict=False)):

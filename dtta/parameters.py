@@ -109,6 +109,23 @@ def _lora_layers(network: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in network.named_modules() if hasattr(layer, "lora_A")}
 
 
+@torch.no_grad()
+def redraw(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw all weights anew, as the layers do when they are made (others: normal, 0.02), running statistics too.
+
+    An untrained network of the same shape (paper, Table 6, "random init"). Changes the network in place.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if callable(own := getattr(module, "reset_parameters", None)) and not list(module.children()):
+                own()
+            else:
+                for p in module.parameters(recurse=False):
+                    p.normal_(std=0.02)
+    return network
+
+
 class Logits(nn.Module):
     """A network whose only free weight is its answer to one image (paper, Table 6, "adapt logits").
 

@@ -86,7 +86,8 @@ class Table:
 
 
 _TABLE = {"about", "problem", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
-_ENTRY = {"method", "network", "diffusion", "classes", "batch", "settings", "grid", "like", "against", "images"}
+_RUN = ("method", "network", "diffusion", "classes", "batch", "stream", "by_class", "recalled")
+_ENTRY = {*_RUN, "settings", "grid", "like", "against", "images"}
 
 
 def read(path: Path) -> Table:
@@ -137,12 +138,10 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: 
         method = said.get("method", name)
         if method not in METHODS:
             raise ValueError(f"{where}: unknown method {method!r}; choose from {', '.join(METHODS)}")
-        names = (said.get("network"), said.get("diffusion"), {}, "test", 0, said.get("classes"), said.get("batch", 1))
-        run = Run(method, table.problem, *names)
+        run = Run(**{"method": method, "problem": table.problem} | {k: said[k] for k in _RUN if k in said})
         settings = known(table.problem).settings.get(method, {}) | said.get("settings", {})
     else:
-        names = {k: said[k] for k in ("method", "network", "diffusion", "classes", "batch") if k in said}
-        run = replace(table.entries[like].run, **names)
+        run = replace(table.entries[like].run, **{k: said[k] for k in _RUN if k in said})
         settings = run.settings | said.get("settings", {})
     run = replace(run, settings=settings)
     if against not in table.entries and run.method != "none":
@@ -272,7 +271,7 @@ def choose(
 
     def job(run: Run, name: str) -> Job:
         path = folder / f"{_file(name)}-validation.jsonl"
-        return replace(run, split="validation", seed=table.seeds[0]), cells, numbers, path
+        return replace(run, split="validation", seed=table.seeds[0], recalled=0), cells, numbers, path
 
     jobs = {}
     for name, run in runs.items():
@@ -287,11 +286,11 @@ def choose(
     told = {}
     for name, run in runs.items():
         before = rows[table.entries[name].against, ""]
-        told[name] = [
-            {"run": name, "method": run.method, "settings": run.settings | settings}
-            | {k: round(float(v), 2) for k, v in paired_gain(before, rows[name, json.dumps(settings)], metric).items()}
-            for settings in table.entries[name].grid
-        ]
+        told[name] = []
+        for settings in table.entries[name].grid:
+            gain = paired_gain(*stored.shared(before, rows[name, json.dumps(settings)]), metric)
+            about = {"run": name, "method": run.method, "settings": run.settings | settings}
+            told[name].append(about | {k: round(float(v), 2) for k, v in gain.items()})
     return told
 
 

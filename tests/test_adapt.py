@@ -413,6 +413,48 @@ def test_gradients_left_by_others_are_not_used(model, diffusion, image):
     assert torch.equal(wrap(model, diffusion, momentum=0.9)(image, seeded()), expected)
 
 
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_stream_may_start_afresh_every_so_often(model, diffusion):
+    images = [tiny.images(1, seed=k) for k in range(5)]
+    periodic = wrap(model, diffusion, samples=4, episodic=False, period=2)
+    found = [periodic(x, seeded(k)) for k, x in enumerate(images)]
+    periodic.reset()
+    online = wrap(model, diffusion, samples=4, episodic=False)
+    for k, x in enumerate(images):
+        if k % 2 == 0:
+            online.reset()
+        torch.testing.assert_close(online(x, seeded(k)), found[k])
+    online.reset()
+
+
+@pytest.mark.parametrize("pull", [0.25, 1.0])
+def test_weights_may_be_pulled_back_to_their_start(model, diffusion, image, pull):
+    start = weights(model)
+    free = wrap(model, diffusion, samples=4, episodic=False)
+    answer = free(image, seeded())
+    moved = weights(model)
+    free.reset()
+    pulled = wrap(model, diffusion, samples=4, episodic=False, pull=pull)
+    torch.testing.assert_close(pulled(image, seeded()), answer)  # it answers first
+    torch.testing.assert_close(weights(model), moved + pull * (start - moved))
+    pulled.reset()
+    torch.testing.assert_close(weights(model), start)
+
+
+def test_recall_answers_without_moving(model, diffusion, image):
+    online = wrap(model, diffusion, samples=4, episodic=False)
+    online(image, seeded())
+    before = weights(model)
+    torch.testing.assert_close(online.recall(image), model(image))
+    torch.testing.assert_close(weights(model), before)
+    online.reset()
+    with pytest.raises(ValueError, match="must be float32"):
+        online.recall(image.double())
+
+
 def test_reset_ends_an_online_stream(model, diffusion, image):
     tta = wrap(model, diffusion, kind=torch.optim.AdamW, lr=1e-2, episodic=False)
     before = snapshot(model)
@@ -605,6 +647,10 @@ def test_bad_images(model, phi, image, bad, message):
     (dict(samples=-3), "samples"),
     (dict(micro_batch=0), "micro_batch must be a whole number of at least 1, not 0"),
     (dict(micro_batch=-1), "micro_batch"),
+    (dict(period=0, episodic=False), "period must be a whole number of at least 1, not 0"),
+    (dict(pull=1.5, episodic=False), r"pull must lie in \[0, 1\], not 1.5"),
+    (dict(pull=0.5), "belong to a stream"),
+    (dict(period=5), "belong to a stream"),
     (dict(norm="l3"), "norm must be 'l1' or 'l2', not 'l3'"),
 ])  # fmt: skip
 def test_settings_out_of_range(model, phi, options, message):

@@ -134,3 +134,16 @@ def test_shifts_spare_low_timesteps():
 def test_run_of_another_network(capsys):
     rows = evaluate(Run("none", network="vit"), [("clean", 3)], range(5), progress=False)
     assert len(rows) == 5
+
+
+@pytest.mark.parametrize(("network", "layers"), [("resnet", 8), ("vit", 4)])
+def test_lora_beside_the_layers_of_both_networks(network, layers):
+    """On convolutions and on queries, keys and values in one: nothing changes until it moves, then all comes back."""
+    problem = dtta.load("digits", network)
+    x, _ = problem.image(3, "fog")
+    before = problem.model(x)
+    tta = build(problem, "diffusion-tta", part="lora", lr=0.5, samples=4, steps=2)
+    torch.testing.assert_close(problem.model(x), before)
+    assert len(tta.adapted) == 2 * layers
+    assert (tta(x) - before).abs().max() > 1e-4
+    torch.testing.assert_close(problem.model(x), before)

@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import warnings
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -323,6 +324,85 @@ def test_no_problem_says_what_is_online(problem):
     assert not [name for name, chosen in settings.items() if "episodic" in chosen]
 
 
+ONLINE = TTA | dict(episodic=False)
+
+
+def by_hand(run: Run, parts: list[tuple[str, int, list[int]]], recalled: list[int]) -> list[float]:
+    """Scores of one stream: the parts' images adapted to in turn, after each part clean images that are not."""
+    problem = module.load("tiny")
+    method, found = build(problem, run.method, **run.settings), []
+    for shift, severity, numbers in parts:
+        for i in numbers:
+            x, label = problem.image(i, shift, severity, seed=run.seed)
+            found.append(problem.score(method(x, image_generator(run.seed, i)), label))
+        for i in recalled:
+            x, label = problem.image(i)
+            found.append(problem.score(method.model(x), label))
+    return found
+
+
+def test_weights_are_carried_through_a_stream_that_changes(forked):
+    shifts = [*SHIFTS, ("fog", 4), ("contrast", 3)]
+    orders = {}
+    for seed in (0, 1, 2):
+        changing = run(settings=ONLINE, stream="changing", seed=seed)
+        rows = quiet(changing, shifts, range(2))
+        assert [r.key[:3] for r in rows] == [(*shift, i) for shift in shifts for i in range(2)]  # as asked
+        order = Random(seed).sample(shifts, len(shifts))
+        expected = by_hand(changing, [(*shift, [0, 1]) for shift in order], [])
+        assert [scores(rows)[(*shift, i)] for shift in order for i in range(2)] == pytest.approx(expected)
+        assert scores(rows) != scores(quiet(replace(changing, stream="apart"), shifts, range(2)))
+        assert scores(quiet(changing, shifts, range(2), workers=2)) == scores(rows)
+        orders[seed] = tuple(order)
+    assert len(set(orders.values())) > 1
+
+
+def test_clean_images_are_answered_by_what_a_shift_has_left():
+    recalling = run(settings=ONLINE, recalled=2)
+    problem = module.load("tiny")
+    last = [problem.size("test") - 2, problem.size("test") - 1]
+    rows = quiet(recalling, SHIFTS, range(3))
+    wanted = [(name, s, i) for shift, s in SHIFTS for name, n in ((shift, range(3)), (f"after {shift}", last)) for i in n]
+    assert [r.key[:3] for r in rows] == wanted
+    for k, shift in enumerate(SHIFTS):
+        expected = by_hand(recalling, [(*shift, [0, 1, 2])], last)
+        assert [r.score for r in rows[5 * k : 5 * k + 5]] == pytest.approx(expected)
+    for method in ("tent", "none"):
+        settings = dict(episodic=False, batch_statistics=False) if method == "tent" else {}
+        rows = quiet(run(method, settings, recalled=1), SHIFTS[:1], range(2))
+        assert [r.shift for r in rows] == ["clean", "clean", "after clean"]
+    with pytest.raises(ValueError, match="nothing to recall with"):
+        quiet(run("diffusion-classifier", dict(samples=2), recalled=1), SHIFTS, range(2))
+    with pytest.raises(ValueError, match="are to be recalled"):
+        quiet(replace(recalling, recalled=10**6), SHIFTS, range(2))
+
+
+def test_a_stopped_stream_with_recalled_images_goes_on(tmp_path):
+    recalling, path = run(settings=ONLINE, recalled=2), tmp_path / "rows.jsonl"
+    expected = scores(quiet(recalling, SHIFTS, range(3)))
+    quiet(recalling, SHIFTS[:1], range(3), path=path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))  # one of those recalled is missing
+    assert scores(quiet(recalling, SHIFTS, range(3), path=path)) == expected
+    assert scores(quiet(recalling, SHIFTS, range(3), path=path)) == expected
+
+
+def test_images_sorted_by_class():
+    problem = module.load("tiny")
+    labels = {i: int(problem.image(i)[1]) for i in range(6)}
+    order = sorted(range(6), key=labels.__getitem__)
+    assert order != list(range(6))
+    rows = quiet(run(settings=ONLINE, by_class=True), SHIFTS[1:], range(6))
+    assert [r.index for r in rows] == order
+    assert [r.score for r in rows] == pytest.approx(by_hand(run(settings=ONLINE), [("fog", 2, order)], []))
+
+
+@pytest.mark.parametrize("options", [dict(stream="river"), dict(recalled=-1), dict(recalled=1.5), dict(batch=0)])
+def test_runs_that_cannot_be(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        run(**options)
+
+
 def test_a_stopped_stream_starts_again(tmp_path, counted):
     """The weights that a stream had reached are not on disk, so it cannot go on; those before it are kept."""
     online = run(settings=TTA | dict(episodic=False))
@@ -491,7 +571,7 @@ def errors_of(values, shift: str = "fog") -> list[Row]:
     return [Row(shift, 3, i, float(v), 0.0, {"SSIM": float(v)}) for i, v in enumerate(values)]
 
 
-def by_hand(rows: list[Row]) -> float:
+def pooled(rows: list[Row]) -> float:
     """Mean IoU of each shift, counted in plain loops, averaged over shifts."""
     values = []
     for shift in dict.fromkeys(r.shift for r in rows):
@@ -507,16 +587,16 @@ def by_hand(rows: list[Row]) -> float:
 @given(st.integers(0, 1000))
 def test_value_is_the_metric_of_each_shift_averaged_over_shifts(seed):
     rows = counts_of(seed, {"fog": [4, 1, 2], "blur": [1, 7]})
-    assert value(rows, MEAN_IOU) == pytest.approx([by_hand(rows)])
-    assert value(rows[::-1], MEAN_IOU) == pytest.approx([by_hand(rows)])
+    assert value(rows, MEAN_IOU) == pytest.approx([pooled(rows)])
+    assert value(rows[::-1], MEAN_IOU) == pytest.approx([pooled(rows)])
     severities = [replace(r, shift="fog", severity=1 + (r.shift == "blur")) for r in rows]
-    assert value(severities, MEAN_IOU) == pytest.approx([by_hand(rows)])  # a severity is a shift of its own
+    assert value(severities, MEAN_IOU) == pytest.approx([pooled(rows)])  # a severity is a shift of its own
 
 
 def test_a_weight_is_how_often_an_image_counts():
     rows = counts_of(0, {"fog": [4, 1, 2]})
     images, weight = np.array([1, 2, 4]), np.array([[1, 1, 1], [2, 0, 1]])
-    expected = [by_hand(rows), by_hand([rows[0], rows[1], rows[1]])]
+    expected = [pooled(rows), pooled([rows[0], rows[1], rows[1]])]
     assert value(rows, MEAN_IOU, images, weight) == pytest.approx(expected)
 
 
@@ -525,8 +605,8 @@ def test_the_gain_in_a_metric_is_that_of_the_whole_data_set(seed):
     shifts = {"fog": [0, 1, 2, 3], "blur": [2, 3, 4]}
     before, after = counts_of(seed, shifts), counts_of(seed + 1, shifts)
     gain = paired_gain(before, after, MEAN_IOU)
-    assert (gain["before"], gain["after"]) == pytest.approx((by_hand(before), by_hand(after)))
-    assert gain["gain"] == pytest.approx(by_hand(after) - by_hand(before))
+    assert (gain["before"], gain["after"]) == pytest.approx((pooled(before), pooled(after)))
+    assert gain["gain"] == pytest.approx(pooled(after) - pooled(before))
     assert gain["images"] == 7
     assert gain["low"] <= gain["high"]
     assert all(type(gain[name]) is float for name in ("before", "after", "gain", "low", "high"))
@@ -581,10 +661,10 @@ def test_a_resample_may_leave_a_shift_without_images():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gain = paired_gain(*pair, MEAN_IOU)
-        assert gain["gain"] == pytest.approx(by_hand(pair[1]) - by_hand(pair[0]))
+        assert gain["gain"] == pytest.approx(pooled(pair[1]) - pooled(pair[0]))
         assert gain["low"] < gain["gain"] < gain["high"]
         without = value(pair[0], MEAN_IOU, np.arange(8), np.array([[0, 1, 1, 1, 1, 1, 1, 1]]))
-        assert without == pytest.approx([by_hand(pair[0][1:])])
+        assert without == pytest.approx([pooled(pair[0][1:])])
         depth = [Row(s, 3, i, 0.0, 0.0, {"SSIM": 0.1 * i}) for s, i in (("fog", 0), ("blur", 1), ("blur", 2))]
         assert np.isfinite(list(paired_gain(depth, depth, DEPTH_METRICS["SSIM"]).values())).all()
 

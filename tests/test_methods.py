@@ -187,6 +187,33 @@ def test_logits_move_the_answer_alone(problem, image):
     assert not torch.equal(tta(image), problem.model(image))
 
 
+def test_a_random_start_is_another_network_and_leaves_the_problems_alone(problem, image):
+    before = [p.clone() for p in problem.model.parameters()]
+    tta = build(problem, "diffusion-tta", start="random", samples=2)
+    assert tta.model is not problem.model
+    assert not torch.allclose(tta.model(image), problem.model(image), atol=1e-3)
+    tta(image)
+    assert all(torch.equal(a, b) for a, b in zip(before, problem.model.parameters(), strict=True))
+    zeros = build(problem, "logits", start="random")
+    assert torch.equal(zeros.model(image), torch.zeros(1, tiny.CLASSES))
+    assert not build(problem, "logits").model(image).eq(0).any()
+
+
+def test_the_ensemble_with_adapted_logits_is_the_mean_of_two_beliefs(problem, image):
+    settings = dict(start="random", samples=4, lr=10.0)
+    both = build(problem, "logits", ensemble=True, **settings)
+    alone = build(problem, "logits", **settings)
+    answer = both(image, torch.Generator().manual_seed(0))
+    second = alone(image, torch.Generator().manual_seed(0)).softmax(1)
+    torch.testing.assert_close(answer.exp(), (problem.model(image).softmax(1) + second) / 2)
+
+
+@pytest.mark.parametrize("options", [dict(start="anew"), dict(ensemble=True, episodic=False)])
+def test_starts_and_ensembles_that_cannot_be(problem, options):
+    with pytest.raises(ValueError, match=r"start must be|one image at a time"):
+        build(problem, "diffusion-tta", **options)
+
+
 def test_the_problems_settings_hold_until_overruled():
     problem = tiny.problem(settings={"diffusion-tta": dict(steps=3, samples=4)})
     tta = build(problem, "diffusion-tta", samples=7)

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from dtta.diffusion import DiT
-from dtta.parameters import PARTS, Logits, select
+from dtta.parameters import PARTS, Logits, redraw, select
 
 
 def names(module: nn.Module, part: str) -> list[str]:
@@ -132,3 +132,26 @@ def test_logits_from_nothing(image):
 def test_logits_belong_to_one_image(model):
     with pytest.raises(ValueError, match="belong to one image; got a batch of 2"):
         Logits(tiny.CLASSES, model)(tiny.images(2))
+
+
+@pytest.mark.parametrize("make", [resnet, vit])
+def test_drawn_anew_all_weights_are_others_and_the_same_for_a_seed(make):
+    network = make()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    state = torch.get_rng_state()
+    redraw(network, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)  # nobody else's numbers change
+    for name, p in network.named_parameters():
+        constant = p.min() == p.max()  # scales, shifts and biases start at one or zero
+        assert constant or not torch.equal(p, before[name]), name
+    first = [p.detach().clone() for p in network.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(first, redraw(network, seed=1).parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, redraw(network, seed=2).parameters(), strict=True))
+
+
+def test_drawn_anew_statistics_start_again():
+    network = resnet()
+    norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    norm.running_mean.fill_(3.0)
+    redraw(network)
+    assert (norm.running_mean == 0).all() and (norm.running_var == 1).all()

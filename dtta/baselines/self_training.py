@@ -94,14 +94,19 @@ class SelfTraining(nn.Module):
                     if loss is not None:
                         self.moved()
                         self.losses.append(loss.item())
-            with torch.no_grad(), self._statistics():
-                answer = self.answer(image)
+            answer = self.recall(image)
             if not answer.isfinite().all():
                 raise FloatingPointError("the adapted network's answer is not finite; lower the rate")
             return answer
         finally:
             if self.episodic:
                 self.reset()
+
+    @torch.no_grad()
+    def recall(self, image: Tensor) -> Tensor:
+        """The answer with the weights as they are now, without adapting."""
+        with self._statistics():
+            return self.answer(image)
 
     def _statistics(self) -> AbstractContextManager:
         return nullcontext() if self.prior is None else own_statistics(self.model, self.prior)

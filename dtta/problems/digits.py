@@ -77,11 +77,16 @@ def batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 class Classifier(nn.Module):
-    """A timm network with its own preprocessing: images in [0, 1], resized and normalised, to logits."""
+    """A timm network with its own preprocessing: images in [0, 1], resized and normalised, to logits.
 
-    def __init__(self, network: nn.Module, size: int, mean: float = 0.5, std: float = 0.5):
+    Args:
+        lora_targets: names of the layers that LoRA goes beside, see ``dtta.parameters.add_lora``.
+    """
+
+    def __init__(self, network: nn.Module, size: int, lora_targets: str, mean: float = 0.5, std: float = 0.5):
         super().__init__()
         self.network, self.size, self.mean, self.std = network, size, mean, std
+        self.lora_targets = lora_targets
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) in [0, 1] -> logits (N, L)."""
@@ -93,14 +98,14 @@ class Classifier(nn.Module):
 def resnet() -> Classifier:
     """A ResNet with batch norm (0.34 M parameters), on the image enlarged to 32 x 32."""
     network = timm.create_model("resnet10t", in_chans=1, num_classes=10, channels=(16, 32, 64, 128))
-    return Classifier(network, size=32)
+    return Classifier(network, size=32, lora_targets=r"network\.layer\d\.\d\.conv\d")
 
 
 def vit() -> Classifier:
     """A vision transformer with layer norm (0.20 M parameters), on 2 x 2 patches."""
     shape = dict(img_size=SIZE, patch_size=2, embed_dim=64, depth=4, num_heads=4)
     network = timm.create_model("vit_tiny_patch16_224", in_chans=1, num_classes=10, **shape)
-    return Classifier(network, size=SIZE)
+    return Classifier(network, size=SIZE, lora_targets=r"network\.blocks\.\d\.attn\.qkv")
 
 
 def mae() -> MaskedAutoencoder:

@@ -397,6 +397,25 @@ def forest_into(ax: Axes, gains: Mapping[str, Mapping[str, float]]) -> None:
     ax.grid(axis="y", visible=False)
 
 
+def grid(values: Mapping[str, Mapping[str, float]], limit: float, label: str = "gain in points") -> Figure:
+    """Numbers by row and column, with their colour: blue above zero, red below, full at `limit`."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    columns = list(next(iter(values.values())))
+    numbers = np.array([[row[name] for name in columns] for row in values.values()])
+    fig, ax = plt.subplots(figsize=(0.55 * len(columns) + 2.6, 0.32 * len(values) + 1.4))
+    picture = ax.imshow(numbers, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    for (y, x), number in np.ndenumerate(numbers):
+        colour = "white" if abs(number) > 0.6 * limit else BLACK
+        ax.text(x, y, f"{number:+.0f}" if round(number) else "0", ha="center", va="center", size=8, color=colour)
+    ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", size=9)
+    ax.set_yticks(range(len(values)), list(values), size=9)
+    ax.grid(False)
+    fig.colorbar(picture, ax=ax, label=label, shrink=0.6, aspect=30)
+    return fig
+
+
 def _image(ax: Axes, image: Tensor) -> None:
     """One image (C, H, W), grey or colour."""
     pixels = image.detach().clamp(0, 1)

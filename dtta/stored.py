@@ -1,6 +1,6 @@
 """Results kept with the package: what was run, with which settings, and each image's score.
 
-``tools/remake_results.py`` makes them; pages plot them, and tests run a sample of them again.
+``make results`` makes them; pages plot them, and tests run a sample of them again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
     if not path.is_file():
         raise FileNotFoundError(f"no stored results {path}; make them with: python tools/remake_results.py")
     return {name: Run(**run) for name, run in json.loads(path.read_text())["runs"].items()}
+
+
+def against(table: str, folder: Path = FOLDER) -> dict[str, str]:
+    """Which run each run of a table is compared with, where it is not "none"."""
+    told = json.loads((folder / f"{table}.json").read_text()).get("against", {})
+    return {run: other for run, other in told.items() if other != "none"}
 
 
 def seconds(table: str, folder: Path = FOLDER) -> float:
@@ -73,6 +79,7 @@ def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLD
     """Write a table: its runs and `about` as JSON, its rows as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     rows.cache_clear()
+    _against.cache_clear()
     told = {**about, "runs": {name: asdict(run) for name, (run, _) in runs.items()}}
     (folder / f"{table}.json").write_text(json.dumps(told, indent=2) + "\n")
     seeds = ["seed"] if any(r.seed for _, found in runs.values() for r in found) else []
@@ -90,7 +97,7 @@ def gain(
     table: str,
     run: str,
     shifts: Collection[str],
-    against: str = "none",
+    against: str | None = None,
     metric: Metric | None = None,
     first: int | None = None,
     only: Callable[[Row], bool] | None = None,
@@ -100,9 +107,11 @@ def gain(
     """The paired gain of a run over another, on the images that both hold under the shifts (see ``paired_gain``).
 
     Args:
+        against: the other run; None: the one that the table compares it with.
         first: only images with numbers below this. only: only rows of which this is true.
         also: only images that this run holds too, so that runs on fewer images can be compared on the same ones.
     """
+    against = _against(table, folder).get(run, "none") if against is None else against
     before, after = shared(rows(table, against, folder), rows(table, run, folder), set(shifts))
     wanted = None if also is None else {r.key for r in rows(table, also, folder)}
     kept = [
@@ -152,6 +161,9 @@ def summary(
             }
         )
     return found
+
+
+_against = cache(against)  # `gain` has an argument of that name
 
 
 def shared(first: list[Row], second: list[Row], shifts: set[str] | None = None) -> tuple[list[Row], list[Row]]:

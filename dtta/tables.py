@@ -302,6 +302,7 @@ def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dic
     command = f"dtta evaluate --table experiments/{table.name}.toml"
     seconds = round(sum(row.seconds for _, rows in found.values() for row in rows), 1)
     about = dict(about=table.about, command=command, seeds=table.seeds, seconds=seconds, torch=torch.__version__)
+    about["against"] = {name: entry.against for name, entry in table.entries.items() if entry.run.method != "none"}
     stored.save(table.name, found, out, **about)
     if tried:
         with (out / f"{table.name}-settings.csv").open("w", newline="") as file:

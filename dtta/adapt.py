@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dtta.diffusion import Diffusion
+from dtta.economy import Economy
 from dtta.sampling import Sampling
 
 WEIGHTINGS = ("none", "snr", "min-snr")
@@ -48,6 +49,7 @@ class DiffusionTTA(nn.Module):
         period: online, start afresh after so many calls; None: never.
         pull: online, the share of the way back to their start that the weights go after each call; 0: none.
         sampling: how (t, ε) are drawn.
+        economy: when an image has had enough (see ``dtta.economy``); None: after `steps` steps alone.
         micro_batch: pairs in one pass through the diffusion model; None: all at once. It changes
             memory and speed, not the gradient.
         norm: "l2" (the paper) or "l1".
@@ -75,6 +77,7 @@ class DiffusionTTA(nn.Module):
         period: int | None = None,
         pull: float = 0.0,
         sampling: Sampling | None = None,
+        economy: Economy | None = None,
         micro_batch: int | None = None,
         norm: str = "l2",
         weighting: str = "none",
@@ -101,6 +104,7 @@ class DiffusionTTA(nn.Module):
         self.optimizer, self.steps, self.samples, self.episodic = optimizer, steps, samples, episodic
         self.sampling, self.micro_batch, self.norm, self.autocast = sampling or Sampling(), micro_batch, norm, autocast
         self.weighting, self.period, self.pull, self.calls = weighting, period, pull, 0
+        self.economy = economy or Economy()
         self.generator, self.on_step = torch.Generator().manual_seed(seed), on_step
         self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
         own = {id(p) for p in [*model.parameters(), *diffusion.network.parameters(), *condition.parameters()]}
@@ -144,6 +148,8 @@ class DiffusionTTA(nn.Module):
         for step in range(self.steps):
             self.optimizer.zero_grad(set_to_none=True)
             y = self.model(x)
+            if self.economy.enough([*(s.output for s in self.history), y.detach()]):
+                return y.detach()
             c = self.condition(y)
             if step == 0 or not self.sampling.fixed:
                 t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)

@@ -27,6 +27,7 @@ from dtta.baselines import (
     fisher_information,
 )
 from dtta.conditions import Milder
+from dtta.economy import Economy
 from dtta.parameters import Logits, add_lora, redraw, select
 from dtta.problems import Problem
 from dtta.sampling import Sampling
@@ -53,6 +54,8 @@ def diffusion_tta(
     episodic: bool = True,
     period: int | None = None,
     pull: float = 0.0,
+    skip: float | None = None,
+    patience: int | None = None,
     timesteps: str = "uniform",
     noise: str = "fresh",
     low: float = 0.0,
@@ -76,6 +79,7 @@ def diffusion_tta(
         adapt_diffusion: whether φ moves too, at rate `lr_diffusion` (default: `lr`); "lora": LoRA on its attention,
             of the same rank.
         temperature: divides the logits that the condition is made of (see ``Milder``), not those of the answer.
+        skip, patience: see ``Economy``.
         timesteps, noise, low, high, fixed, density: see ``Sampling``. The rest: see ``DiffusionTTA``.
     """
     if adapt_diffusion not in (True, False, "lora"):
@@ -94,8 +98,8 @@ def diffusion_tta(
             add_lora(problem.diffusion, rank=rank)
         phi = select(problem.diffusion.network, "lora" if adapt_diffusion == "lora" else "all")
         groups.append({"params": phi, "lr": lr if lr_diffusion is None else lr_diffusion})
-    if problem.task == "depth" and temperature != 1:
-        raise ValueError("a temperature goes with beliefs, not with depths")
+    if problem.task == "depth" and (temperature != 1 or skip or patience):
+        raise ValueError("a temperature, skip and patience go with beliefs, not with depths")
     condition = problem.condition if temperature == 1 else Milder(problem.condition, temperature)
     tta = DiffusionTTA(
         model,
@@ -108,6 +112,7 @@ def diffusion_tta(
         period=period,
         pull=pull,
         sampling=Sampling(timesteps, noise, low, high, fixed, tuple(density)),
+        economy=Economy(skip, patience),
         micro_batch=micro_batch,
         norm=norm,
         weighting=weighting,

@@ -4,7 +4,7 @@
     logits = model(image)
 
 Names enter as sentences, made by templates. The same sentences, as one embedding per token, are what a
-text-to-image model is conditioned on (paper, section 3): ``prompt_embeddings``.
+text-to-image model is conditioned on (paper, section 3): ``TextReader``, and ``prompt_embeddings`` for names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,34 @@ def tokens(tokenizer: CLIPTokenizer, texts: Sequence[str], length: int) -> Tenso
     return torch.tensor(found)
 
 
-@torch.no_grad()
+class TextReader:
+    """How a text-to-image model reads: sentences -> the text encoder's last hidden state of each token.
+
+    Args:
+        encoder: the model's text encoder; its sentences have ``max_position_embeddings`` tokens, padding included.
+        tokenizer: the encoder's own.
+    """
+
+    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer):
+        self.encoder, self.tokenizer = encoder.eval(), tokenizer
+
+    @torch.no_grad()
+    def __call__(self, sentences: Sequence[str], batch: int = 256) -> Tensor:
+        """N sentences, of which any may be empty -> (N, tokens, D), on the encoder's device.
+
+        Raises:
+            ValueError: a sentence is longer than the encoder reads.
+        """
+        ids = tokens(self.tokenizer, sentences, self.encoder.config.max_position_embeddings).to(self.encoder.device)
+        return torch.cat([self.encoder(part).last_hidden_state for part in ids.split(batch)]).float()
+
+    def words(self, sentence: str) -> list[str]:
+        """What the tokens of a sentence stand for, without the padding: number k belongs to row k of its embedding."""
+        ends = {self.tokenizer.bos_token: "‹start›", self.tokenizer.eos_token: "‹end›"}
+        pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer(sentence).input_ids)
+        return [ends.get(piece, piece.removesuffix("</w>")) for piece in pieces]
+
+
 def prompt_embeddings(
     encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
@@ -44,9 +71,7 @@ def prompt_embeddings(
     batch: int = 256,
 ) -> Tensor:
     """l (L, tokens, D): the text encoder's last hidden states for each name, as Stable Diffusion takes them."""
-    sentences = [template.format(name) for name in check_names(names)]
-    ids = tokens(tokenizer, sentences, encoder.config.max_position_embeddings).to(encoder.device)
-    return torch.cat([encoder(part).last_hidden_state for part in ids.split(batch)]).float()
+    return TextReader(encoder, tokenizer)([template.format(name) for name in check_names(names)], batch)
 
 
 @torch.no_grad()

@@ -7,8 +7,11 @@ import hashlib
 import json
 import pickle
 import shutil
+import sys
+from collections import Counter
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import tiny
@@ -20,11 +23,19 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as T
 
 import dtta
+from dtta import stored
 from dtta.clip import tokens
 from dtta.evaluate import Run, evaluate
 from dtta.methods import build
 from dtta.problems import PROBLEMS, open_vocabulary
 from dtta.problems.weights import WeightsError
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from _check import check_page  # noqa: E402
+from _pages import Project  # noqa: E402
+from pages import run_page  # noqa: E402
 
 NAMES = [name for name in PROBLEMS if name.startswith("open-vocabulary")]
 SIZE = 32  # of the tiny Stable Diffusion's pictures
@@ -217,21 +228,35 @@ def test_evaluation_runs_on_it(hub, data):
 def test_the_loss_is_the_pipelines(hub):
     """VAE, text encoder, scheduler and UNet of the library's own pipeline, put together by hand."""
     names = ["red ball", "blue box"]
-    model, embeddings = open_vocabulary.load_stable_diffusion(str(hub / "sd"), names)
+    model, read = open_vocabulary.load_stable_diffusion(str(hub / "sd"))
     pipeline = StableDiffusionPipeline.from_pretrained(hub / "sd")
     x, t, noise = tiny.images(2, channels=3, size=SIZE), torch.tensor([50, 700]), tiny.normal(2, 4, 16, 16)
     with torch.no_grad():
         latent = pipeline.vae.encode(pipeline.image_processor.preprocess(x)).latent_dist.mean
         z0 = latent * pipeline.vae.config.scaling_factor
         sentences = [f"a photo of a {name}" for name in names]
-        text, _ = pipeline.encode_prompt(sentences, "cpu", 1, do_classifier_free_guidance=False)
+        text, nothing = pipeline.encode_prompt(sentences, "cpu", 1, do_classifier_free_guidance=True)
+        embeddings = read(sentences)
         z_t = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(z0, noise, t)
         predicted = pipeline.unet(z_t, t, encoder_hidden_states=text).sample
         wanted = (predicted - noise).square().mean((1, 2, 3))
         torch.testing.assert_close(embeddings, text, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(read([""] * 2), nothing, atol=1e-5, rtol=1e-5)  # what is told where nothing is told
         torch.testing.assert_close(model.encode(x), z0, atol=1e-5, rtol=1e-5)
         found = model.loss(model.encode(x), t, noise, embeddings)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_diffusion_model_reads_a_row_for_each_word(hub):
+    problem = dtta.load(NAMES[0], str(hub / "clip"), str(hub / "sd"), ["red ball", "blue box"])
+    sentences = [problem.model.template.format(name) for name in problem.classes]
+    l = problem.reader(sentences)
+    assert torch.equal(l, problem.condition.embeddings)
+    words = problem.reader.words(sentences[0])
+    assert words[:7] == ["‹start›", "a", "photo", "of", "red", "ball", ","] and words[-1] == "‹end›"
+    same = (l[0] - l[1]).abs().amax(1) < 1e-5
+    assert same[:4].all() and not same[4:].any()  # no word knows what follows
+    assert len(build(problem, "tpt").model.context) == 3  # "a photo of": the template has no more before the name
 
 
 def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
@@ -306,3 +331,55 @@ def test_pickled_weights_are_not_read(hub, data, tmp_path):
     torch.save(state, there / "clip" / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="cannot be read"):
         load("open-vocabulary-food101", there)
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+# Far too little to gain anything: the page's code runs to its end, and no more is claimed.
+LITTLE = {
+    "diffusion-tta": dict(steps=2, samples=2, micro_batch=2, rank=2),
+    "tent": dict(rank=2),
+    "tpt": dict(views=4),
+    "diffusion-classifier": dict(samples=3),
+    "ensemble": dict(samples=3),
+}
+
+
+def outputs(path: Path) -> list[tuple[str, str]]:
+    """Of each output of a notebook: whether it is a figure, a table or printed text, and its words."""
+    found = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    return [
+        ("stream", o.text) if o.output_type == "stream" else (next(iter(sorted(o.data))), o.data["text/plain"])
+        for o in found
+    ]
+
+
+@pytest.mark.slow
+def test_the_page_runs_at_full_scale_and_goes_on_from_the_rows_it_has(hub, data, tmp_path):
+    data("open-vocabulary-food101")
+    models = dict(network=str(hub / "clip"), diffusion=str(hub / "sd"))
+    rows, problem = tmp_path / "results", NAMES[0]
+    before = Run("none", problem, **models)  # a run that was stopped after its first image
+    path = rows / problem / "none.jsonl"
+    (first,) = evaluate(before, [("clean", 3)], [0], path, progress=False)
+    path.write_text(path.read_text().replace(f'"seconds": {first.seconds}', '"seconds": 99.0'))
+
+    project, name, few = Project(ROOT), "06_open_vocabulary", dict(shifts=["contrast", "fog"], counts=[2, 3])
+    extra = dict(**models, **few, images=1, listeners=2, overrides=LITTLE, results=str(rows))
+    assert run_page(project, name, "full", project.settings(name, "full", extra), tmp_path) is None
+    wrong = check_page(project, tmp_path / f"{name}.ipynb", committed=False)
+    assert [sentence for sentence in wrong if "absolute path" not in sentence] == []  # the checkpoints' own
+
+    full, mini = outputs(tmp_path / f"{name}.ipynb"), outputs(ROOT / "notebooks" / f"{name}.ipynb")
+    kinds, texts = Counter(kind for kind, _ in full), [text for _, text in full]
+    only_mini = {"image/png": 2, "text/html": 1, "stream": 1}  # what was held out, seen and unseen; stored and true
+    assert kinds + Counter(only_mini) == Counter(kind for kind, _ in mini)
+    assert [text.count("True") for text in texts if "True" in text] == [1, 2, 1]  # what is computed by hand
+    assert not [text for text in texts if any(word in text for word in ("False", "portrait", "nan"))]
+
+    table = f"{problem}-test"
+    assert {len(stored.rows(table, run, rows)) for run in stored.names(table, rows)} == {3}
+    assert [r.seconds for r in stored.rows(table, "none", rows)].count(99.0) == 1
+    assert {r.index for r in stored.rows(table, "tpt", rows)} == {0, 1, 2}
+    assert stored.names(table, rows)["none, 2 names"] == Run("none", problem, **models, classes=2)
+    assert not {"none, 3 names", "diffusion-tta, 3 names"} & set(stored.names(table, rows))

@@ -22,7 +22,7 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as T
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from dtta.clip import TEMPLATES, ClipClassifier, check_names, prompt_embeddings
+from dtta.clip import TEMPLATES, ClipClassifier, TextReader, check_names
 from dtta.conditions import ClassMixture
 from dtta.diffusion import TextUNet
 from dtta.problems.problem import Problem, no_labels
@@ -41,9 +41,14 @@ DIFFUSIONS = {
     "stable-diffusion-1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
 }
 # The paper's: queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state
-# the rank. They were not chosen on validation images here.
+# the rank. Other methods have their defaults (dtta.methods), but TENT moves the same LoRA. Nothing of this was chosen
+# on validation images here.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(part="lora", rank=16, steps=5, samples=192, micro_batch=8, optimizer="sgd", lr=5e-3),
+    "tent": dict(part="lora", rank=16),
+    "tpt": {},
+    "diffusion-classifier": dict(samples=48),
+    "ensemble": dict(samples=48),
 }
 RECIPES: dict = {}  # nothing to train: the checkpoints are public
 
@@ -133,7 +138,9 @@ def problem(
         names = names[:classes]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clip, words = load_clip(network)
-    phi, embeddings = load_stable_diffusion(diffusion, names, source.templates[0])
+    phi, read = load_stable_diffusion(diffusion)
+    read.encoder.to(device)
+    template = source.templates[0]
     order = {split: _in_turn(_labels(data), len(names)) for split, data in splits.items()}
     size = phi.image_size
     return Problem(
@@ -142,15 +149,22 @@ def problem(
         classes=tuple(names),
         model=ClipClassifier(clip.to(device), words, names, source.templates),
         diffusion=phi.to(device),
-        condition=ClassMixture(embeddings).to(device),
+        condition=ClassMixture(read([template.format(name) for name in names])),
         draw=no_labels if own else partial(_draw, splits, order, size, device),
         sizes={split: len(order.get(split, [0])) for split in source.splits},
         shape=(3, size, size),
         shifts=tuple(IMAGE_SHIFTS),
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
-        settings=SETTINGS,
+        settings=_with_words(len(template.partition("{}")[0].split())),
+        reader=read,
     )
+
+
+def _with_words(count: int) -> dict[str, dict]:
+    """The settings, where words of the prompt can move: those that the template has before the name."""
+    moving = {method: dict(SETTINGS[method], words=count) for method in ("diffusion-tta", "tpt")}
+    return {**SETTINGS, **moving}
 
 
 def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
@@ -159,15 +173,13 @@ def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
     return _reach(CLIPModel, where), _reach(CLIPTokenizer, where)
 
 
-def load_stable_diffusion(
-    diffusion: str | None, names: Sequence[str], template: str = TEMPLATES[0]
-) -> tuple[TextUNet, Tensor]:
-    """A Stable Diffusion, and the embeddings l (L, tokens, D) of the classes' sentences by its own text encoder."""
+def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextReader]:
+    """A Stable Diffusion, and how it reads: by its own text encoder and tokenizer. Raises as `problem` does."""
     where = _checkpoint(diffusion, DIFFUSIONS)
     parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
     model = TextUNet(*(_reach(kind, where, subfolder=part) for part, kind in parts.items()))
-    encoder = _reach(CLIPTextModel, where, subfolder="text_encoder").eval()
-    return model, prompt_embeddings(encoder, _reach(CLIPTokenizer, where, subfolder="tokenizer"), names, template)
+    encoder = _reach(CLIPTextModel, where, subfolder="text_encoder")
+    return model, TextReader(encoder, _reach(CLIPTokenizer, where, subfolder="tokenizer"))
 
 
 def _checkpoint(name: str | None, table: dict[str, tuple[str, str]]) -> dict:
@@ -202,6 +214,11 @@ def _reach(kind: type, where: dict, **options):
 def data_folder() -> Path:
     """Where data sets are read: $DTTA_DATA or ~/.cache/dtta/data."""
     return Path(os.environ.get("DTTA_DATA") or Path.home() / ".cache" / "dtta" / "data")
+
+
+def results_folder() -> Path:
+    """Where a page keeps the results that it makes itself: results/ in $DTTA_CACHE or ~/.cache/dtta."""
+    return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta") / "results"
 
 
 def _read(kind: type, options: dict):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from dtta.diffusion import Diffusion
+
+if TYPE_CHECKING:
+    from dtta.clip import TextReader
 
 # Sums over images, by name, each an array (or a number); under "images" how many they are -> a number.
 Metric = Callable[[Mapping[str, object]], object]
@@ -35,6 +39,7 @@ class Problem:
         metrics: name -> a function of such sums; the metrics of a data set.
         settings: for each method, the settings chosen on validation images.
         mirrored: whether the mirror image of an image is as good an image (not so for digits).
+        reader: of a text-to-image model: sentences -> what it takes as their condition (N, tokens, D).
     """
 
     name: str
@@ -53,6 +58,7 @@ class Problem:
     metrics: dict[str, Metric] = field(default_factory=dict)
     settings: dict[str, dict] = field(default_factory=dict)
     mirrored: bool = True
+    reader: TextReader | None = None
 
     def image(
         self, index: int, shift: str = "clean", severity: int = 3, split: str = "test", seed: int = 0

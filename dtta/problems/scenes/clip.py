@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dtta.baselines import DiffusionClassifier
-from dtta.clip import ClipClassifier, check_names, prompt_embeddings, tokens
+from dtta.clip import ClipClassifier, TextReader, check_names, prompt_embeddings, tokens
 from dtta.conditions import ClassMixture
 from dtta.diffusion import TextUNet
 from dtta.listening import losses_under
@@ -197,13 +197,14 @@ def problem(
     model = weights.ready("scenes-clip", NETWORKS, network)
     phi = weights.ready("scenes-clip", DIFFUSIONS, diffusion)
     names = check_names(classes) if own else [label.name for label in VOCABULARY[:classes]]
+    read = TextReader(model.text_model, tokenizer())
     return Problem(
         name="scenes-clip",
         task="classification",
         classes=tuple(names),
         model=ClipClassifier(model, tokenizer(), names, PROMPTS, MEAN, STD),
         diffusion=phi,
-        condition=ClassMixture(prompt_embeddings(model.text_model, tokenizer(), names, PROMPTS[0])),
+        condition=ClassMixture(read([PROMPTS[0].format(name) for name in names])),
         draw=no_labels if own else partial(portraits.shifted, classes),
         sizes=portraits.SIZES,
         shape=(3, SIZE, SIZE),
@@ -211,6 +212,7 @@ def problem(
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
         settings=SETTINGS,
+        reader=read,
     )
 
 

@@ -52,6 +52,7 @@ class Entry:
 
     Args:
         run: with the settings that are fixed, those of the problem included.
+        own: the settings that the file says for it.
         grid: settings to try on validation images; empty: nothing is tried.
         like: the entry whose chosen settings are the starting point.
         against: the entry it is compared with when settings are chosen, and on the page.
@@ -59,6 +60,7 @@ class Entry:
     """
 
     run: Run
+    own: dict
     grid: tuple[dict, ...]
     like: str | None
     against: str
@@ -131,7 +133,7 @@ def _known(said: Mapping, names: Iterable[str], where: str) -> None:
 
 def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: Callable) -> Entry:
     _known(said, _ENTRY, where)
-    like, against = said.get("like"), said.get("against", "none")
+    like, against, own = said.get("like"), said.get("against", "none"), said.get("settings", {})
     if like is not None and like not in table.entries:
         raise ValueError(f"{where}: it is to be like {like!r}, which does not stand above it")
     if like is None:
@@ -139,10 +141,10 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: 
         if method not in METHODS:
             raise ValueError(f"{where}: unknown method {method!r}; choose from {', '.join(METHODS)}")
         run = Run(**{"method": method, "problem": table.problem} | {k: said[k] for k in _RUN if k in said})
-        settings = known(table.problem).settings.get(method, {}) | said.get("settings", {})
+        settings = known(table.problem).settings.get(method, {}) | own
     else:
         run = replace(table.entries[like].run, **{k: said[k] for k in _RUN if k in said})
-        settings = run.settings | said.get("settings", {})
+        settings = run.settings | own
     run = replace(run, settings=settings)
     if against not in table.entries and run.method != "none":
         raise ValueError(f"{where}: it is to be compared with {against!r}, which does not stand above it")
@@ -153,7 +155,7 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: 
     problem = known(run.problem, run.network, run.diffusion, run.classes)
     for settings in grid or ({},):
         build(problem, run.method, **run.settings | settings)  # unknown settings fail here, before any work
-    return Entry(run, grid, like, against, said.get("images", whole["images"]))
+    return Entry(run, own, grid, like, against, said.get("images", whole["images"]))
 
 
 def _many(values: object) -> list:
@@ -179,31 +181,30 @@ def make(
     """
     if unknown := set(only or ()) - set(table.entries):
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
-    folder, tried, found = rows / table.name, {}, {}
+    folder, tried, runs, found = rows / table.name, {}, {}, {}
     left = wanted = _with_those_before(table, only)
     with at_work(workers) as do:
         while left:  # a wave: all runs whose predecessors are done
-            wave = [name for name in left if set(_needs(table, name)) <= set(found)]
-            start = {name: replace(table.entries[name].run, settings=_start(table, name, found)) for name in wave}
-            grids = {name: run for name, run in start.items() if table.entries[name].grid}
-            tried |= choose(table, grids, {name: run for name, (run, _) in found.items()}, folder, do)
-            for name in grids:
-                best = max(tried[name], key=lambda row: row["gain"])["settings"]
-                start[name] = replace(start[name], settings=best)
+            wave = [name for name in left if set(_needs(table, name)) <= set(runs)]
+            first = {name: start(table, name, runs) for name in wave}
+            grids = {name: run for name, run in first.items() if table.entries[name].grid}
+            tried |= choose(table, grids, runs, folder, do)
+            now = {name: best(run, tried.get(name, [])) for name, run in first.items()}
             cells = [(shift, table.severity) for shift in ("clean", *table.shifts)]
             jobs = [
                 (replace(run, seed=seed), cells, table.numbers(table.entries[name].images),
                  folder / f"{_file(name)}-{seed}.jsonl")
-                for name, run in start.items()
+                for name, run in now.items()
                 for seed in table.seeds
             ]  # fmt: skip
             results = iter(do(jobs, f"{table.name}, test images"))
-            for name, run in start.items():
-                found[name] = run, [replace(r, seed=seed) for seed in table.seeds for r in next(results)]
-            left = [name for name in left if name not in found]
+            for name in now:
+                found[name] = [replace(r, seed=seed) for seed in table.seeds for r in next(results)]
+            runs |= now
+            left = [name for name in left if name not in runs]
     if len(wanted) == len(table.entries):
-        found = {name: found[name] for name in table.entries}
-        _save(table, found, [row for name in table.entries for row in tried.get(name, [])], out)
+        whole = {name: (runs[name], found[name]) for name in table.entries}
+        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], out)
 
 
 def _needs(table: Table, name: str) -> list[str]:
@@ -212,14 +213,19 @@ def _needs(table: Table, name: str) -> list[str]:
     return [n for n in (entry.like, entry.against if entry.grid else None) if n]
 
 
-def _start(table: Table, name: str, found: dict[str, tuple[Run, list[Row]]]) -> dict:
-    """An entry's settings: those chosen for the one it is like, and what it says for itself."""
+def start(table: Table, name: str, runs: Mapping[str, Run]) -> Run:
+    """An entry's run before anything is tried: the settings chosen for the one it is like, and its own.
+
+    Args:
+        runs: those above it, with their chosen settings.
+    """
     entry = table.entries[name]
-    if entry.like is None:
-        return entry.run.settings
-    before = table.entries[entry.like].run.settings
-    own = {k: v for k, v in entry.run.settings.items() if k not in before or before[k] != v}
-    return found[entry.like][0].settings | own
+    return entry.run if entry.like is None else replace(entry.run, settings=runs[entry.like].settings | entry.own)
+
+
+def best(run: Run, tried: list[dict]) -> Run:
+    """A run with the settings that gained most of those tried for it; as it is, if none were."""
+    return replace(run, settings=max(tried, key=lambda row: row["gain"])["settings"]) if tried else run
 
 
 Job = tuple[Run, list[tuple[str, int]], dict[str, list[int]], Path]
@@ -290,7 +296,8 @@ def choose(
         for settings in table.entries[name].grid:
             gain = paired_gain(*stored.shared(before, rows[name, json.dumps(settings)]), metric)
             about = {"run": name, "method": run.method, "settings": run.settings | settings}
-            told[name].append(about | {k: round(float(v), 2) for k, v in gain.items()})
+            rounded = {k: v if k == "images" else round(float(v), 2) for k, v in gain.items()}
+            told[name].append(about | rounded)
     return told
 
 

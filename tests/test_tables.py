@@ -103,6 +103,27 @@ def test_settings_are_the_best_on_validation_images(tmp_path):
     assert runs["few images"].settings == best | {"steps": 2}  # what was chosen, and its own
 
 
+def test_what_an_entry_says_for_itself_stands_whatever_was_chosen(tmp_path):
+    """Also where it is the setting that the other entry started from."""
+    text = TEXT.replace("grid = { lr = [0.01, 1.0], low = [0.0, 0.5] }", "grid = { steps = [2, 3] }")
+    made(tmp_path, text.replace("settings = { steps = 2 }", "settings = { steps = 1 }"))
+    runs = stored.names("few", tmp_path / "out")
+    assert runs["diffusion-tta"].settings["steps"] in (2, 3)
+    assert runs["few images"].settings["steps"] == 1
+
+
+def test_settings_that_are_lists_and_a_grid_of_nothing(tmp_path):
+    text = """
+    about = "Lists" \nproblem = "tiny" \nimages = 1 \ntried = 1
+    [runs.none]
+    [runs.diffusion-classifier]
+    grid = [{ samples = [[1, 2], [2, 4]], keep = 3 }, {}]
+    """
+    few = table(tmp_path, text)
+    grid = ({"samples": [1, 2], "keep": 3}, {"samples": [2, 4], "keep": 3}, {})
+    assert few.entries["diffusion-classifier"].grid == grid
+
+
 def test_what_is_stored_is_what_a_run_gives(tmp_path):
     made(tmp_path)
     cells = [(shift, 3) for shift in ("clean", *SHIFTS)]

@@ -23,7 +23,7 @@ def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
     """The runs of a stored table, by the name a page calls them by."""
     path = folder / f"{table}.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no stored results {path}; make them with: python tools/remake_results.py")
+        raise FileNotFoundError(f"no stored results {path}; make them with: {_command(table)}")
     return {name: Run(**run) for name, run in json.loads(path.read_text())["runs"].items()}
 
 
@@ -61,18 +61,23 @@ def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
         ]  # fmt: skip
 
 
-def tried(problem: str, folder: Path = FOLDER) -> list[dict]:
-    """What was tried on a problem's validation images: network, diffusion, method, settings, before, gain, low, high.
+def tried(table: str, folder: Path = FOLDER) -> list[dict]:
+    """What was tried on validation images for a table: run, method, settings, before, after, gain, low, high, images.
 
-    ``tools/choose_settings.py`` makes the table.
+    Raises:
+        FileNotFoundError: nothing was, or there is no such table.
     """
-    path = folder / f"{problem}-settings.csv"
+    path = folder / f"{table}-settings.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"no table {path}; make it with: python tools/choose_settings.py {problem}")
+        raise FileNotFoundError(f"no settings that were tried, {path}; make the table with: {_command(table)}")
     numbers = ("before", "after", "gain", "low", "high", "images")
     with path.open() as file:
         found = list(csv.DictReader(file))
     return [r | {"settings": json.loads(r["settings"])} | {k: float(r[k]) for k in numbers if k in r} for r in found]
+
+
+def _command(table: str) -> str:
+    return f"dtta evaluate --table experiments/{table}.toml"
 
 
 def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLDER, **about) -> None:

@@ -1,54 +1,56 @@
-"""What is stored: settings that are the best of those tried, runs that used them, scores that a run gives again."""
+"""What is stored: runs that are what the tables' files say, settings that did best, scores that a run gives again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 import dtta
-from dtta import stored
-from dtta.evaluate import evaluate
+from dtta import stored, tables
+from dtta.evaluate import AFTER, evaluate
 from dtta.problems import module
 
-PROBLEMS = ("digits", "scenes-segmentation", "scenes-depth", "scenes-clip")
-SCENES = PROBLEMS[1:]
-VARIANTS = {"adapt_diffusion", "episodic"}  # tried for themselves, not for a problem's settings
+SCENES = ("scenes-segmentation", "scenes-depth", "scenes-clip")
+FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+STORED = [path for path in FILES if (stored.FOLDER / f"{path.stem}.json").is_file()]
 
 
-def best(problem, method, **fixed):
-    """The settings of the best gain on validation images, of those that hold what is fixed."""
-    fixed = {"part": "lora"} | fixed if (problem, method) == ("scenes-clip", "diffusion-tta") else fixed
-    own = [r for r in stored.tried(problem) if r["method"] == method and r.get("diffusion", "") in ("", "unet")]
-    own = [r for r in own if fixed.items() <= r["settings"].items()]
-    own = [r for r in own if VARIANTS & set(r["settings"]) <= set(fixed)]
-    assert len(own) > 1 or method == "augmentation"
-    return max(own, key=lambda row: row["gain"])["settings"]
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_table_is_what_its_file_says(path):
+    table = tables.read(path)
+    grids = any(entry.grid for entry in table.entries.values())
+    tried, runs, settings = stored.tried(table.name) if grids else [], {}, []
+    for name, entry in table.entries.items():
+        run = tables.start(table, name, runs)
+        settings += [(name, run.method, run.settings | own) for own in entry.grid]
+        runs[name] = tables.best(run, [row for row in tried if row["run"] == name])
+    assert [(row["run"], row["method"], row["settings"]) for row in tried] == settings
+    assert list(stored.names(table.name).items()) == list(runs.items())
+    against = {name: e.against for name, e in table.entries.items() if e.run.method != "none"}
+    assert stored.against(table.name) == {name: other for name, other in against.items() if other != "none"}
+    size = dtta.load(table.problem).size("test")
+    for name, run in runs.items():
+        numbers = table.numbers(table.entries[name].images)
+        recalled = {AFTER + shift: range(size - run.recalled, size) for shift in numbers}
+        wanted = [
+            (s, table.severity, i, seed) for s, of in (numbers | recalled).items() for i in of for seed in table.seeds
+        ]
+        assert sorted(row.key for row in stored.rows(table.name, name)) == sorted(wanted)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_settings_are_the_best_of_the_validation_table(problem):
-    for method, settings in module(problem).SETTINGS.items():
-        assert best(problem, method) == settings
+@pytest.mark.parametrize("problem", SCENES)
+def test_a_problems_settings_are_those_of_its_table(problem):
+    runs = stored.names(f"{problem}-test")
+    assert {method: runs[method].settings for method in module(problem).SETTINGS} == module(problem).SETTINGS
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_stored_runs_used_the_settings(problem):
-    for name, run in stored.names(f"{problem}-test").items():
-        if name in module(problem).SETTINGS:
-            assert run.settings == module(problem).SETTINGS[name]
-
-
-VALIDATED = {
-    **{(p, "diffusion-tta, φ adapted"): dict(adapt_diffusion=True) for p in ("scenes-segmentation", "scenes-depth")},
-    **{(p, "diffusion-tta, sgd"): dict(optimizer="sgd") for p in ("scenes-segmentation", "scenes-depth")},
-    **{(p, "diffusion-tta, online"): dict(episodic=False) for p in ("scenes-segmentation", "scenes-depth")},
-    **{("scenes-clip", f"diffusion-tta, {part}"): dict(part=part) for part in ("all", "norm", "head", "prompt")},
-    ("scenes-clip", "diffusion-tta, φ by LoRA"): dict(adapt_diffusion="lora"),
-}
-
-
-@pytest.mark.parametrize(("problem", "name"), VALIDATED)
-def test_variants_have_their_own_best_settings(problem, name):
-    assert stored.names(f"{problem}-test")[name].settings == best(problem, "diffusion-tta", **VALIDATED[problem, name])
+@pytest.mark.parametrize("method", module("digits").SETTINGS)
+def test_the_digits_settings_are_the_best_tried(method):
+    tried = [row for row in stored.tried("digits") if (row["method"], row["diffusion"]) == (method, "unet")]
+    best = max(tried, key=lambda row: row["gain"])["settings"]
+    assert len(tried) > 1
+    assert module("digits").SETTINGS[method] == stored.names("digits-test")[method].settings == best
 
 
 @pytest.mark.parametrize("problem", SCENES)

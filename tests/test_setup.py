@@ -234,7 +234,7 @@ def clone(tmp_path):
 
 def test_make_alone_lists_its_targets():
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ["setup", "book", "test", "pages", "lock", "train", "clean"]:
+    for target in ["setup", "book", "test", "pages", "lock", "results", "train", "clean"]:
         assert re.search(rf"^make {target} +\w", shown, re.MULTILINE)
 
 
@@ -274,6 +274,23 @@ def test_make_test_names_a_missing_browser_before_anything_else(clone):
     assert done.returncode != 0
     assert "apt-get install chromium" in done.stderr
     assert not (clone.folder / ".venv").exists()
+
+
+@pytest.mark.parametrize("fails", ["", "loss"])
+def test_make_results_makes_the_problems_tables_first_and_stops_at_an_error(clone, fails):
+    (clone.folder / "experiments").mkdir()
+    for name in ("baselines", "loss", "scenes-depth-test", "weights", "digits-test"):
+        (clone.folder / f"experiments/{name}.toml").touch()
+    assert clone("", "setup").returncode == 0
+    log = clone.folder / "tables"
+    script(
+        clone.folder / ".venv/bin/dtta",
+        f'#!/bin/sh\necho "$*" >>{log}\ncase "$*" in *{fails or "-"}.toml) exit 1 ;; esac\n',
+    )
+    done = clone("", "results")
+    names = ["digits-test", "scenes-depth-test", "baselines", "loss", "weights"][: 4 if fails else 5]
+    assert log.read_text().splitlines() == [f"evaluate --table experiments/{name}.toml" for name in names]
+    assert (done.returncode != 0) == bool(fails)
 
 
 @pytest.mark.parametrize("status", [0, 3])

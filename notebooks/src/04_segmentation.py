@@ -228,8 +228,9 @@ figures.play(
 #
 # Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. Mean IoU is
 # that of a data set: intersections and unions are added up over the scenes of a shift before they are divided. The
-# interval resamples whole scenes. The numbers are stored results that `python tools/remake_results.py
-# scenes-segmentation` makes again; the settings come from validation scenes (`tools/choose_settings.py`).
+# interval resamples whole scenes. The settings were chosen on validation scenes, among those that
+# `experiments/scenes-segmentation-test.toml` names. The numbers are stored results that
+# `dtta evaluate --table experiments/scenes-segmentation-test.toml` makes again.
 
 # %%
 gain_of = partial(stored.gain, "scenes-segmentation-test", metric=problem.metrics["mean IoU"])

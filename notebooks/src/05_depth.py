@@ -212,9 +212,9 @@ figures.show(
 # ## By how much
 #
 # Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. The first
-# number is the paper's, SSIM × 100: structural similarity between the depth maps, on which settings were chosen
-# (validation scenes, `tools/choose_settings.py`). `python tools/remake_results.py scenes-depth` makes the stored
-# numbers again.
+# number is the paper's, SSIM × 100: structural similarity between the depth maps, by which settings were chosen on
+# validation scenes, among those that `experiments/scenes-depth-test.toml` names. The numbers are stored results that
+# `dtta evaluate --table experiments/scenes-depth-test.toml` makes again.
 
 # %%
 gain_of = partial(stored.gain, "scenes-depth-test", metric=problem.metrics["SSIM"])
@@ -386,7 +386,7 @@ report.gains(
 # * **Timesteps.** With all of them heard, most of the gain goes: the low ones mislead, as the curves above said.
 # * **φ.** Adapting the diffusion model too changes next to nothing at the rate chosen for it.
 # * **Online** does *harm* here, and there is a lesson in it. Its rate was chosen on streams of six validation scenes,
-#   on which it gained more than single scenes do (`dtta/results/scenes-depth-settings.csv`). These streams have
+#   on which it gained more than single scenes do (`dtta/results/scenes-depth-test-settings.csv`). These streams have
 #   twenty-four scenes: what accumulates for six can run away by twenty-four. A setting holds for the length of stream
 #   it was chosen on.
 # * **GLPN** gains as much as DenseDepth, with settings that were not chosen for it.

@@ -407,8 +407,9 @@ figures.show(
 # ## By how much
 #
 # Twenty-four test portraits under each of nineteen shifts, severity 3, 240 different ones in all, each adapted alone,
-# twenty names to choose from. The numbers are stored results that `python tools/remake_results.py scenes-clip` makes
-# again; settings come from validation portraits (`tools/choose_settings.py`).
+# twenty names to choose from. The settings were chosen on validation portraits, among those that
+# `experiments/scenes-clip-test.toml` names. The numbers are stored results that
+# `dtta evaluate --table experiments/scenes-clip-test.toml` makes again.
 
 # %%
 gain_of = partial(stored.gain, test, folder=folder)
@@ -483,7 +484,7 @@ report.gains(
 
 # %% [markdown]
 # * **TENT** changes no answer. It makes CLIP surer of what it says, and one image gives it nothing else to say; at
-#   larger rates it did harm on validation portraits (`dtta/results/scenes-clip-settings.csv`).
+#   larger rates it did harm on validation portraits (`dtta/results/scenes-clip-test-settings.csv`).
 # * **TPT**: a point, which its interval does not tell from nothing.
 # * The **Diffusion Classifier** alone is right in three quarters of the shifted portraits, and more than eight points
 #   ahead of Diffusion-TTA. So is its staged schedule, at half the evaluations. Where such a teacher is at hand and the

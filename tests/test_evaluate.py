@@ -362,7 +362,9 @@ def test_clean_images_are_answered_by_what_a_shift_has_left():
     problem = module.load("tiny")
     last = [problem.size("test") - 2, problem.size("test") - 1]
     rows = quiet(recalling, SHIFTS, range(3))
-    wanted = [(name, s, i) for shift, s in SHIFTS for name, n in ((shift, range(3)), (f"after {shift}", last)) for i in n]
+    wanted = [
+        (name, s, i) for shift, s in SHIFTS for name, n in ((shift, range(3)), (f"after {shift}", last)) for i in n
+    ]
     assert [r.key[:3] for r in rows] == wanted
     for k, shift in enumerate(SHIFTS):
         expected = by_hand(recalling, [(*shift, [0, 1, 2])], last)

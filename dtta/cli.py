@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   dtta evaluate --shift all --method ensemble        another method, every shift
   dtta evaluate --problem scenes-clip --classes 50   CLIP under a text-to-image model, fifty names
   dtta adapt x.png --problem scenes-clip --classes "red ball, blue box"     names of your own
-  dtta evaluate --table experiments/baselines.toml   a whole table of the book: settings tried, runs, seeds
+  dtta evaluate --table loss                         a whole table of the book: settings tried, runs, seeds
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate_.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
     evaluate_.add_argument(
-        "--table", type=Path, metavar="FILE", help="make a whole table, as experiments/*.toml say it"
+        "--table", metavar="NAME", help="make a whole table of the book, all of them, or what a file of yours says"
     )
     evaluate_.add_argument("--only", action="append", metavar="NAME", help="one run of the table; may be repeated")
     evaluate_.add_argument(
@@ -277,10 +277,24 @@ def _evaluate(options) -> None:
 
 
 def _table(options) -> None:
-    table = tables.read(options.table)
+    if options.table == "all":
+        if options.only:
+            raise ValueError("--only is for one table")
+        names = tables.names()
+        print(_time("all tables", sum(stored.seconds(name, options.store) for name in names), options.workers))
+        for name in names:
+            _one_table(tables.read(name), options)
+    else:
+        _one_table(tables.read(options.table), options)
+
+
+def _time(what: str, seconds: float, workers: int) -> str:
+    return f"{what}: about {seconds / 60 / workers:.0f} minutes with {workers} at work, if nothing of it is done"
+
+
+def _one_table(table: tables.Table, options) -> None:
     if seconds := stored.seconds(table.name, options.store):
-        minutes = seconds / 60 / options.workers
-        print(f"{table.name}: about {minutes:.0f} minutes with {options.workers} at work, if nothing of it is done")
+        print(_time(table.name, seconds, options.workers))
     tables.make(table, options.workers, options.only, options.out or Path("runs/tables"), options.store)
     if options.only:
         print("the rows are done; call it without --only to store the table")

@@ -77,7 +77,7 @@ def tried(table: str, folder: Path = FOLDER) -> list[dict]:
 
 
 def _command(table: str) -> str:
-    return f"dtta evaluate --table experiments/{table}.toml"
+    return f"dtta evaluate --table {table}"
 
 
 def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLDER, **about) -> None:

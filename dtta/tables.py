@@ -1,7 +1,8 @@
 """Tables of results from committed files: what was tried on validation images, and what came out on test images.
 
-    dtta evaluate --table experiments/baselines.toml                all rows of a table; it goes on where it stopped
-    dtta evaluate --table experiments/baselines.toml --only tent    one row, and what it builds on
+    dtta evaluate --table loss              all rows of dtta/experiments/loss.toml; it goes on where it stopped
+    dtta evaluate --table loss --only L1    one row, and what it builds on
+    dtta evaluate --table own.toml          a file of your own
 
 A file says which runs stand in a table:
 
@@ -44,6 +45,8 @@ from dtta import stored
 from dtta.evaluate import Row, Run, evaluate, paired_gain, spread
 from dtta.methods import METHODS, build
 from dtta.problems import load
+
+FOLDER = Path(__file__).parent / "experiments"
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,26 @@ _RUN = ("method", "network", "diffusion", "classes", "batch", "stream", "by_clas
 _ENTRY = {*_RUN, "settings", "grid", "like", "against", "images"}
 
 
-def read(path: Path) -> Table:
+def names() -> tuple[str, ...]:
+    """The tables of the book; first those that choose the problems' settings, which the others start from."""
+    return tuple(sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda n: (not n.endswith("-test"), n)))
+
+
+def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said) -> Table:
     """Read a table's file and check every name in it.
+
+    Args:
+        table: its name, one of `names`; or the path of a file.
+        change: what the file says -> what is to be taken instead (see `elsewhere`).
 
     Raises:
         FileNotFoundError: no such file. ValueError: what is wrong in it, and where.
     """
+    path = FOLDER / f"{table}.toml" if str(table) in names() else Path(table)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {path}, and no table of that name; there are {', '.join(names())}")
     try:
-        said = tomllib.loads(path.read_text())
+        said = change(tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     _known(said, _TABLE, f"{path}")
@@ -181,9 +194,15 @@ def make(
     """
     if unknown := set(only or ()) - set(table.entries):
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
-    folder, tried, runs, found = rows / table.name, {}, {}, {}
+    folder, tried, runs, found, spent = rows / table.name, {}, {}, {}, []
     left = wanted = _with_those_before(table, only)
-    with at_work(workers) as do:
+    with at_work(workers) as work:
+
+        def do(jobs: list[Job], text: str) -> list[list[Row]]:
+            done = work(jobs, text)
+            spent.append(sum(row.seconds for rows in done for row in rows))
+            return done
+
         while left:  # a wave: all runs whose predecessors are done
             wave = [name for name in left if set(_needs(table, name)) <= set(runs)]
             first = {name: start(table, name, runs) for name in wave}
@@ -204,7 +223,7 @@ def make(
             left = [name for name in left if name not in runs]
     if len(wanted) == len(table.entries):
         whole = {name: (runs[name], found[name]) for name in table.entries}
-        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], out)
+        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], sum(spent), out)
 
 
 def _needs(table: Table, name: str) -> list[str]:
@@ -226,6 +245,69 @@ def start(table: Table, name: str, runs: Mapping[str, Run]) -> Run:
 def best(run: Run, tried: list[dict]) -> Run:
     """A run with the settings that gained most of those tried for it; as it is, if none were."""
     return replace(run, settings=max(tried, key=lambda row: row["gain"])["settings"]) if tried else run
+
+
+def elsewhere(
+    name: str,
+    problem: str,
+    folder: Path,
+    images: int,
+    *,
+    shifts: Iterable[str] | None = None,
+    seeds: Iterable[int] = (0,),
+    tried: int = 0,
+    networks: Mapping[str, str] | None = None,
+    diffusions: Mapping[str, str] | None = None,
+    most: Mapping[str, int] | None = None,
+    workers: int = 1,
+) -> Path:
+    """Make one of the book's tables on another problem: what a page does at full scale.
+
+    Args:
+        folder: where the table and its rows are kept; what is there already is not done again.
+        images: test images of each shift, no image under two of them.
+        shifts: those of the problem, or some. seeds: see ``Table``.
+        tried: validation images of each shift, for the grids; 0: no settings are tried. A run that has a grid then
+            keeps the settings that it starts from.
+        networks, diffusions: what stands for the networks and diffusion models that the file names; "": for the
+            problem's usual one. A run that needs another one is left out, and so are those that build on it.
+        most: of a setting, such as {"samples": 48}: what the file says above it is cut down to it.
+
+    Returns:
+        folder, for ``dtta.stored``.
+    """
+    networks, diffusions, limits = dict(networks or {}), dict(diffusions or {}), dict(most or {})
+    usual = load(problem, networks.get("") or None, diffusions.get("") or None)
+
+    def change(said: dict) -> dict:
+        runs = {}
+        for run, entry in said["runs"].items():
+            first = "like" not in entry
+            parts = {k: entry.get(k, "") for k in ("network", "diffusion") if first or k in entry}
+            known = {"network": networks, "diffusion": diffusions}
+            if any(part and part not in known[kind] for kind, part in parts.items()):
+                continue
+            if any(entry.get(k, "none") not in runs for k in ("like", "against") if k in entry):
+                continue
+            own = {kind: place for kind, part in parts.items() if (place := known[kind].get(part))}
+            settings = (usual.settings.get(entry.get("method", run), {}) if first else {}) | entry.get("settings", {})
+            own["settings"] = {k: _cut(v, limits.get(k)) for k, v in settings.items()}
+            if "recalled" in entry:
+                own["recalled"] = min(entry["recalled"], images)
+            left_out = ("images", "network", "diffusion", *(() if tried else ("grid",)))
+            runs[run] = {k: v for k, v in entry.items() if k not in left_out} | own
+        wanted = list(shifts or usual.shifts)
+        given = dict(problem=problem, images=images, tried=tried, seeds=list(seeds), runs=runs)
+        return said | given | dict(shifts=wanted, of=images * (1 + len(wanted)))
+
+    make(read(name, change), workers, rows=folder / problem, out=folder)
+    return folder
+
+
+def _cut(value: object, limit: int | None) -> object:
+    if limit is None:
+        return value
+    return [min(v, limit) for v in value] if isinstance(value, list) else min(value, limit)
 
 
 Job = tuple[Run, list[tuple[str, int]], dict[str, list[int]], Path]
@@ -305,10 +387,9 @@ def _file(text: str) -> str:
     return "-".join("".join(c if c.isalnum() or c in ".φ" else " " for c in text).split())
 
 
-def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], out: Path) -> None:
-    command = f"dtta evaluate --table experiments/{table.name}.toml"
-    seconds = round(sum(row.seconds for _, rows in found.values() for row in rows), 1)
-    about = dict(about=table.about, command=command, seeds=table.seeds, seconds=seconds, torch=torch.__version__)
+def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], seconds: float, out: Path) -> None:
+    about = dict(about=table.about, command=f"dtta evaluate --table {table.name}", seeds=table.seeds)
+    about |= dict(seconds=round(seconds, 1), torch=torch.__version__)  # of all rows, those of the grids too
     about["against"] = {name: entry.against for name, entry in table.entries.items() if entry.run.method != "none"}
     stored.save(table.name, found, out, **about)
     if tried:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import tiny
@@ -37,7 +36,6 @@ batch = 2
 settings = { lr = 0.1 }
 """
 SHIFTS = ["fog", "contrast"]
-EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +135,7 @@ def test_what_is_stored_is_what_a_run_gives(tmp_path):
             for row in fresh:
                 assert kept[row.shift, row.index] == pytest.approx(row.score, rel=1e-4)
     about = json.loads((tmp_path / "out" / "few.json").read_text())
-    assert about["command"] == "dtta evaluate --table experiments/few.toml"
+    assert about["command"] == "dtta evaluate --table few"
     assert (about["about"], about["seeds"]) == ("A table to try things out", [0, 4])
     gain = stored.gain("few", "few images", {"fog"}, folder=tmp_path / "out")
     assert gain["images"] == 4  # two images, two seeds
@@ -211,8 +209,105 @@ def test_by_the_command_line(tmp_path, capsys, monkeypatch):
     assert "few has no run sent" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_committed_file_is_read(path, monkeypatch):
+@pytest.mark.parametrize("name", tables.names())
+def test_every_table_of_the_book_is_read(name, monkeypatch):
     monkeypatch.setattr(tables, "load", problems.load)
-    table = tables.read(path)
-    assert table.about and "none" in table.entries
+    table = tables.read(name)
+    assert table.name == name and table.about and "none" in table.entries
+
+
+def test_the_tables_that_choose_a_problems_settings_come_first():
+    names = tables.names()
+    first = [name.endswith("-test") for name in names]
+    assert first == sorted(first, reverse=True) and sum(first) == 4
+    assert {"loss", "weights", "online", "beyond"} < set(names)
+
+
+def test_all_tables_by_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "load", tables.load)
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    for name in ("few", "few-test"):
+        (tmp_path / f"{name}.toml").write_text(TEXT)
+    store = tmp_path / "out"
+    command = ["evaluate", "--table", "all", "--out", str(tmp_path / "rows"), "--store", str(store), "--workers", "1"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("all tables: about 0 minutes with 1 at work")
+    assert {path.name for path in store.glob("*.csv")} == {
+        f"{n}{s}.csv" for n in ("few", "few-test") for s in ("", "-settings")
+    }
+    for path in store.glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 600}))
+    assert cli.main(command) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "minutes" in line]
+    assert [line.split(" minutes")[0] for line in told] == [
+        "all tables: about 20", "few-test: about 10", "few: about 10",
+    ]  # fmt: skip
+    assert cli.main([*command, "--only", "none"]) == 2
+    assert "--only is for one table" in capsys.readouterr().err
+
+
+# --- the same table on another problem ----------------------------------------------------------------
+
+MORE = (
+    TEXT
+    + """
+[runs."another network"]
+like = "diffusion-tta"
+network = "vit"
+
+[runs."like that"]
+like = "another network"
+
+[runs."another diffusion model"]
+like = "diffusion-tta"
+diffusion = "dit"
+
+[runs.recalled]
+method = "tent"
+recalled = 40
+settings = { steps = 4 }
+"""
+)
+
+
+def test_a_table_on_another_problem(tmp_path, monkeypatch):
+    """Runs that need what the problem lacks are left out, with what builds on them; nothing is tried unless asked."""
+    loaded = []
+    load = tables.load
+    monkeypatch.setattr(tables, "load", lambda *names: load("tiny") if loaded.append(names) is None else None)
+    monkeypatch.setattr(evaluation, "load", tables.load)
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    (tmp_path / "few.toml").write_text(MORE)
+
+    def elsewhere(folder, **options):
+        told = tables.elsewhere("few", "other", tmp_path / folder, 1, shifts=["fog"], **options)
+        assert told == tmp_path / folder
+        return stored.names("few", told)
+
+    runs = elsewhere("a")
+    assert list(runs) == ["none", "diffusion-tta", "few images", "tent, two at once", "recalled"]
+    assert runs["few images"].settings == {"samples": 2, "steps": 2}
+    assert {run.problem for run in runs.values()} == {"other"}
+    assert {(r.shift, r.index) for r in stored.rows("few", "few images", tmp_path / "a")} == {("clean", 0), ("fog", 1)}
+    assert not (tmp_path / "a" / "few-settings.csv").exists()
+    assert runs["recalled"].recalled == 1 and runs["recalled"].settings == {"steps": 4}
+
+    runs = elsewhere("b", networks={"": "this", "vit": "that"}, most={"steps": 1, "samples": 1}, tried=1, seeds=[0, 7])
+    assert list(runs) == [
+        "none",
+        "diffusion-tta",
+        "few images",
+        "tent, two at once",
+        "another network",
+        "like that",
+        "recalled",
+    ]
+    assert [runs[name].network for name in ("few images", "another network", "like that")] == ["this", "that", "that"]
+    assert {run.settings.get("steps", 1) for run in runs.values()} == {1}
+    assert runs["diffusion-tta"].settings["samples"] == 1
+    assert len(stored.tried("few", tmp_path / "b")) == 4
+    assert {r.seed for r in stored.rows("few", "none", tmp_path / "b")} == {0, 7}
+    assert ("other", "this", None, None) in loaded
+
+    runs = elsewhere("c", diffusions={"": "small", "dit": "large"})
+    assert [runs[name].diffusion for name in ("diffusion-tta", "another diffusion model")] == ["small", "large"]

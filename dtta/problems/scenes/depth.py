@@ -58,7 +58,7 @@ def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int 
 NETWORKS = {"densedepth": models.densedepth, "glpn": models.glpn}
 DIFFUSIONS = {"unet": models.unet_depth}
 
-# Chosen on validation scenes by experiments/scenes-depth-test.toml, which a test holds in step.
+# Chosen on validation scenes by dtta/experiments/scenes-depth-test.toml, which a test holds in step.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", low=0.3, high=0.8, optimizer="adam", lr=1e-4),
     "augmentation": {},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -17,6 +18,11 @@ from dtta.problems.problem import Metric
 
 FOLDER = Path(__file__).parent / "results"
 COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then a seed, and the sums, if there are any
+
+
+def own_folder() -> Path:
+    """Where a page keeps the results that it makes itself, at full scale: results/ in $DTTA_CACHE or ~/.cache/dtta."""
+    return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta") / "results"
 
 
 def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:

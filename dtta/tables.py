@@ -8,9 +8,9 @@ A file says which runs stand in a table:
 
     about = "Every baseline under every shift"
     problem = "digits"
-    images = 40                  # test images for each shift
+    images = 40                  # test images for each shift and seed
     tried = 24                   # validation images for each shift, for the grids
-    seeds = [0, 1, 2]            # of the shifts and of the methods
+    seeds = [0, 1, 2]            # of the shifts and of the methods; each seed has images of its own
 
     [runs.none]
 
@@ -72,7 +72,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """What a file says; see the module's docstring. `of`: see ``dtta.evaluate.spread``; 0: the first images."""
+    """What a file says; see the module's docstring.
+
+    of: each shift's images are spread over so many (see ``dtta.evaluate.spread``); 0: all shifts have the same ones.
+    """
 
     name: str
     about: str
@@ -84,10 +87,21 @@ class Table:
     seeds: tuple[int, ...]
     entries: dict[str, Entry] = field(default_factory=dict)
 
-    def numbers(self, count: int) -> dict[str, list[int]]:
-        """The images of each shift, clean ones included."""
-        shifts = ("clean", *self.shifts)
-        return spread(shifts, count, self.of) if self.of else {s: list(range(count)) for s in shifts}
+    @property
+    def most(self) -> int:
+        """Test images for each shift and seed, of the run that has most."""
+        return max(entry.images for entry in self.entries.values())
+
+    def numbers(self, count: int, seed: int) -> dict[str, list[int]]:
+        """The images of each shift, clean ones included, under a seed.
+
+        Another seed for the same image would tell little that is new: so each has images of its own, one block after
+        the other.
+        """
+        shifts, total = ("clean", *self.shifts), self.of or self.most
+        found = spread(shifts, count, total) if self.of else {s: list(range(count)) for s in shifts}
+        first = total * self.seeds.index(seed)
+        return {shift: [first + number for number in numbers] for shift, numbers in found.items()}
 
 
 _TABLE = {"about", "problem", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
@@ -136,6 +150,9 @@ def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said) 
     )
     for name, entry in said["runs"].items():
         table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table, known)
+    needed = 1 + max(max(max(found) for found in table.numbers(table.most, seed).values()) for seed in table.seeds)
+    if needed > (size := problem.size("test")):
+        raise ValueError(f"{path}: it needs {needed} test images, {len(table.seeds)} seeds in all; there are {size}")
     return table
 
 
@@ -211,7 +228,7 @@ def make(
             now = {name: best(run, tried.get(name, [])) for name, run in first.items()}
             cells = [(shift, table.severity) for shift in ("clean", *table.shifts)]
             jobs = [
-                (replace(run, seed=seed), cells, table.numbers(table.entries[name].images),
+                (replace(run, seed=seed), cells, table.numbers(table.entries[name].images, seed),
                  folder / f"{_file(name)}-{seed}.jsonl")
                 for name, run in now.items()
                 for seed in table.seeds
@@ -250,8 +267,8 @@ def best(run: Run, tried: list[dict]) -> Run:
 def elsewhere(
     name: str,
     problem: str,
-    folder: Path,
     images: int,
+    folder: Path | str | None = None,
     *,
     shifts: Iterable[str] | None = None,
     seeds: Iterable[int] = (0,),
@@ -264,8 +281,9 @@ def elsewhere(
     """Make one of the book's tables on another problem: what a page does at full scale.
 
     Args:
-        folder: where the table and its rows are kept; what is there already is not done again.
         images: test images of each shift, no image under two of them.
+        folder: where the table and its rows are kept; what is there already is not done again. None: see
+            ``dtta.stored.own_folder``.
         shifts: those of the problem, or some. seeds: see ``Table``.
         tried: validation images of each shift, for the grids; 0: no settings are tried. A run that has a grid then
             keeps the settings that it starts from.
@@ -274,8 +292,9 @@ def elsewhere(
         most: of a setting, such as {"samples": 48}: what the file says above it is cut down to it.
 
     Returns:
-        folder, for ``dtta.stored``.
+        The folder, for ``dtta.stored``.
     """
+    folder = Path(folder) if folder else stored.own_folder()
     networks, diffusions, limits = dict(networks or {}), dict(diffusions or {}), dict(most or {})
     usual = load(problem, networks.get("") or None, diffusions.get("") or None)
 
@@ -355,7 +374,8 @@ def choose(
     Returns:
         name -> a row for each setting: run, method, settings, and the mean gain over the shifts, with its interval.
     """
-    cells, numbers = [(shift, table.severity) for shift in table.shifts], table.numbers(table.tried)
+    cells = [(shift, table.severity) for shift in table.shifts]
+    numbers = table.numbers(table.tried, table.seeds[0])
 
     def job(run: Run, name: str) -> Job:
         path = folder / f"{_file(name)}-validation.jsonl"

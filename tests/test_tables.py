@@ -280,7 +280,7 @@ def test_a_table_on_another_problem(tmp_path, monkeypatch):
     (tmp_path / "few.toml").write_text(MORE)
 
     def elsewhere(folder, **options):
-        told = tables.elsewhere("few", "other", tmp_path / folder, 1, shifts=["fog"], **options)
+        told = tables.elsewhere("few", "other", 1, tmp_path / folder, shifts=["fog"], **options)
         assert told == tmp_path / folder
         return stored.names("few", told)
 

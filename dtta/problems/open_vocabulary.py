@@ -216,11 +216,6 @@ def data_folder() -> Path:
     return Path(os.environ.get("DTTA_DATA") or Path.home() / ".cache" / "dtta" / "data")
 
 
-def results_folder() -> Path:
-    """Where a page keeps the results that it makes itself: results/ in $DTTA_CACHE or ~/.cache/dtta."""
-    return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta") / "results"
-
-
 def _read(kind: type, options: dict):
     root = data_folder()
     try:

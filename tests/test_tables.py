@@ -78,9 +78,11 @@ def test_a_file_is_read_as_it_says(tmp_path):
         2,
         {"steps": 2, "lr": 0.1},
     )  # the problem's, and its own
-    assert few.numbers(2) == {"clean": [0, 1], "fog": [0, 1], "contrast": [0, 1]}
-    spread = table(tmp_path, "of = 9\n" + TEXT).numbers(2)
-    assert spread == {"clean": [0, 1], "fog": [3, 4], "contrast": [6, 7]}
+    assert few.numbers(2, 0) == {"clean": [0, 1], "fog": [0, 1], "contrast": [0, 1]}
+    assert few.numbers(2, 4) == {"clean": [3, 4], "fog": [3, 4], "contrast": [3, 4]}
+    spread = table(tmp_path, "of = 6\n" + TEXT)
+    assert spread.numbers(2, 0) == {"clean": [0, 1], "fog": [2, 3], "contrast": [4, 5]}
+    assert spread.numbers(2, 4) == {"clean": [6, 7], "fog": [8, 9], "contrast": [10, 11]}
 
 
 def test_settings_are_the_best_on_validation_images(tmp_path):
@@ -130,7 +132,8 @@ def test_what_is_stored_is_what_a_run_gives(tmp_path):
         count = 2 if name == "few images" else 3
         assert len(rows) == 3 * count * 2
         for seed in (0, 4):
-            fresh = evaluate(Run(**vars(run) | {"seed": seed}), cells, range(count), progress=False)
+            numbers = range(count) if seed == 0 else range(3, 3 + count)  # each seed has images of its own
+            fresh = evaluate(Run(**vars(run) | {"seed": seed}), cells, numbers, progress=False)
             kept = {(r.shift, r.index): r.score for r in rows if r.seed == seed}
             for row in fresh:
                 assert kept[row.shift, row.index] == pytest.approx(row.score, rel=1e-4)
@@ -174,6 +177,7 @@ def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypat
         ("tried = 2", "tried = 0", "a grid needs `tried`"),
         ("batch = 2", "batch = 0", "batch must be a whole number"),
         ("images = 3", "images = ", "is not TOML"),
+        ("images = 3", "images = 300", "needs 600 test images, 2 seeds in all; there are"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, old, new, message):

@@ -20,9 +20,18 @@
 # run on two CPU cores.
 
 # %% tags=["parameters"]
-scale = "mini"  # "mini": handwritten digits, on a CPU
+scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
 seed = 0
 live = 2  # images of each shift that are run again and compared with the stored results
+
+# At full scale alone:
+network = None  # another task network: its name, or a folder in the hub's layout
+vit = "vit_b_32"  # what stands for the second family, likewise; None: nothing
+diffusion = None  # another diffusion model, likewise
+images = 24  # test images under each shift
+shifts = None  # a list of some; None: all
+most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
+results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
 
 # %%
 import copy
@@ -31,11 +40,17 @@ from functools import partial
 import torch
 
 import dtta
-from dtta import figures, report, stored
-from dtta.evaluate import Run, evaluate, image_generator
+from dtta import figures, report, stored, tables
+from dtta.evaluate import image_generator
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale])
+problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
+shifts = shifts or problem.shifts
+folder = stored.FOLDER
+if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
+    models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
+    for table in ("digits-test", "teachers"):
+        folder = tables.elsewhere(table, problem.name, images, results, shifts=shifts, most=most, **models)
 settings = problem.settings["diffusion-tta"]
 print("settings, chosen on validation images:", settings)
 
@@ -46,8 +61,9 @@ print("settings, chosen on validation images:", settings)
 # levels, and goes downhill on the diffusion loss.
 
 # %%
-baseline = stored.rows("digits-test", "none")
-adapted = stored.rows("digits-test", "diffusion-tta")
+baseline, adapted = (
+    [r for r in stored.rows("digits-test", run, folder) if r.seed == seed] for run in ("none", "diffusion-tta")
+)
 mended = [b for a, b in zip(baseline, adapted, strict=True) if b.score > a.score]
 broken = [b for a, b in zip(baseline, adapted, strict=True) if b.score < a.score]
 first = next(row for row in mended if row.shift == "gaussian_noise")
@@ -163,15 +179,16 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # %% [markdown]
 # ## By how much
 #
-# Sixty test images under each shift, severity 3, each image adapted alone. The settings were chosen on *validation*
-# images (`tools/choose_settings.py`). The interval is a paired bootstrap over the images; one that holds zero means no
-# gain was shown. The numbers are stored results that `python tools/remake_results.py` makes again.
+# Forty test images under each shift, severity 3, three seeds (of the shifts' noise and of the method's), each image
+# adapted alone. The settings were chosen on *validation* images, among those that `dtta/experiments/digits-test.toml` names.
+# The interval is a paired bootstrap over the images; one that holds zero means no gain was shown. The numbers are
+# stored results that `dtta evaluate --table digits-test` makes again.
 
 # %%
-gain_of = partial(stored.gain, "digits-test")  # of a run, over no adaptation, under some shifts
+gain_of = partial(stored.gain, "digits-test", folder=folder)  # of a run, over no adaptation, under some shifts
 
-gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *problem.shifts)}
-gains["mean of the shifts"] = gain_of("diffusion-tta", set(problem.shifts))
+gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
+gains["mean of the shifts"] = gain_of("diffusion-tta", shifts)
 figures.show(
     figures.forest(gains, "Diffusion-TTA over no adaptation, ResNet and UNet"),
     alt="Forest plot: the gain in points with its interval for clean images, for each of twelve shifts and their mean.",
@@ -179,132 +196,146 @@ figures.show(
 
 # %%
 report.gains(
-    gains, tolerance=0.3, caption="Accuracy in %, gain in points with its 95% paired interval; severity 3, seed 0"
+    gains,
+    tolerance=0.3,
+    caption="Accuracy in %, gain in points with its 95% paired interval; severity 3, seeds 0, 1 and 2",
 )
 
 # %% [markdown]
 # Are the stored numbers true? A few images of each shift, run now:
 
 # %%
-cells = [(shift, 3) for shift in problem.shifts]
-fresh = evaluate(Run("diffusion-tta", settings=settings), cells, range(live))
-kept = {(r.shift, r.index): r.score for r in adapted}
-agree = sum(kept[r.shift, r.index] == r.score for r in fresh)
-report.line(f"{agree} of {len(fresh)} answers are as stored", tolerance=0.1, whole=2)
+agree, count = stored.agreement("digits-test", "diffusion-tta", live, shifts, folder=folder)
+report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
 # %% [markdown]
-# ## Against simpler methods
+# ## Every baseline, every shift
 #
-# The diffusion model could be used without adapting anything: ask it alone (*Diffusion Classifier*), average its belief
-# with the network's (*ensemble*), or let only the answer move and not the network (*logits*). All see the same forty
-# images a shift, and all settings come from validation images.
+# The diffusion model could be used without adapting anything: ask it alone (*Diffusion Classifier*
+# {cite:p}`li2023diffusion`), average its belief with the network's (*ensemble*), or let only the answer move and not the
+# network (*logits*). And there is test-time adaptation without a diffusion model: by surer answers (TENT
+# {cite:p}`wang2021tent`, EATA {cite:p}`niu2022eata`, SAR {cite:p}`niu2023sar`), by agreement of views (MEMO
+# {cite:p}`zhang2022memo`), by an averaged teacher (CoTTA {cite:p}`wang2022cotta`), by painting in what was masked (TTT-MAE
+# {cite:p}`gandelsman2022tttmae`), by batch norm's statistics {cite:p}`schneider2020batchnorm`. DUSA {cite:p}`li2024dusa`
+# asks a diffusion model too, and mixes its predictions instead of its conditions.
+#
+# Each is one file in `dtta/baselines/`, called like `DiffusionTTA`, with its own settings from the same validation
+# images. Some see *one image* and forget it. Others need a *stream*: the forty images of a shift one after the other, one
+# or sixteen at a time, with the weights carried along.
+
+# %%
+NAMES = {
+    "diffusion-tta": ("Diffusion-TTA", "one image"),
+    "logits": ("logits", "one image"),
+    "diffusion-classifier": ("Diffusion Classifier", "one image"),
+    "diffusion-classifier, staged": ("Diffusion Classifier, staged", "one image"),
+    "ensemble": ("ensemble", "one image"),
+    "dusa, one image": ("DUSA", "one image"),
+    "tent": ("TENT", "one image"),
+    "batch-norm": ("batch norm", "one image"),
+    "memo": ("MEMO", "one image"),
+    "ttt-mae": ("TTT-MAE", "one image"),
+    "diffusion-tta, online": ("Diffusion-TTA", "stream, 1"),
+    "eata, online, 1": ("EATA", "stream, 1"),
+    "sar, online, 1": ("SAR", "stream, 1"),
+    "diffusion-tta, online, 16": ("Diffusion-TTA", "stream, 16"),
+    "dusa, online, 16": ("DUSA", "stream, 16"),
+    "tent, online, 16": ("TENT", "stream, 16"),
+    "batch-norm, 16": ("batch norm", "stream, 16"),
+    "eata, online, 16": ("EATA", "stream, 16"),
+    "sar, online, 16": ("SAR", "stream, 16"),
+    "cotta, online, 16": ("CoTTA", "stream, 16"),
+}
+everywhere = ("clean", *shifts)
+by_shift = {
+    f"{name}, {sees}": {s.replace("_", " "): gain_of(run, {s})["gain"] for s in everywhere}
+    for run, (name, sees) in NAMES.items()
+}
+figures.show(
+    figures.grid(by_shift, limit=20),
+    alt="A table of coloured numbers: the gain in points of twenty methods, one a row, on clean images and under twelve "
+    "shifts, one a column. The table below has their means.",
+)
 
 # %%
 rows = []
-for run in ("diffusion-tta", "diffusion-classifier", "ensemble", "logits"):
-    g = gain_of(run, set(problem.shifts), first=40)
-    clean = gain_of(run, {"clean"}, first=40)
+for run, (name, sees) in NAMES.items():
+    g, clean = gain_of(run, shifts), gain_of(run, {"clean"})
+    seconds = sorted(r.seconds for r in stored.rows("digits-test", run, folder))
+    worst = min(shifts, key=lambda s: by_shift[f"{name}, {sees}"][s.replace("_", " ")])
     rows.append(
         {
-            "method": run,
-            "shifted, after": g["after"],
+            "method": name,
+            "sees": sees,
             "gain": g["gain"],
             "from": g["low"],
             "to": g["high"],
-            "clean, after": clean["after"],
-            "worst shift": min(gain_of(run, {s}, first=40)["gain"] for s in problem.shifts),
+            "clean, gain": clean["gain"],
+            "worst shift, gain": by_shift[f"{name}, {sees}"][worst.replace("_", " ")],
+            "worst shift": worst.replace("_", " "),
+            "ms an image": 1000 * seconds[len(seconds) // 2],
         }
     )
-before = gain_of("diffusion-tta", set(problem.shifts), first=40)["before"]
-report.table(rows, tolerance=0.3, caption=f"Mean over twelve shifts, in %; no adaptation: {before:.1f}")
-
-direct = gain_of("diffusion-classifier", set(problem.shifts), against="diffusion-tta")
-report.line(
-    f"Diffusion Classifier minus Diffusion-TTA: {direct['gain']:+.1f} points, "
-    f"interval {direct['low']:+.1f} to {direct['high']:+.1f}, {direct['images']} rows",
+before = {run: gain_of(run, shifts)["before"] for run in ("diffusion-tta", "ttt-mae")}
+report.table(
+    rows,
     tolerance=0.3,
+    caption="Points over no adaptation, mean over twelve shifts; no adaptation: "
+    f"{before['diffusion-tta']:.1f}%, of TTT-MAE's own network {before['ttt-mae']:.1f}%",
 )
 
 # %% [markdown]
-# Read this table soberly. All four gain, and on ten classes nothing beats using both models side by side: the
-# *ensemble* has the best mean and the mildest worst case, and the diffusion model alone does a little better than the
-# network that learnt from it, by an interval just above zero. Two things are not in the table. The Diffusion Classifier
-# pays one evaluation for each class and pair: 240 for an image here, where adaptation pays 120, each with a backward
-# pass; about the same. With a thousand classes it would pay 24000, and adaptation still 120. And it is the one method
-# of the four that leaves a *network* behind, for the next image of a stream, or for an answer (a map, a depth) that
-# cannot be listed class by class.
+# TEXT on table.
+
+# %%
+import matplotlib.pyplot as plt
+
+fig, ax = plt.subplots(figsize=(8, 4.6))
+COLOURS = {"one image": figures.BLUE, "stream, 1": figures.GREEN, "stream, 16": figures.ORANGE}
+for row in rows:
+    ax.plot(row["ms an image"], row["gain"], "o", color=COLOURS[row["sees"]])
+    ax.annotate(f" {row['method']}", (row["ms an image"], row["gain"]), size=8, va="center")
+for sees, colour in COLOURS.items():
+    ax.plot([], [], "o", color=colour, label=sees)
+ax.axhline(0, color=figures.GREY, lw=1)
+ax.set(xscale="log", xlabel="milliseconds for an image, one thread", ylabel="gain in points, mean of twelve shifts")
+ax.legend(loc="lower right")
+figures.show(
+    fig,
+    alt="Scatter plot of gain against cost for all methods. TODO",
+)
+
+# %% [markdown]
+# TEXT on plot.
 #
 # ## What decides: timesteps, networks, labels
 #
 # The paper draws $t$ from the whole range. [Page 01](01_diffusion_loss) showed that low timesteps mislead under a
-# shift. Here is what that does to adaptation, and what other networks, diffusion models and training labels do.
-# Twenty-four test images a shift.
+# shift. Here is what that does to adaptation, and what other networks, diffusion models and training labels do: twelve
+# test images of each shift, all different, three seeds (`dtta/experiments/teachers.toml`).
 
 # %%
-rows = []
-for name, run, against in (
-    ("ResNet, UNet", "diffusion-tta", "none"),
-    ("ResNet, UNet, all timesteps", "diffusion-tta, all timesteps", "none"),
-    ("ResNet, UNet, hard labels", "diffusion-tta, unet-hard", "none"),
-    ("ResNet, DiT", "diffusion-tta, dit", "none"),
-    ("ResNet, DiT, all timesteps", "diffusion-tta, dit, all timesteps", "none"),
-    ("ResNet, DiT, hard labels", "diffusion-tta, dit-hard", "none"),
-    ("ViT, UNet", "diffusion-tta, vit", "none, vit"),
-):
-    g = gain_of(run, set(problem.shifts), against, first=24)
-    rows.append({"": name, "gain": g["gain"], "from": g["low"], "to": g["high"], "images": g["images"]})
-report.table(rows, tolerance=0.3, caption="Gain in points over no adaptation, mean of twelve shifts")
+TEACHERS = (
+    "ResNet, UNet", "ResNet, UNet, all timesteps", "ResNet, UNet, hard labels", "ViT, UNet", "ResNet, DiT",
+    "ResNet, DiT, all timesteps", "ResNet, DiT, hard labels", "ResNet, DiT, its own settings",
+    "ResNet, DiT, its own settings, and φ",
+)  # fmt: skip
+by_teacher = {run: stored.gain("teachers", run, shifts) for run in TEACHERS}
+report.gains(by_teacher, tolerance=0.1, caption="Accuracy in %, gain in points, mean of twelve shifts")
 
 # %% [markdown]
-# All rows but "all timesteps" use the settings that were chosen for the ResNet and the soft-label UNet, a head start
-# for it.
+# TEXT on teachers
 #
-# * **Timesteps.** The DiT does great harm when all timesteps are heard; with the middle alone, none was shown on
-#   average. The UNet's gain is about halved by hearing all, and its interval then holds zero. Both models classify
-#   clean digits about equally well: quality on clean images does not tell how well a model teaches.
-# * **UNet or DiT.** At these shared settings the small DiT shows no gain. It helps against noise and hurts under
-#   geometric shifts, far more than the UNet, perhaps because convolutions carry what they know to other places.
-# * **Hard or soft labels.** No difference was shown, for either model. [Page 02](02_conditions) saw a difference in
-#   slope; with five steps at these rates it does not decide.
-# * **Network.** The ViT gains about as much as the ResNet.
-#
-# Can the DiT be helped? On *validation* images (24 a shift), listening still later and adapting φ too were tried:
-
-# %%
-rows = []
-for row in stored.tried("digits"):
-    if row["diffusion"] != "dit":
-        continue
-    chosen = row["settings"]
-    rows.append(
-        {
-            "timesteps": f"{1000 * chosen['low']:.0f} to {1000 * chosen['high']:.0f}",
-            "φ": f"adapted, rate {chosen['lr_diffusion']:.0e}" if "lr_diffusion" in chosen else "frozen",
-            "gain": row["gain"],
-            "from": row["low"],
-            "to": row["high"],
-        }
-    )
-report.table(rows, tolerance=0.1, caption="ResNet, DiT: gain in points on validation images, mean of twelve shifts")
-
-# %% [markdown]
-# Listening later does most of it, adapting φ perhaps a little more; every interval still reaches down to zero or below.
-# So timesteps are the first thing to look at when a diffusion model teaches badly. Whether more data, size or training
-# would make the small DiT a good teacher was not measured.
-
-# %% [markdown]
 # ## When it helps and when it hurts
 #
 # A teacher can only teach what it knows better. For each shift: how much better is the diffusion model on its own (the
 # Diffusion Classifier) than the network, and what does adaptation gain?
 
 # %%
-import matplotlib.pyplot as plt
-
-ahead = [gain_of("diffusion-classifier", {shift})["gain"] for shift in problem.shifts]
-gained = [gain_of("diffusion-tta", {shift})["gain"] for shift in problem.shifts]
+ahead = [gain_of("diffusion-classifier", {shift})["gain"] for shift in shifts]
+gained = [gain_of("diffusion-tta", {shift})["gain"] for shift in shifts]
 fig, ax = plt.subplots(figsize=(7, 4.2))
-figures.named_points(ax, ahead, gained, [shift.replace("_", " ") for shift in problem.shifts])
+figures.named_points(ax, ahead, gained, [shift.replace("_", " ") for shift in shifts])
 ax.set(xlabel="Diffusion Classifier minus network, points", ylabel="gain of Diffusion-TTA, points")
 figures.show(
     fig,
@@ -327,10 +358,10 @@ report.line(f"correlation over the twelve shifts: {correlation:.2f}", tolerance=
 
 # %%
 none, classifier = stored.shared(
-    stored.rows("digits-test", "none"), stored.rows("digits-test", "diffusion-classifier"), set(problem.shifts)
+    stored.rows("digits-test", "none", folder), stored.rows("digits-test", "diffusion-classifier", folder), shifts
 )
 union = 100 * sum(max(a.score, b.score) for a, b in zip(none, classifier, strict=True)) / len(none)
-g = gain_of("diffusion-tta", set(problem.shifts))
+g = gain_of("diffusion-tta", shifts)
 report.line(
     f"network {g['before']:.1f}%, adapted {g['after']:.1f}%, oracle of both models {union:.1f}%:\n"
     f"{100 * g['gain'] / (union - g['before']):.0f}.0% of the way",

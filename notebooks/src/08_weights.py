@@ -1,0 +1,256 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # What moves
+#
+# Diffusion-TTA changes a network so that its answer explains the image. It could change much less: the answer alone. It
+# could change more: the diffusion model too. It could start from nothing. The paper's Table 6 tries each of these
+# {cite:p}`prabhudesai2023diffusion`, and so does this page, on two families of networks and twelve kinds of shift.
+#
+# **You will learn** what the network's own knowledge is good for, why a network of random weights cannot be taught by
+# one image, when moving the answer alone is as good, and what adapting φ adds.
+#
+# **You need** page [03](03_classification). **Time:** 20 minutes to read, about a minute to run on two CPU cores.
+
+# %% tags=["parameters"]
+scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+seed = 0
+live = 1  # images of each shift that are run again and compared with the stored results
+steps = 40  # how long a network of random weights is given, instead of five steps
+
+# At full scale alone:
+network = None  # another task network: its name, or a folder in the hub's layout
+vit = "vit_b_32"  # what stands for the second family, likewise; None: nothing
+diffusion = None  # another diffusion model, likewise
+images = 12  # test images under each shift
+shifts = None  # a list of some; None: all
+most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
+results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
+
+# %%
+from functools import partial
+
+import matplotlib.pyplot as plt
+import torch
+
+import dtta
+from dtta import figures, report, stored, tables
+from dtta.evaluate import image_generator
+from dtta.methods import build
+from dtta.parameters import select
+
+figures.style()
+problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
+shifts = shifts or problem.shifts
+folder = stored.FOLDER
+if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
+    models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
+    folder = tables.elsewhere("weights", problem.name, images, results, shifts=shifts, most=most, **models)
+runs = stored.names("weights", folder)
+families = {"ResNet": None} | ({"ViT": "vit"} if "all, vit" in runs else {})  # as the table names them
+second = runs["all, vit"].network if "ViT" in families else None
+networks = {"ResNet": problem} | ({"ViT": dtta.load(problem.name, second, diffusion)} if second else {})
+counts = {
+    name: {part: sum(p.numel() for p in select(own.model, part)) for part in ("all", "norm", "head")}
+    for name, own in networks.items()
+}
+for name, count in counts.items():
+    print(f"{name}: " + ", ".join(f"{part} {n} weights" for part, n in count.items()))
+
+# %% [markdown]
+# ## Five ways to move
+#
+# | what moves | how |
+# |:--|:--|
+# | the answer | ten free numbers, the logits, from zero. No network is asked: gradient descent on the diffusion loss alone |
+# | the answer, and the network averaged in | the same, then the mean of that belief and the network's |
+# | a part | scales and shifts of the normalisation layers; or the last layer; or LoRA {cite:p}`hu2022lora` |
+# | the network | all of θ: Algorithm 1 |
+# | the network and the diffusion model | all of θ and all of φ |
+#
+# In code they differ by a word or two:
+
+# %%
+x, label = problem.image(0, "contrast", 3)
+ways = {
+    "logits from zero": dict(part="logits", start="random"),
+    "logits from zero, ensemble": dict(part="logits", start="random", ensemble=True),
+    "norm": dict(part="norm"),
+    "head": dict(part="head"),
+    "all": dict(part="all"),
+    "all and φ": dict(part="all", adapt_diffusion=True),
+    "all, from random weights": dict(part="all", start="random"),
+}
+for name, settings in ways.items():
+    answer = build(problem, "diffusion-tta", **settings)(x, image_generator(seed, 0))
+    print(f"{name:<28} answers {int(answer.argmax())}, truth {label}")
+
+# %% [markdown]
+# ## Table 6
+#
+# Twelve test images of each shift, all different ones, three seeds, severity 3. Each row has a rate of its own, chosen
+# on validation images (`dtta/experiments/weights.toml` names those tried; `dtta evaluate --table weights`
+# makes the stored results again).
+
+# %%
+WAYS = ("random start", "logits", "logits and ensemble", "logits, from the network's")
+WAYS += ("norm", "head", "lora", "all", "all and φ")
+gain_of = partial(stored.gain, "weights", folder=folder)
+
+
+def named(way, network):
+    return way if network is None else f"{way}, {network}"
+
+
+by_way = {family: {way: gain_of(named(way, network), shifts) for way in WAYS} for family, network in families.items()}
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
+for ax, (family, gains) in zip(axes, by_way.items(), strict=True):
+    figures.forest_into(ax, gains)
+    ax.set_title(family)
+axes[1].tick_params(labelleft=False)
+figures.show(
+    fig,
+    alt="Two forest plots, for the ResNet and the ViT: the gain of each way over no adaptation, with its interval, mean "
+    "over twelve shifts.",
+)
+
+# %%
+report.gains(by_way["ResNet"], tolerance=0.1, caption="ResNet: accuracy in %, mean over twelve shifts")
+
+# %%
+report.gains(by_way["ViT"], tolerance=0.1, caption="ViT: accuracy in %, mean over twelve shifts")
+
+# %% [markdown]
+# TEXT
+#
+# ## What each way keeps, and what it mends
+#
+# A mean hides two numbers: of the images that the network had right, how many stay right, and of those it had wrong,
+# how many are mended?
+
+# %%
+import pandas as pd
+
+
+def kept_and_mended(way, network):
+    """Of the images right before, the share still right; of those wrong before, the share right now; in %."""
+    before, after = stored.shared(
+        stored.rows("weights", named("none", network), folder),
+        stored.rows("weights", named(way, network), folder),
+        set(shifts),
+    )
+    kept = [a.score for b, a in zip(before, after, strict=True) if b.score]
+    mended = [a.score for b, a in zip(before, after, strict=True) if not b.score]
+    return 100 * sum(kept) / len(kept), 100 * sum(mended) / len(mended)
+
+
+shares = {(family, way): kept_and_mended(way, n) for family, n in families.items() for way in WAYS}
+fig, axes = plt.subplots(1, 2, figsize=(9, 4), sharex=True, sharey=True)
+for ax, family in zip(axes, families, strict=True):
+    for number, way in enumerate(WAYS):
+        kept, mended = shares[family, way]
+        ax.plot(kept, mended, "o", color=figures.PALETTE[number % 8], mec="black" if number > 7 else "none")
+        ax.annotate(f" {way}", (kept, mended), size=8, va="center")
+    ax.set(title=family, xlabel="right before, and still right, %")
+axes[0].set_ylabel("wrong before, and right now, %")
+figures.show(
+    fig,
+    alt="For each network a scatter plot of the ways: how many right answers are kept against how many wrong ones are "
+    "mended. The answers moved from zero mend most and keep fewest; parts of the network keep nearly all and mend few.",
+)
+
+# %%
+report.table(
+    pd.DataFrame(
+        [
+            {"moves": way}
+            | {f"{f}, {what}": shares[f, way][k] for f in families for k, what in enumerate(("kept", "mended"))}
+            for way in WAYS
+        ]
+    ),
+    tolerance=0.1,
+    caption="Of the images right before, still right; of those wrong before, right now; in %",
+)
+
+# %% [markdown]
+# TEXT
+#
+# ## Where the network knows better
+#
+# Moving the answer from zero throws the network's opinion away. That costs most where the opinion was good. Each point
+# is a shift:
+
+# %%
+names = [shift.replace("_", " ") for shift in ("clean", *shifts)]
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True)
+for ax, (family, network) in zip(axes, families.items(), strict=True):
+    for way, colour in (("logits", figures.ORANGE), ("all", figures.BLUE)):
+        per = [gain_of(named(way, network), {s}) for s in ("clean", *shifts)]
+        ax.plot([g["before"] for g in per], [g["gain"] for g in per], "o", color=colour, label=way)
+        if way == "logits":
+            for g, name in zip(per, names, strict=True):
+                ax.annotate(f" {name}", (g["before"], g["gain"]), size=7, va="center")
+    ax.axhline(0, color=figures.BLACK, lw=1)
+    ax.set(title=family, xlabel="accuracy of the network alone, %")
+axes[0].set_ylabel("gain in points")
+axes[1].legend()
+figures.show(
+    fig,
+    alt="For each network a scatter plot over clean images and twelve shifts: the better the network is alone, the less "
+    "is gained, or the more is lost, by moving the answer from zero; moving the network lies closer to zero everywhere.",
+)
+
+# %%
+per = {
+    way: torch.tensor(
+        [[gain_of(named(way, n), {s})[k] for k in ("before", "gain")] for n in families.values() for s in shifts]
+    )
+    for way in ("logits", "all")
+}
+for way, pairs in per.items():
+    slope = torch.linalg.lstsq(torch.stack([pairs[:, 0], torch.ones(len(pairs))], 1), pairs[:, 1:]).solution[0].item()
+    report.line(f"{way}: {slope:+.2f} points of gain for each point of accuracy before", tolerance=0.02)
+
+# %% [markdown]
+# TEXT
+#
+# ## Why a network of random weights learns nothing
+#
+# Five steps from random weights leave the answer where it was: at chance. Is it the number of steps? Here the same
+# images get forty, with the answer from zero, the network from random weights and the trained network side by side. The
+# rates are those chosen above.
+
+
+# %%
+def by_step(way, images):
+    """Shares of right answers and mean losses, by step."""
+    settings = runs[way].settings | dict(steps=steps, samples=12)
+    method = build(problem, runs[way].method, **settings)
+    right, losses = torch.zeros(steps + 1), torch.zeros(steps)
+    for shift, index in images:
+        x, label = problem.image(index, shift, 3)
+        answer = method(x, image_generator(seed, index))
+        beliefs = torch.cat([*(s.output for s in method.history), answer])
+        right += (beliefs.argmax(1) == label).float() / len(images)
+        losses += torch.stack([s.loss for s in method.history]) / len(images)
+    return right, losses
+
+
+some = [(shift, k) for k, shift in enumerate(shifts)]
+found = {way: by_step(way, some) for way in ("random start", "logits", "all")}
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+for (way, (right, losses)), colour in zip(
+    found.items(), (figures.VERMILION, figures.ORANGE, figures.BLUE), strict=True
+):
+    axes[0].plot(100 * right, color=colour, label=way)
+    axes[1].plot(losses.cumsum(0) / torch.arange(1, steps + 1), color=colour)
+axes[0].set(xlabel="step", ylabel="right answers, %", ylim=(0, 100))
+axes[1].set(xlabel="step", ylabel="loss, mean so far")
+axes[0].legend()
+figures.show(fig, alt="TODO")

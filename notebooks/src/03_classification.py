@@ -40,8 +40,9 @@ from functools import partial
 import torch
 
 import dtta
-from dtta import figures, report, stored, tables
+from dtta import figures, report, stored
 from dtta.cost import operations
+from dtta.elsewhere import elsewhere
 from dtta.evaluate import image_generator
 from dtta.methods import build
 
@@ -52,7 +53,7 @@ folder = stored.FOLDER
 if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
     models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
     for table in ("digits-test", "teachers"):
-        folder = tables.elsewhere(table, problem.name, images, results, shifts=shifts, most=most, **models)
+        folder = elsewhere(table, problem.name, images, results, shifts=shifts, most=most, **models)
 settings = problem.settings["diffusion-tta"]
 print("settings, chosen on validation images:", settings)
 

@@ -42,7 +42,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report, stored, tables
+from dtta import figures, report, stored
+from dtta.elsewhere import elsewhere
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.sampling import Sampling
@@ -53,7 +54,7 @@ shifts = shifts or problem.shifts
 folder = stored.FOLDER
 if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
     models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
-    folder = tables.elsewhere("loss", problem.name, images, results, shifts=shifts, most=most, **models)
+    folder = elsewhere("loss", problem.name, images, results, shifts=shifts, most=most, **models)
 runs = stored.names("loss", folder)
 gain_of = partial(stored.gain, "loss", folder=folder)
 diffusion, settings = problem.diffusion, runs["diffusion-tta"].settings

@@ -40,7 +40,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report, stored, tables
+from dtta import figures, report, stored
+from dtta.elsewhere import elsewhere
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.parameters import select
@@ -51,7 +52,7 @@ shifts = shifts or problem.shifts
 folder = stored.FOLDER
 if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
     models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
-    folder = tables.elsewhere("weights", problem.name, images, results, shifts=shifts, most=most, **models)
+    folder = elsewhere("weights", problem.name, images, results, shifts=shifts, most=most, **models)
 runs = stored.names("weights", folder)
 families = {"ResNet": None} | ({"ViT": "vit"} if "all, vit" in runs else {})  # as the table names them
 second = runs["all, vit"].network if "ViT" in families else None

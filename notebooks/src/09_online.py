@@ -42,7 +42,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report, stored, tables
+from dtta import figures, report, stored
+from dtta.elsewhere import elsewhere
 from dtta.evaluate import AFTER, image_generator
 from dtta.methods import build
 
@@ -52,7 +53,7 @@ shifts = shifts or problem.shifts
 folder = stored.FOLDER
 if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
     models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
-    folder = tables.elsewhere("online", problem.name, images, results, shifts=shifts, most=most, **models)
+    folder = elsewhere("online", problem.name, images, results, shifts=shifts, most=most, **models)
 runs = stored.names("online", folder)
 gain_of = partial(stored.gain, "online", folder=folder)
 for run in ("one at a time", "online"):
@@ -141,10 +142,10 @@ report.line(f"after {length} images the weights have gone {100 * moved[-1]:.1f}%
 #
 # ## A stream of one shift
 #
-# Forty test images of each shift come one after the other, different ones for each shift; with the next shift the
+# Twenty-four test images of each shift come one after the other, different ones for each shift; with the next shift the
 # network starts from its original weights. Three seeds. All rates were chosen on *validation streams of the same length*
 # (`dtta/experiments/online.toml`; `dtta evaluate --table online` makes the stored results again). TENT and CoTTA get
-# sixteen images at a time, for alone they do next to nothing here ([page 03](03_classification)).
+# eight images at a time, for alone they do next to nothing here ([page 03](03_classification)).
 
 # %%
 FAMILIES = {"ResNet": "", "ViT": ", vit"}
@@ -156,7 +157,7 @@ if "ttt-mae" in runs:
     by_family["masked autoencoder"] = {"TTT-MAE": gain_of("ttt-mae", shifts)}
 both = {f"{family}: {way}": g for family, found in by_family.items() for way, g in found.items()}
 figures.show(
-    figures.forest(both, "Gain over no adaptation, streams of forty images, mean of the shifts"),
+    figures.forest(both, "Gain over no adaptation, streams of 24 images, mean of the shifts"),
     alt="Forest plot of gains with their intervals: for the ResNet and the ViT adaptation one image at a time, online, "
     "online with the diffusion model, TENT and CoTTA, and TTT-MAE for the masked autoencoder.",
 )
@@ -195,7 +196,7 @@ figures.show(
 #
 # ## Does a stream learn as it goes?
 #
-# If it does, later images gain more than earlier ones. The forty places of a stream in four parts:
+# If it does, later images gain more than earlier ones. The places of a stream in four parts:
 
 # %%
 PARTS = 4
@@ -262,7 +263,7 @@ report.gains(by_stream, tolerance=0.1, caption="Accuracy in %, mean of the shift
 #
 # ## What is forgotten
 #
-# After each stream forty clean images are answered with the weights as they are by then, without adapting. The network
+# After each stream 24 clean images are answered with the weights as they are by then, without adapting. The network
 # had nearly all of them right at the start.
 
 # %%

@@ -41,8 +41,9 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report, stored, tables
+from dtta import figures, report, stored
 from dtta.baselines import DiffusionClassifier
+from dtta.elsewhere import elsewhere
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.sampling import Sampling
@@ -53,7 +54,7 @@ shifts = shifts or problem.shifts
 folder = stored.FOLDER
 if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
     models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
-    folder = tables.elsewhere("beyond", problem.name, images, results, shifts=shifts, most=most, **models)
+    folder = elsewhere("beyond", problem.name, images, results, shifts=shifts, most=most, **models)
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 l = problem.condition.embeddings.detach()
 gain_of = partial(stored.gain, "beyond", folder=folder)

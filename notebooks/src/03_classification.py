@@ -267,7 +267,9 @@ figures.show(
 def gigaflops(run):
     """Billions of operations for each image of one call, on images of low contrast."""
     known = runs[run]
-    own = problem if known.network in (None, network) else dtta.load(problem.name, known.network, diffusion)
+    own = problem
+    if known.network != runs["diffusion-tta"].network:
+        own = dtta.load(problem.name, known.network, known.diffusion)
     x, _ = problem.images(known.batch, "contrast", 3)
     return operations(build(own, known.method, **known.settings), x, image_generator(seed, 0)) / 1e9
 
@@ -331,8 +333,8 @@ TEACHERS = (
     "ResNet, DiT, all timesteps", "ResNet, DiT, hard labels", "ResNet, DiT, its own settings",
     "ResNet, DiT, its own settings, and φ",
 )  # fmt: skip
-known = stored.names("teachers", folder)
-by_teacher = {run: stored.gain("teachers", run, shifts, folder=folder) for run in TEACHERS if run in known}
+taught = stored.names("teachers", folder)
+by_teacher = {run: stored.gain("teachers", run, shifts, folder=folder) for run in TEACHERS if run in taught}
 report.gains(by_teacher, tolerance=0.1, caption="Accuracy in %, gain in points, mean of twelve shifts")
 
 # %% [markdown]

@@ -148,7 +148,7 @@ report.line(f"after {length} images the weights have gone {100 * moved[-1]:.1f}%
 # eight images at a time, for alone they do next to nothing here ([page 03](03_classification)).
 
 # %%
-FAMILIES = {"ResNet": "", "ViT": ", vit"}
+FAMILIES = {"ResNet": ""} | ({"ViT": ", vit"} if "online, vit" in runs else {})
 WAYS = ("one at a time", "online", "online, and φ", "tent", "cotta")
 by_family = {
     family: {way: gain_of(way + end, shifts) for way in WAYS if way + end in runs} for family, end in FAMILIES.items()
@@ -215,16 +215,16 @@ def by_place(run, against):
     return parts.mean(0), parts.std(0) / len(parts) ** 0.5
 
 
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-for ax, (family, end) in zip(axes, FAMILIES.items(), strict=True):
+fig, axes = plt.subplots(1, len(FAMILIES), figsize=(9, 3.2), sharey=True, squeeze=False)
+for ax, (family, end) in zip(axes[0], FAMILIES.items(), strict=True):
     for way, colour in zip(WAYS[:3], (figures.ORANGE, figures.BLUE, figures.GREEN), strict=True):
         if way + end in runs:
             mean, error = by_place(way + end, "none" + end)
             ax.errorbar(range(1, PARTS + 1), mean, 1.96 * error, fmt="o-", color=colour, label=way, capsize=2)
     ax.axhline(0, color=figures.BLACK, lw=1)
     ax.set(title=family, xlabel="quarter of the stream", xticks=range(1, PARTS + 1))
-axes[0].set_ylabel("gain in points")
-axes[1].legend()
+axes[0, 0].set_ylabel("gain in points")
+axes[0, -1].legend()
 figures.show(
     fig,
     alt="For the ResNet and the ViT the gain in each quarter of the streams, for adaptation one image at a time, online, "

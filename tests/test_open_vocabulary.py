@@ -27,7 +27,7 @@ from dtta import stored
 from dtta.clip import tokens
 from dtta.evaluate import Run, evaluate
 from dtta.methods import build
-from dtta.problems import PROBLEMS, open_vocabulary
+from dtta.problems import PROBLEMS, data_folders, open_vocabulary
 from dtta.problems.weights import WeightsError
 
 ROOT = Path(__file__).parents[1]
@@ -273,17 +273,17 @@ def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
 
 
 def test_the_first_images_are_as_many_of_each_class():
-    order = open_vocabulary._in_turn([0] * 5 + [1] * 2 + [2] * 4 + [3] * 9, 3)
+    order = data_folders.in_turn([0] * 5 + [1] * 2 + [2] * 4 + [3] * 9, 3)
     labels = [0] * 5 + [1] * 2 + [2] * 4 + [3] * 9
     assert [labels[i] for i in order[:6]] == [0, 1, 2, 0, 1, 2]
     assert sorted(order) == list(range(11))
-    assert order == open_vocabulary._in_turn(labels, 3)
+    assert order == data_folders.in_turn(labels, 3)
 
 
 @pytest.mark.parametrize("size", [(40, 36), (36, 40), (20, 90)])
 def test_pictures_are_made_square(size):
     whole = picture(0, (5, 5)).resize(size, Image.Resampling.BILINEAR)  # smooth: where a pixel ends may be rounded
-    found = open_vocabulary.square(whole, 32)
+    found = data_folders.square(whole, 32)
     assert found.shape == (3, 32, 32)
     short = min(size)
     left, top = (size[0] - short) / 2, (size[1] - short) / 2

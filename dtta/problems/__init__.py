@@ -26,6 +26,19 @@ PROBLEMS = {
         ),
         "dtta.problems.open_vocabulary",
     ),
+    **dict.fromkeys(
+        (
+            "imagenet",
+            "imagenet-a",
+            "imagenet-r",
+            "imagenet-c",
+            "imagenet-v2",
+            "imagenet-s",
+            "imagenet-sketch",
+            "objectnet",
+        ),
+        "dtta.problems.imagenet",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ import dtta
 from dtta import stored, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
-from dtta.problems import PROBLEMS, load, module
+from dtta.problems import PROBLEMS, load, recipes_of
 from dtta.problems.problem import Problem
 from dtta.problems.weights import WeightsError
 
@@ -304,7 +304,7 @@ def _gain_line(name: str, gain: dict[str, float], digits: int) -> str:
 def _train(options) -> None:
     from dtta.problems.recipes import train
 
-    train(options.problem, module(options.problem).RECIPES, options.to, options.only, options.steps)
+    train(options.problem, recipes_of(options.problem), options.to, options.only, options.steps)
     print(f"done; to use the new weights: export DTTA_WEIGHTS={options.to}")
 
 

@@ -8,16 +8,26 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import timm
 import tiny
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, PNDMScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DiTPipeline,
+    PNDMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+)
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import VisionTransformer
+from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
 
 from dtta.problems.imagenet_data import LAYOUTS, kept_classes, synsets
 
@@ -65,6 +75,62 @@ def stable_diffusion(folder: Path, levels: int = 2) -> Path:
         scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **schedule),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def controlled(folder: Path) -> Path:
+    """A Stable Diffusion pipeline under a ControlNet; the VAE makes pictures smaller by 8, as the ControlNet does."""
+    base = StableDiffusionPipeline.from_pretrained(stable_diffusion(folder, levels=4))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        controlnet = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
+        for p in controlnet.parameters():  # what joins the UNet starts at zero
+            p.data.add_(0.1 * torch.randn(p.shape))
+    parts = {name: part for name, part in base.components.items() if name != "image_encoder"}
+    StableDiffusionControlNetPipeline(**parts, controlnet=controlnet, requires_safety_checker=False).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def segformer(folder: Path, classes: int = 6) -> Path:
+    """A SegFormer of so many classes, called thing 0, thing 1, ..."""
+    shape = dict(
+        depths=[1, 1], num_encoder_blocks=2, hidden_sizes=[8, 16], patch_sizes=[7, 3], strides=[4, 2],
+        sr_ratios=[2, 1], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16,
+    )  # fmt: skip
+    names = {k: f"thing {k}" for k in range(classes)}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = SegformerConfig(**shape, id2label=names, label2id={v: k for k, v in names.items()})
+        network = SegformerForSemanticSegmentation(config)
+        network.decode_head.classifier.weight.data.normal_()
+    network.save_pretrained(folder)
+    return folder
+
+
+def glpn(folder: Path) -> Path:
+    """A GLPN that answers in metres."""
+    shape = dict(
+        num_encoder_blocks=4, depths=[1] * 4, hidden_sizes=[8] * 4, sr_ratios=[2, 1, 1, 1], decoder_hidden_size=8,
+        patch_sizes=[7, 3, 3, 3], strides=[4, 2, 2, 2], num_attention_heads=[1] * 4, mlp_ratios=[2] * 4, max_depth=10,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        GLPNForDepthEstimation(GLPNConfig(**shape)).save_pretrained(folder)
+    return folder
+
+
+def densenet(folder: Path) -> Path:
+    """A small DenseNet in timm's layout."""
+    arguments = dict(growth_rate=4, block_config=[1, 1, 1, 1], num_classes=10)
+    about = dict(architecture="densenet169", num_classes=10, model_args=arguments, pretrained_cfg={})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("densenet169", **arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(about))
+    save_file(network.state_dict(), folder / "model.safetensors")
     return folder
 
 
@@ -155,4 +221,56 @@ def objectnet(root: Path) -> Path:
             framed = Image.new("RGB", (44, 40), (255, 0, 0))
             framed.paste(picture(10 * k + n), (2, 2))
             framed.save(folder / "images" / thing / f"{n}.png")
+    return root
+
+
+def numbers(seed: int, most: int, size: tuple[int, int] = (40, 36), kind: type = np.uint8) -> Image.Image:
+    """A map of blocks of numbers from 0 to `most`."""
+    coarse = np.random.default_rng(seed).integers(0, most + 1, (size[1] // 4, size[0] // 4))
+    return Image.fromarray(coarse.repeat(4, 0).repeat(4, 1).astype(kind))
+
+
+def _map_folders(folder: Path, kind: str, value: Callable[[int], Image.Image], suffix: str = ".jpg") -> None:
+    for p, part in enumerate(("training", "validation")):
+        for place in ("images", kind):
+            (folder / place / part).mkdir(parents=True)
+        for k in range(4):
+            picture(10 * p + k).save(folder / "images" / part / f"ADE_{part}_{k}{suffix}")
+            value(10 * p + k).save(folder / kind / part / f"ADE_{part}_{k}.png")
+
+
+def ade20k(root: Path, classes: int = 6) -> Path:
+    """Maps of so many classes, with pixels of no label."""
+    _map_folders(root / "ADEChallengeData2016", "annotations", lambda k: numbers(k, classes))
+    return root
+
+
+def own_segmentation(root: Path, classes: int = 3) -> Path:
+    """One's own pictures and maps of classes, and their names."""
+    _map_folders(root / "own-segmentation", "annotations", lambda k: numbers(k, classes - 1), ".png")
+    (root / "own-segmentation" / "classes.txt").write_text("".join(f"sort {k}\n" for k in range(classes)))
+    return root
+
+
+def own_depth(root: Path) -> Path:
+    """One's own pictures and depths of up to five metres."""
+    _map_folders(root / "own-depth", "depths", lambda k: numbers(k, 5000, kind=np.uint16))
+    return root
+
+
+def nyuv2(root: Path) -> Path:
+    """NYU Depth v2 as DenseDepth's authors packed it."""
+    data = root / "nyu_data" / "data"
+    for part, ends, value in (
+        ("train", ("{}.jpg", "{}.png"), lambda k: numbers(k, 255)),
+        ("test", ("{:05d}_colors.png", "{:05d}_depth.png"), lambda k: numbers(k, 9000, kind=np.uint16)),
+    ):
+        folder = data / f"nyu2_{part}" / ("living_room_0038_out" if part == "train" else "")
+        folder.mkdir(parents=True)
+        lines = []
+        for k in range(4):
+            names = [folder / end.format(k) for end in ends]
+            picture(k).save(names[0]), value(k).save(names[1])
+            lines.append(",".join(str(name.relative_to(root / "nyu_data")) for name in names))
+        (data / f"nyu2_{part}.csv").write_text("\n".join(lines) + "\n")
     return root

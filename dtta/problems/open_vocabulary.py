@@ -11,22 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from torchvision import datasets
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
-from dtta.clip import TEMPLATES, ClipClassifier, TextReader, check_names
+from dtta.clip import TEMPLATES, ClipClassifier, check_names
 from dtta.conditions import ClassMixture
-from dtta.diffusion import TextUNet
 from dtta.problems.checkpoints import Checkpoint, device, find, reach, split
 from dtta.problems.data_folders import data_folder, in_turn, one_line, results_folder, square
 from dtta.problems.networks import IMAGENET_MEAN, IMAGENET_STD
 from dtta.problems.problem import Problem, no_labels
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.shifts import apply_shift
+from dtta.problems.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 
-__all__ = ["load_clip", "load_stable_diffusion", "problem", "results_folder"]
+__all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem", "results_folder"]
 
 # The two base models' commits hold no safetensors: transformers then reads the conversion that the hub keeps as a
 # pull request of its own bot.
@@ -39,14 +38,6 @@ NETWORKS = {
     ),
     "clip-vit-large-patch14": Checkpoint(
         "openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41", 1.7
-    ),
-}
-DIFFUSIONS = {
-    "stable-diffusion-1.5": Checkpoint(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-        4.3,
-        ("unet", "vae", "text_encoder"),
     ),
 }
 # The paper's: queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state
@@ -185,14 +176,6 @@ def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
     """A CLIP and its tokenizer, by name or from a folder. Raises as `problem` does."""
     where = find(network, NETWORKS)
     return reach(CLIPModel, where), reach(CLIPTokenizer, where)
-
-
-def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextReader]:
-    """A Stable Diffusion, and how it reads: by its own text encoder and tokenizer. Raises as `problem` does."""
-    where = find(diffusion, DIFFUSIONS)
-    parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
-    model = TextUNet(*(reach(kind, where, part) for part, kind in parts.items()))
-    return model, TextReader(reach(CLIPTextModel, where, "text_encoder"), reach(CLIPTokenizer, where, "tokenizer"))
 
 
 # --- data ---------------------------------------------------------------------------------------------

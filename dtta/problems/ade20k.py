@@ -8,6 +8,7 @@ released, ``dtta train ade20k`` makes one (``dtta.problems.latent_maps``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,14 +18,14 @@ from transformers import SegformerForSemanticSegmentation
 from dtta.conditions import PixelMixture
 from dtta.diffusion import ConcatUNet
 from dtta.problems import dense_data, latent_maps
-from dtta.problems.checkpoints import Checkpoint, device, find, reach
+from dtta.problems.checkpoints import Checkpoint, Need, device, find, need, reach
 from dtta.problems.metrics import class_counts, segmentation_metrics
 from dtta.problems.networks import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from dtta.problems.problem import Problem
 from dtta.problems.recipes import Recipe
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.shifts import apply_shift
-from dtta.problems.stable_diffusion import load_controlled
+from dtta.problems.stable_diffusion import controlled_needs, load_controlled
 
 _COMMITS = {0: "489d5cd81a0b59fab9b7ea758d3548ebe99677da", 5: "739f5d4692954e4a185eac280dec1ba5a7d52f1d"}
 _GIGABYTES = (0.02, 0.06, 0.11, 0.19, 0.26, 0.34)
@@ -107,6 +108,13 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         metrics=metrics,
         settings={m: s | dict(adapt_diffusion=isinstance(phi, ConcatUNet)) for m, s in SETTINGS.items()},
     )
+
+
+def needs(name: str, network: str | None, diffusion: str | None) -> tuple[list[Need], Callable[[], object]]:
+    """What a problem asks of a machine: checkpoints, and a function that raises where data are missing."""
+    latent = diffusion == "latent" or (diffusion is None and name == "own-segmentation")
+    phi = latent_maps.needs(name) if latent else controlled_needs(diffusion, DIFFUSIONS)
+    return [need("network", network, NETWORKS), *phi], lambda: dense_data.read(name)
 
 
 def load_segformer(network: str | None = None) -> Segmenter:

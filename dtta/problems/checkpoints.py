@@ -55,6 +55,28 @@ class Place:
         return found | ({"revision": self.checkpoint.revision} if self.checkpoint else {})
 
 
+@dataclass(frozen=True)
+class Need:
+    """What a problem asks of a machine: a checkpoint with these parts, or a file that training makes.
+
+    Args:
+        what: "network" or "diffusion", say.
+        place: of the checkpoint; None: it is `file`, made by `how`.
+    """
+
+    what: str
+    place: Place | None = None
+    parts: tuple[str, ...] = ("",)
+    file: Path | None = None
+    how: str = ""
+
+
+def need(what: str, name: str | None, table: Mapping[str, Checkpoint], parts: tuple[str, ...] = ("",)) -> Need:
+    """The need of a checkpoint, by name or folder; `parts`: those of a folder. Raises ValueError as `find` does."""
+    place = find(split(name)[0], table)
+    return Need(what, place, place.checkpoint.parts if place.checkpoint else parts)
+
+
 def split(name: str | None) -> tuple[str | None, bool]:
     """A name without its ending "+released", and whether it had it: as the authors' released code has it."""
     if name is None:

@@ -8,6 +8,7 @@ name. Data sets are read from $DTTA_DATA or ~/.cache/dtta/data, in the layout in
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ from torchvision.transforms.v2 import functional as T
 
 from dtta.conditions import ClassMixture
 from dtta.diffusion import DiT
-from dtta.problems.checkpoints import Checkpoint, device, fill, find, reach, reach_file, reach_timm, split
+from dtta.problems.checkpoints import Checkpoint, Need, device, fill, find, need, reach, reach_file, reach_timm, split
 from dtta.problems.data_folders import open_picture, pixels
 from dtta.problems.imagenet_data import FAMILIES, Pictures, class_names, family, missing, read, root, training_pictures
 from dtta.problems.networks import IMAGENET_MEAN, IMAGENET_STD, Classifier
@@ -132,6 +133,12 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         score=partial(_score, test.alike),
         settings={"diffusion-tta": PAPER | usual, "logits": ADAM | {k: PAPER[k] for k in ("steps", "samples")}},
     )
+
+
+def needs(name: str, network: str | None, diffusion: str | None) -> tuple[list[Need], Callable[[], object]]:
+    """What a problem asks of a machine: checkpoints, and a function that raises where data are missing."""
+    asked = [need("network", network, NETWORKS), need("diffusion", diffusion, DIFFUSIONS, _PARTS)]
+    return asked, lambda: read(name, root(name))
 
 
 def load_classifier(network: str | None, kept: list[int]) -> tuple[Classifier, View, dict]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dtta.diffusion import ConcatUNet
 from dtta.listening import losses_under
 from dtta.problems import dense_data, weights
-from dtta.problems.checkpoints import Checkpoint, device, find, reach
+from dtta.problems.checkpoints import Checkpoint, Need, device, find, need, reach
 from dtta.problems.recipes import Recipe
 from dtta.problems.training import denoising_loss
 
@@ -113,6 +113,13 @@ def ready(name: str, classes: int) -> ConcatUNet:
     phi = weights.load(build(name, classes), path, f"dtta train {name} --only latent")
     phi.vae = load_vae(name)
     return phi
+
+
+def needs(name: str) -> list[Need]:
+    """What `ready` asks of a machine."""
+    trained = weights.path_of(name, "latent")
+    how = f"dtta train {name} --only latent"
+    return [Need("diffusion", file=trained, how=how), need("autoencoder", sizes(name).vae, VAES)]
 
 
 # --- training -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ paper, a latent diffusion model that sees the depth map beside the noisy latent;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import timm
@@ -17,14 +18,14 @@ from transformers import GLPNForDepthEstimation
 
 from dtta.conditions import DepthMap, RelativeDepth
 from dtta.problems import dense_data, latent_maps, weights
-from dtta.problems.checkpoints import Checkpoint, device, fill, find, reach, reach_file, reach_timm
+from dtta.problems.checkpoints import Checkpoint, Need, device, fill, find, need, reach, reach_file, reach_timm
 from dtta.problems.metrics import SCALED_DEPTH_METRICS, scaled_depth_errors
 from dtta.problems.networks import IMAGENET_MEAN, IMAGENET_STD, DenseDepth, Glpn
 from dtta.problems.problem import Problem
 from dtta.problems.recipes import Recipe
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.shifts import apply_shift
-from dtta.problems.stable_diffusion import load_controlled
+from dtta.problems.stable_diffusion import controlled_needs, load_controlled
 from dtta.problems.training import depth_loss
 
 NETWORKS = {"glpn": Checkpoint("vinvino02/glpn-nyu", "cb8ce03174424af9a3315da175ead88667f0578c", 0.25)}
@@ -129,6 +130,18 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         metrics=SCALED_DEPTH_METRICS,
         settings={m: s | dict(adapt_diffusion=latent) for m, s in SETTINGS.items()},
     )
+
+
+def needs(name: str, network: str | None, diffusion: str | None) -> tuple[list[Need], Callable[[], object]]:
+    """What a problem asks of a machine: checkpoints, and a function that raises where data are missing."""
+    latent = diffusion == "latent" or (diffusion is None and name == "own-depth")
+    phi = latent_maps.needs(name) if latent else controlled_needs(diffusion, DIFFUSIONS)
+    if network == "densedepth":
+        how = f"dtta train {name} --only densedepth"
+        f = Need("network", file=weights.path_of(name, "densedepth"), how=how)
+    else:
+        f = need("network", network, NETWORKS)
+    return [f, *phi], lambda: dense_data.read(name)
 
 
 def load_network(network: str | None = None, name: str = "nyuv2") -> nn.Module:

@@ -17,7 +17,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from dtta.clip import TEMPLATES, ClipClassifier, check_names
 from dtta.conditions import ClassMixture
-from dtta.problems.checkpoints import Checkpoint, device, find, reach, split
+from dtta.problems.checkpoints import Checkpoint, Need, device, find, need, reach, split
 from dtta.problems.data_folders import data_folder, in_turn, one_line, results_folder, square
 from dtta.problems.networks import IMAGENET_MEAN, IMAGENET_STD
 from dtta.problems.problem import Problem, no_labels
@@ -164,6 +164,14 @@ def problem(
         settings=_with_words(len(template.partition("{}")[0].split())),
         reader=read,
     )
+
+
+def needs(name: str, network: str | None, diffusion: str | None) -> tuple[list[Need], Callable[[], object]]:
+    """What a problem asks of a machine: checkpoints, and a function that raises where data are missing."""
+    parts = DIFFUSIONS["stable-diffusion-1.5"].parts
+    asked = [need("network", network, NETWORKS), need("diffusion", diffusion, DIFFUSIONS, parts)]
+    source = DATA_SETS[name]
+    return asked, lambda: [_read(source.kind, options) for options in source.splits.values()]
 
 
 def _with_words(count: int) -> dict[str, dict]:

@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dtta.clip import TextReader
 from dtta.diffusion import ControlledUNet, TextUNet
-from dtta.problems.checkpoints import Checkpoint, find, reach
+from dtta.problems.checkpoints import Checkpoint, Need, find, need, reach
 
 DIFFUSIONS = {
     "stable-diffusion-1.5": Checkpoint(
@@ -50,3 +50,10 @@ def load_controlled(
     controlnet = reach(ControlNetModel, where, "" if named else "controlnet")
     scheduler = reach(DDPMScheduler, find(None if named else where.path, DIFFUSIONS), "scheduler")
     return ControlledUNet(base.network, controlnet, scheduler, base.vae, read([prompt]), colours)
+
+
+def controlled_needs(diffusion: str | None, table: Mapping[str, Checkpoint]) -> list[Need]:
+    """What `load_controlled` asks of a machine."""
+    base = DIFFUSIONS["stable-diffusion-1.5"].parts
+    asked = need("diffusion", diffusion, table, (*base, "controlnet"))
+    return [asked] if asked.place.checkpoint is None else [asked, need("diffusion", None, DIFFUSIONS)]

@@ -244,6 +244,19 @@ def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
     torch.testing.assert_close(problem.model(x), wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_the_released_code_leaves_the_images_vector_as_it_is(hub):
+    """ImageNet's mean and spread, and 100 x the product with the names' unit vectors, by hand."""
+    names, x = ["red ball", "blue box"], tiny.images(2, channels=3, size=tiny.CLIP_SIZE)
+    usual, released = (
+        dtta.load(NAMES[0], f"{hub / 'clip'}{ending}", str(hub / "sd"), names).model for ending in ("", "+released")
+    )
+    network, _ = open_vocabulary.load_clip(str(hub / "clip"))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    seen = network.get_image_features(pixel_values=(x - mean) / std).pooler_output
+    torch.testing.assert_close(released(x), network.logit_scale.exp() * seen @ usual.text.T, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(released(x), usual(x), atol=1e-3)
+
+
 def test_the_first_images_are_as_many_of_each_class():
     order = data_folders.in_turn([0] * 5 + [1] * 2 + [2] * 4 + [3] * 9, 3)
     labels = [0] * 5 + [1] * 2 + [2] * 4 + [3] * 9

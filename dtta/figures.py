@@ -167,7 +167,8 @@ def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    own = SEGMENTS if count <= len(SEGMENTS) else colormaps["gist_ncar"]([(0.5 + k * 0.618) % 1 for k in range(count)])
+    spread = [(89 * k % count + 0.5) / count for k in range(count)]  # neighbours in number far apart in colour
+    own = SEGMENTS if count <= len(SEGMENTS) else colormaps["gist_ncar"](spread)
     palette = ListedColormap(own).with_extremes(under="white")
     ax.imshow(classes.detach().cpu().numpy(), cmap=palette, vmin=-0.5, vmax=len(own) - 0.5)
     ax.axis("off")

@@ -10,10 +10,10 @@ import torch
 from tqdm.auto import tqdm
 
 import dtta
-from dtta import stored, tables
+from dtta import doctor, presets, stored, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
-from dtta.problems import PROBLEMS, load, module
+from dtta.problems import PROBLEMS, load, recipes_of
 from dtta.problems.problem import Problem
 from dtta.problems.weights import WeightsError
 
@@ -25,6 +25,8 @@ EXAMPLES = """examples:
   dtta evaluate --problem scenes-clip --classes 50   CLIP under a text-to-image model, fifty names
   dtta adapt x.png --problem scenes-clip --classes "red ball, blue box"     names of your own
   dtta evaluate --table loss                         a whole table of the book: settings tried, runs, seeds
+  dtta evaluate --preset table1/resnet18/imagenet-a  a cell of the paper's tables; list: their names
+  dtta doctor imagenet                               what this machine lacks for a problem
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """
@@ -62,10 +64,16 @@ def parser() -> argparse.ArgumentParser:
     _method_options(adapt)
     adapt.add_argument("--out", type=Path, default=Path("."), help="folder for the figures (default: here)")
 
-    evaluate_ = _command(commands, "evaluate", _evaluate, "a method against no adaptation on the same images, paired")
+    usual = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, images=100, batch=1)
+    with_preset = presets.before(_evaluate, **usual)
+    evaluate_ = _command(commands, "evaluate", with_preset, "a method against no adaptation on the same images, paired")
     _shift_options(evaluate_)
     _method_options(evaluate_)
     evaluate_.add_argument("--images", type=int, default=100, help="how many images of the split (default: 100)")
+    evaluate_.add_argument("--preset", metavar="NAME", help="a cell of the paper's tables, or list: their names")
+    evaluate_.add_argument("--batch", type=int, help="images that the method is given at once (default: 1)")
+    evaluate_.add_argument("--by-class", action="store_true", help="images sorted by class, as the released code has")
+    evaluate_.set_defaults(**dict.fromkeys(usual))  # None: not given
     evaluate_.add_argument("--split", default="test", help="validation or test (default: test)")
     evaluate_.add_argument(
         "--metric", help="of the problem's metrics, the one to show by shift (default: its main one)"
@@ -90,6 +98,12 @@ def parser() -> argparse.ArgumentParser:
     _problem_options(bench)
     bench.add_argument("--samples", type=int, default=48, help="pairs (t, noise) in the step (default: 48)")
     bench.add_argument("--micro-batch", type=int, default=12, help="pairs in one pass (default: 12)")
+
+    check = _command(commands, "doctor", doctor.command, "what this machine lacks for a problem, and how long it takes")
+    check.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
+    check.add_argument("--network", help="task network, a name or a folder")
+    check.add_argument("--diffusion", help="diffusion model, a name or a folder")
+    check.add_argument("--quick", action="store_true", help="without timing an image")
     return top
 
 
@@ -254,6 +268,7 @@ def _evaluate(options) -> None:
         run = Run(
             method, options.problem, options.network, options.diffusion,
             {**problem.settings.get(method, {}), **settings}, options.split, options.seed, options.classes,
+            1 if method == "none" else options.batch, by_class=options.by_class,
         )  # fmt: skip
         path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
@@ -318,7 +333,7 @@ def _gain_line(name: str, gain: dict[str, float], digits: int) -> str:
 def _train(options) -> None:
     from dtta.problems.recipes import train
 
-    train(options.problem, module(options.problem).RECIPES, options.to, options.only, options.steps)
+    train(options.problem, recipes_of(options.problem), options.to, options.only, options.steps)
     print(f"done; to use the new weights: export DTTA_WEIGHTS={options.to}")
 
 

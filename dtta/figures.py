@@ -161,11 +161,16 @@ def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: S
     return fig
 
 
-def segmentation(ax: Axes, classes: Tensor) -> None:
-    """A map (H, W) of the scenes' classes, each in its colour of SEGMENTS."""
+def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
+    """A map (H, W) of classes, each in its colour: the scenes' in that of SEGMENTS, of more than these each in one of
+    its own, too many to tell apart by name. Where there is no class (-1) it is white."""
+    from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    ax.imshow(classes.detach().cpu().numpy(), cmap=ListedColormap(SEGMENTS), vmin=-0.5, vmax=len(SEGMENTS) - 0.5)
+    spread = [(89 * k % count + 0.5) / count for k in range(count)]  # neighbours in number far apart in colour
+    own = SEGMENTS if count <= len(SEGMENTS) else colormaps["gist_ncar"](spread)
+    palette = ListedColormap(own).with_extremes(under="white")
+    ax.imshow(classes.detach().cpu().numpy(), cmap=palette, vmin=-0.5, vmax=len(own) - 0.5)
     ax.axis("off")
 
 
@@ -302,7 +307,7 @@ def adapted(
     maps = ([label] if label is not None else []) + [before[0], after[0]]
     for ax, answer in zip(axes[1:], maps, strict=False):
         if problem.task == "segmentation":
-            segmentation(ax, answer if answer.ndim == 2 else answer.argmax(0))
+            segmentation(ax, answer if answer.ndim == 2 else answer.argmax(0), len(problem.classes))
         else:
             depth(ax, answer[0], problem.condition.near, problem.condition.far)
     place = len(panels) - 1

@@ -20,6 +20,7 @@ from dtta.problems.scenes.data import NEAR, SIZE
 from dtta.problems.scenes.shifts import SHIFTS
 from dtta.problems.scenes.training import DATA, LICENCE, denoising_loss, distort, smooth_noise
 from dtta.problems.scenes.world import FAR
+from dtta.problems.training import depth_loss
 
 condition = DepthMap(NEAR, FAR, scale="log")
 
@@ -27,9 +28,7 @@ condition = DepthMap(NEAR, FAR, scale="log")
 def network_loss(model: nn.Module, generator: torch.Generator, size: int = 32) -> Tensor:
     """The L1 error of log depth and of its differences between neighbours, on clean scenes (after DenseDepth)."""
     image, _, depth = data.batch(size, generator)
-    error = model(image).log() - depth.log()
-    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + edges
+    return depth_loss(model(image), depth)
 
 
 def disturb(c: Tensor, generator: torch.Generator) -> Tensor:

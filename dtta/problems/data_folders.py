@@ -26,11 +26,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta")
 
 
-def results_folder() -> Path:
-    """Where a page keeps the results that it makes itself."""
-    return cache_folder() / "results"
-
-
 def pictures(folder: Path) -> list[Path]:
     """The picture files of a folder, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)

@@ -18,14 +18,14 @@ from transformers import CLIPModel, CLIPTokenizer
 from dtta.clip import TEMPLATES, ClipClassifier, check_names
 from dtta.conditions import ClassMixture
 from dtta.problems.checkpoints import Checkpoint, Need, device, find, need, reach, split
-from dtta.problems.data_folders import data_folder, in_turn, one_line, results_folder, square
+from dtta.problems.data_folders import data_folder, in_turn, one_line, square
 from dtta.problems.networks import IMAGENET_MEAN, IMAGENET_STD
 from dtta.problems.problem import Problem, no_labels
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.shifts import apply_shift
 from dtta.problems.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 
-__all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem", "results_folder"]
+__all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem"]
 
 # The two base models' commits hold no safetensors: transformers then reads the conversion that the hub keeps as a
 # pull request of its own bot.

@@ -142,7 +142,7 @@ report.line(f"after {length} images the weights have gone {100 * moved[-1]:.1f}%
 #
 # ## A stream of one shift
 #
-# Twenty-four test images of each shift come one after the other, different ones for each shift; with the next shift the
+# Sixteen test images of each shift come one after the other, different ones for each shift; with the next shift the
 # network starts from its original weights. Three seeds. All rates were chosen on *validation streams of the same length*
 # (`dtta/experiments/online.toml`; `dtta evaluate --table online` makes the stored results again). TENT and CoTTA get
 # eight images at a time, for alone they do next to nothing here ([page 03](03_classification)).
@@ -157,7 +157,7 @@ if "ttt-mae" in runs:
     by_family["masked autoencoder"] = {"TTT-MAE": gain_of("ttt-mae", shifts)}
 both = {f"{family}: {way}": g for family, found in by_family.items() for way, g in found.items()}
 figures.show(
-    figures.forest(both, "Gain over no adaptation, streams of 24 images, mean of the shifts"),
+    figures.forest(both, "Gain over no adaptation, streams of sixteen images, mean of the shifts"),
     alt="Forest plot of gains with their intervals: for the ResNet and the ViT adaptation one image at a time, online, "
     "online with the diffusion model, TENT and CoTTA, and TTT-MAE for the masked autoencoder.",
 )
@@ -263,7 +263,7 @@ report.gains(by_stream, tolerance=0.1, caption="Accuracy in %, mean of the shift
 #
 # ## What is forgotten
 #
-# After each stream 24 clean images are answered with the weights as they are by then, without adapting. The network
+# After each stream sixteen clean images are answered with the weights as they are by then, without adapting. The network
 # had nearly all of them right at the start.
 
 # %%

@@ -245,6 +245,23 @@ def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
     ax.axvline(0, color=GREY, lw=1)
 
 
+def spread_labels(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], gap: float) -> None:
+    """A name beside each point, on a logarithmic x axis; where points crowd, their names keep `gap` apart in y.
+
+    Names stand to the right of points in the left half of the axis, and to the left of the others.
+    """
+    low, high = ax.get_xlim()
+    middle = (low * high) ** 0.5
+    for left in (True, False):
+        last = float("-inf")
+        for up, across, name in sorted(p for p in zip(y, x, names, strict=True) if (p[1] < middle) == left):
+            last = max(up, last + gap)
+            ax.annotate(
+                name, (across, up), (across * (1.25 if left else 0.8), last), size=8, va="center",
+                ha="left" if left else "right", arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.4},
+            )  # fmt: skip
+
+
 def belief(
     image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], losses: Sequence[float] = ()
 ) -> Figure:

@@ -26,7 +26,7 @@ live = 2  # images of each shift that are run again and compared with the stored
 
 # At full scale alone:
 network = None  # another task network: its name, or a folder in the hub's layout
-vit = "vit_b_32"  # what stands for the second family, likewise; None: nothing
+vit = "vit-b-32"  # what stands for the second family, likewise; None: nothing
 diffusion = None  # another diffusion model, likewise
 images = 24  # test images under each shift
 shifts = None  # a list of some; None: all

@@ -26,7 +26,7 @@ steps = 40  # how long a network of random weights is given, instead of five ste
 
 # At full scale alone:
 network = None  # another task network: its name, or a folder in the hub's layout
-vit = "vit_b_32"  # what stands for the second family, likewise; None: nothing
+vit = "vit-b-32"  # what stands for the second family, likewise; None: nothing
 diffusion = None  # another diffusion model, likewise
 images = 12  # test images under each shift
 shifts = None  # a list of some; None: all

@@ -181,12 +181,12 @@ report.table(
 )
 
 # %% [markdown]
-# Mixed *losses* have the best mean, with either diffusion model; against mixed embeddings the difference is +2.3 points
-# [-0.5, 5.1], so it is not shown. Mixed *predictions* do as well as mixed embeddings within the interval (-0.7 [-4.2,
-# 2.8]), at half the arithmetic. That took a rate twenty times smaller: on validation images the rate that suits losses
-# (0.1) leaves predictions 0.7 of 11.8 points, since the parabola above pulls towards its middle with full force. Hard or soft labels make no
-# difference to predictions or losses, which only ever ask for pure classes. For embeddings hard labels are a little worse,
-# within the interval too.
+# Mixed *losses* have the best mean, with either diffusion model; against mixed embeddings the difference is +2.3
+# points [-0.5, 5.1], so it is not shown. Mixed *predictions* do as well as mixed embeddings within the interval (-0.7
+# [-4.2, 2.8]), at half the arithmetic. That took a rate twenty times smaller: on validation images the rate that
+# suits losses (0.1) leaves predictions 0.7 of 11.8 points, since the parabola above pulls towards its middle with
+# full force. Hard or soft labels make no difference to predictions or losses, which only ever ask for pure classes.
+# For embeddings hard labels are a little worse, within the interval too.
 #
 # ## The same gain for less
 #

@@ -1,16 +1,18 @@
-"""The command line: dtta adapt, evaluate, train, bench."""
+"""The command line: dtta adapt, evaluate, report, train, bench."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
 import dtta
-from dtta import stored, tables
+from dtta import ranks, stored, summary, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
 from dtta.problems import PROBLEMS, load, module
@@ -25,6 +27,8 @@ EXAMPLES = """examples:
   dtta evaluate --problem scenes-clip --classes 50   CLIP under a text-to-image model, fifty names
   dtta adapt x.png --problem scenes-clip --classes "red ball, blue box"     names of your own
   dtta evaluate --table experiments/baselines.toml   a whole table of the book: settings tried, runs, seeds
+  accelerate launch -m dtta evaluate --out rows ...  on all GPUs; started again, it goes on where it was
+  dtta report rows                                   the table of all evaluations in a folder
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """
@@ -35,8 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, IndexError, OSError, FloatingPointError, WeightsError) as error:
-        print(f"dtta: {error}", file=sys.stderr)
+    except (ValueError, IndexError, OSError, FloatingPointError, WeightsError, ranks.RankError) as error:
+        told = error.strerror if isinstance(error, OSError) and " " in (error.strerror or "") else error
+        print(f"dtta: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dtta: interrupted; what was finished is kept", file=sys.stderr)
@@ -70,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate_.add_argument(
         "--metric", help="of the problem's metrics, the one to show by shift (default: its main one)"
     )
-    evaluate_.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    evaluate_.add_argument(
+        "--workers", type=int, default=2, help="processes (default: 2); under accelerate launch those that it starts"
+    )
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
     evaluate_.add_argument(
         "--table", type=Path, metavar="FILE", help="make a whole table, as experiments/*.toml say it"
@@ -79,6 +86,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate_.add_argument(
         "--store", type=Path, default=stored.FOLDER, help="folder for the finished table (default: beside the package)"
     )
+
+    report = _command(commands, "report", summary.report, "the table of all evaluations in a folder")
+    report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="given to evaluate as --out")
+    report.add_argument("--format", choices=summary.FORMATS, default="text", help="default: text")
 
     train = _command(commands, "train", _train, "make a problem's weights anew, from nothing; goes on where it stopped")
     train.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
@@ -234,9 +245,19 @@ def read_image(path: Path, problem: Problem) -> torch.Tensor:
 
 
 def _evaluate(options) -> None:
-    if options.table:
-        _table(options)
+    together = ranks.join()
+    command = _table if options.table else _compare
+    if together is None:
+        command(options, None)
         return
+    try:
+        with together.failing(), redirect_stdout(sys.stdout if together.first else io.StringIO()):
+            command(options, together)
+    finally:
+        together.leave()
+
+
+def _compare(options, together: ranks.Ranks | None) -> None:
     problem = load(options.problem, options.network, options.diffusion, options.classes)
     shifts = ["clean", *problem.shifts] if options.shift == "all" else [options.shift]
     available = problem.size(options.split)
@@ -257,7 +278,7 @@ def _evaluate(options) -> None:
         )  # fmt: skip
         path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
-        rows[method] = evaluate(run, cells, range(options.images), path, workers)
+        rows[method] = evaluate(run, cells, range(options.images), path, workers, ranks=together)
     name = f"{problem.metric} in %" if metric is None else options.metric or problem.metric
     print(f"\n{options.method} against no adaptation, {name}, {options.images} {options.split} images")
     print(f"a shift, severity {options.severity}, seed {options.seed}; gain with its 95% paired bootstrap interval\n")
@@ -274,14 +295,18 @@ def _evaluate(options) -> None:
         for other in [m for m in problem.metrics if m != problem.metric]:
             print(_gain_line(other, paired_gain(rows[names[0]], rows[names[-1]], problem.metrics[other]), digits))
     print(f"\n{sum(r.seconds for r in rows[options.method]) / len(rows[options.method]):.2f} s per image and process")
+    if options.out and (together is None or together.first):
+        told = summary.of_rows(run, rows["none"], rows[options.method], metric, options.metric or problem.metric)
+        print(f"summary in {summary.write(told, path)}; a table of all in the folder: dtta report {options.out}")
 
 
-def _table(options) -> None:
+def _table(options, together: ranks.Ranks | None) -> None:
     table = tables.read(options.table)
     if seconds := stored.seconds(table.name, options.store):
         minutes = seconds / 60 / options.workers
         print(f"{table.name}: about {minutes:.0f} minutes with {options.workers} at work, if nothing of it is done")
-    tables.make(table, options.workers, options.only, options.out or Path("runs/tables"), options.store)
+    rows = options.out or Path("runs/tables")
+    tables.make(table, options.workers, options.only, rows, options.store, together)
     if options.only:
         print("the rows are done; call it without --only to store the table")
         return

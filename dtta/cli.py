@@ -18,6 +18,8 @@ from dtta.methods import METHODS, build
 from dtta.problems import PROBLEMS, load, module
 from dtta.problems.problem import Problem
 from dtta.problems.weights import WeightsError
+from dtta.rows import PRECISIONS
+from dtta.speed import native
 
 EXAMPLES = """examples:
   dtta adapt --index 12 --shift fog --severity 3     adapt to a test image under fog, draw what happened
@@ -78,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate_.add_argument(
         "--workers", type=int, default=2, help="processes (default: 2); under accelerate launch those that it starts"
     )
+    _speed_options(evaluate_)
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
     evaluate_.add_argument(
         "--table", type=Path, metavar="FILE", help="make a whole table, as experiments/*.toml say it"
@@ -134,6 +137,14 @@ def _shift_options(command: argparse.ArgumentParser) -> None:
         "--shift", default="clean", help="clean, all, or one of the problem's (a wrong name lists them)"
     )
     command.add_argument("--severity", type=int, default=3, help="1 (mild) to 5 (hard); default: 3")
+
+
+def _speed_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--precision", choices=("auto", *PRECISIONS), default="auto",
+        help="of the diffusion model; auto: bfloat16 or float16 where a GPU has it natively, else float32",
+    )  # fmt: skip
+    command.add_argument("--compile", action="store_true", help="compile the diffusion model's blocks first")
 
 
 def _settings(pairs: list[str]) -> dict:
@@ -268,17 +279,20 @@ def _compare(options, together: ranks.Ranks | None) -> None:
         raise ValueError(f"{problem.name} has no metric {options.metric!r}; it has {known}")
     metric = problem.metrics.get(options.metric or problem.metric)
     cells = [(shift, options.severity) for shift in shifts]
-    rows = {}
+    rows, precision = {}, _precision(options.precision, problem)
     for method, settings in {"none": {}, options.method: _settings(options.set)}.items():
         build(problem, method, **settings)  # unknown names fail here, before any work
         problem.image(0, shifts[0], options.severity, options.split)
         run = Run(
             method, options.problem, options.network, options.diffusion,
             {**problem.settings.get(method, {}), **settings}, options.split, options.seed, options.classes,
+            precision=precision,
         )  # fmt: skip
         path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
-        rows[method] = evaluate(run, cells, range(options.images), path, workers, ranks=together)
+        rows[method] = evaluate(
+            run, cells, range(options.images), path, workers, ranks=together, compile=options.compile
+        )
     name = f"{problem.metric} in %" if metric is None else options.metric or problem.metric
     print(f"\n{options.method} against no adaptation, {name}, {options.images} {options.split} images")
     print(f"a shift, severity {options.severity}, seed {options.seed}; gain with its 95% paired bootstrap interval\n")
@@ -298,6 +312,10 @@ def _compare(options, together: ranks.Ranks | None) -> None:
     if options.out and (together is None or together.first):
         told = summary.of_rows(run, rows["none"], rows[options.method], metric, options.metric or problem.metric)
         print(f"summary in {summary.write(told, path)}; a table of all in the folder: dtta report {options.out}")
+
+
+def _precision(asked: str, problem: Problem) -> str:
+    return native(next(problem.diffusion.parameters()).device) if asked == "auto" else asked
 
 
 def _table(options, together: ranks.Ranks | None) -> None:

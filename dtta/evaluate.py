@@ -30,6 +30,7 @@ from dtta.problems import load
 from dtta.problems.problem import Metric
 from dtta.ranks import Ranks
 from dtta.rows import Cell, Row, Run
+from dtta.speed import prepare, remember
 
 AFTER = "after "  # before a shift's name: a clean image, answered by the weights that the shift has left
 
@@ -42,6 +43,7 @@ def evaluate(
     workers: int = 1,
     progress: bool = True,
     ranks: Ranks | None = None,
+    compile: bool = False,
 ) -> list[Row]:
     """Score a method on the given images under the given (shift, severity) pairs.
 
@@ -52,6 +54,7 @@ def evaluate(
         workers: processes of one thread each. They share images, or, if the run is streamed, whole streams.
         ranks: the processes that this command was started as, instead of `workers` (see ``dtta.ranks.join``); all of
             them call this, and `path` must lie where all of them see it.
+        compile: compile the diffusion model's blocks (see ``dtta.speed``).
 
     Returns:
         The rows, in the order of `shifts`, then of `images`; for each of the ranks all of them.
@@ -76,12 +79,12 @@ def evaluate(
     if run.stream == "changing":
         cells = _cells(run, Random(run.seed).sample(shifts, len(shifts)), numbers)
     if ranks:
-        return _with_ranks(ranks, run, cells, wanted, path, progress)
+        return _with_ranks(ranks, run, cells, wanted, path, progress, compile)
     with files.alone(path) if path else nullcontext():
         done = _done(path, run, cells)
         todo = [cell for cell in cells if cell not in done]
         with _bar(run, len(cells), len(todo), progress) as bar:
-            for row in _rows(run, todo, workers):
+            for row in _rows(run, todo, workers, compile):
                 done[row.cell] = row
                 if path:
                     files.append(path, row)
@@ -222,7 +225,13 @@ def _done(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:
 
 
 def _with_ranks(
-    ranks: Ranks, run: Run, cells: list[Cell], wanted: list[Cell], path: Path | None, progress: bool
+    ranks: Ranks,
+    run: Run,
+    cells: list[Cell],
+    wanted: list[Cell],
+    path: Path | None,
+    progress: bool,
+    compile: bool,
 ) -> list[Row]:
     """What each of the processes does: draw the next piece of the work until there is none."""
     if path is None:
@@ -238,7 +247,7 @@ def _with_ranks(
 
             parts, scorer, own = _parts(run, todo), None, files.file_of(path, ranks.rank)
             while (k := ranks.draw()) < len(parts):
-                scorer = scorer or _Scorer(run)
+                scorer = scorer or _Scorer(run, compile)
                 for row in scorer(parts[k]):
                     if not own.exists():
                         files.begin(own, run)
@@ -260,15 +269,15 @@ def _sorted(path: Path, run: Run, cells: list[Cell]) -> list[Row]:
     return [found[cell] for cell in order]
 
 
-def _rows(run: Run, cells: list[Cell], workers: int) -> Iterator[Row]:
+def _rows(run: Run, cells: list[Cell], workers: int, compile: bool = False) -> Iterator[Row]:
     parts = _parts(run, cells)
     if workers <= 1 or len(parts) < 2 * workers:
-        scorer = _Scorer(run)
+        scorer = _Scorer(run, compile)
         for part in parts:
             yield from scorer(part)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run, compile)) as pool:
         for rows in pool.map(_score, parts, chunksize=1 if run.streamed else 4):
             yield from rows
 
@@ -286,10 +295,11 @@ def _streams(run: Run, cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 class _Scorer:
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, compile: bool = False):
         self.run = run
         self.problem = load(run.problem, run.network, run.diffusion, run.classes)
         self.method = build(self.problem, run.method, **run.settings)
+        prepare(self.method, self.problem.diffusion, run.precision, compile)
         if run.recalled and not hasattr(self.method, "recall"):
             raise ValueError(f"{run.method} keeps nothing of its images; there is nothing to recall with")
 
@@ -314,16 +324,21 @@ class _Scorer:
             output = self.method.recall(images)
         else:
             output = self.method(images, image_generator(self.run.seed, cells[0][2]))
+        if output.is_cuda:
+            torch.cuda.synchronize()  # so that the time is that of the work, not of asking for it
         seconds = round((time.perf_counter() - start) / len(cells), 4)
+        for tta in self.method.modules():
+            if getattr(tta, "found", None):
+                remember(tta, self.run.precision)
         for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
             score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)
             yield Row(shift, severity, index, score, seconds, sums)
 
 
-def _start(run: Run) -> None:
+def _start(run: Run, compile: bool) -> None:
     global _scorer
     torch.set_num_threads(1)
-    _scorer = _Scorer(run)
+    _scorer = _Scorer(run, compile)
 
 
 def _score(cells: list[Cell]) -> list[Row]:

@@ -50,13 +50,14 @@ class DiffusionTTA(nn.Module):
         pull: online, the share of the way back to their start that the weights go after each call; 0: none.
         sampling: how (t, ε) are drawn.
         economy: when an image has had enough (see ``dtta.economy``); None: after `steps` steps alone.
-        micro_batch: pairs in one pass through the diffusion model; None: all at once. It changes
-            memory and speed, not the gradient.
+        micro_batch: pairs in one pass through the diffusion model; None: all at once. Where memory runs out it is
+            halved until it fits. It changes memory and speed, not the gradient.
         norm: "l2" (the paper) or "l1".
         weighting: what the loss at each t counts: "none" (the paper), "snr": the signal-to-noise ratio, which makes
             it the error of the denoised image, or "min-snr": that, at most 5 (Hang et al., arXiv 2303.09556).
             Divided by its mean over the range of t that is heard.
-        autocast: torch.bfloat16, say, for the diffusion model's pass; the rest stays float32.
+        autocast: torch.bfloat16, say, for the diffusion model's pass; the rest stays float32. With torch.float16 the
+            loss is scaled on its way back, so that small gradients are not lost.
         seed: of the generator used when a call brings none.
         on_step: called with each ``Step`` before the weights move: a progress bar, a log.
 
@@ -104,6 +105,7 @@ class DiffusionTTA(nn.Module):
         self.optimizer, self.steps, self.samples, self.episodic = optimizer, steps, samples, episodic
         self.sampling, self.micro_batch, self.norm, self.autocast = sampling or Sampling(), micro_batch, norm, autocast
         self.weighting, self.period, self.pull, self.calls = weighting, period, pull, 0
+        self.found: int | None = None  # pairs in one pass, where it had to be searched
         self.economy = economy or Economy()
         self.generator, self.on_step = torch.Generator().manual_seed(seed), on_step
         self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
@@ -153,9 +155,7 @@ class DiffusionTTA(nn.Module):
             c = self.condition(y)
             if step == 0 or not self.sampling.fixed:
                 t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
-            with torch.autocast(z0.device.type, self.autocast, enabled=self.autocast is not None):
-                weight = self.weight(t)
-                loss, c_grad = accumulate(self.diffusion, z0, t, noise, c, self.micro_batch, self.norm, weight)
+            loss, c_grad = self.feedback(z0, t, noise, c)
             if not loss.isfinite():
                 raise FloatingPointError(f"the diffusion loss is {loss.item()}; lower the rate or check the weights")
             if c_grad is not None:
@@ -169,6 +169,41 @@ class DiffusionTTA(nn.Module):
         if not answer.isfinite().all():
             raise FloatingPointError("the adapted network's answer is not finite; lower the rate")
         return answer
+
+    def feedback(self, z0: Tensor, t: Tensor, noise: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
+        """L and ∂L/∂c as `accumulate` gives them, in passes that fit into memory; where φ moves, its gradient too.
+
+        float16 ends at 6e-8, and the mean over pairs and pixels divides gradients by about a million. So the loss goes
+        back multiplied by that many, as a power of two, which changes no digit. Should the largest gradients now be
+        too large, half of it is tried.
+
+        Raises:
+            torch.OutOfMemoryError: not even one pair fits.
+        """
+        mean_over = t.numel() * z0[0].numel()
+        scale = 2.0 ** round(math.log2(mean_over)) if self.autocast == torch.float16 else 1.0
+        while True:
+            size = self.micro_batch or t.numel()
+            try:
+                with torch.autocast(z0.device.type, self.autocast, enabled=self.autocast is not None):
+                    weight = self.weight(t)
+                    loss, c_grad = accumulate(self.diffusion, z0, t, noise, c, size, self.norm, weight, scale)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                loss = None  # the rest when the error is gone, and with it what it holds in memory
+            if loss is None:
+                torch.cuda.empty_cache()
+                self.micro_batch = self.found = -(-min(size, t.numel()) // 2)
+            else:
+                found = [g for g in (c_grad, *(p.grad for p in self.adapted)) if g is not None]
+                if scale == 1 or not loss.isfinite():
+                    return loss, c_grad
+                if all(g.isfinite().all() for g in found):
+                    torch._foreach_div_(found, scale)
+                    return loss, c_grad
+                scale /= 2
+            self.optimizer.zero_grad(set_to_none=True)
 
     def weight(self, t: Tensor) -> Tensor:
         """What the loss at each t (N, B) counts."""
@@ -218,6 +253,7 @@ def accumulate(
     micro_batch: int | None = None,
     norm: str = "l2",
     weight: Tensor | None = None,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor | None]:
     """The loss over all pairs and its gradient at c; ∂L/∂φ, where φ moves, is left in φ's ``.grad``.
 
@@ -225,9 +261,10 @@ def accumulate(
         z0: (N, C, h, w); t: (N, B); noise: (N, B, C, h, w); c: (N, ...), as returned by the condition.
         micro_batch: pairs in one pass; each is backed through at once, so memory grows with this alone.
         weight: what each pair counts (N, B); None: 1.
+        scale: of all gradients, not of L.
 
     Returns:
-        L, the mean over images and pairs, and ∂L/∂c (None if c asks for no gradient).
+        L, the mean over images and pairs, and ∂L/∂c times the scale (None if c asks for no gradient).
     """
     N, B = t.shape
     leaf = c.detach().requires_grad_(c.requires_grad)
@@ -238,7 +275,7 @@ def accumulate(
         if weight is not None:
             losses = losses * weight.flatten()[pair]
         if losses.isfinite().all():
-            (losses.sum() / (N * B)).backward()
+            (losses.sum() / (N * B) * scale).backward()
         total += losses.detach().sum() / (N * B)
     return total, leaf.grad
 

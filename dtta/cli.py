@@ -1,21 +1,25 @@
-"""The command line: dtta adapt, evaluate, train, bench."""
+"""The command line: dtta adapt, evaluate, report, train, bench."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
 import dtta
-from dtta import doctor, presets, stored, tables
+from dtta import doctor, presets, ranks, stored, summary, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
 from dtta.problems import PROBLEMS, load, recipes_of
 from dtta.problems.problem import Problem
 from dtta.problems.weights import WeightsError
+from dtta.rows import PRECISIONS
+from dtta.speed import native
 
 EXAMPLES = """examples:
   dtta adapt --index 12 --shift fog --severity 3     adapt to a test image under fog, draw what happened
@@ -27,6 +31,8 @@ EXAMPLES = """examples:
   dtta evaluate --table loss                         a whole table of the book: settings tried, runs, seeds
   dtta evaluate --preset table1/resnet18/imagenet-a  a cell of the paper's tables; list: their names
   dtta doctor imagenet                               what this machine lacks for a problem
+  accelerate launch -m dtta evaluate --out rows ...  on all GPUs; started again, it goes on where it was
+  dtta report rows                                   the table of all evaluations in a folder
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
 """
@@ -37,8 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, IndexError, OSError, FloatingPointError, WeightsError) as error:
-        print(f"dtta: {error}", file=sys.stderr)
+    except (ValueError, IndexError, OSError, FloatingPointError, WeightsError, ranks.RankError) as error:
+        told = error.strerror if isinstance(error, OSError) and " " in (error.strerror or "") else error
+        print(f"dtta: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dtta: interrupted; what was finished is kept", file=sys.stderr)
@@ -78,7 +85,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate_.add_argument(
         "--metric", help="of the problem's metrics, the one to show by shift (default: its main one)"
     )
-    evaluate_.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    evaluate_.add_argument(
+        "--workers", type=int, default=2, help="processes (default: 2); under accelerate launch those that it starts"
+    )
+    _speed_options(evaluate_)
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
     evaluate_.add_argument(
         "--table", metavar="NAME", help="make a whole table of the book, all of them, or what a file of yours says"
@@ -87,6 +97,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate_.add_argument(
         "--store", type=Path, default=stored.FOLDER, help="folder for the finished table (default: beside the package)"
     )
+
+    report = _command(commands, "report", summary.report, "the table of all evaluations in a folder")
+    report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="given to evaluate as --out")
+    report.add_argument("--format", choices=summary.FORMATS, default="text", help="default: text")
 
     train = _command(commands, "train", _train, "make a problem's weights anew, from nothing; goes on where it stopped")
     train.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
@@ -137,6 +151,14 @@ def _shift_options(command: argparse.ArgumentParser) -> None:
         "--shift", default="clean", help="clean, all, or one of the problem's (a wrong name lists them)"
     )
     command.add_argument("--severity", type=int, default=3, help="1 (mild) to 5 (hard); default: 3")
+
+
+def _speed_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--precision", choices=("auto", *PRECISIONS), default="auto",
+        help="of the diffusion model; auto: bfloat16 or float16 where a GPU has it natively, else float32",
+    )  # fmt: skip
+    command.add_argument("--compile", action="store_true", help="compile the diffusion model's blocks first")
 
 
 def _settings(pairs: list[str]) -> dict:
@@ -248,9 +270,19 @@ def read_image(path: Path, problem: Problem) -> torch.Tensor:
 
 
 def _evaluate(options) -> None:
-    if options.table:
-        _table(options)
+    together = ranks.join()
+    command = _table if options.table else _compare
+    if together is None:
+        command(options, None)
         return
+    try:
+        with together.failing(), redirect_stdout(sys.stdout if together.first else io.StringIO()):
+            command(options, together)
+    finally:
+        together.leave()
+
+
+def _compare(options, together: ranks.Ranks | None) -> None:
     problem = load(options.problem, options.network, options.diffusion, options.classes)
     shifts = ["clean", *problem.shifts] if options.shift == "all" else [options.shift]
     available = problem.size(options.split)
@@ -261,18 +293,20 @@ def _evaluate(options) -> None:
         raise ValueError(f"{problem.name} has no metric {options.metric!r}; it has {known}")
     metric = problem.metrics.get(options.metric or problem.metric)
     cells = [(shift, options.severity) for shift in shifts]
-    rows = {}
+    rows, precision = {}, _precision(options.precision, problem)
     for method, settings in {"none": {}, options.method: _settings(options.set)}.items():
         build(problem, method, **settings)  # unknown names fail here, before any work
         problem.image(0, shifts[0], options.severity, options.split)
         run = Run(
             method, options.problem, options.network, options.diffusion,
             {**problem.settings.get(method, {}), **settings}, options.split, options.seed, options.classes,
-            1 if method == "none" else options.batch, by_class=options.by_class,
+            1 if method == "none" else options.batch, by_class=options.by_class, precision=precision,
         )  # fmt: skip
         path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
-        rows[method] = evaluate(run, cells, range(options.images), path, workers)
+        rows[method] = evaluate(
+            run, cells, range(options.images), path, workers, ranks=together, compile=options.compile
+        )
     name = f"{problem.metric} in %" if metric is None else options.metric or problem.metric
     print(f"\n{options.method} against no adaptation, {name}, {options.images} {options.split} images")
     print(f"a shift, severity {options.severity}, seed {options.seed}; gain with its 95% paired bootstrap interval\n")
@@ -289,28 +323,36 @@ def _evaluate(options) -> None:
         for other in [m for m in problem.metrics if m != problem.metric]:
             print(_gain_line(other, paired_gain(rows[names[0]], rows[names[-1]], problem.metrics[other]), digits))
     print(f"\n{sum(r.seconds for r in rows[options.method]) / len(rows[options.method]):.2f} s per image and process")
+    if options.out and (together is None or together.first):
+        told = summary.of_rows(run, rows["none"], rows[options.method], metric, options.metric or problem.metric)
+        print(f"summary in {summary.write(told, path)}; a table of all in the folder: dtta report {options.out}")
 
 
-def _table(options) -> None:
+def _precision(asked: str, problem: Problem) -> str:
+    return native(next(problem.diffusion.parameters()).device) if asked == "auto" else asked
+
+
+def _table(options, together: ranks.Ranks | None) -> None:
     if options.table == "all":
         if options.only:
             raise ValueError("--only is for one table")
         names = tables.names()
         print(_time("all tables", sum(stored.seconds(name, options.store) for name in names), options.workers))
         for name in names:
-            _one_table(tables.read(name), options)
+            _one_table(tables.read(name), options, together)
     else:
-        _one_table(tables.read(options.table), options)
+        _one_table(tables.read(options.table), options, together)
 
 
 def _time(what: str, seconds: float, workers: int) -> str:
     return f"{what}: about {seconds / 60 / workers:.0f} minutes with {workers} at work, if nothing of it is done"
 
 
-def _one_table(table: tables.Table, options) -> None:
+def _one_table(table: tables.Table, options, together: ranks.Ranks | None) -> None:
     if seconds := stored.seconds(table.name, options.store):
         print(_time(table.name, seconds, options.workers))
-    tables.make(table, options.workers, options.only, options.out or Path("runs/tables"), options.store)
+    rows = options.out or Path("runs/tables")
+    tables.make(table, options.workers, options.only, rows, options.store, together)
     if options.only:
         print("the rows are done; call it without --only to store the table")
         return

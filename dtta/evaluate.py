@@ -1,20 +1,20 @@
-"""Any method over any problem, image by image: resumable, spread over processes, paired.
+"""Any method over any problem, image by image: resumable, spread over processes and machines, paired.
 
 Each image under each shift is one row. Its randomness depends on the seed and the image alone, so rows
-do not depend on the order, on what else is run, or on how many processes share the work.
+do not depend on the order, on what else is run, or on how many processes share the work. Where weights are carried
+along a stream, images cannot be shared, since each follows from the one before: whole streams are.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
 import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -24,87 +24,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from dtta.methods import build, online
+from dtta import rows as files
+from dtta.methods import build
 from dtta.problems import load
 from dtta.problems.problem import Metric
+from dtta.ranks import Ranks
+from dtta.rows import Cell, Row, Run
+from dtta.speed import prepare, remember
 
-Cell = tuple[str, int, int]  # shift, severity, the image's number
-STREAMS = ("apart", "changing")
 AFTER = "after "  # before a shift's name: a clean image, answered by the weights that the shift has left
-
-
-@dataclass(frozen=True)
-class Run:
-    """All that decides a row, besides the image.
-
-    Args:
-        problem, network, diffusion, classes: see ``dtta.load``.
-        method, settings: see ``dtta.methods.build``.
-        split: which images; "validation" to choose settings, "test" to report.
-        seed: of the shifts' and of the method's randomness.
-        batch: how many images of a shift the method is given at once, in the order given; the last batch may be
-            smaller. What it answers for one of them may then depend on the others.
-        stream: what an online method goes through: "apart": each shift for itself, with the original weights at its
-            start; "changing": one shift after the other, in an order drawn by the seed.
-        by_class: the images of a shift come sorted by their label.
-        recalled: after each shift of a stream so many clean images, the last of the split, are answered with the
-            weights as they are by then and without adapting; their rows stand under "after <shift>".
-
-    Raises:
-        ValueError: a batch below 1, an unknown stream, or a negative number of images to recall.
-    """
-
-    method: str
-    problem: str = "digits"
-    network: str | None = None
-    diffusion: str | None = None
-    settings: dict = field(default_factory=dict)
-    split: str = "test"
-    seed: int = 0
-    classes: int | None = None
-    batch: int = 1
-    stream: str = "apart"
-    by_class: bool = False
-    recalled: int = 0
-
-    def __post_init__(self):
-        if not isinstance(self.batch, int) or self.batch < 1:
-            raise ValueError(f"batch must be a whole number of at least 1, not {self.batch!r}")
-        if self.stream not in STREAMS:
-            raise ValueError(f"stream must be one of {', '.join(STREAMS)}, not {self.stream!r}")
-        if not isinstance(self.recalled, int) or self.recalled < 0:
-            raise ValueError(f"recalled must be a whole number of at least 0, not {self.recalled!r}")
-
-    @property
-    def online(self) -> bool:
-        """Whether weights are carried along a stream."""
-        return online(self.method, self.settings)
-
-    @property
-    def streamed(self) -> bool:
-        """Whether a row depends on other images of its stream: the run is online, or has batches."""
-        return self.online or self.batch > 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image under one shift: its score, the seconds it took (in a batch, its share), and the metrics' sums.
-
-    The seed is the run's, where rows of several are kept together.
-    """
-
-    shift: str
-    severity: int
-    index: int
-    score: float
-    seconds: float
-    sums: dict[str, float] = field(default_factory=dict)
-    seed: int = 0
-
-    @property
-    def key(self) -> tuple[str, int, int, int]:
-        """What two rows share that may be compared."""
-        return self.shift, self.severity, self.index, self.seed
 
 
 def evaluate(
@@ -114,6 +42,8 @@ def evaluate(
     path: Path | None = None,
     workers: int = 1,
     progress: bool = True,
+    ranks: Ranks | None = None,
+    compile: bool = False,
 ) -> list[Row]:
     """Score a method on the given images under the given (shift, severity) pairs.
 
@@ -122,12 +52,17 @@ def evaluate(
         path: a .jsonl file; rows are appended as they come, and a run that was stopped goes on from there
             (a streamed one with the first stream that is not complete: the weights it had reached are not on disk).
         workers: processes of one thread each. They share images, or, if the run is streamed, whole streams.
+        ranks: the processes that this command was started as, instead of `workers` (see ``dtta.ranks.join``); all of
+            them call this, and `path` must lie where all of them see it.
+        compile: compile the diffusion model's blocks (see ``dtta.speed``).
 
     Returns:
-        The rows, in the order of `shifts`, then of `images`.
+        The rows, in the order of `shifts`, then of `images`; for each of the ranks all of them.
 
     Raises:
-        ValueError: unknown names or settings, or `path` holds rows of another run.
+        ValueError: unknown names or settings, or `path` holds rows of another run or is damaged.
+        OSError: a row could not be written; those before it are kept.
+        dtta.ranks.RankError: another of the processes has stopped.
     """
     shifts = list(shifts)
     if isinstance(images, Mapping):
@@ -143,18 +78,17 @@ def evaluate(
     cells = wanted
     if run.stream == "changing":
         cells = _cells(run, Random(run.seed).sample(shifts, len(shifts)), numbers)
-    done = _read(path, run) if path else {}
-    if run.streamed and path:
-        done = _whole_streams(path, run, cells, done)
-    todo = [cell for cell in cells if cell not in done]
-    quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE can still silence it
-    bar = tqdm(total=len(cells), initial=len(cells) - len(todo), desc=run.method, **quiet, mininterval=2)
-    with bar:
-        for row in _rows(run, todo, workers):
-            done[row.shift, row.severity, row.index] = row
-            if path:
-                _append(path, asdict(row))
-            bar.update()
+    if ranks:
+        return _with_ranks(ranks, run, cells, wanted, path, progress, compile)
+    with files.alone(path) if path else nullcontext():
+        done = _done(path, run, cells)
+        todo = [cell for cell in cells if cell not in done]
+        with _bar(run, len(cells), len(todo), progress) as bar:
+            for row in _rows(run, todo, workers, compile):
+                done[row.cell] = row
+                if path:
+                    files.append(path, row)
+                bar.update()
     return [done[cell] for cell in wanted]
 
 
@@ -278,17 +212,79 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 # --- doing the work -----------------------------------------------------------------------------------
 
 
-def _rows(run: Run, cells: list[Cell], workers: int) -> Iterator[Row]:
-    parts = _streams(run, cells) if run.streamed else [[cell] for cell in cells]
+def _bar(run: Run, total: int, left: int, progress: bool) -> tqdm:
+    """How many images are done, and the time that the others will take."""
+    quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE can still silence it
+    return tqdm(total=total, initial=total - left, desc=run.method, **quiet, mininterval=2, unit="image")
+
+
+def _done(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:
+    """The rows that need not be made again."""
+    done = files.read(path, run) if path else {}
+    return _whole_streams(path, run, cells, done) if path and run.streamed else done
+
+
+def _with_ranks(
+    ranks: Ranks,
+    run: Run,
+    cells: list[Cell],
+    wanted: list[Cell],
+    path: Path | None,
+    progress: bool,
+    compile: bool,
+) -> list[Row]:
+    """What each of the processes does: draw the next piece of the work until there is none."""
+    if path is None:
+        raise ValueError("several processes need a folder for their rows that all of them see: give --out")
+    with files.alone(path) if ranks.first else nullcontext():
+        left = ranks.share(lambda: list(set(cells) - set(_done(path, run, cells))))
+        left = set(map(tuple, left))
+        todo = [cell for cell in cells if cell in left]
+        with ranks.failing(), _bar(run, len(cells), len(todo), progress and ranks.first) as bar:
+
+            def show(amount: int = 0) -> None:
+                bar.update(len(cells) - len(todo) + ranks.add("rows", amount) - bar.n)
+
+            parts, scorer, own = _parts(run, todo), None, files.file_of(path, ranks.rank)
+            while (k := ranks.draw()) < len(parts):
+                scorer = scorer or _Scorer(run, compile)
+                for row in scorer(parts[k]):
+                    if not own.exists():
+                        files.begin(own, run)
+                    files.append(own, row)
+                    show(1)
+            ranks.add("idle")
+            ranks.wait(lambda: ranks.add("idle", 0) == ranks.count, show)
+        found = ranks.share(lambda: [asdict(row) for row in _sorted(path, run, cells)])
+    rows = {row.cell: row for row in (Row(**record) for record in found)}
+    return [rows[cell] for cell in wanted]
+
+
+def _sorted(path: Path, run: Run, cells: list[Cell]) -> list[Row]:
+    """The rows of all processes, in one file and in the order in which one process would have written them."""
+    found = files.read(path, run)
+    order = [cell for cell in cells if cell in found]
+    others = found.keys() - set(order)  # of images that were not asked for this time
+    files.write(path, run, [found[cell] for cell in [*(c for c in found if c in others), *order]])
+    return [found[cell] for cell in order]
+
+
+def _rows(run: Run, cells: list[Cell], workers: int, compile: bool = False) -> Iterator[Row]:
+    parts = _parts(run, cells)
     if workers <= 1 or len(parts) < 2 * workers:
-        scorer = _Scorer(run)
+        scorer = _Scorer(run, compile)
         for part in parts:
             yield from scorer(part)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run, compile)) as pool:
         for rows in pool.map(_score, parts, chunksize=1 if run.streamed else 4):
             yield from rows
+
+
+def _parts(run: Run, cells: list[Cell]) -> list[list[Cell]]:
+    """What processes may share: the images, or whole streams where weights are carried from one to the next."""
+    return _streams(run, cells) if run.streamed else [[cell] for cell in cells]
 
 
 def _streams(run: Run, cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -299,10 +295,11 @@ def _streams(run: Run, cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 class _Scorer:
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, compile: bool = False):
         self.run = run
         self.problem = load(run.problem, run.network, run.diffusion, run.classes)
         self.method = build(self.problem, run.method, **run.settings)
+        prepare(self.method, self.problem.diffusion, run.precision, compile)
         if run.recalled and not hasattr(self.method, "recall"):
             raise ValueError(f"{run.method} keeps nothing of its images; there is nothing to recall with")
 
@@ -327,45 +324,25 @@ class _Scorer:
             output = self.method.recall(images)
         else:
             output = self.method(images, image_generator(self.run.seed, cells[0][2]))
+        if output.is_cuda:
+            torch.cuda.synchronize()  # so that the time is that of the work, not of asking for it
         seconds = round((time.perf_counter() - start) / len(cells), 4)
+        for tta in self.method.modules():
+            if getattr(tta, "found", None):
+                remember(tta, self.run.precision)
         for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
             score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)
             yield Row(shift, severity, index, score, seconds, sums)
 
 
-def _start(run: Run) -> None:
+def _start(run: Run, compile: bool) -> None:
     global _scorer
     torch.set_num_threads(1)
-    _scorer = _Scorer(run)
+    _scorer = _Scorer(run, compile)
 
 
 def _score(cells: list[Cell]) -> list[Row]:
     return list(_scorer(cells))
-
-
-# --- rows on disk -------------------------------------------------------------------------------------
-
-
-def _begin(path: Path, run: Run) -> dict[Cell, Row]:
-    """A new file: its first line is the run, and there are no rows yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(run)) + "\n")
-    return {}
-
-
-def _read(path: Path, run: Run) -> dict[Cell, Row]:
-    """Rows written so far; a last line that was cut off is dropped."""
-    text, first = path.read_text() if path.exists() else "", json.dumps(asdict(run))
-    if first.startswith(text):
-        return _begin(path, run)
-    whole = text[: text.rfind("\n") + 1]
-    lines = whole.splitlines()
-    if not lines or not _same(lines[0], first):
-        raise ValueError(f"{path} holds rows of another run; choose another file or delete it")
-    if whole != text:
-        path.write_text(whole)
-    rows = [Row(**json.loads(line)) for line in lines[1:]]
-    return {(r.shift, r.severity, r.index): r for r in rows}
 
 
 def _whole_streams(path: Path, run: Run, cells: list[Cell], done: dict[Cell, Row]) -> dict[Cell, Row]:
@@ -380,22 +357,5 @@ def _whole_streams(path: Path, run: Run, cells: list[Cell], done: dict[Cell, Row
             kept.pop(asked[0][:2], None)
     whole = {cell: done[cell] for stream in kept.values() for cell in stream}
     if len(whole) < len(done):
-        lines = [json.dumps(asdict(run)), *(json.dumps(asdict(row)) for row in whole.values())]
-        temporary = path.with_suffix(".part")
-        temporary.write_text("\n".join(lines) + "\n")
-        temporary.replace(path)
+        files.write(path, run, whole.values())
     return whole
-
-
-def _same(a: str, b: str) -> bool:
-    try:
-        return Run(**json.loads(a)) == Run(**json.loads(b))
-    except (TypeError, ValueError):  # not JSON, or not a run
-        return False
-
-
-def _append(path: Path, record: dict) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -45,6 +45,7 @@ from dtta import stored
 from dtta.evaluate import Row, Run, evaluate, paired_gain, spread
 from dtta.methods import METHODS, build
 from dtta.problems import load
+from dtta.ranks import Ranks
 
 FOLDER = Path(__file__).parent / "experiments"
 
@@ -198,6 +199,7 @@ def make(
     only: Iterable[str] | None = None,
     rows: Path = Path("runs/tables"),
     out: Path = stored.FOLDER,
+    ranks: Ranks | None = None,
 ) -> None:
     """Choose settings on validation images, run the table on test images, and store both.
 
@@ -205,6 +207,7 @@ def make(
         only: names of runs; they and those they build on are done, and no table is stored.
         rows: where single rows are kept, so that a run that was stopped goes on; to make one again, delete its file.
         out: where the finished table is stored.
+        ranks: the processes that share each run, instead of `workers`; see ``dtta.ranks.join``.
 
     Raises:
         ValueError: no such run in the table.
@@ -213,7 +216,7 @@ def make(
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
     folder, tried, runs, found, spent = rows / table.name, {}, {}, {}, []
     left = wanted = _with_those_before(table, only)
-    with at_work(workers) as work:
+    with at_work(workers, ranks) as work:
 
         def do(jobs: list[Job], text: str) -> list[list[Row]]:
             done = work(jobs, text)
@@ -238,7 +241,7 @@ def make(
                 found[name] = [replace(r, seed=seed) for seed in table.seeds for r in next(results)]
             runs |= now
             left = [name for name in left if name not in runs]
-    if len(wanted) == len(table.entries):
+    if len(wanted) == len(table.entries) and (ranks is None or ranks.first):
         whole = {name: (runs[name], found[name]) for name in table.entries}
         _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], sum(spent), out)
 
@@ -268,21 +271,23 @@ Job = tuple[Run, list[tuple[str, int]], dict[str, list[int]], Path]
 
 
 @contextmanager
-def at_work(workers: int) -> Iterator[Callable[[list[Job], str], list[list[Row]]]]:
+def at_work(workers: int, ranks: Ranks | None = None) -> Iterator[Callable[[list[Job], str], list[list[Row]]]]:
     """A function that does evaluations, side by side in so many processes of one thread; 1: here.
 
-    The processes stay until the end: starting one takes longer than many an evaluation.
+    The processes stay until the end: starting one takes longer than many an evaluation. With `ranks` it does one
+    evaluation after the other, each shared by all of them.
     """
-    if workers <= 1:
-        yield lambda jobs, text: [_do(job) for job in tqdm(jobs, text, unit="run")]
+    if workers <= 1 or ranks:
+        quiet = {"disable": True} if ranks and not ranks.first else {}
+        yield lambda jobs, text: [_do(job, ranks) for job in tqdm(jobs, text, unit="run", **quiet)]
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         yield lambda jobs, text: list(tqdm(pool.map(_do, jobs), text, len(jobs), unit="run"))
 
 
-def _do(job: Job) -> list[Row]:
-    return evaluate(*job, progress=False)
+def _do(job: Job, ranks: Ranks | None = None) -> list[Row]:
+    return evaluate(*job, progress=False, ranks=ranks)
 
 
 def _with_those_before(table: Table, only: Iterable[str] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import subprocess
@@ -70,11 +71,38 @@ def test_evaluate_prints_a_paired_table_and_goes_on(tmp_path, capsys):
     assert main(command) == 0
     first = capsys.readouterr().out
     assert re.search(r"contrast +\d+\.\d +\d+\.\d +[+-]\d+\.\d +\[", first)
-    (kept,) = tmp_path.glob("*diffusion-tta*")
+    (kept,) = tmp_path.glob("*diffusion-tta*.jsonl")
     written = kept.read_text()
     assert len(written.splitlines()) == 4
     assert main(command) == 0
     assert kept.read_text() == written  # nothing was run again
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_report_tables_what_evaluations_left(tmp_path, capsys):
+    """The numbers that evaluate printed, from the summaries alone, in each format."""
+    for shift in ("fog", "contrast"):
+        command = ["evaluate", "--shift", shift, "--images", "3", "--workers", "1", "--out", str(tmp_path / shift)]
+        assert main([*command, *QUICK]) == 0
+    printed = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if "[" in line}
+    assert main(["report", str(tmp_path), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["shift"] for row in rows] == ["contrast", "fog"]
+    for row in rows:
+        before, after, gain = (float(n) for n in printed[row["shift"]][1:4])
+        assert [float(row[k]) for k in ("before", "after", "gain")] == pytest.approx([before, after, gain], abs=0.051)
+        assert (row["problem"], row["method"], row["metric"], row["images"]) == (
+            "digits", "diffusion-tta", "accuracy", "3",
+        )  # fmt: skip
+    assert main(["report", str(tmp_path / "fog"), str(tmp_path / "contrast"), "--format", "markdown"]) == 0
+    head, rule, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("| problem |") and set(rule) <= set("| -") and len(lines) == 2 and "| fog |" in lines[0]
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("digits") == 2
+    assert "holds no summaries; make one with" in refused(capsys, "report", tmp_path / "elsewhere")
+    (file,) = (tmp_path / "fog").glob("*.summary.json")
+    file.write_text(file.read_text()[:-30])
+    assert "is damaged; delete it and give the command that made it again" in refused(capsys, "report", tmp_path)
 
 
 def test_evaluate_all_shifts_ends_with_their_mean(capsys):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 import pickle
+import resource
+import signal
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -17,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtta import evaluate as module
+from dtta import rows as files
 from dtta.evaluate import Row, Run, bootstrap_interval, evaluate, image_generator, paired_gain, spread, value
 from dtta.methods import build
 from dtta.problems import PROBLEMS
@@ -249,6 +255,79 @@ def test_a_file_cut_off_in_its_first_line_starts_again(tmp_path):
         assert len(path.read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize("where", ["middle", "not text", "another kind"])
+def test_a_damaged_row_is_named_and_nothing_is_lost(tmp_path, where):
+    path = tmp_path / "rows.jsonl"
+    rows = quiet(run(), SHIFTS, range(3), path=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = {"middle": lines[2][:20] + b"\n", "not text": b"\xff\xfe\x00\n", "another kind": b'{"a": 1}\n'}[where]
+    path.write_bytes(b"".join([*lines[:2], damaged, *lines[3:]]))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 3, is damaged; delete this line, and its image is done"):
+        quiet(run(), SHIFTS, range(3), path=path)
+    assert path.read_bytes() == before
+    path.write_bytes(b"".join([*lines[:2], *lines[3:]]))  # as told
+    assert scores(quiet(run(), SHIFTS, range(3), path=path)) == scores(rows)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+    """The system's own limit on a file's size, in the middle of a row."""
+    path = tmp_path / "rows.jsonl"
+    expected = scores(quiet(run(), SHIFTS, range(3), path=tmp_path / "whole.jsonl"))
+    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    limit = sum(map(len, lines[:4])) + 30
+
+    def child():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            quiet(run(), SHIFTS, range(3), path=path)
+        except OSError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            (tmp_path / "told").write_text(error.strerror)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    told = (tmp_path / "told").read_text()
+    assert told.startswith(f"cannot write {path}: ") and "All rows before this one are kept: make room, then" in told
+    assert len(path.read_bytes().splitlines()) == 4 and path.read_bytes().endswith(b"\n")  # and no half row
+    assert scores(quiet(run(), SHIFTS, range(3), path=path)) == expected
+
+
+@pytest.mark.parametrize("call", ["begin", "append", "write"])
+def test_no_space_left_in_any_place(tmp_path, monkeypatch, call):
+    """The error of a full disk, wherever it comes: a sentence, and what was there is there."""
+    path, online = tmp_path / "rows.jsonl", run(settings=TTA | dict(episodic=False))
+    if call != "begin":
+        quiet(online, SHIFTS[:1], range(2), path=path)
+    before = path.read_bytes() if path.exists() else b""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if call == "begin":
+            patch.setattr(Path, "write_bytes", full)
+        else:
+            patch.setattr(os, "fsync", full)
+        wanted = range(3 if call == "write" else 2)  # a longer stream begins anew: the file is written anew
+        with pytest.raises(OSError, match=r"the disk is full\. All rows before this one are kept: make room, then"):
+            quiet(online, SHIFTS, wanted, path=path)
+    assert (path.read_bytes() if path.exists() else b"") == before
+    assert not list(tmp_path.glob("*.part"))
+    assert scores(quiet(online, SHIFTS, wanted, path=path)) == scores(quiet(online, SHIFTS, wanted))
+
+
+def test_two_commands_do_not_write_one_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with files.alone(path), pytest.raises(ValueError, match=r"another command is writing .*; wait for it, or choose"):
+        quiet(run(), SHIFTS, [0], path=path)
+    assert not path.exists()
+    assert len(quiet(run(), SHIFTS, [0], path=path)) == 2
+
+
 @pytest.mark.parametrize("other", [
     run(seed=1), run(split="validation"), run(settings=TTA | dict(lr=0.1)), run("none", {}), run(diffusion="dit"),
 ])  # fmt: skip
@@ -399,7 +478,9 @@ def test_images_sorted_by_class():
     assert [r.score for r in rows] == pytest.approx(by_hand(run(settings=ONLINE), [("fog", 2, order)], []))
 
 
-@pytest.mark.parametrize("options", [dict(stream="river"), dict(recalled=-1), dict(recalled=1.5), dict(batch=0)])
+@pytest.mark.parametrize(
+    "options", [dict(stream="river"), dict(recalled=-1), dict(recalled=1.5), dict(batch=0), dict(precision="half")]
+)
 def test_runs_that_cannot_be(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         run(**options)

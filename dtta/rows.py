@@ -1,0 +1,257 @@
+"""A run, its rows, and the files that keep them: whatever stops a run, what it had done stays and is not done again.
+
+A file's first line is the run, every other line one row, each on disk before the next is begun. Several processes
+write a file each (``rows.jsonl``, ``rows.rank1.jsonl``, ...), so that none waits for another; whoever comes next,
+alone or in any number, finds the rows of all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from dtta.methods import online
+
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows has no flock; there, two runs at once on one file are not noticed
+    flock = None
+
+Cell = tuple[str, int, int]  # shift, severity, the image's number
+STREAMS = ("apart", "changing")
+PRECISIONS = ("float32", "bfloat16", "float16")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides a row, besides the image.
+
+    Args:
+        problem, network, diffusion, classes: see ``dtta.load``.
+        method, settings: see ``dtta.methods.build``.
+        split: which images; "validation" to choose settings, "test" to report.
+        seed: of the shifts' and of the method's randomness.
+        batch: how many images of a shift the method is given at once, in the order given; the last batch may be
+            smaller. What it answers for one of them may then depend on the others.
+        stream: what an online method goes through: "apart": each shift for itself, with the original weights at its
+            start; "changing": one shift after the other, in an order drawn by the seed.
+        by_class: the images of a shift come sorted by their label.
+        recalled: after each shift of a stream so many clean images, the last of the split, are answered with the
+            weights as they are by then and without adapting; their rows stand under "after <shift>".
+        precision: in which the diffusion model computes (see ``dtta.speed``).
+
+    Raises:
+        ValueError: a batch below 1, an unknown stream or precision, or a negative number of images to recall.
+    """
+
+    method: str
+    problem: str = "digits"
+    network: str | None = None
+    diffusion: str | None = None
+    settings: dict = field(default_factory=dict)
+    split: str = "test"
+    seed: int = 0
+    classes: int | None = None
+    batch: int = 1
+    stream: str = "apart"
+    by_class: bool = False
+    recalled: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self):
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise ValueError(f"batch must be a whole number of at least 1, not {self.batch!r}")
+        if self.stream not in STREAMS:
+            raise ValueError(f"stream must be one of {', '.join(STREAMS)}, not {self.stream!r}")
+        if not isinstance(self.recalled, int) or self.recalled < 0:
+            raise ValueError(f"recalled must be a whole number of at least 0, not {self.recalled!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+
+    @property
+    def online(self) -> bool:
+        """Whether weights are carried along a stream."""
+        return online(self.method, self.settings)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether a row depends on other images of its stream: the run is online, or has batches."""
+        return self.online or self.batch > 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image under one shift: its score, the seconds it took (in a batch, its share), and the metrics' sums.
+
+    The seed is the run's, where rows of several are kept together.
+    """
+
+    shift: str
+    severity: int
+    index: int
+    score: float
+    seconds: float
+    sums: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What two rows share that may be compared."""
+        return self.shift, self.severity, self.index, self.seed
+
+    @property
+    def cell(self) -> Cell:
+        """Where it stands in its run."""
+        return self.shift, self.severity, self.index
+
+
+def file_of(path: Path, rank: int) -> Path:
+    """The file that process number `rank` writes: the first one `path` itself, each other its own beside it."""
+    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path
+
+
+def read(path: Path, run: Run) -> dict[Cell, Row]:
+    """All rows written so far, by one process or several, now in one file at `path`, which is made if there is none.
+
+    Raises:
+        ValueError: a file holds rows of another run, or is damaged; all files are left as they are.
+        OSError: a file cannot be read or written.
+    """
+    parts = _parts(path)
+    rows = _rows(path, run)  # first, so that a file of something else stops us before anything is changed
+    missing = rows is None
+    found = {row.cell: row for part in parts for row in _rows(part, run) or ()}
+    found |= {row.cell: row for row in rows or ()}
+    if parts:
+        write(path, run, found.values())
+        for part in parts:
+            part.unlink()
+    elif missing:
+        begin(path, run)
+    return found
+
+
+def begin(path: Path, run: Run) -> None:
+    """A new file: its first line is the run, and there are no rows yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _told(path):
+        path.write_bytes(_line(asdict(run)))
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row; on return it is on disk.
+
+    Raises:
+        OSError: it could not be written, such as on a full disk. The rows before it stay.
+    """
+    with _told(path), path.open("ab", buffering=0) as file:
+        before, left = file.tell(), memoryview(_line(asdict(row)))
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)  # no half row is left behind
+            raise
+
+
+def write(path: Path, run: Run, rows: Iterable[Row]) -> None:
+    """Write a file anew: at every moment there is either the old one or the new one, whole."""
+    temporary = path.with_name(f"{path.stem}.part")
+    with _told(path):
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(_line(record) for record in (asdict(run), *map(asdict, rows)))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        temporary.replace(path)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Inside, no other command works on this file.
+
+    Raises:
+        ValueError: another one does.
+    """
+    if flock is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:  # not the file itself, which may be replaced
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                log.warning("%s: this file system knows no locks; let no other command write there", path)
+            else:
+                raise ValueError(f"another command is writing {path}; wait for it, or choose another file") from error
+        yield
+        with suppress(OSError):
+            os.unlink(file.name)
+
+
+def same(a: str | bytes, run: Run) -> bool:
+    """Whether a file's first line is this run."""
+    try:
+        return Run(**json.loads(a)) == Run(**json.loads(json.dumps(asdict(run))))
+    except (TypeError, ValueError):  # not JSON, or not a run
+        return False
+
+
+def _parts(path: Path) -> list[Path]:
+    name = re.compile(rf"{re.escape(path.stem)}\.rank\d+{re.escape(path.suffix)}")
+    return sorted(p for p in path.parent.iterdir() if name.fullmatch(p.name)) if path.parent.is_dir() else []
+
+
+def _rows(path: Path, run: Run) -> list[Row] | None:
+    """Rows of one file, None if it was not begun. A last line that was cut off is taken away: its image comes again."""
+    text = path.read_bytes() if path.exists() else b""
+    if _line(asdict(run))[:-1].startswith(text):
+        return None
+    first, end, rest = text.partition(b"\n")
+    if not end or not same(first, run):
+        raise ValueError(f"{path} holds rows of another run; choose another file or delete it")
+    *lines, last = rest.split(b"\n")
+    rows = [_row(line, f"{path}, line {k}") for k, line in enumerate(lines, 2)]
+    if last:
+        log.warning("%s: the last line was cut off; its image is done again", path)
+        os.truncate(path, len(text) - len(last))
+    return rows
+
+
+def _row(line: bytes, where: str) -> Row:
+    try:
+        return Row(**json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}, is damaged; delete this line, and its image is done again") from error
+
+
+def _line(record: dict) -> bytes:
+    return (json.dumps(record) + "\n").encode()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """An error of the file system as a sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
+        what = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "see to it"
+        text = (
+            f"cannot write {path}: {why}. All rows before this one are kept: {what}, then give the same command again"
+        )
+        raise OSError(error.errno, text) from error

@@ -306,8 +306,8 @@ report.table(rows, tolerance=0.3, caption=f"Points over no adaptation, mean over
 # * **Sixteen at a time**, batch norm's statistics alone gain what Diffusion-TTA gains. TENT, EATA and SAR stand on the same
 #   statistics and add nothing to them that could be seen.
 # * **Carrying weights along**: under shear, where it does worst, Diffusion-TTA loses 4 points in a stream instead of 18.
-# * **DUSA**'s mixture of predictions loses for single images what it gains under noise; in streams, with φ moving, it
-#   gains. [Page 10](10_beyond) asks why.
+# * **DUSA** gains for single images with a few evaluations, and in streams, with φ moving, at its own paper's number of
+#   samples or little more. [Page 10](10_beyond) compares it at the same number of evaluations.
 #
 # What is not in the table: the Diffusion Classifier pays one evaluation for each class and pair. With a thousand classes
 # it would pay a hundred times as much, and adaptation what it pays now. And adaptation leaves a *network* behind, for the
@@ -332,7 +332,7 @@ figures.show(
     fig,
     alt="Three scatter plots of gain against cost, for methods that see one image, streams of single images, and streams of "
     "sixteen at a time. For one image only the dear ones gain, those that ask the diffusion model, and the masked "
-    "autoencoder at a tenth of their cost. For sixteen at a time batch norm and what stands on it gain as much for a "
+    "autoencoder at a tenth of their cost, and DUSA, less, at a twentieth. For sixteen at a time batch norm and what stands on it gain as much for a "
     "hundredth of the cost and less.",
 )
 
@@ -390,11 +390,11 @@ report.line(f"correlation over the twelve shifts: {correlation:.2f}", tolerance=
 
 # %% [markdown]
 # The points lie close to a line: gain follows what the diffusion model knows better, shift by shift. Where it is behind
-# the network, its feedback breaks answers that were right, and Diffusion-TTA loses more than two points under blur,
-# rotation, shear and erasing. The geometric shifts are the plainest case: a turned or slanted digit is *sharp*, only in
-# the wrong place, and to a model of upright digits a slanted 7 explains itself best as something else. No choice of
-# timestep mends that: noise drowns grain and blur, not a rotation. One would have to tell, without labels, that the
-# teacher is out of its depth.
+# the network, its feedback breaks answers that were right: by 18 points under shear, and by two or three, within the
+# intervals, under blur, contrast and rotation. Shear is the plainest case: a slanted digit is *sharp*, only in the wrong
+# place, and to a model of upright digits a slanted 7 explains itself best as something else. No choice of timestep mends
+# that: noise drowns grain and blur, not a slant. One would have to tell, without labels, that the teacher is out of its
+# depth.
 #
 # How much of what could be reached is reached? An oracle that may choose, for each image, between the network and the
 # Diffusion Classifier marks what the two know together.

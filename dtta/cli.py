@@ -35,6 +35,7 @@ EXAMPLES = """examples:
   dtta report rows                                   the table of all evaluations in a folder
   dtta train digits                                  make the shipped weights again, from nothing
   dtta bench --diffusion dit                         the fast loop against the naive one
+  dtta bench --case dit-256 --case sd-512            the same at published sizes, on a GPU; random weights
 """
 
 
@@ -110,8 +111,16 @@ def parser() -> argparse.ArgumentParser:
 
     bench = _command(commands, "bench", _bench, "seconds for one step: fast loop, naive loop, arithmetic floor")
     _problem_options(bench)
-    bench.add_argument("--samples", type=int, default=48, help="pairs (t, noise) in the step (default: 48)")
-    bench.add_argument("--micro-batch", type=int, default=12, help="pairs in one pass (default: 12)")
+    bench.add_argument(
+        "--case", action="append", metavar="NAME",
+        help="instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint "
+        "(the diffusion model moves too) or sd-512; may be repeated",
+    )  # fmt: skip
+    bench.add_argument("--samples", type=int, help="pairs (t, noise) in each step (default: 48; of a case: 180)")
+    bench.add_argument("--steps", type=int, default=5, help="of a case (default: 5)")
+    bench.add_argument("--micro-batch", type=int, default=12, help="pairs in one pass of the naive loop (default: 12)")
+    _speed_options(bench)
+    bench.add_argument("--out", type=Path, help="a .json file for what was measured of the cases")
 
     check = _command(commands, "doctor", doctor.command, "what this machine lacks for a problem, and how long it takes")
     check.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
@@ -380,11 +389,19 @@ def _train(options) -> None:
 
 
 def _bench(options) -> None:
-    from dtta.bench import bench
+    from dtta.bench import bench, cases
 
+    if options.case:
+        cases(options)
+        return
     problem = load(options.problem, options.network, options.diffusion, options.classes)
-    timing = bench(problem, options.samples, options.micro_batch)
-    print(f"one step on one image: {options.samples} pairs (t, noise), {options.micro_batch} in one pass, float32,")
+    samples = 48 if options.samples is None else options.samples
+    precision = _precision(options.precision, problem)
+    timing = bench(
+        problem, samples, options.micro_batch, precision=precision, compile=options.compile,
+        fast_micro_batch=options.micro_batch,
+    )  # fmt: skip
+    print(f"one step on one image: {samples} pairs (t, noise), {options.micro_batch} in one pass, {precision},")
     print(f"{torch.get_num_threads()} threads, diffusion model frozen\n\n{timing}")
 
 

@@ -1,0 +1,18 @@
+"""The public checks, by the name of the function that a student writes: ``check.forward_process(forward_process)``.
+
+A check calls the function on small tensors and compares. It prints a line if all is right, and otherwise raises
+``Wrong``: what was expected, what came, and a likely reason. One file for each assignment.
+"""
+
+from dtta.course.check.a1 import forward_process, linear_schedule, loss_by_timestep, loss_per_sample, rank_classes
+from dtta.course.judge import Student, Wrong
+
+__all__ = [
+    "Student",
+    "Wrong",
+    "forward_process",
+    "linear_schedule",
+    "loss_by_timestep",
+    "loss_per_sample",
+    "rank_classes",
+]

@@ -90,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
     _problem_options(bench)
     bench.add_argument("--samples", type=int, default=48, help="pairs (t, noise) in the step (default: 48)")
     bench.add_argument("--micro-batch", type=int, default=12, help="pairs in one pass (default: 12)")
+
+    from dtta.course.cli import add_commands  # its commands import what they need when they run
+
+    add_commands(commands)
     return top
 
 

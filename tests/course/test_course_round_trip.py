@@ -6,7 +6,7 @@ One test for each assignment: python -m pytest tests/course -k a1
 from __future__ import annotations
 
 import csv
-import time
+import resource
 
 import nbformat
 import pytest
@@ -16,7 +16,13 @@ from trip import ROOT, answered, rounds, solved, wrong_answers
 from dtta.course.staff import build, grade, source
 
 PUBLISHED = ROOT / "notebooks" / "assignments"
-SECONDS = 60  # for one submission
+SECONDS = 60  # for one submission, on a core of its own: this machine may be busy with other tests
+
+
+def spent() -> float:
+    """Seconds of work, of this process and those that it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 @pytest.mark.slow
@@ -38,9 +44,9 @@ def test_round_trip(key, tmp_path):
 
     seconds = {}
     for student in handed_in:
-        started = time.perf_counter()
+        started = spent()
         grade.autograde(tmp_path, key, student)
-        seconds[student] = time.perf_counter() - started
+        seconds[student] = spent() - started
     print({student: round(s, 1) for student, s in seconds.items()})
     assert max(seconds.values()) <= SECONDS
 

@@ -72,7 +72,7 @@ def loss_per_sample(student: Student) -> None:
             "the square is missing: this is the mean size of the error": error.abs().flatten(1).mean(1),
             "the square is missing, so positive and negative errors cancel": error.flatten(1).mean(1),
             "the square root of the loss": square.mean(1).sqrt(),
-            "the length of the error vector: its square, over the number of elements, is the loss": square.sum(1).sqrt(),
+            "the length of the error vector; its square over the number of elements is the loss": square.sum(1).sqrt(),
         },
     )  # fmt: skip
 

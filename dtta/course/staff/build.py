@@ -1,11 +1,11 @@
 """From the sources to a course folder for nbgrader: source/, release/, its settings and its gradebook.
 
-    course/
-      nbgrader_config.py            the settings below, for those who type nbgrader commands themselves
-      source/a1/a1_NAME.ipynb       with solutions and hidden tests: keep it to yourself
-      release/a1/a1_NAME.ipynb      what students get
-      solutions/a1_NAME.ipynb       run, with outputs (only with solutions=True)
-      gradebook.db                  what nbgrader knows of the cells and, later, the scores
+course/
+  nbgrader_config.py            the settings below, for those who type nbgrader commands themselves
+  source/a1/a1_NAME.ipynb       with solutions and hidden tests: keep it to yourself
+  release/a1/a1_NAME.ipynb      what students get
+  solutions/a1_NAME.ipynb       run, with outputs (only with solutions=True)
+  gradebook.db                  what nbgrader knows of the cells and, later, the scores
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from traitlets.config import Config
 from dtta.course.staff import source
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
 
-CELL_SECONDS = 30  # for one cell of a submission; dtta.course.judge stops a single call after 10
+CELL_SECONDS = 120  # on the clock, for one cell of a submission; dtta.course.judge stops a single call after 10
 CONFIG = '''\
 """Settings of this course, as `dtta course` uses them. Add your own below."""
 
@@ -98,7 +98,7 @@ def run(assignment: Assignment) -> nbformat.NotebookNode:
     """The solution with its outputs."""
     notebook = nbformat.from_dict(assignment.notebook)
     try:
-        NotebookClient(notebook, timeout=CELL_SECONDS * 10, kernel_name="python3").execute()
+        NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3").execute()
     except Exception as error:
         raise CourseError(f"the solution of {assignment.name} fails: {error}") from error
     return notebook

@@ -17,7 +17,9 @@ TEXT_STUB = "*Your answer here.*"
 FOLDER = Path("notebooks", "src", "assignments")
 
 _TASK = re.compile(r"^## (Task|Part) (?P<number>\d+): (?P<title>.+)$", re.MULTILINE)
-_FACTS = re.compile(r"^\*Difficulty (?P<difficulty>●{1,3}○{0,2}) · (?P<points>\d+) points? · (?P<minutes>\d+) minutes\*$", re.M)
+_FACTS = re.compile(
+    r"^\*Difficulty (?P<difficulty>●{1,3}○{0,2}) · (?P<points>\d+) points? · (?P<minutes>\d+) minutes\*$", re.M
+)
 _TOTAL = re.compile(r"^\*\*(?P<points>\d+) points, about (?P<minutes>\d+) minutes\.\*\*", re.MULTILINE)
 _REGION = re.compile(r"^[ \t]*### BEGIN (SOLUTION|HIDDEN TESTS)\n.*?^[ \t]*### END \1$", re.MULTILINE | re.DOTALL)
 

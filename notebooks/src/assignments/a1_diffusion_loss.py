@@ -41,6 +41,7 @@ from dtta.course import check
 #
 # </details>
 
+
 # %% nbgrader={"grade": false, "grade_id": "forward-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def forward_process(z0, alpha_bar_t, noise):
     """z_t (N, ...) from z0 (N, ...), ᾱ_t (N,) and ε (N, ...)."""
@@ -81,6 +82,7 @@ for _shape in [(4,), (3, 7), (4, 4, 4, 4), (1, 2, 3), (2, 1, 2, 3, 4)]:
 # `torch.linspace` and `torch.cumprod` do all of it. What does `linspace` give for one step?
 #
 # </details>
+
 
 # %% nbgrader={"grade": false, "grade_id": "schedule-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def linear_schedule(T, first, last):
@@ -123,6 +125,7 @@ for _T, _first, _last in [(1000, 1e-4, 0.02), (100, 1e-3, 0.2), (2, 0.3, 0.3), (
 #
 # </details>
 
+
 # %% nbgrader={"grade": false, "grade_id": "loss-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def loss_per_sample(guess, noise):
     """The loss (N,) of each sample in float32, from the guess (N, ...) and the true noise (N, ...)."""
@@ -147,7 +150,9 @@ for _shape, _dtype in [((1, 1, 2, 2), torch.float32), ((4, 4), torch.float32), (
     _tested.gives(_right, _guess, _noise, what="the loss of each sample")
 _guess = torch.tensor([[1.0, 2.0], [0.0, -1.0]], requires_grad=True)
 _loss = _tested(_guess, torch.zeros(2, 2))
-assert torch.allclose(torch.autograd.grad(_loss.sum(), _guess)[0], _guess.detach()), "the gradient is 2 (guess - noise) / 2"
+assert torch.allclose(torch.autograd.grad(_loss.sum(), _guess)[0], _guess.detach()), (
+    "the gradient is 2 (guess - noise) / 2"
+)
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -168,6 +173,7 @@ assert torch.allclose(torch.autograd.grad(_loss.sum(), _guess)[0], _guess.detach
 # noise (B, C, H, W) broadcasts to B noisy images.
 #
 # </details>
+
 
 # %% nbgrader={"grade": false, "grade_id": "timestep-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def loss_by_timestep(predict, z0, alpha_bar, timesteps, noise):
@@ -206,7 +212,9 @@ for _times, _draws, _shape in [([9, 0, 4, 4], 1, (3, 4, 4)), ([2], 1, (1, 1, 1))
         _each = [_level[_t] ** 0.5 * _z0[0] + (1 - _level[_t]) ** 0.5 * e for e in _noise]
         _guess = [_net(z[None], torch.tensor([_t]))[0] for z in _each]
         _right.append(sum(((q - e) ** 2).mean() for q, e in zip(_guess, _noise, strict=True)) / _draws)
-    _tested.gives(torch.stack(_right), _net, _z0, _level, _times, _noise, what="the loss at each timestep", tolerance=1e-4)
+    _tested.gives(
+        torch.stack(_right), _net, _z0, _level, _times, _noise, what="the loss at each timestep", tolerance=1e-4
+    )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -227,6 +235,7 @@ for _times, _draws, _shape in [([9, 0, 4, 4], 1, (3, 4, 4)), ([2], 1, (1, 1, 1))
 # 1 in front, repeated B times by `expand(B, ...)`. `argsort` then ranks.
 #
 # </details>
+
 
 # %% nbgrader={"grade": false, "grade_id": "rank-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def rank_classes(loss, z0, embeddings, t, noise):
@@ -305,9 +314,7 @@ for low, high in [(0, 250), (400, 600), (750, 1000)]:
     for image, label in zip(z0, y, strict=True):
         t, noise = torch.randint(low, high, (8,), generator=g), torch.randn(8, *image.shape, generator=g)
         with torch.no_grad():
-            ranked = rank_classes(
-                problem.diffusion.loss, image[None], problem.diffusion.class_embeddings, t, noise
-            )
+            ranked = rank_classes(problem.diffusion.loss, image[None], problem.diffusion.class_embeddings, t, noise)
         right += int(ranked[0] == label)
     print(f"t from {low} to {high - 1}: {right} of {len(y)} right")
 ### END SOLUTION

@@ -5,14 +5,20 @@ A check calls the function on small tensors and compares. It prints a line if al
 """
 
 from dtta.course.check.a1 import forward_process, linear_schedule, loss_by_timestep, loss_per_sample, rank_classes
+from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
 from dtta.course.judge import Student, Wrong
 
 __all__ = [
     "Student",
     "Wrong",
+    "clip_logits",
     "forward_process",
     "linear_schedule",
+    "lora_output",
+    "lora_start",
     "loss_by_timestep",
     "loss_per_sample",
+    "name_vectors",
     "rank_classes",
+    "token_mixture",
 ]

@@ -6,19 +6,31 @@ A check calls the function on small tensors and compares. It prints a line if al
 
 from dtta.course.check.a1 import forward_process, linear_schedule, loss_by_timestep, loss_per_sample, rank_classes
 from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
+from dtta.course.check.a2 import depth_condition, gradient_in_parts, mix_classes, mix_pixels, mixture_gradient
+from dtta.course.check.a5 import distance_errors, log_depth, log_depth_gradient, scale_and_shift, ssim_window
 from dtta.course.judge import Student, Wrong
 
 __all__ = [
     "Student",
     "Wrong",
     "clip_logits",
+    "depth_condition",
+    "distance_errors",
     "forward_process",
+    "gradient_in_parts",
     "linear_schedule",
+    "log_depth",
+    "log_depth_gradient",
     "lora_output",
     "lora_start",
     "loss_by_timestep",
     "loss_per_sample",
+    "mix_classes",
+    "mix_pixels",
+    "mixture_gradient",
     "name_vectors",
     "rank_classes",
+    "scale_and_shift",
+    "ssim_window",
     "token_mixture",
 ]

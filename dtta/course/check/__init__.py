@@ -5,17 +5,21 @@ A check calls the function on small tensors and compares. It prints a line if al
 """
 
 from dtta.course.check.a1 import forward_process, linear_schedule, loss_by_timestep, loss_per_sample, rank_classes
-from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
 from dtta.course.check.a2 import depth_condition, gradient_in_parts, mix_classes, mix_pixels, mixture_gradient
+from dtta.course.check.a4 import agreement, confusion_matrix, doubtful_map, mean_class_accuracy, mean_iou
 from dtta.course.check.a5 import distance_errors, log_depth, log_depth_gradient, scale_and_shift, ssim_window
+from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
 from dtta.course.judge import Student, Wrong
 
 __all__ = [
     "Student",
     "Wrong",
+    "agreement",
     "clip_logits",
+    "confusion_matrix",
     "depth_condition",
     "distance_errors",
+    "doubtful_map",
     "forward_process",
     "gradient_in_parts",
     "linear_schedule",
@@ -25,6 +29,8 @@ __all__ = [
     "lora_start",
     "loss_by_timestep",
     "loss_per_sample",
+    "mean_class_accuracy",
+    "mean_iou",
     "mix_classes",
     "mix_pixels",
     "mixture_gradient",

@@ -9,12 +9,22 @@ from dtta.course.check.a2 import depth_condition, gradient_in_parts, mix_classes
 from dtta.course.check.a4 import agreement, confusion_matrix, doubtful_map, mean_class_accuracy, mean_iou
 from dtta.course.check.a5 import distance_errors, log_depth, log_depth_gradient, scale_and_shift, ssim_window
 from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
+from dtta.course.check.a7 import (
+    antithetic_times,
+    block_means,
+    gradient_noise,
+    importance_weights,
+    snr_weights,
+    stratified_times,
+)
 from dtta.course.judge import Student, Wrong
 
 __all__ = [
     "Student",
     "Wrong",
     "agreement",
+    "antithetic_times",
+    "block_means",
     "clip_logits",
     "confusion_matrix",
     "depth_condition",
@@ -22,6 +32,8 @@ __all__ = [
     "doubtful_map",
     "forward_process",
     "gradient_in_parts",
+    "gradient_noise",
+    "importance_weights",
     "linear_schedule",
     "log_depth",
     "log_depth_gradient",
@@ -37,6 +49,8 @@ __all__ = [
     "name_vectors",
     "rank_classes",
     "scale_and_shift",
+    "snr_weights",
     "ssim_window",
+    "stratified_times",
     "token_mixture",
 ]

@@ -17,6 +17,14 @@ from dtta.course.check.a7 import (
     snr_weights,
     stratified_times,
 )
+from dtta.course.check.a8 import (
+    descend_logits,
+    ensemble_logits,
+    episode,
+    pulled,
+    weights_that_move,
+    weights_with_resets,
+)
 from dtta.course.judge import Student, Wrong
 
 __all__ = [
@@ -28,8 +36,11 @@ __all__ = [
     "clip_logits",
     "confusion_matrix",
     "depth_condition",
+    "descend_logits",
     "distance_errors",
     "doubtful_map",
+    "ensemble_logits",
+    "episode",
     "forward_process",
     "gradient_in_parts",
     "gradient_noise",
@@ -47,10 +58,13 @@ __all__ = [
     "mix_pixels",
     "mixture_gradient",
     "name_vectors",
+    "pulled",
     "rank_classes",
     "scale_and_shift",
     "snr_weights",
     "ssim_window",
     "stratified_times",
     "token_mixture",
+    "weights_that_move",
+    "weights_with_resets",
 ]

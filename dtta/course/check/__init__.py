@@ -25,6 +25,7 @@ from dtta.course.check.a8 import (
     weights_that_move,
     weights_with_resets,
 )
+from dtta.course.check.project import choose_setting, gain_interval, verdicts
 from dtta.course.judge import Student, Wrong
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "agreement",
     "antithetic_times",
     "block_means",
+    "choose_setting",
     "clip_logits",
     "confusion_matrix",
     "depth_condition",
@@ -42,6 +44,7 @@ __all__ = [
     "ensemble_logits",
     "episode",
     "forward_process",
+    "gain_interval",
     "gradient_in_parts",
     "gradient_noise",
     "importance_weights",
@@ -65,6 +68,7 @@ __all__ = [
     "ssim_window",
     "stratified_times",
     "token_mixture",
+    "verdicts",
     "weights_that_move",
     "weights_with_resets",
 ]

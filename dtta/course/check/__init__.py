@@ -6,6 +6,7 @@ A check calls the function on small tensors and compares. It prints a line if al
 
 from dtta.course.check.a1 import forward_process, linear_schedule, loss_by_timestep, loss_per_sample, rank_classes
 from dtta.course.check.a2 import depth_condition, gradient_in_parts, mix_classes, mix_pixels, mixture_gradient
+from dtta.course.check.a3 import adapt_and_restore, adapt_step, entropy_gradient, paired_interval, tent_step
 from dtta.course.check.a4 import agreement, confusion_matrix, doubtful_map, mean_class_accuracy, mean_iou
 from dtta.course.check.a5 import distance_errors, log_depth, log_depth_gradient, scale_and_shift, ssim_window
 from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
@@ -31,6 +32,8 @@ from dtta.course.judge import Student, Wrong
 __all__ = [
     "Student",
     "Wrong",
+    "adapt_and_restore",
+    "adapt_step",
     "agreement",
     "antithetic_times",
     "block_means",
@@ -42,6 +45,7 @@ __all__ = [
     "distance_errors",
     "doubtful_map",
     "ensemble_logits",
+    "entropy_gradient",
     "episode",
     "forward_process",
     "gain_interval",
@@ -61,12 +65,14 @@ __all__ = [
     "mix_pixels",
     "mixture_gradient",
     "name_vectors",
+    "paired_interval",
     "pulled",
     "rank_classes",
     "scale_and_shift",
     "snr_weights",
     "ssim_window",
     "stratified_times",
+    "tent_step",
     "token_mixture",
     "verdicts",
     "weights_that_move",

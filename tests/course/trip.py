@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nbformat import NotebookNode
 from dtta.course.staff.source import Assignment
 
 ROOT = Path(__file__).resolve().parents[2]
+MARKER = re.compile(r"^[ \t]*### (BEGIN|END) SOLUTION\n?", re.MULTILINE)
 WRONG = Path(__file__).parent / "wrong"
 
 
@@ -48,7 +50,7 @@ def answered(release: NotebookNode, answers: dict[str, str]) -> NotebookNode:
 def solved(assignment: Assignment, release: NotebookNode) -> NotebookNode:
     """A student's notebook with the solutions filled in."""
     cells = [cell for cell in assignment.notebook.cells if cell.metadata.get("nbgrader", {}).get("solution")]
-    return answered(release, {cell.metadata.nbgrader.grade_id: cell.source for cell in cells})
+    return answered(release, {cell.metadata.nbgrader.grade_id: MARKER.sub("", cell.source) for cell in cells})
 
 
 def rounds(wrong: dict[str, list[WrongAnswer]]) -> list[list[WrongAnswer]]:

@@ -20,12 +20,14 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbgrader.apps import NbGraderAPI
+from nbgrader.converters import Autograde
 from traitlets.config import Config
 
 from dtta.course.staff import source
+from dtta.course.staff.sandbox import LockedExecute
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
 
-CELL_SECONDS = 120  # on the clock, for one cell of a submission; dtta.course.judge stops a single call after 10
+SOLUTION_SECONDS = 300  # for one cell of a solution
 CONFIG = '''\
 """Settings of this course, as `dtta course` uses them. Add your own below."""
 
@@ -36,28 +38,31 @@ c.merge(settings("."))
 '''
 
 
-def settings(folder: Path | str) -> Config:
-    """nbgrader's settings for a course folder."""
+def settings(folder: Path | str, sandbox: str = "") -> Config:
+    """nbgrader's settings for a course folder, and the kind of sandbox that submissions run in."""
+    folder = Path(folder).resolve()
     c = Config()
-    c.CourseDirectory.root = str(Path(folder).resolve())
+    c.CourseDirectory.root = str(folder)
     c.CourseDirectory.course_id = "dtta"
     c.ClearSolutions.code_stub = {"python": STUB}
     c.ClearSolutions.text_stub = TEXT_STUB
-    c.Execute.timeout = CELL_SECONDS
+    c.Autograde.autograde_preprocessors = [LockedExecute, *Autograde.autograde_preprocessors.default()[1:]]
+    c.LockedExecute.kind = sandbox
+    c.LockedExecute.hide = [str(folder), str(source.FOLDER.resolve())]
     c.LimitOutput.max_lines = 300
     c.LimitOutput.max_traceback = 60
     c.NbGrader.logfile = ""
     return c
 
 
-def grader(folder: Path) -> NbGraderAPI:
+def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
     """nbgrader's own commands as functions, on a course folder. Each returns success, error and log."""
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     beside = str(Path(sys.executable).parent)  # nbgrader calls alembic by name; the environment need not be activated
     if beside not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
-    return NbGraderAPI(config=settings(folder))
+    return NbGraderAPI(config=settings(folder, sandbox))
 
 
 def must(result: dict, what: str) -> None:
@@ -98,7 +103,7 @@ def run(assignment: Assignment) -> nbformat.NotebookNode:
     """The solution with its outputs."""
     notebook = nbformat.from_dict(assignment.notebook)
     try:
-        NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3").execute()
+        NotebookClient(notebook, timeout=SOLUTION_SECONDS, kernel_name="python3").execute()
     except Exception as error:
         raise CourseError(f"the solution of {assignment.name} fails: {error}") from error
     return notebook

@@ -182,7 +182,7 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # %% [markdown]
 # ## By how much
 #
-# Forty test images under each shift, severity 3, three seeds (of the shifts' noise and of the method's), each image
+# Thirty test images for each of three seeds (of the shifts' noise and of the method's), severity 3, each image
 # adapted alone. The settings were chosen on *validation* images, among those that `dtta/experiments/digits-test.toml` names.
 # The interval is a paired bootstrap over the images; one that holds zero means no gain was shown. The numbers are
 # stored results that `dtta evaluate --table digits-test` makes again.
@@ -223,7 +223,7 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # asks a diffusion model too, and mixes its predictions instead of its conditions.
 #
 # Each is one file in `dtta/baselines/`, called like `DiffusionTTA`, with its own settings from the same validation
-# images. Some see *one image* and forget it. Others need a *stream*: the forty images of a shift one after the other, one
+# images. Some see *one image* and forget it. Others need a *stream*: the thirty images of a shift one after the other, one
 # or sixteen at a time, with the weights carried along.
 
 # %%
@@ -343,8 +343,8 @@ figures.show(
 # ## What decides: timesteps, networks, labels
 #
 # The paper draws $t$ from the whole range. [Page 01](01_diffusion_loss) showed that low timesteps mislead under a
-# shift. Here is what that does to adaptation, and what other networks, diffusion models and training labels do: twelve
-# test images of each shift, all different, three seeds (`dtta/experiments/teachers.toml`).
+# shift. Here is what that does to adaptation, and what other networks, diffusion models and training labels do: eight
+# test images of each shift for each of three seeds, all different (`dtta/experiments/teachers.toml`).
 
 # %%
 TEACHERS = (

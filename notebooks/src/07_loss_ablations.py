@@ -160,7 +160,7 @@ report.line("\n".join(f"{name}: noise {value:.2f}" for name, value in noises.ite
 #
 # The paper's Table 5 starts from one random timestep with one noise, and adds: 180 timesteps that share one noise; a
 # noise for each; moving φ as well. All timesteps are heard, as in the paper. Each row has a rate chosen on validation
-# images. Test images: 12 of each shift for the first row, 6 for the others, all different, three seeds.
+# images. Test images: four of each shift for each of three seeds, all different, the same in each row.
 
 # %%
 PAPER = {

@@ -95,7 +95,7 @@ for name, settings in ways.items():
 # %% [markdown]
 # ## Table 6
 #
-# Twelve test images of each shift, all different ones, three seeds, severity 3. Each row has a rate of its own, chosen
+# Eight test images of each shift for each of three seeds, all different ones, severity 3. Each row has a rate of its own, chosen
 # on validation images (`dtta/experiments/weights.toml` names those tried; `dtta evaluate --table weights`
 # makes the stored results again).
 

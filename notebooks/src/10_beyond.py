@@ -128,7 +128,7 @@ figures.show(
 # ## At equal evaluations
 #
 # Each method gets 120 evaluations of the diffusion model for an image, and a rate of its own, chosen on validation
-# images (`dtta/experiments/beyond.toml`). Twelve test images of each shift, all different ones, three seeds.
+# images (`dtta/experiments/beyond.toml`). Twelve test images of each shift for each of three seeds, all different ones.
 
 # %%
 MIXED = {

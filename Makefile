@@ -39,14 +39,8 @@ lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges 
 	$(PY) -m uv pip compile pyproject.toml --universal --all-extras --python-version 3.11 --upgrade --no-annotate \
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
-# First those by which the problems' settings are chosen, which the other tables start from.
-TABLES := $(sort $(wildcard experiments/*-test.toml))
-TABLES += $(filter-out $(TABLES),$(sort $(wildcard experiments/*.toml)))
-
-results: $(STAMP) ## make all stored results again (hours on two cores; goes on where it stopped)
-	$(PY) tools/choose_settings.py
-	$(PY) tools/remake_results.py
-	set -e; for table in $(TABLES); do $(VENV)/bin/dtta evaluate --table $$table; done
+results: $(STAMP) ## make all stored results again (hours on two cores; says how many; goes on where it stopped)
+	$(VENV)/bin/dtta evaluate --table all
 
 train: $(STAMP) ## make all weights from nothing, in weights/ (hours on two cores; goes on where it stopped)
 	$(VENV)/bin/dtta train digits

@@ -70,8 +70,8 @@ def diffusion_tta(
     """Diffusion-TTA with plain settings; the defaults are the paper's.
 
     Args:
-        part: which of θ moves: "all", "norm", "head", "lora", "prompt" (the words before a CLIP's names), or
-            "logits" (the answer itself).
+        part: which of θ moves: "all", "norm", "head", "lora", "leaves" (see ``select``), "prompt" (the words before
+            a CLIP's names), or "logits" (the answer itself).
         rank, layers: of LoRA, where part is "lora"; layers: blocks that get it, None: all.
         words: how many words move, where part is "prompt".
         start: of θ: "trained", or "random": weights drawn anew, and where part is "logits" zeros (paper, Table 6).

@@ -12,10 +12,10 @@ import torch
 from tqdm.auto import tqdm
 
 import dtta
-from dtta import ranks, stored, summary, tables
+from dtta import doctor, presets, ranks, stored, summary, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
-from dtta.problems import PROBLEMS, load, module
+from dtta.problems import PROBLEMS, load, recipes_of
 from dtta.problems.problem import Problem
 from dtta.problems.weights import WeightsError
 from dtta.rows import PRECISIONS
@@ -28,7 +28,9 @@ EXAMPLES = """examples:
   dtta evaluate --shift all --method ensemble        another method, every shift
   dtta evaluate --problem scenes-clip --classes 50   CLIP under a text-to-image model, fifty names
   dtta adapt x.png --problem scenes-clip --classes "red ball, blue box"     names of your own
-  dtta evaluate --table experiments/baselines.toml   a whole table of the book: settings tried, runs, seeds
+  dtta evaluate --table loss                         a whole table of the book: settings tried, runs, seeds
+  dtta evaluate --preset table1/resnet18/imagenet-a  a cell of the paper's tables; list: their names
+  dtta doctor imagenet                               what this machine lacks for a problem
   accelerate launch -m dtta evaluate --out rows ...  on all GPUs; started again, it goes on where it was
   dtta report rows                                   the table of all evaluations in a folder
   dtta train digits                                  make the shipped weights again, from nothing
@@ -70,10 +72,16 @@ def parser() -> argparse.ArgumentParser:
     _method_options(adapt)
     adapt.add_argument("--out", type=Path, default=Path("."), help="folder for the figures (default: here)")
 
-    evaluate_ = _command(commands, "evaluate", _evaluate, "a method against no adaptation on the same images, paired")
+    usual = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, images=100, batch=1)
+    with_preset = presets.before(_evaluate, **usual)
+    evaluate_ = _command(commands, "evaluate", with_preset, "a method against no adaptation on the same images, paired")
     _shift_options(evaluate_)
     _method_options(evaluate_)
     evaluate_.add_argument("--images", type=int, default=100, help="how many images of the split (default: 100)")
+    evaluate_.add_argument("--preset", metavar="NAME", help="a cell of the paper's tables, or list: their names")
+    evaluate_.add_argument("--batch", type=int, help="images that the method is given at once (default: 1)")
+    evaluate_.add_argument("--by-class", action="store_true", help="images sorted by class, as the released code has")
+    evaluate_.set_defaults(**dict.fromkeys(usual))  # None: not given
     evaluate_.add_argument("--split", default="test", help="validation or test (default: test)")
     evaluate_.add_argument(
         "--metric", help="of the problem's metrics, the one to show by shift (default: its main one)"
@@ -84,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     _speed_options(evaluate_)
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
     evaluate_.add_argument(
-        "--table", type=Path, metavar="FILE", help="make a whole table, as experiments/*.toml say it"
+        "--table", metavar="NAME", help="make a whole table of the book, all of them, or what a file of yours says"
     )
     evaluate_.add_argument("--only", action="append", metavar="NAME", help="one run of the table; may be repeated")
     evaluate_.add_argument(
@@ -113,6 +121,12 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--micro-batch", type=int, default=12, help="pairs in one pass of the naive loop (default: 12)")
     _speed_options(bench)
     bench.add_argument("--out", type=Path, help="a .json file for what was measured of the cases")
+
+    check = _command(commands, "doctor", doctor.command, "what this machine lacks for a problem, and how long it takes")
+    check.add_argument("problem", help=f"one of: {', '.join(PROBLEMS)}")
+    check.add_argument("--network", help="task network, a name or a folder")
+    check.add_argument("--diffusion", help="diffusion model, a name or a folder")
+    check.add_argument("--quick", action="store_true", help="without timing an image")
     return top
 
 
@@ -295,7 +309,7 @@ def _compare(options, together: ranks.Ranks | None) -> None:
         run = Run(
             method, options.problem, options.network, options.diffusion,
             {**problem.settings.get(method, {}), **settings}, options.split, options.seed, options.classes,
-            precision=precision,
+            1 if method == "none" else options.batch, by_class=options.by_class, precision=precision,
         )  # fmt: skip
         path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
@@ -328,10 +342,24 @@ def _precision(asked: str, problem: Problem) -> str:
 
 
 def _table(options, together: ranks.Ranks | None) -> None:
-    table = tables.read(options.table)
+    if options.table == "all":
+        if options.only:
+            raise ValueError("--only is for one table")
+        names = tables.names()
+        print(_time("all tables", sum(stored.seconds(name, options.store) for name in names), options.workers))
+        for name in names:
+            _one_table(tables.read(name), options, together)
+    else:
+        _one_table(tables.read(options.table), options, together)
+
+
+def _time(what: str, seconds: float, workers: int) -> str:
+    return f"{what}: about {seconds / 60 / workers:.0f} minutes with {workers} at work, if nothing of it is done"
+
+
+def _one_table(table: tables.Table, options, together: ranks.Ranks | None) -> None:
     if seconds := stored.seconds(table.name, options.store):
-        minutes = seconds / 60 / options.workers
-        print(f"{table.name}: about {minutes:.0f} minutes with {options.workers} at work, if nothing of it is done")
+        print(_time(table.name, seconds, options.workers))
     rows = options.out or Path("runs/tables")
     tables.make(table, options.workers, options.only, rows, options.store, together)
     if options.only:
@@ -356,7 +384,7 @@ def _gain_line(name: str, gain: dict[str, float], digits: int) -> str:
 def _train(options) -> None:
     from dtta.problems.recipes import train
 
-    train(options.problem, module(options.problem).RECIPES, options.to, options.only, options.steps)
+    train(options.problem, recipes_of(options.problem), options.to, options.only, options.steps)
     print(f"done; to use the new weights: export DTTA_WEIGHTS={options.to}")
 
 

@@ -111,6 +111,7 @@ class ClipClassifier(nn.Module):
         names: of the L classes.
         templates: sentences with a gap for the name; the vectors of several are averaged.
         mean, std: of each channel, as CLIP was trained.
+        unit: whether the image's vector is brought to length one, as CLIP was trained.
 
     Attributes:
         words: the ``CLIPModel`` and the tokenizer.
@@ -126,9 +127,11 @@ class ClipClassifier(nn.Module):
         templates: Sequence[str] = TEMPLATES,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
+        unit: bool = True,
     ):
         super().__init__()
         clip.eval()
+        self.unit = unit
         self.size = clip.config.vision_config.image_size
         self.vision_model, self.visual_projection = clip.vision_model, clip.visual_projection
         self.logit_scale = clip.logit_scale
@@ -146,8 +149,8 @@ class ClipClassifier(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> unit vectors (N, D)."""
-        seen = self.vision_model(pixel_values=self.pixels(image)).pooler_output
-        return F.normalize(self.visual_projection(seen), dim=1)
+        seen = self.visual_projection(self.vision_model(pixel_values=self.pixels(image)).pooler_output)
+        return F.normalize(seen, dim=1) if self.unit else seen
 
     def pixels(self, image: Tensor) -> Tensor:
         """CLIP's preprocessing: the shorter side to its size (bicubic), the middle square, its mean and std."""

@@ -107,13 +107,39 @@ class DepthMap(nn.Module):
 
     def forward(self, depth: Tensor) -> Tensor:
         """Depth (N, 1, H, W) or (N, H, W) -> c (N, 1, H, W)."""
-        if depth.ndim == 3:
-            depth = depth.unsqueeze(1)
-        if depth.ndim != 4 or depth.shape[1] != 1:
-            raise ValueError(f"depth must have shape (N, 1, H, W) or (N, H, W), not {tuple(depth.shape)}")
-        depth = depth.float().clamp(self.near, self.far)
+        depth = one_channel(depth).float().clamp(self.near, self.far)
         if self.scale == "inverse":
             return 2 * (1 / depth - 1 / self.far) / (1 / self.near - 1 / self.far) - 1
         if self.scale == "log":
             return 2 * (depth / self.near).log() / math.log(self.far / self.near) - 1
         return 2 * (depth - self.near) / (self.far - self.near) - 1
+
+
+class RelativeDepth(nn.Module):
+    """Depth as depth ControlNets were shown it: 1/depth, stretched over each image to [0, 1] (nearest = 1), as grey.
+
+    A map with all distances doubled gives the same c: the diffusion model hears the shape, not the scale.
+
+    Args:
+        near, far: depths are cut to this range first, in the network's unit.
+    """
+
+    def __init__(self, near: float, far: float):
+        super().__init__()
+        if not 0 < near < far:
+            raise ValueError(f"depths must satisfy 0 < near < far, not {near}, {far}")
+        self.near, self.far = near, far
+
+    def forward(self, depth: Tensor) -> Tensor:
+        """Depth (N, 1, H, W) or (N, H, W) -> c (N, 3, H, W)."""
+        inverse = 1 / one_channel(depth).float().clamp(self.near, self.far)
+        least, most = inverse.amin((1, 2, 3), keepdim=True), inverse.amax((1, 2, 3), keepdim=True)
+        return ((inverse - least) / (most - least).clamp(min=1e-6)).expand(-1, 3, -1, -1)
+
+
+def one_channel(depth: Tensor) -> Tensor:
+    """Depth (N, 1, H, W) or (N, H, W) -> (N, 1, H, W). Raises ValueError for any other shape."""
+    depth = depth.unsqueeze(1) if depth.ndim == 3 else depth
+    if depth.ndim != 4 or depth.shape[1] != 1:
+        raise ValueError(f"depth must have shape (N, 1, H, W) or (N, H, W), not {tuple(depth.shape)}")
+    return depth

@@ -252,3 +252,42 @@ class TextUNet(_Patched):
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         return self.unet(z_t, t, encoder_hidden_states=condition)
+
+
+class ControlledUNet(TextUNet):
+    """Stable Diffusion under a ControlNet (Zhang et al., arXiv 2302.05543): c (N, 3, H, W) in [0, 1] pictures a map.
+
+    Maps of another size than the images are resized to theirs. Of φ, the UNet alone can move; the ControlNet stays.
+
+    Args:
+        prompt: (1, tokens, D), what the text encoder makes of the words that go with every image.
+        colours: (L, 3) in [0, 1], in which the ControlNet was shown each of L classes; None: it shows no classes.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        controlnet: nn.Module,
+        scheduler: DDPMScheduler,
+        vae: nn.Module | None,
+        prompt: Tensor,
+        colours: Tensor | None = None,
+    ):
+        super().__init__(unet, scheduler, vae)
+        self.controlnet = controlnet.eval().requires_grad_(False)
+        self.register_buffer("prompt", prompt, persistent=False)
+        self.register_buffer("colours", colours, persistent=False)
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L: the colours (L, 3)."""
+        return self.colours
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        if condition.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            condition = F.interpolate(condition, size, mode="bilinear", antialias=True)
+        text = self.prompt.expand(len(z_t), -1, -1)
+        down, middle = self.controlnet(z_t, t, encoder_hidden_states=text, controlnet_cond=condition, return_dict=False)
+        added = dict(down_block_additional_residuals=down, mid_block_additional_residual=middle)
+        return self.unet(z_t, t, encoder_hidden_states=text, **added)

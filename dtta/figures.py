@@ -161,11 +161,16 @@ def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: S
     return fig
 
 
-def segmentation(ax: Axes, classes: Tensor) -> None:
-    """A map (H, W) of the scenes' classes, each in its colour of SEGMENTS."""
+def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
+    """A map (H, W) of classes, each in its colour: the scenes' in that of SEGMENTS, of more than these each in one of
+    its own, too many to tell apart by name. Where there is no class (-1) it is white."""
+    from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    ax.imshow(classes.detach().cpu().numpy(), cmap=ListedColormap(SEGMENTS), vmin=-0.5, vmax=len(SEGMENTS) - 0.5)
+    spread = [(89 * k % count + 0.5) / count for k in range(count)]  # neighbours in number far apart in colour
+    own = SEGMENTS if count <= len(SEGMENTS) else colormaps["gist_ncar"](spread)
+    palette = ListedColormap(own).with_extremes(under="white")
+    ax.imshow(classes.detach().cpu().numpy(), cmap=palette, vmin=-0.5, vmax=len(own) - 0.5)
     ax.axis("off")
 
 
@@ -240,6 +245,23 @@ def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
     ax.axvline(0, color=GREY, lw=1)
 
 
+def spread_labels(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], gap: float) -> None:
+    """A name beside each point, on a logarithmic x axis; where points crowd, their names keep `gap` apart in y.
+
+    Names stand to the right of points in the left half of the axis, and to the left of the others.
+    """
+    low, high = ax.get_xlim()
+    middle = (low * high) ** 0.5
+    for left in (True, False):
+        last = float("-inf")
+        for up, across, name in sorted(p for p in zip(y, x, names, strict=True) if (p[1] < middle) == left):
+            last = max(up, last + gap)
+            ax.annotate(
+                name, (across, up), (across * (1.25 if left else 0.8), last), size=8, va="center",
+                ha="left" if left else "right", arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.4},
+            )  # fmt: skip
+
+
 def belief(
     image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], losses: Sequence[float] = ()
 ) -> Figure:
@@ -302,7 +324,7 @@ def adapted(
     maps = ([label] if label is not None else []) + [before[0], after[0]]
     for ax, answer in zip(axes[1:], maps, strict=False):
         if problem.task == "segmentation":
-            segmentation(ax, answer if answer.ndim == 2 else answer.argmax(0))
+            segmentation(ax, answer if answer.ndim == 2 else answer.argmax(0), len(problem.classes))
         else:
             depth(ax, answer[0], problem.condition.near, problem.condition.far)
     place = len(panels) - 1

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-PARTS = ("all", "norm", "head", "lora")
+PARTS = ("all", "norm", "head", "lora", "leaves")
 
 
 def select(module: nn.Module, part: str = "all") -> list[nn.Parameter]:
@@ -22,7 +22,9 @@ def select(module: nn.Module, part: str = "all") -> list[nn.Parameter]:
 
     Args:
         part: "all": every weight; "norm": scales and shifts of the normalisation layers (as TENT);
-            "head": the last linear layer or convolution; "lora": what peft added.
+            "head": the last linear layer or convolution; "lora": what peft added; "leaves": what the authors'
+            released code moves, the layers that hold no other layers, but for the last: no classifier's last layer,
+            and no weight that a block of layers holds itself (a quarter of torchvision's ViT-B/32).
 
     Returns:
         Each parameter once, also where layers share it.
@@ -40,6 +42,9 @@ def select(module: nn.Module, part: str = "all") -> list[nn.Parameter]:
     elif part == "head":
         layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
         found = list(layers[-1].parameters()) if layers else []
+    elif part == "leaves":
+        layers = [m for m in module.modules() if not list(m.children())]
+        found = [p for m in layers[:-1] for p in m.parameters(recurse=False)]
     else:
         found = [p for name, p in module.named_parameters() if "lora_" in name]
     found = list(dict.fromkeys(found))

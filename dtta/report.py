@@ -119,6 +119,36 @@ def gains(
     table(rows, tolerance, caption, digits)
 
 
+def beside(
+    rows: Iterable[tuple[str, float, str, Mapping[str, float]]],
+    tolerance: float,
+    caption: str = "",
+    paper: str = "paper",
+) -> None:
+    """Show gains of a paper beside paired ones of ours, as `table` does, and whether they point the same way.
+
+    Args:
+        rows: a name and a gain in points there; a name and a gain here (see ``dtta.evaluate.paired_gain``).
+        paper: what the first column is headed.
+    """
+    found = []
+    for theirs, told, ours, gain in rows:
+        shown = not gain["low"] <= 0 <= gain["high"]
+        same = "agrees" if (told > 0) == (gain["gain"] > 0) else "disagrees"
+        found.append(
+            {
+                paper: theirs,
+                "its gain": told,
+                "here": ours,
+                "gain": gain["gain"],
+                "from": gain["low"],
+                "to": gain["high"],
+            }
+            | {"": same if shown else "nothing shown here"}
+        )
+    table(found, tolerance, caption)
+
+
 def _statement(tolerance: float, whole: int, where: str = "") -> str:
     counts = f", whole numbers to ±{whole}," if whole else ""
     return f"decimals {where + ' ' if where else ''}hold to ±{tolerance:g}{counts} on other machines"

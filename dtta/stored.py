@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
-from dtta.evaluate import Row, Run, paired_gain
+from dtta.evaluate import AFTER, Row, Run, evaluate, paired_gain
 from dtta.problems.problem import Metric
 
 FOLDER = Path(__file__).parent / "results"
 COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then a seed, and the sums, if there are any
+
+
+def own_folder() -> Path:
+    """Where a page keeps the results that it makes itself, at full scale: results/ in $DTTA_CACHE or ~/.cache/dtta."""
+    return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta") / "results"
 
 
 def names(table: str, folder: Path = FOLDER) -> dict[str, Run]:
@@ -77,7 +83,7 @@ def tried(table: str, folder: Path = FOLDER) -> list[dict]:
 
 
 def _command(table: str) -> str:
-    return f"dtta evaluate --table experiments/{table}.toml"
+    return f"dtta evaluate --table {table}"
 
 
 def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLDER, **about) -> None:
@@ -166,6 +172,40 @@ def summary(
             }
         )
     return found
+
+
+def agreement(
+    table: str,
+    run: str,
+    images: int = 1,
+    shifts: Collection[str] | None = None,
+    seed: int | None = None,
+    within: float = 0.0,
+    folder: Path = FOLDER,
+) -> tuple[int, int]:
+    """Run a sample again: how many of its scores are as stored, and of how many.
+
+    Args:
+        images: of each shift, the first ones; of a stream, its first ones in their order.
+        shifts: some of the table's; None: all. seed: one of the table's; None: its first.
+        within: two scores that are no further apart than this count as the same.
+
+    Raises:
+        ValueError: the run's streams go through all shifts, so that none of them begins anew.
+    """
+    if (known := names(table, folder)[run]).stream == "changing":
+        raise ValueError(f"{run} goes through all shifts in one stream; a part of it is another stream")
+    found = rows(table, run, folder)
+    seed = found[0].seed if seed is None else seed
+    kept = {r.key: r.score for r in found if r.seed == seed and not r.shift.startswith(AFTER)}
+    sample: dict[tuple[str, int], list[int]] = {}
+    for shift, severity, index, _ in kept:
+        if shifts is None or shift in shifts:
+            sample.setdefault((shift, severity), []).append(index)
+    numbers = {shift: indices[:images] for (shift, _), indices in sample.items()}
+    fresh = evaluate(replace(known, seed=seed, recalled=0), list(sample), numbers, progress=False)
+    same = [abs(kept[r.shift, r.severity, r.index, seed] - r.score) <= within + 1e-5 for r in fresh]
+    return sum(same), len(same)
 
 
 _against = cache(against)  # `gain` has an argument of that name

@@ -1,15 +1,16 @@
 """Tables of results from committed files: what was tried on validation images, and what came out on test images.
 
-    dtta evaluate --table experiments/baselines.toml                all rows of a table; it goes on where it stopped
-    dtta evaluate --table experiments/baselines.toml --only tent    one row, and what it builds on
+    dtta evaluate --table loss              all rows of dtta/experiments/loss.toml; it goes on where it stopped
+    dtta evaluate --table loss --only L1    one row, and what it builds on
+    dtta evaluate --table own.toml          a file of your own
 
 A file says which runs stand in a table:
 
     about = "Every baseline under every shift"
     problem = "digits"
-    images = 40                  # test images for each shift
+    images = 40                  # test images for each shift and seed
     tried = 24                   # validation images for each shift, for the grids
-    seeds = [0, 1, 2]            # of the shifts and of the methods
+    seeds = [0, 1, 2]            # of the shifts and of the methods; each seed has images of its own
 
     [runs.none]
 
@@ -46,6 +47,8 @@ from dtta.methods import METHODS, build
 from dtta.problems import load
 from dtta.ranks import Ranks
 
+FOLDER = Path(__file__).parent / "experiments"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -70,7 +73,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """What a file says; see the module's docstring. `of`: see ``dtta.evaluate.spread``; 0: the first images."""
+    """What a file says; see the module's docstring.
+
+    of: each shift's images are spread over so many (see ``dtta.evaluate.spread``); 0: all shifts have the same ones.
+    """
 
     name: str
     about: str
@@ -82,10 +88,21 @@ class Table:
     seeds: tuple[int, ...]
     entries: dict[str, Entry] = field(default_factory=dict)
 
-    def numbers(self, count: int) -> dict[str, list[int]]:
-        """The images of each shift, clean ones included."""
-        shifts = ("clean", *self.shifts)
-        return spread(shifts, count, self.of) if self.of else {s: list(range(count)) for s in shifts}
+    @property
+    def most(self) -> int:
+        """Test images for each shift and seed, of the run that has most."""
+        return max(entry.images for entry in self.entries.values())
+
+    def numbers(self, count: int, seed: int) -> dict[str, list[int]]:
+        """The images of each shift, clean ones included, under a seed.
+
+        Another seed for the same image would tell little that is new: so each has images of its own, one block after
+        the other.
+        """
+        shifts, total = ("clean", *self.shifts), self.of or self.most
+        found = spread(shifts, count, total) if self.of else {s: list(range(count)) for s in shifts}
+        first = total * self.seeds.index(seed)
+        return {shift: [first + number for number in numbers] for shift, numbers in found.items()}
 
 
 _TABLE = {"about", "problem", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
@@ -93,16 +110,26 @@ _RUN = ("method", "network", "diffusion", "classes", "batch", "stream", "by_clas
 _ENTRY = {*_RUN, "settings", "grid", "like", "against", "images"}
 
 
-def read(path: Path) -> Table:
+def names() -> tuple[str, ...]:
+    """The tables of the book; first those that choose the problems' settings, which the others start from."""
+    return tuple(sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda n: (not n.endswith("-test"), n)))
+
+
+def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said) -> Table:
     """Read a table's file and check every name in it.
+
+    Args:
+        table: its name, one of `names`; or the path of a file.
+        change: what the file says -> what is to be taken instead (see ``dtta.elsewhere``).
 
     Raises:
         FileNotFoundError: no such file. ValueError: what is wrong in it, and where.
     """
+    path = FOLDER / f"{table}.toml" if str(table) in names() else Path(table)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {path}, and no table of that name; there are {', '.join(names())}")
     try:
-        said = tomllib.loads(path.read_text())
+        said = change(tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     _known(said, _TABLE, f"{path}")
@@ -124,6 +151,9 @@ def read(path: Path) -> Table:
     )
     for name, entry in said["runs"].items():
         table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table, known)
+    needed = 1 + max(max(max(found) for found in table.numbers(table.most, seed).values()) for seed in table.seeds)
+    if needed > (size := problem.size("test")):
+        raise ValueError(f"{path}: it needs {needed} test images, {len(table.seeds)} seeds in all; there are {size}")
     return table
 
 
@@ -184,9 +214,15 @@ def make(
     """
     if unknown := set(only or ()) - set(table.entries):
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
-    folder, tried, runs, found = rows / table.name, {}, {}, {}
+    folder, tried, runs, found, spent = rows / table.name, {}, {}, {}, []
     left = wanted = _with_those_before(table, only)
-    with at_work(workers, ranks) as do:
+    with at_work(workers, ranks) as work:
+
+        def do(jobs: list[Job], text: str) -> list[list[Row]]:
+            done = work(jobs, text)
+            spent.append(sum(row.seconds for rows in done for row in rows))
+            return done
+
         while left:  # a wave: all runs whose predecessors are done
             wave = [name for name in left if set(_needs(table, name)) <= set(runs)]
             first = {name: start(table, name, runs) for name in wave}
@@ -195,7 +231,7 @@ def make(
             now = {name: best(run, tried.get(name, [])) for name, run in first.items()}
             cells = [(shift, table.severity) for shift in ("clean", *table.shifts)]
             jobs = [
-                (replace(run, seed=seed), cells, table.numbers(table.entries[name].images),
+                (replace(run, seed=seed), cells, table.numbers(table.entries[name].images, seed),
                  folder / f"{_file(name)}-{seed}.jsonl")
                 for name, run in now.items()
                 for seed in table.seeds
@@ -207,7 +243,7 @@ def make(
             left = [name for name in left if name not in runs]
     if len(wanted) == len(table.entries) and (ranks is None or ranks.first):
         whole = {name: (runs[name], found[name]) for name in table.entries}
-        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], out)
+        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], sum(spent), out)
 
 
 def _needs(table: Table, name: str) -> list[str]:
@@ -278,7 +314,8 @@ def choose(
     Returns:
         name -> a row for each setting: run, method, settings, and the mean gain over the shifts, with its interval.
     """
-    cells, numbers = [(shift, table.severity) for shift in table.shifts], table.numbers(table.tried)
+    cells = [(shift, table.severity) for shift in table.shifts]
+    numbers = table.numbers(table.tried, table.seeds[0])
 
     def job(run: Run, name: str) -> Job:
         path = folder / f"{_file(name)}-validation.jsonl"
@@ -310,10 +347,9 @@ def _file(text: str) -> str:
     return "-".join("".join(c if c.isalnum() or c in ".φ" else " " for c in text).split())
 
 
-def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], out: Path) -> None:
-    command = f"dtta evaluate --table experiments/{table.name}.toml"
-    seconds = round(sum(row.seconds for _, rows in found.values() for row in rows), 1)
-    about = dict(about=table.about, command=command, seeds=table.seeds, seconds=seconds, torch=torch.__version__)
+def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], seconds: float, out: Path) -> None:
+    about = dict(about=table.about, command=f"dtta evaluate --table {table.name}", seeds=table.seeds)
+    about |= dict(seconds=round(seconds, 1), torch=torch.__version__)  # of all rows, those of the grids too
     about["against"] = {name: entry.against for name, entry in table.entries.items() if entry.run.method != "none"}
     stored.save(table.name, found, out, **about)
     if tried:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries are imported, which read it then: no test waits for the hub
+
 import hypothesis
 import pytest
 import tiny

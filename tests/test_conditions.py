@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtta.conditions import ClassMixture, DepthMap, Milder, PixelMixture
+from dtta.conditions import ClassMixture, DepthMap, Milder, PixelMixture, RelativeDepth
 
 SCALES = ("linear", "log", "inverse")
 
@@ -260,3 +260,33 @@ def test_a_sure_network_hears_more_through_a_milder_belief():
 def test_a_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match="temperature must be above 0"):
         Milder(ClassMixture(tiny.normal(4, 3)), temperature)
+
+
+# --- relative depth -------------------------------------------------------------------------------------
+
+
+def test_relative_depth_is_inverse_depth_stretched_over_each_image():
+    depth = torch.tensor([[[[1.0, 2.0], [4.0, 0.1]]], [[[5.0, 10.0], [20.0, 10.0]]]])
+    c = RelativeDepth(0.5, 10)(depth)
+    assert c.shape == (2, 3, 2, 2)
+    first = (1 / torch.tensor([[1.0, 2.0], [4.0, 0.5]]) - 0.25) / (2 - 0.25)  # 0.1 is cut to 0.5
+    for channel in range(3):
+        torch.testing.assert_close(c[0, channel], first)
+        torch.testing.assert_close(c[1, channel], torch.tensor([[1.0, 0.0], [0.0, 0.0]]))  # 20 is cut to 10
+    assert torch.equal(RelativeDepth(0.5, 10)(depth[:, 0]), c)
+
+
+def test_relative_depth_hears_no_scale_and_bears_a_flat_map():
+    depth = 1 + 3 * tiny.images(2)
+    condition = RelativeDepth(0.1, 100)
+    torch.testing.assert_close(condition(depth), condition(depth * 3), atol=1e-5, rtol=1e-5)
+    flat = torch.full((1, 1, 4, 4), 3.0, requires_grad=True)
+    condition(flat).sum().backward()
+    assert flat.grad.isfinite().all()
+    depth.requires_grad_()
+    condition(depth)[..., 1:, :].square().sum().backward()
+    assert (depth.grad.abs().sum((1, 2, 3)) > 0).all()
+    with pytest.raises(ValueError, match="0 < near < far"):
+        RelativeDepth(2, 1)
+    with pytest.raises(ValueError, match="depth must have shape"):
+        condition(torch.ones(3, 3))

@@ -32,7 +32,7 @@ def test_the_objective_weighs_sure_images_and_anchors_the_rest():
         for w in weights:
             w += 0.1
     p = model(x).softmax(1)
-    limit = sorted(map(H, p))[4]  # half of the images are sure
+    limit = sum(sorted(map(H, p))[3:5]) / 2  # half of the images are sure, none is on the edge
     wrapped.margin = limit / math.log(tiny.CLASSES)
     sure = [q for q in p if H(q) < limit]
     assert 0 < len(sure) < 8

@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -163,4 +164,13 @@ def test_named_points_tell_gains_from_losses():
     points = [line for line in ax.lines if line.get_marker() == "o"]
     assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [(-2.0, -1.0), (1.0, 3.0)]
     assert [p.get_color() for p in points] == [figures.VERMILION, figures.BLUE]
+    plt.close(fig)
+
+
+def test_many_classes_have_a_colour_each_and_no_class_is_white():
+    fig, ax = plt.subplots()
+    figures.segmentation(ax, torch.arange(-1, 150)[None], 150)
+    (drawn,) = ax.images
+    colours = drawn.cmap(drawn.norm(drawn.get_array()))[0]
+    assert colours[0].tolist() == [1, 1, 1, 1] and len(np.unique(colours[1:].round(6), axis=0)) >= 140
     plt.close(fig)

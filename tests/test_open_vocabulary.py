@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import pickle
@@ -16,9 +15,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 from scipy.io import savemat
+from stand_ins import SIZE, clip, picture, stable_diffusion
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as T
 
@@ -27,7 +27,7 @@ from dtta import stored
 from dtta.clip import tokens
 from dtta.evaluate import Run, evaluate
 from dtta.methods import build
-from dtta.problems import PROBLEMS, open_vocabulary
+from dtta.problems import PROBLEMS, data_folders, open_vocabulary
 from dtta.problems.weights import WeightsError
 
 ROOT = Path(__file__).parents[1]
@@ -38,40 +38,17 @@ from _pages import Project  # noqa: E402
 from pages import run_page  # noqa: E402
 
 NAMES = [name for name in PROBLEMS if name.startswith("open-vocabulary")]
-SIZE = 32  # of the tiny Stable Diffusion's pictures
 
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory) -> Path:
     """clip/ and sd/, as ``huggingface_hub`` would leave them: configurations, safetensors, tokenizers."""
-    root, shape = tmp_path_factory.mktemp("hub"), dict(sample_size=SIZE // 2, in_channels=4, out_channels=4)
-    words = copy.deepcopy(tiny.tokenizer())
-    words.model_max_length = 77
-    tiny.clip_model(length=77).save_pretrained(root / "clip")
-    words.save_pretrained(root / "clip")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = AutoencoderKL(
-            block_out_channels=(8, 16), norm_num_groups=4, latent_channels=4, sample_size=SIZE, scaling_factor=0.18215,
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        )  # fmt: skip
-    schedule = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-    pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=tiny.clip_model(1, 77).text_model, tokenizer=words,
-        unet=tiny.text_unet(**shape).network,
-        scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **schedule),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(root / "sd")
+    root = tmp_path_factory.mktemp("hub")
+    clip(root / "clip"), stable_diffusion(root / "sd")
     return root
 
 
 # --- data in the layout in which it is published ------------------------------------------------------
-
-
-def picture(number: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
-    rng = np.random.default_rng(number)
-    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
 def food101(root: Path, monkeypatch) -> list[str]:
@@ -179,11 +156,6 @@ def data(tmp_path, monkeypatch):
     return make
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 def load(name: str, hub: Path, classes: int | None = 3):
     return dtta.load(name, str(hub / "clip"), str(hub / "sd"), classes)
 
@@ -262,28 +234,41 @@ def test_the_diffusion_model_reads_a_row_for_each_word(hub):
 def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
     data("open-vocabulary-aircraft")
     problem = load("open-vocabulary-aircraft", hub)
-    clip, words = open_vocabulary.load_clip(str(hub / "clip"))
+    model, words = open_vocabulary.load_clip(str(hub / "clip"))
     x = tiny.images(2, channels=3, size=tiny.CLIP_SIZE)
     pixels = problem.model.pixels(x)
     sentences = [f"a photo of a {name}, a type of aircraft" for name in problem.classes]
     with pytest.raises(ValueError, match="shorten the name"):
         tokens(words, sentences, 5)
-    wanted = clip(tokens(words, sentences, clip.config.text_config.max_position_embeddings), pixels).logits_per_image
+    wanted = model(tokens(words, sentences, model.config.text_config.max_position_embeddings), pixels).logits_per_image
     torch.testing.assert_close(problem.model(x), wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_the_released_code_leaves_the_images_vector_as_it_is(hub):
+    """ImageNet's mean and spread, and 100 x the product with the names' unit vectors, by hand."""
+    names, x = ["red ball", "blue box"], tiny.images(2, channels=3, size=tiny.CLIP_SIZE)
+    usual, released = (
+        dtta.load(NAMES[0], f"{hub / 'clip'}{ending}", str(hub / "sd"), names).model for ending in ("", "+released")
+    )
+    network, _ = open_vocabulary.load_clip(str(hub / "clip"))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    seen = network.get_image_features(pixel_values=(x - mean) / std).pooler_output
+    torch.testing.assert_close(released(x), network.logit_scale.exp() * seen @ usual.text.T, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(released(x), usual(x), atol=1e-3)
+
+
 def test_the_first_images_are_as_many_of_each_class():
-    order = open_vocabulary._in_turn([0] * 5 + [1] * 2 + [2] * 4 + [3] * 9, 3)
+    order = data_folders.in_turn([0] * 5 + [1] * 2 + [2] * 4 + [3] * 9, 3)
     labels = [0] * 5 + [1] * 2 + [2] * 4 + [3] * 9
     assert [labels[i] for i in order[:6]] == [0, 1, 2, 0, 1, 2]
     assert sorted(order) == list(range(11))
-    assert order == open_vocabulary._in_turn(labels, 3)
+    assert order == data_folders.in_turn(labels, 3)
 
 
 @pytest.mark.parametrize("size", [(40, 36), (36, 40), (20, 90)])
 def test_pictures_are_made_square(size):
     whole = picture(0, (5, 5)).resize(size, Image.Resampling.BILINEAR)  # smooth: where a pixel ends may be rounded
-    found = open_vocabulary.square(whole, 32)
+    found = data_folders.square(whole, 32)
     assert found.shape == (3, 32, 32)
     short = min(size)
     left, top = (size[0] - short) / 2, (size[1] - short) / 2

@@ -401,6 +401,25 @@ def test_table_without_digits_states_a_tolerance_for_whole_numbers(monkeypatch):
         report.table([{"accuracy": 97.4}], tolerance=0.5, digits=0)
 
 
+@pytest.mark.parametrize(
+    ("paper", "gain", "low", "high", "said"),
+    [
+        (2.0, 3.0, 1.0, 5.0, "agrees"),
+        (-2.0, -3.0, -5.0, -1.0, "agrees"),
+        (-2.0, 3.0, 1.0, 5.0, "disagrees"),
+        (2.0, -3.0, -5.0, -1.0, "disagrees"),
+        (2.0, 3.0, -1.0, 7.0, "nothing shown here"),
+        (2.0, 3.0, 0.0, 6.0, "nothing shown here"),
+    ],
+)
+def test_a_paper_and_a_run_agree_where_both_point_the_same_way(monkeypatch, paper, gain, low, high, said):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    report.beside([("theirs", paper, "ours", dict(gain=gain, low=low, high=high))], tolerance=0.1)
+    cells = re.split("  +", shown[0]["text/plain"].splitlines()[1])
+    assert cells == ["theirs", f"{paper:.1f}", "ours", f"{gain:.1f}", f"{low:.1f}", f"{high:.1f}", said]
+
+
 def test_show_refuses_a_figure_without_words():
     with pytest.raises(ValueError, match="describe the figure in a sentence"):
         figures.show(None, alt="a plot")

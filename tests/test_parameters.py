@@ -8,6 +8,7 @@ import tiny
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+from torchvision import models
 
 from dtta.diffusion import DiT
 from dtta.parameters import PARTS, Logits, redraw, select
@@ -155,3 +156,17 @@ def test_drawn_anew_statistics_start_again():
     norm.running_mean.fill_(3.0)
     redraw(network)
     assert (norm.running_mean == 0).all() and (norm.running_var == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("build", "left_out"), [("resnet18", 4.4), ("resnet50", 8.0), ("vit_b_32", 25.0), ("convnext_tiny", 2.7)]
+)
+def test_leaves_are_what_the_released_code_moves(build, left_out):
+    """All layers that hold none but the last one; the share of the weights that this leaves out is known."""
+    with torch.device("meta"):
+        network = getattr(models, build)()
+    moved = sum(p.numel() for p in select(network, "leaves"))
+    whole = sum(p.numel() for p in network.parameters())
+    assert 100 * (1 - moved / whole) == pytest.approx(left_out, abs=0.06)
+    last = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
+    assert not {id(p) for p in last.parameters()} & {id(p) for p in select(network, "leaves")}

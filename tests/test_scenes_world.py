@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dtta.problems.scenes import sdf
@@ -407,6 +407,8 @@ def measure(shape: str, p: np.ndarray, size: tuple) -> float:
 
 @pytest.mark.parametrize("shape", sdf.SHAPES)
 @given(a=length, b=length, c=length, turn=st.floats(0, 6.28), u=st.floats(0, 1), s=st.floats(0.001, 2))
+@example(a=0.5, b=1.0, c=1.0, turn=1.0, u=0.9375, s=1.0)  # near a cone's tip
+@example(a=0.5, b=1.0, c=1.0, turn=1.0, u=1.0, s=1.0)
 def test_a_distance_is_zero_on_the_surface_and_grows_by_what_one_walks_away(shape, a, b, c, turn, u, s):
     size = (a, 0.4 * b if shape == "torus" else b, c)
     size = (max(size[0], 1.5 * size[1]), *size[1:]) if shape == "torus" else size
@@ -416,8 +418,9 @@ def test_a_distance_is_zero_on_the_surface_and_grows_by_what_one_walks_away(shap
             assert measure(shape, p + s * n, size) == pytest.approx(s, abs=1e-9)
         assert measure(shape, p - 1e-3 * n, size) < 0
         got = sdf.normal(shape, torch.tensor(p)[None], torch.tensor([size], dtype=torch.float64))[0].numpy()
-        tip = shape == "cone" and u > 0.999
-        assert tip or np.abs(got - n).max() < 1e-3
+        # A cone's curvature grows towards its tip, and with it the error of a difference over a step of 1e-4.
+        curved = 1e-4 / np.hypot(*p[[0, 2]]) if shape == "cone" and n[1] > 0 else 0
+        assert np.abs(got - n).max() < max(1e-3, curved)
 
 
 point = st.tuples(*[st.floats(-2, 2)] * 3).map(np.array)

@@ -42,7 +42,7 @@ def test_shared_keeps_what_both_have():
 
 
 def test_missing_table_and_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table experiments/table\.toml"):
+    with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table table"):
         stored.names("table", tmp_path)
     stored.save("table", {"a": (Run("none"), ROWS)}, tmp_path)
     with pytest.raises(KeyError, match="has no run 'z'; it has a"):
@@ -82,7 +82,7 @@ def test_what_stands_where_and_what_was_tried(tmp_path):
     assert places == [1, 0, 4, 2]
     with pytest.raises(ValueError, match="place must lie in 0 to 1"):
         stored.standing("t", "after", "fog", 75, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table experiments/t\.toml"):
+    with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table t"):
         stored.tried("t", tmp_path)
     (tmp_path / "t-settings.csv").write_text('run,method,settings,gain\n"tent, slow",tent,"{""lr"": 0.1}",-2.5\n')
     row = {"run": "tent, slow", "method": "tent", "settings": {"lr": 0.1}, "gain": -2.5}

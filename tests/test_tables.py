@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import tiny
@@ -37,7 +36,6 @@ batch = 2
 settings = { lr = 0.1 }
 """
 SHIFTS = ["fog", "contrast"]
-EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +78,11 @@ def test_a_file_is_read_as_it_says(tmp_path):
         2,
         {"steps": 2, "lr": 0.1},
     )  # the problem's, and its own
-    assert few.numbers(2) == {"clean": [0, 1], "fog": [0, 1], "contrast": [0, 1]}
-    spread = table(tmp_path, "of = 9\n" + TEXT).numbers(2)
-    assert spread == {"clean": [0, 1], "fog": [3, 4], "contrast": [6, 7]}
+    assert few.numbers(2, 0) == {"clean": [0, 1], "fog": [0, 1], "contrast": [0, 1]}
+    assert few.numbers(2, 4) == {"clean": [3, 4], "fog": [3, 4], "contrast": [3, 4]}
+    spread = table(tmp_path, "of = 6\n" + TEXT)
+    assert spread.numbers(2, 0) == {"clean": [0, 1], "fog": [2, 3], "contrast": [4, 5]}
+    assert spread.numbers(2, 4) == {"clean": [6, 7], "fog": [8, 9], "contrast": [10, 11]}
 
 
 def test_settings_are_the_best_on_validation_images(tmp_path):
@@ -132,12 +132,13 @@ def test_what_is_stored_is_what_a_run_gives(tmp_path):
         count = 2 if name == "few images" else 3
         assert len(rows) == 3 * count * 2
         for seed in (0, 4):
-            fresh = evaluate(Run(**vars(run) | {"seed": seed}), cells, range(count), progress=False)
+            numbers = range(count) if seed == 0 else range(3, 3 + count)  # each seed has images of its own
+            fresh = evaluate(Run(**vars(run) | {"seed": seed}), cells, numbers, progress=False)
             kept = {(r.shift, r.index): r.score for r in rows if r.seed == seed}
             for row in fresh:
                 assert kept[row.shift, row.index] == pytest.approx(row.score, rel=1e-4)
     about = json.loads((tmp_path / "out" / "few.json").read_text())
-    assert about["command"] == "dtta evaluate --table experiments/few.toml"
+    assert about["command"] == "dtta evaluate --table few"
     assert (about["about"], about["seeds"]) == ("A table to try things out", [0, 4])
     gain = stored.gain("few", "few images", {"fog"}, folder=tmp_path / "out")
     assert gain["images"] == 4  # two images, two seeds
@@ -176,6 +177,7 @@ def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypat
         ("tried = 2", "tried = 0", "a grid needs `tried`"),
         ("batch = 2", "batch = 0", "batch must be a whole number"),
         ("images = 3", "images = ", "is not TOML"),
+        ("images = 3", "images = 300", "needs 600 test images, 2 seeds in all; there are"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, old, new, message):
@@ -211,8 +213,38 @@ def test_by_the_command_line(tmp_path, capsys, monkeypatch):
     assert "few has no run sent" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_committed_file_is_read(path, monkeypatch):
+@pytest.mark.parametrize("name", tables.names())
+def test_every_table_of_the_book_is_read(name, monkeypatch):
     monkeypatch.setattr(tables, "load", problems.load)
-    table = tables.read(path)
-    assert table.about and "none" in table.entries
+    table = tables.read(name)
+    assert table.name == name and table.about and "none" in table.entries
+
+
+def test_the_tables_that_choose_a_problems_settings_come_first():
+    names = tables.names()
+    first = [name.endswith("-test") for name in names]
+    assert first == sorted(first, reverse=True) and sum(first) == 4
+    assert {"loss", "weights", "online", "beyond"} < set(names)
+
+
+def test_all_tables_by_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "load", tables.load)
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    for name in ("few", "few-test"):
+        (tmp_path / f"{name}.toml").write_text(TEXT)
+    store = tmp_path / "out"
+    command = ["evaluate", "--table", "all", "--out", str(tmp_path / "rows"), "--store", str(store), "--workers", "1"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("all tables: about 0 minutes with 1 at work")
+    assert {path.name for path in store.glob("*.csv")} == {
+        f"{n}{s}.csv" for n in ("few", "few-test") for s in ("", "-settings")
+    }
+    for path in store.glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 600}))
+    assert cli.main(command) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "minutes" in line]
+    assert [line.split(" minutes")[0] for line in told] == [
+        "all tables: about 20", "few-test: about 10", "few: about 10",
+    ]  # fmt: skip
+    assert cli.main([*command, "--only", "none"]) == 2
+    assert "--only is for one table" in capsys.readouterr().err

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from dtta.problems.problem import Problem
 
-# The module of each problem; it has problem(network, diffusion) and RECIPES, how its models are made.
+if TYPE_CHECKING:
+    from dtta.problems.recipes import Recipe
+
+# The module of each problem; it has problem(network, diffusion) and RECIPES, how its shipped models are made. One whose
+# models are trained on the user's data has a function recipes(name) too.
 PROBLEMS = {
     "digits": "dtta.problems.digits",
     "scenes-segmentation": "dtta.problems.scenes.segmentation",
@@ -26,6 +31,21 @@ PROBLEMS = {
         ),
         "dtta.problems.open_vocabulary",
     ),
+    **dict.fromkeys(
+        (
+            "imagenet",
+            "imagenet-a",
+            "imagenet-r",
+            "imagenet-c",
+            "imagenet-v2",
+            "imagenet-s",
+            "imagenet-sketch",
+            "objectnet",
+        ),
+        "dtta.problems.imagenet",
+    ),
+    **dict.fromkeys(("ade20k", "own-segmentation"), "dtta.problems.ade20k"),
+    **dict.fromkeys(("nyuv2", "own-depth"), "dtta.problems.nyuv2"),
 }
 
 
@@ -63,3 +83,13 @@ def module(name: str) -> ModuleType:
     if name not in PROBLEMS:
         raise ValueError(f"unknown problem {name!r}; choose from {', '.join(PROBLEMS)}")
     return importlib.import_module(PROBLEMS[name])
+
+
+def recipes_of(name: str) -> Mapping[str, Recipe]:
+    """How a problem's models are made, by their names; empty if nothing of it is trained.
+
+    Raises:
+        ValueError: unknown problem. FileNotFoundError: it is trained on data that are not there.
+    """
+    found = module(name)
+    return found.recipes(name) if hasattr(found, "recipes") else found.RECIPES

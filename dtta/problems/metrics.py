@@ -19,8 +19,13 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def class_counts(logits: Tensor, target: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
-    """For each class: pixels that are it, that are called it, and both. Logits (1, L, H, W), target (H, W)."""
-    table = multiclass_confusion_matrix(logits.argmax(1).flatten(), target.flatten(), len(classes))  # [true, called]
+    """For each class: pixels that are it, that are called it, and both. Logits (1, L, H, W), target (H, W).
+
+    Pixels with a negative target have no label and do not count.
+    """
+    known = target.flatten() >= 0
+    called, true = logits.argmax(1).flatten()[known], target.flatten()[known]
+    table = multiclass_confusion_matrix(called, true, len(classes)).cpu()  # [true, called]
     found = {}
     for j, name in enumerate(classes):
         found[f"true {name}"] = table[j].sum().item()
@@ -71,10 +76,11 @@ def depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict
     """Four numbers of one image. Depths (1, 1, H, W) and (1, H, W) in scene units.
 
     SSIM is that of the whole maps, with a data range of far - near and the library's Gaussian window
-    (11 x 11, σ 1.5); the paper states no settings. The others leave out the sky (depth `far`).
+    (11 x 11, σ 1.5); the paper states no settings. The others leave out the sky (depth `far`) and what is not known
+    (depth 0).
     """
     target = target.view_as(depth)
-    there = target < far
+    there = (target > 0) & (target < far)
     d, true = depth[there], target[there]
     ratio = torch.maximum(d / true, true / d)
     return {
@@ -83,6 +89,16 @@ def depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict
         "RMSE": (d - true).square().mean().sqrt().item(),
         "δ < 1.25": (ratio < 1.25).float().mean().item(),
     }
+
+
+def scaled_depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict[str, float]:
+    """`depth_errors`, and those of the depths times one number that brings them to the truth's scale (the median
+    ratio): the part of the error that is shape."""
+    found = depth_errors(depth, target, near, far)
+    there = (target.view_as(depth) > 0) & (target.view_as(depth) < far)
+    scale = (target.view_as(depth)[there] / depth[there]).median()
+    other = depth_errors(depth * scale, target, near, far)
+    return found | {f"{name}, scaled": other[name] for name in ("AbsRel", "RMSE", "δ < 1.25")}
 
 
 def _per_image(sums, name: str, times: float = 1.0):
@@ -94,4 +110,9 @@ DEPTH_METRICS = {
     "AbsRel": partial(_per_image, name="AbsRel", times=100),  # in percent; lower is better
     "RMSE": partial(_per_image, name="RMSE"),  # in scene units; lower is better
     "δ < 1.25": partial(_per_image, name="δ < 1.25", times=100),
+}
+SCALED_DEPTH_METRICS = DEPTH_METRICS | {
+    "AbsRel, scaled": partial(_per_image, name="AbsRel, scaled", times=100),
+    "RMSE, scaled": partial(_per_image, name="RMSE, scaled"),
+    "δ < 1.25, scaled": partial(_per_image, name="δ < 1.25, scaled", times=100),
 }

@@ -6,39 +6,39 @@ name. Data sets are read by torchvision from $DTTA_DATA or ~/.cache/dtta/data, i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
-from pathlib import Path
-from random import Random
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from torchvision.transforms.v2 import functional as T
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
-from dtta.clip import TEMPLATES, ClipClassifier, TextReader, check_names
+from dtta.clip import TEMPLATES, ClipClassifier, check_names
 from dtta.conditions import ClassMixture
-from dtta.diffusion import TextUNet
+from dtta.problems.checkpoints import Checkpoint, Need, device, find, need, reach, split
+from dtta.problems.data_folders import data_folder, in_turn, one_line, square
+from dtta.problems.networks import IMAGENET_MEAN, IMAGENET_STD
 from dtta.problems.problem import Problem, no_labels
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.shifts import apply_shift
-from dtta.problems.weights import WeightsError
+from dtta.problems.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 
-# Name -> repository and commit. The two base models' commits hold no safetensors: transformers then reads the
-# conversion that the hub keeps as a pull request of its own bot. Nothing is ever unpickled.
+__all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem"]
+
+# The two base models' commits hold no safetensors: transformers then reads the conversion that the hub keeps as a
+# pull request of its own bot.
 NETWORKS = {
-    "clip-vit-base-patch32": ("openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"),
-    "clip-vit-base-patch16": ("openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3"),
-    "clip-vit-large-patch14": ("openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41"),
-}
-DIFFUSIONS = {
-    "stable-diffusion-1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"),
+    "clip-vit-base-patch32": Checkpoint(
+        "openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", 0.6
+    ),
+    "clip-vit-base-patch16": Checkpoint(
+        "openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3", 0.6
+    ),
+    "clip-vit-large-patch14": Checkpoint(
+        "openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41", 1.7
+    ),
 }
 # The paper's: queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state
 # the rank. Other methods have their defaults (dtta.methods), but TENT moves the same LoRA. Nothing of this was chosen
@@ -50,6 +50,7 @@ SETTINGS: dict[str, dict] = {
     "diffusion-classifier": dict(samples=48),
     "ensemble": dict(samples=48),
 }
+RELEASED = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, unit=False)  # what the authors' released code computes
 RECIPES: dict = {}  # nothing to train: the checkpoints are public
 
 
@@ -117,7 +118,10 @@ def problem(
 
     Args:
         network: "clip-vit-base-patch32" (the usual one), "clip-vit-base-patch16", "clip-vit-large-patch14", or the
-            path of a folder that holds a ``CLIPModel`` and its tokenizer.
+            path of a folder that holds a ``CLIPModel`` and its tokenizer. With "+released" at its end it computes
+            what the authors' released code does: ImageNet's mean and standard deviation instead of CLIP's, and an
+            image's vector that is not brought to length one, which makes its beliefs far surer and its gradients
+            smaller, and the answer the same.
         diffusion: "stable-diffusion-1.5", or the path of a folder in a Stable Diffusion pipeline's layout.
         classes: the first so many of its classes; None: all; or names of your own, for images of your own: then
             the data set is not needed.
@@ -136,21 +140,22 @@ def problem(
         if classes is not None and not 2 <= classes <= len(names):
             raise ValueError(f"classes must lie between 2 and {len(names)}, not {classes!r}")
         names = names[:classes]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clip, words = load_clip(network)
+    plain, released = split(network)
+    clip, words = load_clip(plain)
     phi, read = load_stable_diffusion(diffusion)
-    read.encoder.to(device)
+    where = device()
+    read.encoder.to(where)
     template = source.templates[0]
-    order = {split: _in_turn(_labels(data), len(names)) for split, data in splits.items()}
+    order = {split: in_turn(_labels(data), len(names)) for split, data in splits.items()}
     size = phi.image_size
     return Problem(
         name=name,
         task="classification",
         classes=tuple(names),
-        model=ClipClassifier(clip.to(device), words, names, source.templates),
-        diffusion=phi.to(device),
+        model=ClipClassifier(clip.to(where), words, names, source.templates, **(RELEASED if released else {})),
+        diffusion=phi.to(where),
         condition=ClassMixture(read([template.format(name) for name in names])),
-        draw=no_labels if own else partial(_draw, splits, order, size, device),
+        draw=no_labels if own else partial(_draw, splits, order, size, where),
         sizes={split: len(order.get(split, [0])) for split in source.splits},
         shape=(3, size, size),
         shifts=tuple(IMAGE_SHIFTS),
@@ -161,6 +166,14 @@ def problem(
     )
 
 
+def needs(name: str, network: str | None, diffusion: str | None) -> tuple[list[Need], Callable[[], object]]:
+    """What a problem asks of a machine: checkpoints, and a function that raises where data are missing."""
+    parts = DIFFUSIONS["stable-diffusion-1.5"].parts
+    asked = [need("network", network, NETWORKS), need("diffusion", diffusion, DIFFUSIONS, parts)]
+    source = DATA_SETS[name]
+    return asked, lambda: [_read(source.kind, options) for options in source.splits.values()]
+
+
 def _with_words(count: int) -> dict[str, dict]:
     """The settings, where words of the prompt can move: those that the template has before the name."""
     moving = {method: dict(SETTINGS[method], words=count) for method in ("diffusion-tta", "tpt")}
@@ -169,56 +182,11 @@ def _with_words(count: int) -> dict[str, dict]:
 
 def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
     """A CLIP and its tokenizer, by name or from a folder. Raises as `problem` does."""
-    where = _checkpoint(network, NETWORKS)
-    return _reach(CLIPModel, where), _reach(CLIPTokenizer, where)
-
-
-def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextReader]:
-    """A Stable Diffusion, and how it reads: by its own text encoder and tokenizer. Raises as `problem` does."""
-    where = _checkpoint(diffusion, DIFFUSIONS)
-    parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
-    model = TextUNet(*(_reach(kind, where, subfolder=part) for part, kind in parts.items()))
-    encoder = _reach(CLIPTextModel, where, subfolder="text_encoder")
-    return model, TextReader(encoder, _reach(CLIPTokenizer, where, subfolder="tokenizer"))
-
-
-def _checkpoint(name: str | None, table: dict[str, tuple[str, str]]) -> dict:
-    """Where a checkpoint is: keyword arguments for ``from_pretrained``."""
-    name = name or next(iter(table))
-    if name in table:
-        repository, revision = table[name]
-        return {"pretrained_model_name_or_path": repository, "revision": revision}
-    if Path(name).is_dir():
-        return {"pretrained_model_name_or_path": name}
-    raise ValueError(f"there is no folder and no model {name!r}; choose from {', '.join(table)}")
-
-
-def _reach(kind: type, where: dict, **options):
-    """One part of a checkpoint. Its weights are read as safetensors or not at all."""
-    if kind not in (CLIPTokenizer, DDPMScheduler):
-        options["use_safetensors"] = True
-    try:
-        return kind.from_pretrained(**where, **options)
-    except Exception as error:  # the libraries raise many kinds
-        place = "/".join([where["pretrained_model_name_or_path"], *options.get("subfolder", "").split()])
-        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{place} cannot be read ({told}); with a network connection it comes from the hub, without one give the "
-            "path of a folder that holds it"
-        ) from error
+    where = find(network, NETWORKS)
+    return reach(CLIPModel, where), reach(CLIPTokenizer, where)
 
 
 # --- data ---------------------------------------------------------------------------------------------
-
-
-def data_folder() -> Path:
-    """Where data sets are read: $DTTA_DATA or ~/.cache/dtta/data."""
-    return Path(os.environ.get("DTTA_DATA") or Path.home() / ".cache" / "dtta" / "data")
-
-
-def results_folder() -> Path:
-    """Where a page keeps the results that it makes itself: results/ in $DTTA_CACHE or ~/.cache/dtta."""
-    return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta") / "results"
 
 
 def _read(kind: type, options: dict):
@@ -226,7 +194,7 @@ def _read(kind: type, options: dict):
     try:
         return kind(str(root), **options)
     except (RuntimeError, OSError) as error:
-        told = str(error).strip().splitlines()[0]
+        told = one_line(error)
         how = "see torchvision's page on it" if kind is datasets.ImageNet else (
             f'python -c "from torchvision.datasets import {kind.__name__} as D; D({str(root)!r}, download=True)"'
         )  # fmt: skip
@@ -241,26 +209,7 @@ def _labels(data) -> list[int]:
     raise TypeError(f"{type(data).__name__} does not tell its labels")
 
 
-def _in_turn(labels: Sequence[int], classes: int) -> list[int]:
-    """Image numbers, each class in turn, in random order (seed 0): the first 5 L images are five of each class."""
-    of_class: list[list[int]] = [[] for _ in range(classes)]
-    for index, label in enumerate(labels):
-        if label < classes:
-            of_class[label].append(index)
-    rng = Random(0)
-    for found in of_class:
-        rng.shuffle(found)
-    return [index for row in zip_longest(*of_class) for index in row if index is not None]
-
-
-def _draw(splits, order, size, device, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
+def _draw(splits, order, size, where, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
     picture, label = splits[split][order[split][index]]
     image = apply_shift(square(picture, size), shift, severity, seed, index, IMAGE_SHIFTS)
-    return image.to(device), torch.tensor(label)
-
-
-def square(picture: Image.Image, size: int) -> Tensor:
-    """The middle of a picture, (3, size, size) in [0, 1]: its shorter side brought to `size` (bicubic)."""
-    pixels = T.to_dtype(T.pil_to_tensor(picture.convert("RGB")), torch.float32, scale=True)
-    pixels = T.resize(pixels, [size], interpolation=T.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-    return T.center_crop(pixels, [size, size])
+    return image.to(where), torch.tensor(label)

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dtta.diffusion import Diffusion
+
 Loss = Callable[[nn.Module, torch.Generator], Tensor]
 
 
@@ -76,6 +78,22 @@ def fit(
         for name, value in unique_tensors(network).items():
             value.copy_(average[name])
     return network.eval()
+
+
+def denoising_loss(diffusion: Diffusion, z0: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    """The mean of Eq. 2 over a batch of z0 (N, C, h, w), with timesteps spread evenly over the range."""
+    size = len(z0)
+    t = ((torch.arange(size) + torch.rand(size, generator=generator)) / size * diffusion.timesteps).long()
+    t = t[torch.randperm(size, generator=generator)]
+    noise = torch.randn(z0.shape, generator=generator)
+    return diffusion.loss(z0, t.to(z0.device), noise.to(z0.device), condition).mean()
+
+
+def depth_loss(answer: Tensor, depth: Tensor) -> Tensor:
+    """The L1 error of log depth and of its differences between neighbours (after DenseDepth); depth 0 is unknown."""
+    error = (answer.log() - depth.clamp(min=1e-3).log()) * (depth > 0)
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + edges
 
 
 def unique_tensors(network: nn.Module) -> dict[str, Tensor]:

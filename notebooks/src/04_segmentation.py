@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 import dtta
 from dtta import figures, report, stored
-from dtta.evaluate import evaluate, image_generator
+from dtta.evaluate import image_generator
 from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 from dtta.problems.metrics import class_accuracy
@@ -229,8 +229,8 @@ figures.play(
 # Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. Mean IoU is
 # that of a data set: intersections and unions are added up over the scenes of a shift before they are divided. The
 # interval resamples whole scenes. The settings were chosen on validation scenes, among those that
-# `experiments/scenes-segmentation-test.toml` names. The numbers are stored results that
-# `dtta evaluate --table experiments/scenes-segmentation-test.toml` makes again.
+# `dtta/experiments/scenes-segmentation-test.toml` names. The numbers are stored results that
+# `dtta evaluate --table scenes-segmentation-test` makes again.
 
 # %%
 gain_of = partial(stored.gain, "scenes-segmentation-test", metric=problem.metrics["mean IoU"])
@@ -301,12 +301,9 @@ figures.show(
 # Are the stored numbers true? A scene of some shifts, run now:
 
 # %%
-run = stored.names("scenes-segmentation-test")["diffusion-tta"]
-kept = {(r.shift, r.index): r.score for r in stored.rows("scenes-segmentation-test", "diffusion-tta")}
-some = {s: [i for name, i in kept if name == s][:live] for s in ("clean", "contrast", "fog", "shot_noise", "night")}
-fresh = evaluate(run, [(shift, 3) for shift in some], some)
-agree = sum(abs(kept[r.shift, r.index] - r.score) < 0.02 for r in fresh)
-report.line(f"{agree} of {len(fresh)} scenes score as stored, to two points", tolerance=0.1, whole=1)
+some = ("clean", "contrast", "fog", "shot_noise", "night")
+agree, count = stored.agreement("scenes-segmentation-test", "diffusion-tta", live, some, within=0.02)
+report.line(f"{agree} of {count} scenes score as stored, to two points", tolerance=0.1, whole=1)
 
 # %% [markdown]
 # ## Against simpler methods
@@ -395,9 +392,10 @@ report.gains(
 
 # %%
 preferred, gained = [], []
+rows = stored.rows("scenes-segmentation-test", "diffusion-tta")
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
 for shift in ("clean", *problem.shifts):
-    pairs = [problem.image(i, shift, 3) for i in [i for name, i in kept if name == shift][:4]]
+    pairs = [problem.image(i, shift, 3) for i in [r.index for r in rows if r.shift == shift][:4]]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
         maps = [problem.condition(certain(truth)), problem.condition(problem.model(x))]

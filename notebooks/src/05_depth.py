@@ -35,7 +35,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 import dtta
 from dtta import figures, report, stored
-from dtta.evaluate import bootstrap_interval, evaluate, image_generator
+from dtta.evaluate import bootstrap_interval, image_generator
 from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 
@@ -213,8 +213,8 @@ figures.show(
 #
 # Twenty-four test scenes under each shift, severity 3, 240 different scenes in all, each adapted alone. The first
 # number is the paper's, SSIM × 100: structural similarity between the depth maps, by which settings were chosen on
-# validation scenes, among those that `experiments/scenes-depth-test.toml` names. The numbers are stored results that
-# `dtta evaluate --table experiments/scenes-depth-test.toml` makes again.
+# validation scenes, among those that `dtta/experiments/scenes-depth-test.toml` names. The numbers are stored results that
+# `dtta evaluate --table scenes-depth-test` makes again.
 
 # %%
 gain_of = partial(stored.gain, "scenes-depth-test", metric=problem.metrics["SSIM"])
@@ -313,11 +313,9 @@ figures.show(
 # Are the stored numbers true? A scene of some shifts, run now:
 
 # %%
-run = stored.names("scenes-depth-test")["diffusion-tta"]
-some = {s: [i for name, i in kept if name == s][:live] for s in ("clean", "contrast", "fog", "shot_noise", "night")}
-fresh = evaluate(run, [(shift, 3) for shift in some], some)
-agree = sum(abs(kept[r.shift, r.index] - r.score) < 0.01 for r in fresh)
-report.line(f"{agree} of {len(fresh)} scenes score as stored, to one point", tolerance=0.1, whole=1)
+some = ("clean", "contrast", "fog", "shot_noise", "night")
+agree, count = stored.agreement("scenes-depth-test", "diffusion-tta", live, some, within=0.01)
+report.line(f"{agree} of {count} scenes score as stored, to one point", tolerance=0.1, whole=1)
 
 # %% [markdown]
 # ## Against simpler methods

@@ -53,7 +53,6 @@ from dtta.evaluate import Run, evaluate, image_generator, spread
 from dtta.listening import losses_by_timestep
 from dtta.methods import build
 from dtta.parameters import add_lora, lora_updates, select
-from dtta.problems.open_vocabulary import results_folder
 
 figures.style()
 problem = dtta.load({"mini": "scenes-clip", "full": "open-vocabulary-food101"}[scale], network, diffusion)
@@ -280,7 +279,7 @@ print(f"{weights} of {sum(p.numel() for p in problem.model.parameters())} weight
 test, folder = f"{problem.name}-test", stored.FOLDER
 others = [L for L in counts if len(problem.classes) != L]
 if scale == "full":
-    folder = Path(results) if results else results_folder()
+    folder = Path(results) if results else stored.own_folder()
     methods = ("none", "diffusion-tta", "tent", "tpt", "diffusion-classifier", "ensemble")
     runs = {method: Run(method) for method in methods}
     pairs = problem.settings["diffusion-classifier"]["samples"]
@@ -408,8 +407,8 @@ figures.show(
 #
 # Twenty-four test portraits under each of nineteen shifts, severity 3, 240 different ones in all, each adapted alone,
 # twenty names to choose from. The settings were chosen on validation portraits, among those that
-# `experiments/scenes-clip-test.toml` names. The numbers are stored results that
-# `dtta evaluate --table experiments/scenes-clip-test.toml` makes again.
+# `dtta/experiments/scenes-clip-test.toml` names. The numbers are stored results that
+# `dtta evaluate --table scenes-clip-test` makes again.
 
 # %%
 gain_of = partial(stored.gain, test, folder=folder)
@@ -459,10 +458,9 @@ if scale == "mini":
 known = stored.names(test, folder)
 kept = {(r.shift, r.index): r.score for r in stored.rows(test, "diffusion-tta", folder)}
 if scale == "mini":
-    some = {s: [i for name, i in kept if name == s][:live] for s in ("clean", "contrast", "fog", "shot_noise", "night")}
-    fresh = evaluate(known["diffusion-tta"], [(shift, 3) for shift in some], some)
-    agree = sum(kept[r.shift, r.index] == r.score for r in fresh)
-    report.line(f"{agree} of {len(fresh)} portraits are answered as stored", tolerance=0.1, whole=1)
+    some = ("clean", "contrast", "fog", "shot_noise", "night")
+    agree, count = stored.agreement(test, "diffusion-tta", live, some)
+    report.line(f"{agree} of {count} portraits are answered as stored", tolerance=0.1, whole=1)
 
 # %% [markdown]
 # ## Against other methods

@@ -170,7 +170,7 @@ CLASSES = 20  # of the vocabulary's fifty names, unless asked otherwise
 NETWORKS = {"clip": clip}
 DIFFUSIONS = {"unet": unet}
 
-# Chosen on validation portraits by experiments/scenes-clip-test.toml, which a test holds in step.
+# Chosen on validation portraits by dtta/experiments/scenes-clip-test.toml, which a test holds in step.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(
         steps=5, samples=12, timesteps="stratified", part="lora", rank=4, low=0.4, high=0.8, optimizer="sgd", lr=300.0,

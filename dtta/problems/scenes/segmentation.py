@@ -66,7 +66,7 @@ NETWORKS = {"segformer": models.segformer}
 DIFFUSIONS = {"unet": models.unet_segmentation}
 METRICS = segmentation_metrics(CLASSES)
 
-# Chosen on validation scenes by experiments/scenes-segmentation-test.toml, which a test holds in step.
+# Chosen on validation scenes by dtta/experiments/scenes-segmentation-test.toml, which a test holds in step.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", low=0.3, high=0.8, optimizer="adam", lr=3e-5),
     "tent": dict(lr=3e-2, steps=5),

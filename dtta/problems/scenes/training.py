@@ -7,18 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtta.diffusion import Diffusion
+from dtta.problems import training
 
 DATA = "12000 rendered scenes (dtta.problems.scenes, world 0), 32 x 32, half of them mirrored"
 LICENCE = "Apache-2.0; the data is rendered by this package"
 
 
 def denoising_loss(diffusion: Diffusion, image: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-    """The mean of Eq. 2 over a batch, with timesteps spread evenly over the range."""
-    size = len(image)
-    t = ((torch.arange(size) + torch.rand(size, generator=generator)) / size * diffusion.timesteps).long()
-    t = t[torch.randperm(size, generator=generator)]
-    noise = torch.randn(image.shape, generator=generator)
-    return diffusion.loss(diffusion.encode(image), t, noise, condition).mean()
+    """The mean of Eq. 2 over a batch of images, with timesteps spread evenly over the range."""
+    return training.denoising_loss(diffusion, diffusion.encode(image), condition, generator)
 
 
 def distort(image: Tensor, generator: torch.Generator) -> Tensor:

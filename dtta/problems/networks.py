@@ -1,0 +1,137 @@
+"""Task networks f, each with its own preprocessing inside: image in [0, 1] -> logits, or depths.
+
+So that one image serves the task network and the diffusion model alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Normalised(nn.Module):
+    """Brings each channel to the mean and spread that a network was trained with, one number or one a channel."""
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]):
+        super().__init__()
+        for name, value in {"mean": mean, "std": std}.items():
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def normalised(self, image: Tensor, enlarge: int = 1) -> Tensor:
+        x = (image - self.mean) / self.std
+        return F.interpolate(x, scale_factor=enlarge, mode="bilinear") if enlarge > 1 else x
+
+
+class Classifier(_Normalised):
+    """A classifier on images in [0, 1], whose answer is restricted to some of its classes.
+
+    Args:
+        network: image -> logits of all its classes.
+        kept: numbers of the classes that are asked for; None: all.
+    """
+
+    def __init__(self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD, kept: Sequence[int] | None = None):
+        super().__init__(mean, std)
+        self.network = network
+        self.register_buffer("kept", None if kept is None else torch.as_tensor(kept), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> logits (N, L)."""
+        logits = self.network(self.normalised(image))
+        return logits if self.kept is None else logits[:, self.kept]
+
+
+class Segmenter(_Normalised):
+    """A ``transformers`` segmentation network: image in [0, 1] -> logits of its size."""
+
+    def __init__(self, network: nn.Module, enlarge: int = 1, mean=0.5, std=0.25):
+        super().__init__(mean, std)
+        self.network, self.enlarge = network, enlarge
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> logits (N, L, H, W)."""
+        logits = self.network(pixel_values=self.normalised(image, self.enlarge)).logits
+        return F.interpolate(logits, image.shape[-2:], mode="bilinear")
+
+
+def to_depth(u: Tensor, near: float, far: float) -> Tensor:
+    """Any number -> a depth between near and far, even steps in log depth where u is near zero."""
+    return torch.exp(math.log(near) + u.sigmoid() * math.log(far / near))
+
+
+class DenseDepth(_Normalised):
+    """Encoder-decoder in DenseDepth's shape (Alhashim & Wonka, arXiv 1812.11941, section 3.1).
+
+    Each step of the decoder doubles the size (bilinear), joins the encoder's map of that size, and
+    applies two 3 x 3 convolutions with leaky ReLU.
+
+    Args:
+        encoder: a timm network made with ``features_only=True``.
+        width: channels at the decoder's start, halved at each step.
+        near, far: the range of depths, in the data's unit.
+        whole: whether the decoder's last step joins the image itself; False, the original: it ends at half the
+            image's size, and its answer is enlarged.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, near: float, far: float, mean=0.5, std=0.25, whole: bool = True):
+        super().__init__(mean, std)
+        self.encoder, self.near, self.far, self.whole = encoder, near, far, whole
+        *skips, deepest = encoder.feature_info.channels()
+        self.start = nn.Conv2d(deepest, width, 1)
+        self.up = nn.ModuleList()
+        for skip in [*reversed(skips), *([3] if whole else [])]:
+            half = max(width // 2, 16)
+            self.up.append(
+                nn.Sequential(
+                    nn.Conv2d(width + skip, half, 3, padding=1),
+                    nn.LeakyReLU(0.2),
+                    nn.Conv2d(half, half, 3, padding=1),
+                    nn.LeakyReLU(0.2),
+                )
+            )
+            width = half
+        self.end = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the data's unit."""
+        x = self.normalised(image)
+        *skips, deepest = self.encoder(x)
+        y = self.start(deepest)
+        for up, skip in zip(self.up, [*reversed(skips), *([x] if self.whole else [])], strict=True):
+            y = F.interpolate(y, skip.shape[-2:], mode="bilinear")
+            y = up(torch.cat([y, skip], dim=1))
+        u = self.end(y)
+        return to_depth(u if self.whole else F.interpolate(u, image.shape[-2:], mode="bilinear"), self.near, self.far)
+
+
+class Glpn(_Normalised):
+    """``transformers`` GLPN: image in [0, 1] -> depth of its size.
+
+    Args:
+        enlarge: the image, by this factor, before the network sees it.
+        near, far: the range of depths, in the data's unit.
+        metres: whether the network answers in the data's unit, as the public checkpoints do; else in (0, 1), even
+            steps in log depth.
+    """
+
+    def __init__(
+        self, network: nn.Module, enlarge: int = 1, *, near: float, far: float, mean=0.5, std=0.25, metres: bool = False
+    ):
+        super().__init__(mean, std)
+        self.network, self.enlarge, self.near, self.far, self.metres = network, enlarge, near, far, metres
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the data's unit."""
+        u = self.network(pixel_values=self.normalised(image, self.enlarge)).predicted_depth[:, None]
+        u = F.interpolate(u, image.shape[-2:], mode="bilinear")
+        return (
+            u.clamp(min=self.near)
+            if self.metres
+            else torch.exp(math.log(self.near) + u * math.log(self.far / self.near))
+        )

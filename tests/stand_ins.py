@@ -1,0 +1,276 @@
+"""Stand-ins for what is public: tiny random checkpoints in the hub's layout, generated data in the published layouts.
+
+Each function writes into a folder and returns it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import timm
+import tiny
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DiTPipeline,
+    PNDMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import VisionTransformer
+from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
+
+from dtta.problems.imagenet_data import LAYOUTS, kept_classes, synsets
+
+SIZE = 32  # of the tiny diffusion models' pictures
+
+
+def picture(number: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
+    """Random pixels, the same for the same number."""
+    rng = np.random.default_rng(number)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+# --- checkpoints --------------------------------------------------------------------------------------
+
+
+def vae(levels: int = 2) -> AutoencoderKL:
+    """A VAE that makes pictures smaller by 2^(levels - 1)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoencoderKL(
+            block_out_channels=(8, 16, 16, 16)[:levels], norm_num_groups=4, latent_channels=4, sample_size=SIZE,
+            scaling_factor=0.18215, down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+        )  # fmt: skip
+
+
+def clip(folder: Path) -> Path:
+    """A CLIP and its tokenizer."""
+    words = copy.deepcopy(tiny.tokenizer())
+    words.model_max_length = 77
+    tiny.clip_model(length=77).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def stable_diffusion(folder: Path, levels: int = 2) -> Path:
+    """A Stable Diffusion pipeline; its VAE has so many levels."""
+    words = copy.deepcopy(tiny.tokenizer())
+    words.model_max_length = 77
+    schedule = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    side = SIZE // 2 ** (levels - 1)
+    StableDiffusionPipeline(
+        vae=vae(levels), text_encoder=tiny.clip_model(1, 77).text_model, tokenizer=words,
+        unet=tiny.text_unet(sample_size=side, in_channels=4, out_channels=4).network,
+        scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **schedule),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def controlled(folder: Path) -> Path:
+    """A Stable Diffusion pipeline under a ControlNet; the VAE makes pictures smaller by 8, as the ControlNet does."""
+    base = StableDiffusionPipeline.from_pretrained(stable_diffusion(folder, levels=4))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        controlnet = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
+        for p in controlnet.parameters():  # what joins the UNet starts at zero
+            p.data.add_(0.1 * torch.randn(p.shape))
+    parts = {name: part for name, part in base.components.items() if name != "image_encoder"}
+    StableDiffusionControlNetPipeline(**parts, controlnet=controlnet, requires_safety_checker=False).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def segformer(folder: Path, classes: int = 6) -> Path:
+    """A SegFormer of so many classes, called thing 0, thing 1, ..."""
+    shape = dict(
+        depths=[1, 1], num_encoder_blocks=2, hidden_sizes=[8, 16], patch_sizes=[7, 3], strides=[4, 2],
+        sr_ratios=[2, 1], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16,
+    )  # fmt: skip
+    names = {k: f"thing {k}" for k in range(classes)}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = SegformerConfig(**shape, id2label=names, label2id={v: k for k, v in names.items()})
+        network = SegformerForSemanticSegmentation(config)
+        network.decode_head.classifier.weight.data.normal_()
+    network.save_pretrained(folder)
+    return folder
+
+
+def glpn(folder: Path) -> Path:
+    """A GLPN that answers in metres."""
+    shape = dict(
+        num_encoder_blocks=4, depths=[1] * 4, hidden_sizes=[8] * 4, sr_ratios=[2, 1, 1, 1], decoder_hidden_size=8,
+        patch_sizes=[7, 3, 3, 3], strides=[4, 2, 2, 2], num_attention_heads=[1] * 4, mlp_ratios=[2] * 4, max_depth=10,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        GLPNForDepthEstimation(GLPNConfig(**shape)).save_pretrained(folder)
+    return folder
+
+
+def densenet(folder: Path) -> Path:
+    """A small DenseNet in timm's layout."""
+    arguments = dict(growth_rate=4, block_config=[1, 1, 1, 1], num_classes=10)
+    about = dict(architecture="densenet169", num_classes=10, model_args=arguments, pretrained_cfg={})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("densenet169", **arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(about))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def dit(folder: Path, classes: int = 1000) -> Path:
+    """A DiT pipeline that learnt its variance, with a VAE."""
+    network = tiny.dit_network(sample_size=SIZE // 2, in_channels=4, out_channels=8, num_embeds_ada_norm=classes)
+    scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    DiTPipeline(network, vae(), scheduler).save_pretrained(folder)
+    return folder
+
+
+def classifier(folder: Path, classes: int = 1000) -> Path:
+    """A ResNet of ImageNet's classes in timm's layout, for pictures of 32 pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = dict(channels=[8, 8, 16, 16])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("resnet18", num_classes=classes, **arguments)
+        network.fc.weight.data.normal_(std=0.5)
+    own = dict(tag="tv_in1k", input_size=[3, 32, 32], crop_pct=0.875, interpolation="bilinear", first_conv="conv1")
+    own |= dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], classifier="fc", num_classes=classes)
+    about = dict(architecture="resnet18", num_classes=classes, model_args=arguments, pretrained_cfg=own)
+    (folder / "config.json").write_text(json.dumps(about))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def vision_transformer(folder: Path) -> Path:
+    """A torchvision ViT of ImageNet's classes, for pictures of 32 pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = dict(image_size=32, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = VisionTransformer(**shape)
+        network.heads.head.weight.data.normal_(std=0.5)
+    (folder / "config.json").write_text(json.dumps(shape))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return folder
+
+
+# --- data ---------------------------------------------------------------------------------------------
+
+
+def imagenet(root: Path) -> Path:
+    """ImageNet's validation part and all data sets with its classes, one picture of each class."""
+    for name, layout in LAYOUTS.items():
+        if name in ("imagenet-c", "objectnet"):
+            continue
+        if name in ("imagenet-s", "imagenet-sketch"):  # the same files under another name
+            (root / layout.folders[0]).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(root / "val", root / layout.folders[0])
+            continue
+        for i in kept_classes(name):
+            folder = root / layout.folders[0] / (str(i) if layout.numbered else synsets()[i])
+            folder.mkdir(parents=True)
+            picture(i, (12, 10)).save(folder / f"{i}.png")
+    (root / "train").mkdir()
+    for synset in synsets():
+        os.symlink(root / "val" / synset, root / "train" / synset)
+    for place in ("imagenet-c/noise/gaussian_noise", "imagenet-c/contrast"):
+        (root / place).mkdir(parents=True)
+        os.symlink(root / "val", root / place / "5")
+    return root
+
+
+def objectnet(root: Path) -> Path:
+    """Four things, three of which ImageNet has too; one of these is two of its classes."""
+    folder = root / "objectnet-1.0"
+    (folder / "mappings").mkdir(parents=True)
+    lines = [f"name {k}" for k in range(1000)]  # of number k in the devkit's own order
+    own = {str(index): (index * 7) % 1000 for index in range(1000)}  # ImageNet's number -> the devkit's
+
+    def named(index: int) -> str:
+        return lines[own[str(index)]]
+
+    things = {"alarm_clock": "Alarm clock", "bowl": "Bowl", "mug": "Mug", "nail": "Nail"}
+    to = {"Alarm clock": f"{named(409)}; {named(530)}", "Bowl": named(659), "Mug": named(504)}
+    for name, content in {
+        "folder_to_objectnet_label.json": things,
+        "objectnet_to_imagenet_1k.json": to,
+        "pytorch_to_imagenet_2012_id.json": own,
+    }.items():
+        (folder / "mappings" / name).write_text(json.dumps(content))
+    (folder / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(lines))
+    for k, thing in enumerate(things):
+        (folder / "images" / thing).mkdir(parents=True)
+        for n in range(2):
+            framed = Image.new("RGB", (44, 40), (255, 0, 0))
+            framed.paste(picture(10 * k + n), (2, 2))
+            framed.save(folder / "images" / thing / f"{n}.png")
+    return root
+
+
+def numbers(seed: int, most: int, size: tuple[int, int] = (40, 36), kind: type = np.uint8) -> Image.Image:
+    """A map of blocks of numbers from 0 to `most`."""
+    coarse = np.random.default_rng(seed).integers(0, most + 1, (size[1] // 4, size[0] // 4))
+    return Image.fromarray(coarse.repeat(4, 0).repeat(4, 1).astype(kind))
+
+
+def _map_folders(folder: Path, kind: str, value: Callable[[int], Image.Image], suffix: str = ".jpg") -> None:
+    for p, part in enumerate(("training", "validation")):
+        for place in ("images", kind):
+            (folder / place / part).mkdir(parents=True)
+        for k in range(4):
+            picture(10 * p + k).save(folder / "images" / part / f"ADE_{part}_{k}{suffix}")
+            value(10 * p + k).save(folder / kind / part / f"ADE_{part}_{k}.png")
+
+
+def ade20k(root: Path, classes: int = 6) -> Path:
+    """Maps of so many classes, with pixels of no label."""
+    _map_folders(root / "ADEChallengeData2016", "annotations", lambda k: numbers(k, classes))
+    return root
+
+
+def own_segmentation(root: Path, classes: int = 3) -> Path:
+    """One's own pictures and maps of classes, and their names."""
+    _map_folders(root / "own-segmentation", "annotations", lambda k: numbers(k, classes - 1), ".png")
+    (root / "own-segmentation" / "classes.txt").write_text("".join(f"sort {k}\n" for k in range(classes)))
+    return root
+
+
+def own_depth(root: Path) -> Path:
+    """One's own pictures and depths of up to five metres."""
+    _map_folders(root / "own-depth", "depths", lambda k: numbers(k, 5000, kind=np.uint16))
+    return root
+
+
+def nyuv2(root: Path) -> Path:
+    """NYU Depth v2 as DenseDepth's authors packed it."""
+    data = root / "nyu_data" / "data"
+    for part, ends, value in (
+        ("train", ("{}.jpg", "{}.png"), lambda k: numbers(k, 255)),
+        ("test", ("{:05d}_colors.png", "{:05d}_depth.png"), lambda k: numbers(k, 9000, kind=np.uint16)),
+    ):
+        folder = data / f"nyu2_{part}" / ("living_room_0038_out" if part == "train" else "")
+        folder.mkdir(parents=True)
+        lines = []
+        for k in range(4):
+            names = [folder / end.format(k) for end in ends]
+            picture(k).save(names[0]), value(k).save(names[1])
+            lines.append(",".join(str(name.relative_to(root / "nyu_data")) for name in names))
+        (data / f"nyu2_{part}.csv").write_text("\n".join(lines) + "\n")
+    return root

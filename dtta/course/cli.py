@@ -1,4 +1,4 @@
-"""The command line of the course: dtta course build. What it needs comes with pip install "dtta[course]"."""
+"""The command line of the course: dtta course build, doctor, grade, report. It needs pip install "dtta[course]"."""
 
 from __future__ import annotations
 
@@ -20,6 +20,29 @@ def add_commands(commands) -> None:
     build.add_argument(
         "--publish", action="store_true", help="also copy the students' notebooks to notebooks/assignments"
     )
+
+    text = "find what is wrong with submissions, and mend what is safe; before grading"
+    doctor = _command(own, "doctor", _doctor, text)
+    _chosen(doctor)
+    doctor.add_argument("--dry-run", action="store_true", help="find only")
+
+    grade = _command(own, "grade", _grade, "run submissions in a sandbox, store scores, write feedback and grades.csv")
+    _chosen(grade)
+    grade.add_argument("--student", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    grade.add_argument("--again", action="store_true", help="also submissions that were graded and have not changed")
+    kinds = "docker, podman, bubblewrap or unshare (default: the first that works); none: for code that you trust"
+    grade.add_argument("--sandbox", default="", metavar="KIND", help=kinds)
+
+    report = _command(own, "report", _report, "scores by task, common mistakes, a plot, and a table for your LMS")
+    _chosen(report)
+    report.add_argument(
+        "--lms", choices=("moodle", "canvas"), default="moodle", help="form of lms.csv (default: moodle)"
+    )
+
+
+def _chosen(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="the course folder, with submitted/NAME/a1/a1_NAME.ipynb")
+    command.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
 
 
 def _command(commands, name, run, text) -> argparse.ArgumentParser:
@@ -51,3 +74,34 @@ def _build(options) -> None:
     if options.publish:
         for path in build.publish(options.root, options.to, made):
             print(path)
+
+
+def _doctor(options) -> None:
+    from dtta.course.staff.doctor import visit
+
+    found = visit(options.folder, options.names, dry=options.dry_run)
+    for finding in found:
+        verb = "found" if options.dry_run or not finding.mended else "mended"
+        print(f"{finding.assignment} {finding.student}: {verb}: {finding.sentence}")
+    mended = sum(finding.mended for finding in found)
+    if options.dry_run:
+        print(f"{len(found)} findings, {mended} of them can be mended; nothing was changed")
+    else:
+        print(f"{len(found)} findings, {mended} of them mended; originals: {options.folder / 'before_doctor'}")
+
+
+def _grade(options) -> None:
+    from dtta.course.staff import grade, sandbox
+
+    kind = sandbox.choose(options.sandbox)
+    print(f"submissions run in: {sandbox.WORDS[kind]}")
+    for line in grade.grade(options.folder, options.names, options.student, options.sandbox, options.again):
+        print(line, flush=True)
+    print(f"scores: {grade.export(options.folder)}; pages for students: {options.folder / 'feedback'}")
+
+
+def _report(options) -> None:
+    from dtta.course.staff import report
+
+    for path in report.write(options.folder, options.names, options.lms):
+        print(path)

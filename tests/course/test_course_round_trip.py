@@ -11,7 +11,7 @@ import resource
 import nbformat
 import pytest
 from nbgrader.api import Gradebook
-from trip import ROOT, answered, rounds, solved, wrong_answers
+from trip import ROOT, SANDBOX, answered, rounds, solved, wrong_answers
 
 from dtta.course.staff import build, grade, source
 
@@ -45,7 +45,7 @@ def test_round_trip(key, tmp_path):
     seconds = {}
     for student in handed_in:
         started = spent()
-        grade.autograde(tmp_path, key, student)
+        grade.autograde(tmp_path, key, student, SANDBOX)
         seconds[student] = spent() - started
     print({student: round(s, 1) for student, s in seconds.items()})
     assert max(seconds.values()) <= SECONDS

@@ -10,10 +10,13 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from dtta.course.staff import sandbox
 from dtta.course.staff.source import Assignment
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = re.compile(r"^[ \t]*### (BEGIN|END) SOLUTION\n?", re.MULTILINE)
+# Where no sandbox works, the tests' own submissions run without; test_course_sandbox.py tests those that work.
+SANDBOX = next(filter(sandbox.works, sandbox.KINDS), "none")
 WRONG = Path(__file__).parent / "wrong"
 
 

@@ -23,6 +23,7 @@ from nbgrader.apps import NbGraderAPI
 from nbgrader.converters import Autograde
 from traitlets.config import Config
 
+import dtta
 from dtta.course.staff import source
 from dtta.course.staff.sandbox import LockedExecute
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
@@ -48,7 +49,7 @@ def settings(folder: Path | str, sandbox: str = "") -> Config:
     c.ClearSolutions.text_stub = TEXT_STUB
     c.Autograde.autograde_preprocessors = [LockedExecute, *Autograde.autograde_preprocessors.default()[1:]]
     c.LockedExecute.kind = sandbox
-    c.LockedExecute.hide = [str(folder), str(source.FOLDER.resolve())]
+    c.LockedExecute.hide = [str(folder), str(Path(dtta.__file__).parents[1] / source.FOLDER)]
     c.LimitOutput.max_lines = 300
     c.LimitOutput.max_traceback = 60
     c.NbGrader.logfile = ""

@@ -25,13 +25,14 @@ class Client(NotebookClient):
 
     def output(self, outs: list, msg: dict, display_id: str, cell_index: int) -> NotebookNode | None:
         """Take one output of a cell, unless the cell has said enough already."""
-        size = getattr(self, "_said", {}).get(cell_index, 0)
-        self._said = {cell_index: size + len(str(msg["content"]))}
-        if size > OUTPUT and msg["msg_type"] != "error":
-            if outs and outs[-1].get("name") != "dropped":
-                outs.append(NotebookNode(output_type="stream", name="stdout", text="\n[more output was dropped]\n"))
-                outs[-1]["name"] = "dropped"
-            return None
+        content, said = msg["content"], getattr(self, "_said", {}).get(cell_index, 0)
+        self._said = {cell_index: said + len(str(content))}
+        if msg["msg_type"] != "error" and self._said[cell_index] > OUTPUT:
+            if said > OUTPUT:  # the note below has been written
+                return None
+            text = content.get("text", "")[: OUTPUT - said]
+            outs.append(new_output("stream", name="stdout", text=f"{text}\n[more output was dropped]\n"))
+            return outs[-1]
         return super().output(outs, msg, display_id, cell_index)
 
 
@@ -42,6 +43,15 @@ def run(notebook: NotebookNode, seconds: float, cell_seconds: int) -> None:
         "evalue": f"stopped after {cell_seconds} s",
         "traceback": [f"stopped after {cell_seconds} s"],
     }
+    finished = set()
+
+    def answered(cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        """The kernel's answer counts, also where outputs were lost on the way. A dead kernel gives none."""
+        finished.add(cell_index)
+        content = execute_reply["content"]
+        if content["status"] != "ok" and not _failed(cell):
+            _fail(cell, f"{content.get('ename', content['status'])}: {content.get('evalue', '')}")
+
     client = Client(
         notebook,
         km=AsyncKernelManager(kernel_name="python3", transport="ipc"),
@@ -50,6 +60,7 @@ def run(notebook: NotebookNode, seconds: float, cell_seconds: int) -> None:
         error_on_timeout=stopped,
         allow_errors=True,
         record_timing=False,
+        on_cell_executed=answered,
     )
     code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     for _, cell in code:
@@ -63,16 +74,12 @@ def run(notebook: NotebookNode, seconds: float, cell_seconds: int) -> None:
                     trouble = f"the notebook was stopped after {seconds:g} s"
                     break
                 client.execute_cell(cell, i)
-                if cell.source.strip() and cell.execution_count is None and not _failed(cell):
-                    _fail(cell, f"stopped after {cell_seconds} s")
-                _plain(cell)
     except Exception as error:  # the kernel died (memory, CPU time, exit) or does not answer
         trouble = f"the kernel stopped: {type(error).__name__}"
     if trouble:
-        for _, cell in code:
-            if cell.execution_count is None and not _failed(cell):
+        for i, cell in code:
+            if i not in finished and not _failed(cell):
                 _fail(cell, trouble)
-            _plain(cell)
 
 
 def _failed(cell: NotebookNode) -> bool:
@@ -81,12 +88,6 @@ def _failed(cell: NotebookNode) -> bool:
 
 def _fail(cell: NotebookNode, why: str) -> None:
     cell.outputs.append(new_output("error", ename="NotRun", evalue=why, traceback=[why]))
-
-
-def _plain(cell: NotebookNode) -> None:
-    for output in cell.outputs:
-        if output.get("name") == "dropped":
-            output["name"] = "stdout"
 
 
 def limit(megabytes: int, cpu_seconds: int) -> None:

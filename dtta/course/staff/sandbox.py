@@ -32,6 +32,14 @@ from dtta.course.staff.source import CourseError
 
 IMAGE = "dtta-course"
 KINDS = ("docker", "podman", "bubblewrap", "unshare")
+_PROCESS = "a process without network, which sees the file system read-only and neither your home nor this course"
+WORDS = {
+    "docker": f"a Docker container of the image {IMAGE}, without network",
+    "podman": f"a Podman container of the image {IMAGE}, without network",
+    "bubblewrap": f"{_PROCESS} (bubblewrap)",
+    "unshare": f"{_PROCESS} (unshare)",
+    "none": "NO sandbox: memory and time are limited, files and network are open to the submissions",
+}
 
 
 @cache

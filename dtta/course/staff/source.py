@@ -81,6 +81,7 @@ def pages_module(root: Path) -> ModuleType:
 
 def keys(root: Path) -> list[str]:
     """a1, a2 and so on: one for each source."""
+    pages_module(root)  # is it a checkout?
     found = [path.stem.partition("_")[0] for path in (root / FOLDER).glob("*.py")]
     return sorted(found, key=lambda key: (key[0], int(key[1:]) if key[1:].isdecimal() else 99))
 

@@ -123,7 +123,7 @@ def read(folder: Path) -> list[Summary]:
 
 
 def by_preset(folder: Path) -> dict[str, Summary]:
-    """The summaries in a folder that belong to a cell of the paper's tables, by its name; none if there is no folder."""
+    """The summaries in a folder that belong to cells of the paper's tables, by name; none if there is no folder."""
     if not folder.is_dir() or not any(folder.rglob(f"*{ENDING}")):
         return {}
     return {s.preset: s for s in read(folder) if s.preset}

@@ -174,3 +174,16 @@ def test_many_classes_have_a_colour_each_and_no_class_is_white():
     colours = drawn.cmap(drawn.norm(drawn.get_array()))[0]
     assert colours[0].tolist() == [1, 1, 1, 1] and len(np.unique(colours[1:].round(6), axis=0)) >= 140
     plt.close(fig)
+
+
+def test_names_of_crowded_points_keep_apart_and_stand_beside_their_points():
+    fig, ax = plt.subplots()
+    ax.set(xscale="log", xlim=(0.01, 100))
+    x, y, names = [0.1, 0.1, 0.1, 50.0], [1.0, 1.1, 5.0, 1.0], ["a", "b", "c", "d"]
+    figures.spread_labels(ax, x, y, names, gap=0.5)
+    place = {text.get_text(): text.xyann for text in ax.texts}
+    assert {text.get_text(): text.xy for text in ax.texts} == dict(zip(names, zip(x, y, strict=True), strict=True))
+    assert [place[name][1] for name in "abc"] == [1.0, 1.5, 5.0]
+    assert place["d"][1] == 1.0  # on the other side: nothing is in its way
+    assert place["a"][0] > 0.1 and place["d"][0] < 50
+    plt.close(fig)

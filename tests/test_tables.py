@@ -144,6 +144,31 @@ def test_what_is_stored_is_what_a_run_gives(tmp_path):
     assert gain["images"] == 4  # two images, two seeds
 
 
+def test_a_sample_run_again_tells_a_stored_score_that_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "evaluate", evaluate)
+    text = TEXT + '\n[runs.changing]\nmethod = "tent"\nstream = "changing"\nsettings = { episodic = false }\n'
+    made(tmp_path, text)
+    out = tmp_path / "out"
+
+    def agreement(**options):
+        stored.rows.cache_clear()
+        return stored.agreement("few", "diffusion-tta", folder=out, **options)
+
+    assert agreement(images=2) == (6, 6)  # clean images and two shifts
+    assert agreement(images=3, shifts=["fog"], seed=4) == (3, 3)
+    assert stored.agreement("few", "tent, two at once", 2, folder=out) == (6, 6)
+    path = out / "few.csv"
+    lines = path.read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("diffusion-tta,fog,"))
+    cells = lines[first].split(",")
+    lines[first] = ",".join([*cells[:4], str(float(cells[4]) + 0.1), *cells[5:]])
+    path.write_text("\n".join(lines) + "\n")
+    assert agreement(images=2) == (5, 6)
+    assert agreement(images=2, within=0.2) == (6, 6)
+    with pytest.raises(ValueError, match="goes through all shifts in one stream"):
+        stored.agreement("few", "changing", folder=out)
+
+
 def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypatch):
     made(tmp_path)
     first = (tmp_path / "out" / "few.csv").read_text()

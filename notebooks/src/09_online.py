@@ -158,7 +158,7 @@ if "ttt-mae" in runs:
     by_family["masked autoencoder"] = {"TTT-MAE": gain_of("ttt-mae", shifts)}
 both = {f"{family}: {way}": g for family, found in by_family.items() for way, g in found.items()}
 figures.show(
-    figures.forest(both, "Gain over no adaptation, streams of sixteen images, mean of the shifts"),
+    figures.forest(both, "Streams of sixteen images, mean of the shifts"),
     alt="Forest plot of gains with their intervals: for the ResNet and the ViT adaptation one image at a time, online, "
     "online with the diffusion model, TENT and CoTTA, and TTT-MAE for the masked autoencoder.",
 )

@@ -136,6 +136,7 @@ def read(path: Path, run: Run) -> dict[Cell, Row]:
             part.unlink()
     elif missing:
         begin(path, run)
+    _temporary(path).unlink(missing_ok=True)  # of a command that was killed before it could put it in place
     return found
 
 
@@ -166,7 +167,7 @@ def append(path: Path, row: Row) -> None:
 
 def write(path: Path, run: Run, rows: Iterable[Row]) -> None:
     """Write a file anew: at every moment there is either the old one or the new one, whole."""
-    temporary = path.with_name(f"{path.stem}.part")
+    temporary = _temporary(path)
     with _told(path):
         try:
             with temporary.open("wb") as file:
@@ -209,6 +210,10 @@ def same(a: str | bytes, run: Run) -> bool:
         return Run(**json.loads(a)) == Run(**json.loads(json.dumps(asdict(run))))
     except (TypeError, ValueError):  # not JSON, or not a run
         return False
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.part")
 
 
 def _parts(path: Path) -> list[Path]:

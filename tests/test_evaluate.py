@@ -255,6 +255,14 @@ def test_a_file_cut_off_in_its_first_line_starts_again(tmp_path):
         assert len(path.read_text().splitlines()) == 5
 
 
+def test_what_a_killed_command_had_not_put_in_place_is_taken_away(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = quiet(run("none", {}), SHIFTS, range(2), path=path)
+    path.with_name("rows.part").write_bytes(path.read_bytes()[:100])
+    assert quiet(run("none", {}), SHIFTS, range(2), path=path) == rows
+    assert not path.with_name("rows.part").exists()
+
+
 @pytest.mark.parametrize("where", ["middle", "not text", "another kind"])
 def test_a_damaged_row_is_named_and_nothing_is_lost(tmp_path, where):
     path = tmp_path / "rows.jsonl"

@@ -57,6 +57,7 @@ def _child(rank: int, count: int, port: int, path: Path, wanted: Run, shifts, be
     """One process of `count`; its rows, or the sentence it ends with, go to a file."""
     os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     os.environ |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="1")
+    os.environ["OMP_NUM_THREADS"] = "1"  # or Accelerate gives each process its share of the cores, and sums round anew
     torch.set_num_threads(1)
     answer = path.with_name(f"answer-{rank}.json")
     before(rank)

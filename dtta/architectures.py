@@ -13,6 +13,7 @@ import timm
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from dtta.conditions import ClassMixture
 from dtta.diffusion import Diffusion, DiT, TextUNet
@@ -97,6 +98,30 @@ def random_problem(name: str, seed: int = 0) -> Problem:
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
     )
+
+
+def operations(name: str, joint: bool = False) -> float:
+    """Floating-point operations of one evaluation of the diffusion model and the way back to the condition.
+
+    Counted on tensors without content, so that no GPU and no memory is needed; a multiply-add counts as two.
+
+    Args:
+        joint: back to φ too.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown networks {name!r}; choose from {', '.join(NETWORKS)}")
+    shape, autoencoder, _, _ = NETWORKS[name]
+    with torch.device("meta"):
+        diffusion = _diffusion(name, shape, AutoencoderKL(**autoencoder))
+        diffusion.network.requires_grad_(joint)
+        z0 = torch.randn(1, shape["in_channels"], shape["sample_size"], shape["sample_size"])
+        if name.startswith("dit"):
+            c = torch.randn(1, shape["num_attention_heads"] * shape["attention_head_dim"], requires_grad=True)
+        else:
+            c = torch.randn(1, TOKENS, shape["cross_attention_dim"], requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            diffusion.loss(z0, torch.zeros(1, dtype=torch.long), torch.randn_like(z0), c).sum().backward()
+    return counter.get_total_flops()
 
 
 def _diffusion(name: str, shape: dict, vae: AutoencoderKL) -> Diffusion:

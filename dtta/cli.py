@@ -311,7 +311,8 @@ def _compare(options, together: ranks.Ranks | None) -> None:
             {**problem.settings.get(method, {}), **settings}, options.split, options.seed, options.classes,
             1 if method == "none" else options.batch, by_class=options.by_class, precision=precision,
         )  # fmt: skip
-        path = options.out / f"{options.problem}-{method}-{options.split}.jsonl" if options.out else None
+        name = (options.preset or options.problem).replace("/", "-")
+        path = options.out / f"{name}-{method}-{options.split}.jsonl" if options.out else None
         workers = 1 if method == "none" else options.workers
         rows[method] = evaluate(
             run, cells, range(options.images), path, workers, ranks=together, compile=options.compile
@@ -333,7 +334,8 @@ def _compare(options, together: ranks.Ranks | None) -> None:
             print(_gain_line(other, paired_gain(rows[names[0]], rows[names[-1]], problem.metrics[other]), digits))
     print(f"\n{sum(r.seconds for r in rows[options.method]) / len(rows[options.method]):.2f} s per image and process")
     if options.out and (together is None or together.first):
-        told = summary.of_rows(run, rows["none"], rows[options.method], metric, options.metric or problem.metric)
+        named = options.metric or problem.metric
+        told = summary.of_rows(run, rows["none"], rows[options.method], metric, named, options.preset)
         print(f"summary in {summary.write(told, path)}; a table of all in the folder: dtta report {options.out}")
 
 

@@ -10,6 +10,7 @@ commands; what neither states is told in `open`. Any option given besides overru
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -298,7 +299,7 @@ def before(command: Callable[[Namespace], None], **usual) -> Callable[[Namespace
             if getattr(options, key) is None:
                 setattr(options, key, value)
         command(options)
-        if preset:
+        if preset and int(os.environ.get("RANK", 0)) == 0:  # of several processes the first one tells
             without = "" if preset.before is None else f", without adaptation {preset.before:.1f}"
             print(f"the paper's {preset.name}: {preset.paper:.1f}{without}")
             if preset.open:

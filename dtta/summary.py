@@ -25,6 +25,7 @@ from dtta.rows import Row, Run
 
 FORMATS = ("text", "markdown", "csv")
 ENDING = ".summary.json"
+PUBLISHED = Path(__file__).parent / "results" / "published.csv"
 LIBRARIES = ("torch", "diffusers", "transformers", "timm")
 
 
@@ -119,6 +120,29 @@ def read(folder: Path) -> list[Summary]:
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{file} is damaged; delete it and give the command that made it again") from error
     return found
+
+
+def by_preset(folder: Path) -> dict[str, Summary]:
+    """The summaries in a folder that belong to cells of the paper's tables, by name; none if there is no folder."""
+    if not folder.is_dir() or not any(folder.rglob(f"*{ENDING}")):
+        return {}
+    return {s.preset: s for s in read(folder) if s.preset}
+
+
+def published(table: str, path: Path = PUBLISHED) -> dict[str, dict[str, float]]:
+    """Numbers of others that no preset has, row -> column -> value: DUSA's table, and the paper's left out rows.
+
+    Raises:
+        KeyError: no such table in the file.
+    """
+    with path.open() as file:
+        found = [row for row in csv.DictReader(file) if row["table"] == table]
+    if not found:
+        raise KeyError(f"{path.name} has no {table!r}")
+    told: dict[str, dict[str, float]] = {}
+    for row in found:
+        told.setdefault(row["row"], {})[row["column"]] = float(row["value"])
+    return told
 
 
 def table(summaries: Iterable[Summary]) -> tuple[list[str], list[list[str]]]:

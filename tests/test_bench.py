@@ -9,7 +9,7 @@ import tiny
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
 
-from dtta.architectures import NETWORKS, random_problem
+from dtta.architectures import NETWORKS, operations, random_problem
 from dtta.bench import bench, matmul_rate
 from dtta.cli import main
 
@@ -24,6 +24,15 @@ def test_networks_have_the_published_sizes(name, kind, weights):
     with torch.device("meta"):
         assert sum(p.numel() for p in kind(**shape).parameters()) / 1e6 == pytest.approx(weights, abs=0.1)
         assert sum(p.numel() for p in AutoencoderKL(**autoencoder).parameters()) / 1e6 == pytest.approx(83.65, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "joint", "expected"), [
+    ("dit-256", False, 0.2373 + 0.2457), ("dit-256", True, 0.2373 + 0.4746),
+    ("sd-512", False, 0.8033 + 0.8659), ("sd-512", True, 0.8033 + 1.6065),
+])  # fmt: skip
+def test_operations_of_one_evaluation(name, joint, expected):
+    """In 10^12. DiT-XL/2's authors give 118.6 G multiply-adds forward at 256, which is 0.2372."""
+    assert operations(name, joint) / 1e12 == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("joint", [False, True])

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _record
 import nbformat
 from _check import check_page
 from _pages import PageError, Project, clean, write
+
+RUNS = "<!-- runs -->"
 
 
 def stage(project: Project, site: Path, notebooks: Path) -> None:
@@ -25,6 +28,13 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
         if wrong := check_page(project, path, committed=notebooks == project.notebooks):
             raise PageError("\n".join(wrong))
         write(alt_for_book(clean(nbformat.read(path, as_version=4))), site / "notebooks" / path.name)
+    if (status := site / "book" / "status.md").exists():
+        folders = {notebooks, *(project.build / "executed").glob("*")}
+        records = [record for folder in sorted(folders) for record in _record.read(folder)]
+        text = status.read_text()
+        if RUNS not in text:
+            raise PageError(f"book/status.md has no line {RUNS}, where the runs belong")
+        status.write_text(text.replace(RUNS, _record.table(records)))
 
 
 def alt_for_book(page: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import _book
+import _record
 import nbformat
 import yaml
 from _check import check_folder, check_page
@@ -56,9 +57,12 @@ def run_page(project: Project, name: str, profile: str, values: dict[str, object
         command += ["-k", "python3", "--no-progress-bar", "--execution-timeout", str(CELL_TIMEOUT[profile])]
         if values:
             command += ["-y", yaml.safe_dump(values)]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        watched = environment() | _record.watched(Path(folder))
+        done = subprocess.run(command, env=watched, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        _record.write(target, Path(folder), project.root, profile, seconds, bool(done.returncode))
     failed = _failure(target, name, done.stderr) if done.returncode else None
-    print(f"{name:<28} {time.perf_counter() - started:6.1f} s{'  FAILED' if failed else ''}", flush=True)
+    print(f"{name:<28} {seconds:6.1f} s{'  FAILED' if failed else ''}", flush=True)
     return failed
 
 

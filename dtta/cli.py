@@ -92,8 +92,10 @@ def parser() -> argparse.ArgumentParser:
     _speed_options(evaluate_)
     evaluate_.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped goes on from there")
     evaluate_.add_argument(
-        "--table", metavar="NAME", help="make a whole table of the book, all of them, or what a file of yours says"
-    )
+        "--table", metavar="NAME",
+        help="make a whole table of the book, all of them, or what a file of yours says; in float32, unless "
+        "--precision names another",
+    )  # fmt: skip
     evaluate_.add_argument("--only", action="append", metavar="NAME", help="one run of the table; may be repeated")
     evaluate_.add_argument(
         "--store", type=Path, default=stored.FOLDER, help="folder for the finished table (default: beside the package)"
@@ -350,20 +352,22 @@ def _table(options, together: ranks.Ranks | None) -> None:
         names = tables.names()
         print(_time("all tables", sum(stored.seconds(name, options.store) for name in names), options.workers))
         for name in names:
-            _one_table(tables.read(name), options, together)
+            _one_table(name, options, together)
     else:
-        _one_table(tables.read(options.table), options, together)
+        _one_table(options.table, options, together)
 
 
 def _time(what: str, seconds: float, workers: int) -> str:
     return f"{what}: about {seconds / 60 / workers:.0f} minutes with {workers} at work, if nothing of it is done"
 
 
-def _one_table(table: tables.Table, options, together: ranks.Ranks | None) -> None:
+def _one_table(name: str, options, together: ranks.Ranks | None) -> None:
+    # float32 unless it is asked for: the rows that are stored must come out again on any machine
+    table = tables.read(name, precision="float32" if options.precision == "auto" else options.precision)
     if seconds := stored.seconds(table.name, options.store):
         print(_time(table.name, seconds, options.workers))
     rows = options.out or Path("runs/tables")
-    tables.make(table, options.workers, options.only, rows, options.store, together)
+    tables.make(table, options.workers, options.only, rows, options.store, together, options.compile)
     if options.only:
         print("the rows are done; call it without --only to store the table")
         return

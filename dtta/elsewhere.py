@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dtta import stored
 from dtta.problems import load
+from dtta.speed import native
 from dtta.tables import make, read
 
 
@@ -23,6 +24,7 @@ def elsewhere(
     diffusions: Mapping[str, str] | None = None,
     most: Mapping[str, int] | None = None,
     workers: int = 1,
+    precision: str | None = None,
 ) -> Path:
     """Make a table of the book on another problem; a run that was stopped goes on.
 
@@ -36,6 +38,7 @@ def elsewhere(
         networks, diffusions: what stands for the networks and diffusion models that the file names; "": for the
             problem's usual one. A run that needs another one is left out, and so are those that build on it.
         most: of a setting, such as {"samples": 48}: what the file says above it is cut down to it.
+        precision: of the diffusion model; None: that which the device is fast in (see ``dtta.speed.native``).
 
     Returns:
         The folder, for ``dtta.stored``.
@@ -43,6 +46,7 @@ def elsewhere(
     folder = Path(folder) if folder else stored.own_folder()
     networks, diffusions, limits = dict(networks or {}), dict(diffusions or {}), dict(most or {})
     usual = load(problem, networks.get("") or None, diffusions.get("") or None)
+    precision = precision or native(next(usual.diffusion.parameters()).device)
 
     def change(said: dict) -> dict:
         runs = {}
@@ -65,7 +69,7 @@ def elsewhere(
         given = dict(problem=problem, images=images, tried=tried, seeds=list(seeds), runs=runs)
         return said | given | dict(shifts=wanted, of=images * (1 + len(wanted)))
 
-    make(read(name, change), workers, rows=folder / problem, out=folder)
+    make(read(name, change, precision), workers, rows=folder / problem, out=folder)
     return folder
 
 

@@ -15,8 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event, Thread
 
 LONG = timedelta(days=365)  # a process may work on one stream for days
+BEAT = 5  # seconds between two signs of life
+SILENT = 300  # seconds without any, after which a process is taken for dead; loading a checkpoint can stop it for some
 
 
 class RankError(RuntimeError):
@@ -47,6 +50,10 @@ class Ranks:
         (port,) = broadcast_object_list([self._store.port if self.first else None])
         if not self.first:
             self._store = TCPStore(host, port, is_master=False, **options)
+        self._heard: dict[int, tuple[int, float]] = {}
+        self._over = Event()
+        self._heart = Thread(target=self._beat, daemon=True)
+        self._heart.start()
 
     @property
     def first(self) -> bool:
@@ -78,10 +85,18 @@ class Ranks:
         return self._ask(lambda store: store.add(f"{self._round}/{name}", amount))
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Until something is so, however long the others take."""
+        """Until something is so, however long the others take.
+
+        Raises:
+            RankError: another process has failed, or gives no sign of life any more.
+        """
+        next_look = 0.0
         while not ready():
             meanwhile()
             self._check()
+            if time.monotonic() > next_look:
+                self._listen()
+                next_look = time.monotonic() + BEAT
             time.sleep(0.02)
 
     @contextmanager
@@ -98,12 +113,30 @@ class Ranks:
 
     def leave(self) -> None:
         """At the end: the first process keeps the counter until nobody needs it any more."""
+        self._over.set()
+        self._heart.join()  # a thread that is still asking as the interpreter ends would bring it down
         with suppress(RankError):  # who leaves last may find the door open
             self._ask(lambda store: store.add("left", 1))
         if self.first:
             deadline = time.monotonic() + 10  # one that was killed never says so
             while self._ask(lambda store: store.add("left", 0)) < self.count and time.monotonic() < deadline:
                 time.sleep(0.02)
+
+    def _beat(self) -> None:
+        with suppress(RankError):
+            while not self._over.wait(BEAT):
+                self._ask(lambda store: store.add(f"alive/{self.rank}", 1))
+
+    def _listen(self) -> None:
+        """Launchers stop all processes with the first that dies. Where there was none, nobody tells."""
+        now = time.monotonic()
+        for rank in range(self.count):
+            beats = self._ask(lambda store, rank=rank: store.add(f"alive/{rank}", 0))
+            if self._heard.get(rank, (None, 0))[0] != beats:
+                self._heard[rank] = (beats, now)
+            elif now - self._heard[rank][1] > SILENT:
+                silent = f"process {rank} has given no sign of life for {SILENT} seconds"
+                raise RankError(f"{silent}; all rows are kept: give the same command again, and it goes on")
 
     def _check(self) -> None:
         if self._ask(lambda store: store.check(["failed"])):

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -76,6 +76,7 @@ class Table:
     """What a file says; see the module's docstring.
 
     of: each shift's images are spread over so many (see ``dtta.evaluate.spread``); 0: all shifts have the same ones.
+    precision: in which the diffusion models compute (see ``dtta.speed``); no file says it, since it is the machine's.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Table:
     tried: int
     of: int
     seeds: tuple[int, ...]
+    precision: str = "float32"
     entries: dict[str, Entry] = field(default_factory=dict)
 
     @property
@@ -115,12 +117,13 @@ def names() -> tuple[str, ...]:
     return tuple(sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda n: (not n.endswith("-test"), n)))
 
 
-def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said) -> Table:
+def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said, precision: str = "float32") -> Table:
     """Read a table's file and check every name in it.
 
     Args:
         table: its name, one of `names`; or the path of a file.
         change: what the file says -> what is to be taken instead (see ``dtta.elsewhere``).
+        precision: in which the diffusion models are to compute.
 
     Raises:
         FileNotFoundError: no such file. ValueError: what is wrong in it, and where.
@@ -147,7 +150,7 @@ def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said) 
         said.get("tried", 0),
         said.get("of", 0),
         tuple(said.get("seeds", [0])),
-        {},
+        precision,
     )
     for name, entry in said["runs"].items():
         table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table, known)
@@ -171,7 +174,8 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: 
         method = said.get("method", name)
         if method not in METHODS:
             raise ValueError(f"{where}: unknown method {method!r}; choose from {', '.join(METHODS)}")
-        run = Run(**{"method": method, "problem": table.problem} | {k: said[k] for k in _RUN if k in said})
+        first = {"method": method, "problem": table.problem, "precision": table.precision}
+        run = Run(**first | {k: said[k] for k in _RUN if k in said})
         settings = known(table.problem).settings.get(method, {}) | own
     else:
         run = replace(table.entries[like].run, **{k: said[k] for k in _RUN if k in said})
@@ -200,6 +204,7 @@ def make(
     rows: Path = Path("runs/tables"),
     out: Path = stored.FOLDER,
     ranks: Ranks | None = None,
+    compile: bool = False,
 ) -> None:
     """Choose settings on validation images, run the table on test images, and store both.
 
@@ -208,6 +213,7 @@ def make(
         rows: where single rows are kept, so that a run that was stopped goes on; to make one again, delete its file.
         out: where the finished table is stored.
         ranks: the processes that share each run, instead of `workers`; see ``dtta.ranks.join``.
+        compile: compile the diffusion models' blocks (see ``dtta.speed``).
 
     Raises:
         ValueError: no such run in the table.
@@ -216,7 +222,7 @@ def make(
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
     folder, tried, runs, found, spent = rows / table.name, {}, {}, {}, []
     left = wanted = _with_those_before(table, only)
-    with at_work(workers, ranks) as work:
+    with at_work(workers, ranks, compile) as work:
 
         def do(jobs: list[Job], text: str) -> list[list[Row]]:
             done = work(jobs, text)
@@ -271,7 +277,9 @@ Job = tuple[Run, list[tuple[str, int]], dict[str, list[int]], Path]
 
 
 @contextmanager
-def at_work(workers: int, ranks: Ranks | None = None) -> Iterator[Callable[[list[Job], str], list[list[Row]]]]:
+def at_work(
+    workers: int, ranks: Ranks | None = None, compile: bool = False
+) -> Iterator[Callable[[list[Job], str], list[list[Row]]]]:
     """A function that does evaluations, side by side in so many processes of one thread; 1: here.
 
     The processes stay until the end: starting one takes longer than many an evaluation. With `ranks` it does one
@@ -279,15 +287,15 @@ def at_work(workers: int, ranks: Ranks | None = None) -> Iterator[Callable[[list
     """
     if workers <= 1 or ranks:
         quiet = {"disable": True} if ranks and not ranks.first else {}
-        yield lambda jobs, text: [_do(job, ranks) for job in tqdm(jobs, text, unit="run", **quiet)]
+        yield lambda jobs, text: [_do(job, ranks, compile) for job in tqdm(jobs, text, unit="run", **quiet)]
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        yield lambda jobs, text: list(tqdm(pool.map(_do, jobs), text, len(jobs), unit="run"))
+        yield lambda jobs, text: list(tqdm(pool.map(partial(_do, compile=compile), jobs), text, len(jobs), unit="run"))
 
 
-def _do(job: Job, ranks: Ranks | None = None) -> list[Row]:
-    return evaluate(*job, progress=False, ranks=ranks)
+def _do(job: Job, ranks: Ranks | None = None, compile: bool = False) -> list[Row]:
+    return evaluate(*job, progress=False, ranks=ranks, compile=compile)
 
 
 def _with_those_before(table: Table, only: Iterable[str] | None) -> list[str]:

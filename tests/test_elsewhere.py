@@ -70,7 +70,7 @@ def test_a_table_on_another_problem(tmp_path, monkeypatch):
     runs = made("a")
     assert list(runs) == ["none", "diffusion-tta", "few images", "tent, two at once", "recalled"]
     assert runs["few images"].settings == {"samples": 2, "steps": 2}
-    assert {run.problem for run in runs.values()} == {"other"}
+    assert {(run.problem, run.precision) for run in runs.values()} == {("other", "float32")}  # a CPU's
     assert {(r.shift, r.index) for r in stored.rows("few", "few images", tmp_path / "a")} == {("clean", 0), ("fog", 1)}
     assert not (tmp_path / "a" / "few-settings.csv").exists()
     assert runs["recalled"].recalled == 1 and runs["recalled"].settings == {"steps": 4}
@@ -92,5 +92,6 @@ def test_a_table_on_another_problem(tmp_path, monkeypatch):
     assert {r.seed for r in stored.rows("few", "none", tmp_path / "b")} == {0, 7}
     assert ("other", "this", None, None) in loaded
 
-    runs = made("c", diffusions={"": "small", "dit": "large"})
+    runs = made("c", diffusions={"": "small", "dit": "large"}, precision="bfloat16")
+    assert {run.precision for run in runs.values()} == {"bfloat16"}
     assert [runs[name].diffusion for name in ("diffusion-tta", "another diffusion model")] == ["small", "large"]

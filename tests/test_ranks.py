@@ -232,6 +232,26 @@ def test_what_stops_one_process_stops_all_with_a_sentence(tmp_path):
     assert second == "OSError: [Errno 28] the disk is full"
 
 
+def test_a_process_that_was_killed_where_no_launcher_watches_is_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "BEAT", 0.2)
+    monkeypatch.setattr(ranks, "SILENT", 3)
+    append = files.append
+
+    def before(rank):
+        if rank == 1:
+            files.append = lambda path, row: append(path, row) or os.kill(os.getpid(), signal.SIGKILL)
+
+    path, expected = tmp_path / "rows.jsonl", one_process(run())
+    processes = start(2, path, run(), before=before)
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL]
+    told = json.loads((tmp_path / "answer-0.json").read_text())
+    assert told.startswith("RankError: process 1 has given no sign of life for 3 seconds; all rows are kept")
+    assert answers(2, path, run()) == [expected] * 2
+    assert kept(path) == expected
+
+
 def test_files_of_something_else_are_refused_by_all(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("my notes\n")

@@ -85,6 +85,24 @@ def test_a_file_is_read_as_it_says(tmp_path):
     assert spread.numbers(2, 4) == {"clean": [6, 7], "fog": [8, 9], "contrast": [10, 11]}
 
 
+def test_precision_and_compiled_blocks_reach_every_row(tmp_path, monkeypatch):
+    asked, path = [], tmp_path / "few.toml"
+    path.write_text(TEXT)
+    original = tables.evaluate
+
+    def watched(run, *args, compile=False, **options):
+        asked.append((run.precision, compile))
+        return original(run, *args, **options)  # a compiler is slow to start, and has tests of its own
+
+    monkeypatch.setattr(tables, "evaluate", watched)
+    half = tables.read(path, precision="bfloat16")
+    tables.make(half, 1, rows=tmp_path / "rows", out=tmp_path / "out", compile=True)
+    assert set(asked) == {("bfloat16", True)}
+    assert {run.precision for run in stored.names("few", tmp_path / "out").values()} == {"bfloat16"}
+    with pytest.raises(ValueError, match="precision must be one of"):
+        tables.read(path, precision="int8")
+
+
 def test_settings_are_the_best_on_validation_images(tmp_path):
     made(tmp_path)
     tried = stored.tried("few", tmp_path / "out")

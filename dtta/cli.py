@@ -1,4 +1,4 @@
-"""The command line: dtta adapt, evaluate, report, train, bench."""
+"""The command line: dtta adapt, evaluate, report, train, bench, doctor, fetch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 import dtta
-from dtta import doctor, presets, ranks, stored, summary, tables
+from dtta import doctor, fetch, presets, ranks, stored, summary, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
 from dtta.problems import PROBLEMS, load, recipes_of
@@ -129,6 +129,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--network", help="task network, a name or a folder")
     check.add_argument("--diffusion", help="diffusion model, a name or a folder")
     check.add_argument("--quick", action="store_true", help="without timing an image")
+
+    get = _command(commands, "fetch", fetch.command, "download a public data set into the data folder; it goes on")
+    get.add_argument("names", nargs="+", metavar="NAME", help=f"one of: {', '.join(fetch.ARCHIVES)}")
     return top
 
 

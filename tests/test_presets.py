@@ -8,6 +8,7 @@ import pytest
 import stand_ins
 
 import dtta
+from dtta import summary
 from dtta.cli import main, parser
 from dtta.methods import METHODS, build, methods_for, settings_of
 from dtta.presets import LEFT_OUT, get, presets
@@ -76,15 +77,35 @@ def test_every_methods_settings_build(hub, monkeypatch):
     assert len(seen) >= 12
 
 
-def test_one_runs_on_stand_ins(hub, monkeypatch, capsys):
+def test_what_others_published_is_read_as_they_averaged_it():
+    """Each row's mean over the corruptions is the mean that stands beside it: a slip in copying would show."""
+    table = summary.published("DUSA table 1")
+    assert {tuple(row) for row in table.values()} == {tuple(next(iter(table.values())))} and len(table) == 11
+    for values in table.values():
+        *families, (name, stated) = values.items()
+        assert name == "mean" and len(families) == len(FAMILIES)
+        assert mean(value for _, value in families) == pytest.approx(stated, abs=0.06)
+    gain = {n: table[f"{n}, Diffusion-TTA"]["mean"] - table[f"{n}, none"]["mean"] for n in ("ConvNeXt-L", "ViT-B/16")}
+    assert gain == pytest.approx({"ConvNeXt-L": 10.6, "ViT-B/16": 18.8}, abs=0.06)
+    with pytest.raises(KeyError, match=r"published\.csv has no 'table 9'"):
+        summary.published("table 9")
+
+
+def test_one_runs_on_stand_ins(hub, monkeypatch, capsys, tmp_path):
+    """And its summary is found under its name, as page 11 shows it beside the paper's number."""
     monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
     own = ["--network", str(hub / "resnet"), "--diffusion", str(hub / "dit"), "--images", "2", "--workers", "1"]
     little = ["--set", "samples=2", "--set", "steps=1"]
-    assert main(["evaluate", "--preset", "table2/resnet50/gauss", *own, *little]) == 0
+    out = ["--out", str(tmp_path / "rows")]
+    assert summary.by_preset(tmp_path / "rows") == {}
+    assert main(["evaluate", "--preset", "table2/resnet50/gauss", *own, *little, *out]) == 0
     told = capsys.readouterr().out
     assert "gaussian_noise" in told and "severity 5" in told and "2 test images" in told
     assert "the paper's table2/resnet50/gauss: 19.0, without adaptation 6.3" in told
     assert "not stated there: the number of images" in told
+    (name, found), *others = summary.by_preset(tmp_path / "rows").items()
+    assert (name, list(found.gains), others) == ("table2/resnet50/gauss", ["gaussian_noise"], [])
+    assert found.gains["gaussian_noise"]["images"] == 2 and found.run.settings["samples"] == 2
     assert main(["evaluate", "--preset", "table1/resnet18/imagenet-a/tent", *own]) == 0
     assert "tent against no adaptation" in capsys.readouterr().out
 

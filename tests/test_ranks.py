@@ -302,28 +302,40 @@ def test_errors_between_processes_are_told_once():
     assert told == {"failed": "process 3 has stopped: why"}
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port"],
+    # Without GPUs as with them: only "--multi_gpu" starts several processes on its own, and ours ask what is there.
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"],
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_the_command_in_two_processes_of_their_own(tmp_path, capsys, monkeypatch):
-    """The whole way, started as accelerate launch and torchrun start it: the shipped digits, the table of one."""
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_command_under_a_launcher(launcher, tmp_path, capsys, monkeypatch):
+    """The whole way: the shipped digits, the table of one process, told once."""
     monkeypatch.undo()
     command = ["evaluate", "--shift", "fog", "--images", "4", "--set", "steps=1", "--set", "samples=2"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    out, started = tmp_path / "two", []
-    for rank in (0, 1):
-        given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-        environment |= {name: str(value) for name, value in given.items()}
-        call = [sys.executable, "-m", "dtta", *command, "--out", str(out)]
-        started.append(subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, text=True))
-    printed = [process.communicate(timeout=300)[0].splitlines() for process in started]
-    assert [process.returncode for process in started] == [0, 0]
+    script, out = tmp_path / "noted.py", tmp_path / "two"
+    script.write_text(
+        "import os, pathlib, runpy\n"
+        "pathlib.Path(f\"{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}\").touch()\n"
+        "runpy.run_module('dtta', run_name='__main__')\n"
+    )
+    name, *options = LAUNCHERS[launcher]
+    call = [sys.executable, "-m", name, *options, str(port), str(script), *command, "--out", str(out)]
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(call, cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("*-of-*")) == ["0-of-2", "1-of-2"]
     assert main([*command, "--workers", "1", "--out", str(tmp_path / "one")]) == 0
 
-    def told(lines):
+    def told(text):
+        lines = text.splitlines()
         return [line for line in lines if "s per image" not in line and not line.startswith("summary")]
 
-    assert told(printed[0]) == told(capsys.readouterr().out.splitlines())
-    assert any(line.startswith("fog") for line in printed[0])
-    assert printed[1] == []
+    assert told(done.stdout) == told(capsys.readouterr().out)
+    assert done.stdout.count("\nfog") == 1

@@ -26,6 +26,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta")
 
 
+def by_command(name: str) -> str:
+    """How to say that ``dtta fetch`` brings a data set; nothing for those that it does not."""
+    from dtta.fetch import ARCHIVES  # it reads this module
+
+    return f"dtta fetch {name}, or by hand " if name in ARCHIVES else ""
+
+
 def pictures(folder: Path) -> list[Path]:
     """The picture files of a folder, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)

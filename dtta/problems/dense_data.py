@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dtta.problems.data_folders import data_folder, open_picture, pictures, square, square_map
+from dtta.problems.data_folders import by_command, data_folder, open_picture, pictures, square, square_map
 
 GET = {
     "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, unpacked there",
@@ -79,7 +79,7 @@ def read(name: str) -> dict[str, Pairs]:
 
 def missing(name: str, told: str) -> FileNotFoundError:
     """One sentence: what is not there, and how to get it."""
-    return FileNotFoundError(f"{name} is not in {folder(name)} ({told}); to get it: {GET[name]}")
+    return FileNotFoundError(f"{name} is not in {folder(name)} ({told}); to get it: {by_command(name)}{GET[name]}")
 
 
 def own_classes() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from timm.data import ImageNetInfo
 
-from dtta.problems.data_folders import data_folder, in_turn, one_line, pictures
+from dtta.problems.data_folders import by_command, data_folder, in_turn, one_line, pictures
 
 CORRUPTIONS = {  # ImageNet-C's families, by the archive that holds them
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -123,7 +123,7 @@ def missing(name: str, told: str, where: Path | None = None) -> FileNotFoundErro
     """One sentence: what is not there, and how to get it."""
     layout = LAYOUTS[name]
     place = where or data_folder() / layout.folders[0]
-    return FileNotFoundError(f"{name} is not in {place} ({told}); to get it: {layout.get}")
+    return FileNotFoundError(f"{name} is not in {place} ({told}); to get it: {by_command(name)}{layout.get}")
 
 
 def root(name: str) -> Path:

@@ -187,7 +187,7 @@ print("the same answer to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 # ## Half precision
 #
 # Tensor cores multiply sixteen bits at up to sixteen times the speed of float32. *bfloat16* keeps float32's range and
-# three digits; *float16* keeps four digits, but ends at $6 \cdot 10^{-8}$. The gradient of a *mean* over $B$ pairs and
+# eight binary digits of each number; *float16* keeps eleven, but ends at $6 \cdot 10^{-8}$. The gradient of a *mean* over $B$ pairs and
 # all numbers of a latent is divided by their count: 180 latents of Stable Diffusion have three million. **Predict, then
 # run:** how much of the gradient is left in float16 there, and for means over yet more?
 
@@ -252,7 +252,8 @@ for case in cases:
 
 # %% [markdown]
 # In small there is nothing to gain: the task network is as small as the rest, and the fast loop also answers at the end,
-# which the naive one does not. Measurements at the published sizes go here, with the GPU's name. A cell that nobody has measured yet is empty.
+# which the naive one does not. Measurements at the published sizes go here, with the GPU's name. A cell that nobody has
+# measured yet is empty.
 
 # %%
 measured = Path(summary.PUBLISHED.parent, "bench.json")

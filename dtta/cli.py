@@ -127,6 +127,10 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--network", help="task network, a name or a folder")
     check.add_argument("--diffusion", help="diffusion model, a name or a folder")
     check.add_argument("--quick", action="store_true", help="without timing an image")
+
+    from dtta.course.cli import add_commands  # its commands import what they need when they run
+
+    add_commands(commands)
     return top
 
 

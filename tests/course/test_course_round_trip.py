@@ -1,0 +1,88 @@
+"""Each assignment through nbgrader, really: generate, release, hand in, autograde, feedback, grades.csv.
+
+One test for each assignment: python -m pytest tests/course -k a1
+"""
+
+from __future__ import annotations
+
+import csv
+import resource
+
+import nbformat
+import pytest
+from nbgrader.api import Gradebook
+from trip import ROOT, SANDBOX, answered, rounds, solved, wrong_answers
+
+from dtta.course.staff import build, grade, source
+
+PUBLISHED = ROOT / "notebooks" / "assignments"
+SECONDS = 60  # for one submission, on a core of its own: this machine may be busy with other tests
+
+
+def spent() -> float:
+    """Seconds of work, of this process and those that it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", source.keys(ROOT))
+def test_round_trip(key, tmp_path):
+    (assignment,) = build.build(ROOT, tmp_path, [key])
+    file = f"{assignment.name}.ipynb"
+    made = tmp_path / "release" / key / file
+    assert (PUBLISHED / file).read_text() == made.read_text(), f"call: dtta course build {key} --publish"
+    release = nbformat.read(made, as_version=4)
+    wrong = wrong_answers(key)
+    tasks = [task for task in assignment.tasks if not task.manual]
+    assert all(len(wrong.get(task.answers[0], [])) >= 3 for task in tasks), "three wrong answers for each task"
+    handed_in = {"solution": solved(assignment, release), "blank": release}
+    for i, answers in enumerate(rounds(wrong)):
+        handed_in[f"wrong-{i}"] = answered(release, {a.task: a.source for a in answers})
+    for student, notebook in handed_in.items():
+        build.write(notebook, tmp_path / "submitted" / student / key / file)
+
+    seconds = {}
+    for student in handed_in:
+        started = spent()
+        grade.autograde(tmp_path, key, student, SANDBOX)
+        seconds[student] = spent() - started
+    print({student: round(s, 1) for student, s in seconds.items()})
+    assert max(seconds.values()) <= SECONDS
+
+    found = {student: {} for student in handed_in}
+    for score in grade.scores(tmp_path, key):
+        found[score.student][score.cell] = score.points
+    points = {cell: most for task in assignment.tasks for cell, most in task.points.items()}
+    manual = {cell for task in assignment.tasks for cell in task.manual}
+    assert found["solution"] == {cell: None if cell in manual else most for cell, most in points.items()}
+    assert found["blank"] == dict.fromkeys(points, 0)
+    for i, answers in enumerate(rounds(wrong)):
+        answered_tasks = {a.task for a in answers}
+        for task in tasks:
+            for cell in task.points:
+                lost = {c for a in answers for c in a.loses}
+                right = 0 if task.answers[0] not in answered_tasks or cell in lost else points[cell]
+                names = [a.name for a in answers if a.task == task.answers[0]]
+                assert found[f"wrong-{i}"][cell] == right, f"{cell} under the answer {names}"
+        graded = nbformat.read(tmp_path / "autograded" / f"wrong-{i}" / key / file, as_version=4)
+        for answer in answers:
+            said = said_by(graded, answer.loses[0])
+            assert answer.says in said, f"{answer.name}: {answer.loses[0]} says\n{said}"
+
+    with Gradebook(f"sqlite:///{tmp_path}/gradebook.db", "dtta") as book:
+        for cell in manual:
+            book.find_grade(cell, assignment.name, key, "solution").manual_score = points[cell]
+        book.db.commit()
+    page = grade.feedback(tmp_path, key, "solution").read_text()
+    assert assignment.tasks[0].title in page
+    assert "✗" in grade.feedback(tmp_path, key, "wrong-0").read_text()
+    rows = {row["student_id"]: row for row in csv.DictReader(grade.export(tmp_path).open())}
+    assert float(rows["solution"]["score"]) == float(rows["solution"]["max_score"]) == assignment.points
+    assert float(rows["blank"]["score"]) == 0
+
+
+def said_by(notebook: nbformat.NotebookNode, cell_id: str) -> str:
+    """What a cell put out, errors included."""
+    (cell,) = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") == cell_id]
+    return "\n".join(o.get("text", "") + o.get("evalue", "") for o in cell.outputs)

@@ -102,6 +102,7 @@ def read(root: Path, key: str) -> Assignment:
     project.dress(notebook, f"assignments/{name}")
     pages.identify(notebook)
     for cell in notebook.cells:  # the id of a graded cell is its name: a lost name can be told from it
+        cell.metadata.pop("lines_to_next_cell", None)  # jupytext's note on the source's blank lines
         if "nbgrader" in cell.metadata:
             cell["id"] = cell.metadata.nbgrader.get("grade_id", cell["id"])
             cell.metadata.nbgrader["cell_type"] = cell.cell_type

@@ -26,6 +26,7 @@ def spent() -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # seven submissions of up to a minute each, more on a busy machine
 @pytest.mark.parametrize("key", source.keys(ROOT))
 def test_round_trip(key, tmp_path):
     (assignment,) = build.build(ROOT, tmp_path, [key])

@@ -71,6 +71,7 @@ GOOD = (ROOT / source.FOLDER / "a1_diffusion_loss.py").read_text()
         ("<details><summary>Hint</summary>", "<details><summary>Help</summary>", "task 1: has no hint"),
         ("| points | for |", "| marks | for |", "task 6: is graded by a person and has no rubric"),
         ("    ### BEGIN SOLUTION\n    a =", "    a =", "forward-answer: an answer needs ### BEGIN SOLUTION"),
+        ("\n### END HIDDEN TESTS", "\n_tested.calls\n### END HIDDEN TESTS", "forward-hidden: must not end in a value"),
         ("    ### END SOLUTION\n\n\n# %%", "\n\n# %%", "forward-answer: a region is not closed"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -188,8 +189,19 @@ def _problems(assignment: Assignment) -> Iterator[str]:
             yield f"{about.grade_id}: an answer needs ### BEGIN SOLUTION and ### END SOLUTION"
         if about.get("grade_id", "").endswith("-hidden") and "### BEGIN HIDDEN TESTS" not in cell.source:
             yield f"{about.grade_id}: needs ### BEGIN HIDDEN TESTS and ### END HIDDEN TESTS"
+        if about.get("grade") and cell.cell_type == "code" and (value := _last_value(cell.source)):
+            yield f"{about.grade_id}: must not end in a value, which nbgrader takes for points: write `_ = {value}`"
         if re.search("BEGIN (SOLUTION|HIDDEN)", _REGION.sub("", cell.source)):
             yield f"{about.get('grade_id', 'a cell')}: a region is not closed, or its marker does not stand alone"
+
+
+def _last_value(code: str) -> str | None:
+    """The expression in which a graded cell ends, if it is no public check: those have no value."""
+    last = ast.parse(code).body[-1:]
+    if not last or not isinstance(last[0], ast.Expr):
+        return None
+    text = ast.unparse(last[0])
+    return None if re.fullmatch(r"check\.(\w+)\(\1\)", text) else text
 
 
 def _by_task(cells: list[NotebookNode]) -> dict[int, list[NotebookNode]]:

@@ -214,8 +214,8 @@ for _shape, _near, _far in [((1, 1, 3, 2), 0.5, 80.0), ((3, 4, 4), 1.0, 2.0), ((
 #
 # <details><summary>Hint</summary>
 #
-# `leaf = c.detach().requires_grad_()`. For each part `t.split(size)`, `leaf.expand(M, ...)`, then the *sum* of the part's
-# losses divided by B, then `backward()`: `leaf.grad` adds up by itself.
+# Let a `leaf` collect it: `c`, detached, that asks for a gradient. For each part `t.split(size)`, `leaf.expand(M, ...)`,
+# then the *sum* of the part's losses divided by B, then `backward()`: `leaf.grad` adds up by itself.
 #
 # </details>
 

@@ -275,7 +275,7 @@ _tested = check.Student(entropy_gradient)
 for _N, _L, _scale, _dtype in [(1, 3, 1, torch.float32), (4, 4, 2, torch.float64), (3, 5, 300, torch.float32)]:
     _g = torch.Generator().manual_seed(_N)
     _leaf = (_scale * torch.randn(_N, _L, generator=_g, dtype=_dtype)).requires_grad_()
-    (_right,) = torch.autograd.grad(torch.distributions.Categorical(logits=_leaf).entropy().sum(), _leaf)
+    (_right,) = torch.autograd.grad(torch.distributions.Categorical(logits=_leaf.double()).entropy().sum(), _leaf)
     with torch.inference_mode():
         _tested.gives(_right, _leaf.detach(), what="the gradient at the logits", tolerance=1e-4)
 ### END HIDDEN TESTS

@@ -113,7 +113,7 @@ assert "stopped with ValueError" in _said, "an unknown kind must end in a ValueE
 # <details><summary>Hint</summary>
 #
 # To undo a change by subtraction loses bits: copy instead. `p.detach().clone()` is a copy that does not move along;
-# `p.copy_(old)` within `torch.no_grad()` writes it back. `try: ... finally: ...` runs its last part in any case.
+# `copy_` within `torch.no_grad()` writes it back. `try: ... finally: ...` runs its last part in any case.
 #
 # </details>
 
@@ -185,7 +185,7 @@ try:
 except check.Wrong as _error:
     _said = str(_error)
 assert "KeyError" in _said, "the error of adapt() must get out"
-_back()
+_ = _back()
 ### END HIDDEN TESTS
 
 # %% [markdown]

@@ -113,6 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
     limit(options.megabytes, int(options.seconds))
     notebook = nbformat.read(options.source, as_version=4)
     run(notebook, options.seconds, options.cell_seconds)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    notebook.metadata["cpu_seconds"] = round(sum(u.ru_utime + u.ru_stime for u in used), 1)
     options.target.write_text(nbformat.writes(notebook))
 
 

@@ -220,6 +220,7 @@ class LockedExecute(NbGraderPreprocessor):
                 for cell, after in zip(nb.cells, ran.cells, strict=True):
                     if cell.cell_type == "code":
                         cell.outputs, cell.execution_count = after.outputs, after.execution_count
+                nb.metadata["cpu_seconds"] = ran.metadata.get("cpu_seconds")
                 return nb, resources
         self.log.error("The submission did not run: %s", trouble[0])
         for cell in nb.cells:

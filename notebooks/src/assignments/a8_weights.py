@@ -104,7 +104,7 @@ assert "stopped with ValueError" in _said, "an unknown kind must end in a ValueE
 #
 # 1. keep a copy of the weights;
 # 2. call `adapt()`, which moves them, then compute `answer = network(image)`, without a gradient;
-# 3. put the weights back **bit for bit**, and forget what the optimizer remembers: `optimizer.state.clear()`;
+# 3. put the weights back **bit for bit**, and forget what the optimizer remembers: its `state`, a dictionary, empty;
 # 4. return the answer.
 #
 # Put back also if `adapt()` stops with an error (and let the error out). The weights must stay the *same objects*: the

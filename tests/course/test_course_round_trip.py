@@ -52,6 +52,8 @@ def test_round_trip(key, tmp_path):
     manual = {cell for task in assignment.tasks for cell in task.manual}
     assert found["solution"] == {cell: None if cell in manual else most for cell, most in points.items()}
     assert found["blank"] == dict.fromkeys(points, 0)
+    for task in tasks:
+        assert "is not written yet" in said_by(graded["blank"], next(iter(task.points)))
     for i, answers in enumerate(rounds(wrong)):
         answered_tasks = {a.task for a in answers}
         for task in tasks:

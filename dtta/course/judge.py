@@ -66,9 +66,9 @@ class Student:
             )
         except Wrong:  # from a function that the check had handed in
             raise
-        except NotImplementedError:
-            self._unwritten()
         except (Exception, SystemExit) as error:
+            if isinstance(error, NotImplementedError) and not str(error):  # torch's own says for which dtype
+                self._unwritten()
             self.fail(f"stopped with {type(error).__name__}: {_first_line(error)}\n{self._where(error)}", arguments)
         if result is None:
             self.fail("returned nothing. Does it end with `return ...`?", arguments)

@@ -64,7 +64,8 @@ def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("DTTA_SECRET", "secret")
     with socket.create_server(("127.0.0.1", 0)) as server:  # a port that would answer
         port = server.getsockname()[1]
-        places = ", ".join(repr(str(p)) for p in (course, ROOT / FOLDER, Path.home() / ".ssh", tmp_path))
+        places = (course, ROOT / FOLDER, Path.home() / ".ssh", tmp_path, "/run", "/var", "/home")
+        places = ", ".join(repr(str(p)) for p in places)
         reach = REACH.format(places=places, package=str(ROOT / "dtta"), port=port)
         hide = [str(course), str(ROOT / FOLDER)]
         loops = ["while True:\n    pass", "while True:\n    print('x' * 1000)"]

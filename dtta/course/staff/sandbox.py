@@ -35,6 +35,8 @@ from dtta.course.staff.source import CourseError
 
 IMAGE = "dtta-course"
 PROCESSES, DISK = 256, 1000  # that one submission may have at a time, and megabytes that it may write
+# People's files, and sockets of services: a file system that is read-only does not keep anyone from calling Docker.
+HIDDEN = ("/home", "/root", "/run", "/var", "/srv", "/media")
 KINDS = ("docker", "podman", "bubblewrap", "unshare")
 _PROCESS = "a process without network, which sees the file system read-only and neither your home nor this course"
 WORDS = {
@@ -114,7 +116,7 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
     run = [sys.executable, *python]
     if kind == "none":
         return run
-    hidden = _outermost([Path.home(), Path(tempfile.gettempdir()), *hide])
+    hidden = _outermost([Path.home(), Path(tempfile.gettempdir()), *map(Path, HIDDEN), *hide])
     shown = [path for path in _needed() if any(path.is_relative_to(h) for h in hidden)]
     if kind == "bubblewrap":
         argv = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]

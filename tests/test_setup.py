@@ -76,8 +76,8 @@ def test_torch_and_torchvision_work_together():
 def test_conda_installs_this_project_with_its_extras_and_lists_nothing_itself():
     *packages, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert [re.split("[=<>]", package)[0] for package in packages] == ["python", "pip"]
-    assert last == {"pip": ["--constraint requirements.lock", "-e .[book,test]"]}
-    assert set(EXTRAS) == {"book", "test"}
+    assert last == {"pip": ["--constraint requirements.lock", "-e .[book,course,test]"]}
+    assert set(EXTRAS) == {"book", "course", "test"}
     version = packages[0].removeprefix("python=")
     assert version + ".0" in Requirement("python" + PROJECT["project"]["requires-python"]).specifier
 
@@ -94,10 +94,17 @@ def imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("folder", "declared"), [("dtta", CORE), ("notebooks/src", CORE), ("tools", EVERY), ("tests", EVERY)]
+    ("folder", "declared"),
+    [
+        ("dtta", CORE),
+        ("dtta/course/staff", [*CORE, *EXTRAS["course"]]),
+        ("notebooks/src", CORE),
+        ("tools", EVERY),
+        ("tests", EVERY),
+    ],
 )
 def test_every_import_is_declared(folder, declared):
-    files = list((ROOT / folder).rglob("*.py"))
+    files = [path for path in (ROOT / folder).rglob("*.py") if folder != "dtta" or "staff" not in path.parts]
     tools = [path.stem for path in (ROOT / "tools").glob("*.py")]  # tests import them by name
     own = {"dtta", "google", "tests", *tools, *(path.stem for path in files)}  # google.colab: on Colab only
     declared = {canonicalize_name(requirement.name) for requirement in declared}

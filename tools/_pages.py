@@ -87,27 +87,30 @@ class Project:
         page = jupytext.read(self.sources / f"{name}.py", fmt="py:percent")
         if not page.cells or page.cells[0].cell_type != "markdown" or not page.cells[0].source.startswith("# "):
             raise PageError(f"{name}: the first cell must be markdown that starts with '# Title'")
+        self.dress(page, name)
+        page.metadata["accelerator"], page.metadata["colab"]["gpuType"] = "GPU", "T4"
+        parameters_of(page, name)
+        return identify(page)
+
+    def dress(self, page: NotebookNode, name: str) -> None:
+        """Add what every notebook has: behind the title a Colab badge and an install cell, and the metadata."""
         badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({self.colab(name)})"
         # The book has its own Colab button, and its readers need no install cell: both are left out there.
-        shared = [
+        page.cells[1:1] = [
             new_markdown_cell(badge, metadata={"tags": ["remove-cell"]}),
             new_code_cell(
                 COLAB_INSTALL.format(url=self.url, tag=self.tag).rstrip(),
                 metadata={"cellView": "form", "tags": ["remove-cell"]},
             ),
         ]
-        page.cells[1:1] = shared
         page.metadata = nbformat.from_dict(
             {
-                "accelerator": "GPU",
-                "colab": {"gpuType": "T4", "name": f"{name}.ipynb", "provenance": [], "toc_visible": True},
+                "colab": {"name": f"{Path(name).name}.ipynb", "provenance": [], "toc_visible": True},
                 "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                 "language_info": {"name": "python", "pygments_lexer": "ipython3"},
             }
         )
         page.nbformat, page.nbformat_minor = 4, 5
-        parameters_of(page, name)
-        return _identify(page)
 
     def settings(self, name: str, profile: str, extra: dict[str, object] | None = None) -> dict[str, object]:
         """Parameters of a page under a profile: those for "all" pages, its own, then the extra ones.
@@ -162,7 +165,7 @@ def clean(page: NotebookNode) -> NotebookNode:
             del cell.metadata["tags"]  # papermill adds an empty list
         if cell.cell_type == "code":
             cell.outputs = _merge_streams(cell.outputs)
-    return _identify(page)
+    return identify(page)
 
 
 def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
@@ -177,7 +180,7 @@ def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return merged
 
 
-def _identify(page: NotebookNode) -> NotebookNode:
+def identify(page: NotebookNode) -> NotebookNode:
     """Give each cell an id from its text, so that the same page has the same bytes."""
     seen: dict[str, int] = {}
     for cell in page.cells:

@@ -1,0 +1,80 @@
+"""The public checks, by the name of the function that a student writes: ``check.forward_process(forward_process)``.
+
+A check calls the function on small tensors and compares. It prints a line if all is right, and otherwise raises
+``Wrong``: what was expected, what came, and a likely reason. One file for each assignment.
+"""
+
+from dtta.course.check.a1 import forward_process, linear_schedule, loss_by_timestep, loss_per_sample, rank_classes
+from dtta.course.check.a2 import depth_condition, gradient_in_parts, mix_classes, mix_pixels, mixture_gradient
+from dtta.course.check.a3 import adapt_and_restore, adapt_step, entropy_gradient, paired_interval, tent_step
+from dtta.course.check.a4 import agreement, confusion_matrix, doubtful_map, mean_class_accuracy, mean_iou
+from dtta.course.check.a5 import distance_errors, log_depth, log_depth_gradient, scale_and_shift, ssim_window
+from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
+from dtta.course.check.a7 import (
+    antithetic_times,
+    block_means,
+    gradient_noise,
+    importance_weights,
+    snr_weights,
+    stratified_times,
+)
+from dtta.course.check.a8 import (
+    descend_logits,
+    ensemble_logits,
+    episode,
+    pulled,
+    weights_that_move,
+    weights_with_resets,
+)
+from dtta.course.check.project import choose_setting, gain_interval, verdicts
+from dtta.course.judge import Student, Wrong
+
+__all__ = [
+    "Student",
+    "Wrong",
+    "adapt_and_restore",
+    "adapt_step",
+    "agreement",
+    "antithetic_times",
+    "block_means",
+    "choose_setting",
+    "clip_logits",
+    "confusion_matrix",
+    "depth_condition",
+    "descend_logits",
+    "distance_errors",
+    "doubtful_map",
+    "ensemble_logits",
+    "entropy_gradient",
+    "episode",
+    "forward_process",
+    "gain_interval",
+    "gradient_in_parts",
+    "gradient_noise",
+    "importance_weights",
+    "linear_schedule",
+    "log_depth",
+    "log_depth_gradient",
+    "lora_output",
+    "lora_start",
+    "loss_by_timestep",
+    "loss_per_sample",
+    "mean_class_accuracy",
+    "mean_iou",
+    "mix_classes",
+    "mix_pixels",
+    "mixture_gradient",
+    "name_vectors",
+    "paired_interval",
+    "pulled",
+    "rank_classes",
+    "scale_and_shift",
+    "snr_weights",
+    "ssim_window",
+    "stratified_times",
+    "tent_step",
+    "token_mixture",
+    "verdicts",
+    "weights_that_move",
+    "weights_with_resets",
+]

@@ -1,0 +1,172 @@
+"""Checks of assignment 7: how timesteps are drawn and weighed, and how noisy a gradient is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dtta.course.judge import Student, public
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@public
+def stratified_times(student: Student) -> None:
+    """t_k = ⌊(k + u_k) T / B⌋ for u (N, B): one timestep from each of B equal parts of 0..T-1."""
+    u, T = torch.tensor([[0.11, 0.93, 0.42, 0.77], [0.61, 0.27, 0.84, 0.38]]), 100
+    k = torch.arange(4)
+    part = (k + u) / 4
+    if isinstance(came := student(u, T), Tensor) and came.is_floating_point():
+        student.fail("should return whole numbers: round down with .long()", (u, T))
+    student.gives(
+        (part * T).long(),
+        u, T,
+        what="t",
+        reasons={
+            "this is uniform sampling: u T, wherever it falls": (u * T).long(),
+            "rounded to the nearest number; timesteps are rounded down": (part * T).round().long(),
+            "k counts from 1; it counts from 0": ((k + 1 + u) / 4 * T).long(),
+            "the parts overlap: u must be divided by B as well": ((k / 4 + u) * T).long(),
+            "the parts overlap: u must be divided by B as well, and t was cut off at T - 1": ((k / 4 + u) * T)
+            .long()
+            .clamp(max=T - 1),
+            "u is missing: each t stands at the lower end of its part": (k / 4 * T).long().expand(2, 4),
+            "T - 1 in place of T": (part * (T - 1)).long(),
+            "the division by B is missing": ((k + u) * T).long(),
+            "k counts the images, not the pairs": ((torch.arange(2)[:, None] + u) / 2 * T).long(),
+        },
+    )  # fmt: skip
+
+
+@public
+def antithetic_times(student: Student) -> None:
+    """First t = ⌊u T⌋ for half of the u, then the partners T - 1 - t; B timesteps for each of N images."""
+    T = 100
+    for u in (torch.tensor([[0.117, 0.934, 0.423, 0.771], [0.618, 0.273, 0.846, 0.382]]),):
+        t = (u[:, :2] * T).long()
+        if isinstance(came := student(u, T), Tensor) and came.is_floating_point():
+            student.fail("should return whole numbers: round down with .long()", (u, T))
+        student.gives(
+            torch.cat([t, T - 1 - t], 1),
+            u, T,
+            what="t",
+            reasons={
+                "the mirror is off by one: the partner of 0 is T - 1, not T": torch.cat([t, T - t], 1),
+                "each partner stands behind its own t; first come all t, then all partners": torch.stack(
+                    [t, T - 1 - t], 2
+                ).flatten(1),
+                "the partners stand in reversed order": torch.cat([t, (T - 1 - t).flip(1)], 1),
+                "no partners: this is uniform sampling": (u * T).long(),
+                "the second half of u was used; the first is wanted": torch.cat(
+                    [(u[:, 2:] * T).long(), T - 1 - (u[:, 2:] * T).long()], 1
+                ),
+                "all of the u were mirrored, and the t themselves are missing": T - 1 - (u * T).long(),
+                "the second half repeats the first; it must be mirrored": torch.cat([t, t], 1),
+            },
+        )  # fmt: skip
+
+
+@public
+def importance_weights(student: Student) -> None:
+    """w(t) = mean of q over q in the part of t, in t's shape."""
+    q, T = torch.tensor([1.0, 5.0, 3.0, 2.0]), 40
+    t = torch.tensor([[0, 11, 39], [25, 10, 30]])
+    part = (t + 0.5) / T * 4
+    own = q[part.long()]
+    student.gives(
+        q.mean() / own,
+        q, t, T,
+        what="the weights",
+        reasons={
+            "upside down: what is drawn often must count less": own / q.mean(),
+            "the mean of q is missing: 1 / q": 1 / own,
+            "the sum of q stands where its mean belongs": q.sum() / own,
+            "this is q itself at each timestep": own,
+            "divided by the mean of the q drawn, not of all K parts": own.mean() / own,
+            "weights that add up to 1 over the timesteps given; the mean over draws must stay": (1 / own)
+            / (1 / own).sum(),
+            "the parts are counted from the high end": q.mean() / q.flip(0)[part.long()],
+        },
+    )  # fmt: skip
+
+
+@public
+def gradient_noise(student: Student) -> None:
+    """√(mean over draws of ‖g_s - ḡ‖² / ‖ḡ‖²) for g (S, L), in float64."""
+    g = _random(5, 3) + torch.tensor([1.0, -2.0, 0.5])
+    d = g.double()
+    mean = d.mean(0)
+    far = (d - mean).square().sum(1)
+    student.gives(
+        (far.mean() / mean.square().sum()).sqrt(),
+        g,
+        what="the noise",
+        reasons={
+            "the square root is missing": far.mean() / mean.square().sum(),
+            "divided by S - 1; the formula divides by S": (far.sum() / 4 / mean.square().sum()).sqrt(),
+            "the sum over the draws, where their mean belongs": (far.sum() / mean.square().sum()).sqrt(),
+            "divided by the mean square of the gradients, not by the square of their mean": (
+                far.mean() / d.square().sum(1).mean()
+            ).sqrt(),
+            "the mean was not taken away: this is the size of the gradients": (
+                d.square().sum(1).mean() / mean.square().sum()
+            ).sqrt(),
+            "the mean length, where the root of the mean square belongs": far.sqrt().mean() / mean.norm(),
+            "upside down: this is the message over the noise": (mean.square().sum() / far.mean()).sqrt(),
+            "the message's size is missing: divide by the length of the mean": far.mean().sqrt(),
+            "a mean over the L numbers above, a sum below: both must be sums": (
+                (d - mean).square().mean() / mean.square().sum()
+            ).sqrt(),
+            "one mean of all numbers; each of the L has a mean of its own": (
+                (d - d.mean()).square().sum(1).mean() / mean.square().sum()
+            ).sqrt(),
+        },
+    )
+
+
+@public
+def block_means(student: Student) -> None:
+    """The mean of each block of n consecutive rows of g (M, L); a rest is dropped."""
+    g, n = _random(7, 4), 3
+    whole = g[:6].view(2, 3, 4)
+    student.gives(
+        whole.mean(1),
+        g, n,
+        what="the means of the blocks",
+        reasons={
+            "the sum of each block, where its mean belongs": whole.sum(1),
+            "the last rows were kept and the first dropped": g[1:].reshape(2, 3, 4).mean(1),
+            "every second row makes a block; rows that follow each other should": g[:6].view(3, 2, 4).mean(0),
+            "only the first row of each block counts": whole[:, 0],
+        },
+    )  # fmt: skip
+
+
+@public
+def snr_weights(student: Student) -> None:
+    """w = min(SNR, m) over its mean over all T timesteps, looked up at t."""
+    alpha_bar, t, m = torch.tensor([0.95, 0.8, 0.6, 0.4, 0.2, 0.05]), torch.tensor([[0, 2], [3, 5]]), 5.0
+    full = alpha_bar / (1 - alpha_bar)
+    ratio = full.clamp(max=m)
+    student.gives(
+        (ratio / ratio.mean())[t],
+        alpha_bar, t, m,
+        what="the weights",
+        reasons={
+            "the cut-off at m is missing": (full / full.mean())[t],
+            "the division by the mean is missing": ratio[t],
+            "neither cut off nor divided by the mean": full[t],
+            "divided by the mean over the t given, not over all T": ratio[t] / ratio[t].mean(),
+            "the mean was taken before the cut-off": ratio[t] / full.mean(),
+            "cut off after the division by the mean": (full / full.mean()).clamp(max=m)[t],
+            "cut off from below; m is the largest ratio": (full.clamp(min=m) / full.clamp(min=m).mean())[t],
+            "upside down: this is noise over signal": ((1 / full).clamp(max=m) / (1 / full).clamp(max=m).mean())[t],
+            "√ᾱ / √(1 - ᾱ): the ratio is of variances, without the roots": (
+                full.sqrt().clamp(max=m) / full.sqrt().clamp(max=m).mean()
+            )[t],
+            "ᾱ alone, not ᾱ / (1 - ᾱ)": (alpha_bar / alpha_bar.mean())[t],
+            "divided by the sum, not by the mean: the weights' mean is 1/T": (ratio / ratio.sum())[t],
+        },
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""The command line of the course: dtta course build, doctor, grade, report. It needs pip install "dtta[course]"."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_commands(commands) -> None:
+    """Register ``course`` and its own commands among those of ``dtta``."""
+    text = "build the assignments, and mend, grade and report what students hand in"
+    course = commands.add_parser("course", help=text, description=text[0].upper() + text[1:] + ".")
+    own = course.add_subparsers(required=True, metavar="command")
+
+    build = _command(own, "build", _build, "make assignments: students' notebooks, and a course folder for nbgrader")
+    build.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
+    build.add_argument("--to", type=Path, default=Path("course"), help="the course folder (default: course)")
+    build.add_argument("--root", type=Path, default=Path(), help="a checkout of the book (default: here)")
+    build.add_argument("--solutions", action="store_true", help="also run the solutions, for you alone: TO/solutions")
+    build.add_argument(
+        "--publish", action="store_true", help="also copy the students' notebooks to notebooks/assignments"
+    )
+
+    text = "find what is wrong with submissions, and mend what is safe; before grading"
+    doctor = _command(own, "doctor", _doctor, text)
+    _chosen(doctor)
+    doctor.add_argument("--dry-run", action="store_true", help="find only")
+
+    grade = _command(own, "grade", _grade, "run submissions in a sandbox, store scores, write feedback and grades.csv")
+    _chosen(grade)
+    grade.add_argument("--student", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    grade.add_argument("--again", action="store_true", help="also submissions that were graded and have not changed")
+    kinds = "docker, podman, bubblewrap or unshare (default: the first that works); none: for code that you trust"
+    grade.add_argument("--sandbox", default="", metavar="KIND", help=kinds)
+
+    report = _command(own, "report", _report, "scores by task, common mistakes, a plot, and a table for your LMS")
+    _chosen(report)
+    report.add_argument(
+        "--lms", choices=("moodle", "canvas"), default="moodle", help="form of lms.csv (default: moodle)"
+    )
+
+
+def _chosen(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="the course folder, with submitted/NAME/a1/a1_NAME.ipynb")
+    command.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
+
+
+def _command(commands, name, run, text) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=_with_packages(run))
+    return command
+
+
+def _with_packages(run):
+    """The command, with one clear sentence where the extra is not installed."""
+
+    def guarded(options) -> None:
+        try:
+            run(options)
+        except ModuleNotFoundError as error:
+            raise ValueError(f'{error.name} is missing; the course needs: pip install "dtta[course]"') from error
+
+    return guarded
+
+
+def _build(options) -> None:
+    from dtta.course.staff import build
+
+    made = build.build(options.root, options.to, options.names, options.solutions)
+    for assignment in made:
+        print(f"{assignment.key}  {assignment.points:3d} points, {assignment.minutes:3d} minutes: {assignment.title}")
+    print(f"students' notebooks: {options.to / 'release'}")
+    print(f"with solutions and hidden tests, for you alone: {options.to / 'source'}")
+    if options.publish:
+        for path in build.publish(options.root, options.to, made):
+            print(path)
+
+
+def _doctor(options) -> None:
+    from dtta.course.staff.doctor import visit
+
+    found = visit(options.folder, options.names, dry=options.dry_run)
+    for finding in found:
+        verb = "found" if options.dry_run or not finding.mended else "mended"
+        print(f"{finding.assignment} {finding.student}: {verb}: {finding.sentence}")
+    mended = sum(finding.mended for finding in found)
+    if options.dry_run:
+        print(f"{len(found)} findings, {mended} of them can be mended; nothing was changed")
+    else:
+        print(f"{len(found)} findings, {mended} of them mended; originals: {options.folder / 'before_doctor'}")
+
+
+def _grade(options) -> None:
+    from dtta.course.staff import grade, sandbox
+
+    kind = sandbox.choose(options.sandbox)
+    print(f"submissions run in: {sandbox.WORDS[kind]}")
+    for line in grade.grade(options.folder, options.names, options.student, options.sandbox, options.again):
+        print(line, flush=True)
+    print(f"scores: {grade.export(options.folder)}; pages for students: {options.folder / 'feedback'}")
+
+
+def _report(options) -> None:
+    from dtta.course.staff import report
+
+    for path in report.write(options.folder, options.names, options.lms):
+        print(path)

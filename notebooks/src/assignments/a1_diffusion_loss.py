@@ -1,0 +1,342 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Assignment 1: the diffusion loss
+#
+# After [chapter 01](../01_diffusion_loss.ipynb). You build the forward process, its schedule and the diffusion loss
+# from nothing, rank classes by it, and then find out which noise levels know the label.
+#
+# **20 points, about 90 minutes.** All of it runs on a CPU in seconds. In each task you write the body of one function,
+# where `...` stands. The cell below it checks what you wrote and says what it found; run it as often as you like. When
+# your work is graded, the same cell and some hidden tests run again. Tasks do not depend on each other, and you may
+# add cells of your own. Do not edit the cells that check.
+
+# %% nbgrader={"grade": false, "grade_id": "setup", "locked": true, "schema_version": 3, "solution": false, "task": false}
+import torch
+
+from dtta.course import check
+
+# %% [markdown]
+# ## Task 1: noise an image
+#
+# *Difficulty ●○○ · 3 points · 10 minutes*
+#
+# The forward process mixes an image with noise. For a batch of images $z_0$, each with a noise level $\bar\alpha_t$ of
+# its own,
+#
+# $$z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon .$$
+#
+# Write it for `z0` and `noise` of shape (N, ...) with *any* number of axes, and `alpha_bar_t` of shape (N,).
+#
+# <details><summary>Hint</summary>
+#
+# Broadcasting lines axes up from the right, and N stands on the left. `alpha_bar_t.view(-1, 1, 1, 1)` fits four axes;
+# how many ones does `z0` need?
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "forward-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def forward_process(z0, alpha_bar_t, noise):
+    """z_t (N, ...) from z0 (N, ...), ᾱ_t (N,) and ε (N, ...)."""
+    ### BEGIN SOLUTION
+    a = alpha_bar_t.view(-1, *[1] * (z0.ndim - 1))
+    return a.sqrt() * z0 + (1 - a).sqrt() * noise
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "forward-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.forward_process(forward_process)
+
+# %% nbgrader={"grade": true, "grade_id": "forward-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: other numbers of axes, sides that all have one length, double precision, ᾱ of 0 and 1.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(forward_process)
+for _shape in [(4,), (3, 7), (4, 4, 4, 4), (1, 2, 3), (2, 1, 2, 3, 4)]:
+    for _dtype in (torch.float32, torch.float64):
+        _g = torch.Generator().manual_seed(len(_shape))
+        _z0, _noise = (torch.randn(_shape, generator=_g, dtype=_dtype) for _ in range(2))
+        _a = torch.rand(_shape[0], generator=_g, dtype=_dtype)
+        _a[0] = len(_shape) % 2
+        _rows = [_a[i].sqrt() * _z0[i] + (1 - _a[i]).sqrt() * _noise[i] for i in range(len(_a))]
+        _tested.gives(torch.stack(_rows), _z0, _a, _noise, what="z_t")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 2: the schedule
+#
+# *Difficulty ●○○ · 3 points · 10 minutes*
+#
+# Noise comes in $T$ small steps. Step $s$ adds variance $\beta_s$ and keeps $\alpha_s = 1 - \beta_s$ of the signal's.
+# Up to step $t$ there remains $\bar\alpha_t = \prod_{s \le t} \alpha_s$. In the linear schedule $\beta$ rises in equal
+# steps from `first` to `last`, and takes both values. Return $\bar\alpha$ for all $T$ timesteps.
+#
+# <details><summary>Hint</summary>
+#
+# `torch.linspace` and `torch.cumprod` do all of it. What does `linspace` give for one step?
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "schedule-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def linear_schedule(T, first, last):
+    """ᾱ (T,) in float32, from T values of β between first and last."""
+    ### BEGIN SOLUTION
+    beta = torch.linspace(first, last, T)
+    return (1 - beta).cumprod(0)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "schedule-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.linear_schedule(linear_schedule)
+
+# %% nbgrader={"grade": true, "grade_id": "schedule-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: a thousand steps, two equal ones, and a single step.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(linear_schedule)
+for _T, _first, _last in [(1000, 1e-4, 0.02), (100, 1e-3, 0.2), (2, 0.3, 0.3), (1, 0.25, 0.5)]:
+    _kept, _right = 1.0, []
+    for _s in range(_T):
+        _kept *= 1 - (_first + (_last - _first) * _s / max(_T - 1, 1))
+        _right.append(_kept)
+    _tested.gives(torch.tensor(_right), _T, _first, _last, what="ᾱ", tolerance=1e-4)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 3: one loss for each sample
+#
+# *Difficulty ●○○ · 3 points · 10 minutes*
+#
+# The network guesses the noise. Its diffusion loss is the square of the error, averaged over everything *inside* a
+# sample (channels, rows, columns, whatever there is), and not over samples: we shall want to compare them.
+#
+# Whatever the dtype of the guess, compute in float32 and return float32: squares and long sums in half precision
+# lose digits. The loss must carry a gradient to the guess.
+#
+# <details><summary>Hint</summary>
+#
+# `flatten(1)` keeps the first axis and joins all others.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "loss-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def loss_per_sample(guess, noise):
+    """The loss (N,) of each sample in float32, from the guess (N, ...) and the true noise (N, ...)."""
+    ### BEGIN SOLUTION
+    return (guess.float() - noise.float()).square().flatten(1).mean(1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "loss-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.loss_per_sample(loss_per_sample)
+
+# %% nbgrader={"grade": true, "grade_id": "loss-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: other numbers of axes, one sample, half precision, and the gradient's value.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(loss_per_sample)
+for _shape, _dtype in [((1, 1, 2, 2), torch.float32), ((4, 4), torch.float32), ((2, 3, 4, 5, 2), torch.float32),
+                       ((2, 3, 8, 8), torch.float16), ((3, 6), torch.bfloat16)]:  # fmt: skip
+    _g = torch.Generator().manual_seed(len(_shape))
+    _guess, _noise = (20 * torch.randn(_shape, generator=_g) for _ in range(2))
+    _guess, _noise = _guess.to(_dtype), _noise.to(_dtype)
+    _right = torch.tensor([((p.double() - q.double()) ** 2).mean().item() for p, q in zip(_guess, _noise, strict=True)])
+    _tested.gives(_right, _guess, _noise, what="the loss of each sample")
+_guess = torch.tensor([[1.0, 2.0], [0.0, -1.0]], requires_grad=True)
+_loss = _tested(_guess, torch.zeros(2, 2))
+assert torch.allclose(torch.autograd.grad(_loss.sum(), _guess)[0], _guess.detach()), (
+    "the gradient is 2 (guess - noise) / 2"
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 4: the loss by timestep
+#
+# *Difficulty ●●○ · 4 points · 15 minutes*
+#
+# One noise proves nothing. Given a network `predict(z_t, t)`, one image, and B draws of the noise, return for each
+# timestep in a list the loss *averaged over the draws*. All timesteps see the same draws, so that their losses differ
+# for the timestep's sake and not by luck.
+#
+# `predict` takes a batch: `z_t` (B, C, H, W) and `t` (B,), whole numbers. Timestep `t` has the noise level
+# `alpha_bar[t]`: they count from 0. Nothing is trained here, so no gradient is needed.
+#
+# <details><summary>Hint</summary>
+#
+# A loop over the timesteps. In it, `torch.full((B,), t)` is the batch of timesteps, and an image (1, C, H, W) plus
+# noise (B, C, H, W) broadcasts to B noisy images.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "timestep-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def loss_by_timestep(predict, z0, alpha_bar, timesteps, noise):
+    """The mean loss (K,) at each of K timesteps.
+
+    predict: (z_t (B, C, H, W), t (B,)) -> a guess of the noise (B, C, H, W)
+    z0: one image (1, C, H, W);  alpha_bar: (T,);  timesteps: a list of K whole numbers;  noise: (B, C, H, W)
+    """
+    ### BEGIN SOLUTION
+    losses = []
+    for t in timesteps:
+        z_t = alpha_bar[t].sqrt() * z0 + (1 - alpha_bar[t]).sqrt() * noise
+        guess = predict(z_t, torch.full((len(noise),), t))
+        losses.append((guess - noise).square().mean())
+    return torch.stack(losses)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "timestep-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.loss_by_timestep(loss_by_timestep)
+
+# %% nbgrader={"grade": true, "grade_id": "timestep-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: the last timestep and timesteps in any order, a single draw, many draws, other images.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(loss_by_timestep)
+for _times, _draws, _shape in [([9, 0, 4, 4], 1, (3, 4, 4)), ([2], 1, (1, 1, 1)), (list(range(10)), 64, (2, 3, 5))]:
+    _g = torch.Generator().manual_seed(_draws)
+    _z0, _noise = torch.randn(1, *_shape, generator=_g), torch.randn(_draws, *_shape, generator=_g)
+    _level = torch.rand(10, generator=_g)
+
+    def _net(z, t):
+        return z * (1 + t.float().view(-1, 1, 1, 1)).log() - z.mean((1, 2, 3), keepdim=True)
+
+    _right = []
+    for _t in _times:
+        _each = [_level[_t] ** 0.5 * _z0[0] + (1 - _level[_t]) ** 0.5 * e for e in _noise]
+        _guess = [_net(z[None], torch.tensor([_t]))[0] for z in _each]
+        _right.append(sum(((q - e) ** 2).mean() for q, e in zip(_guess, _noise, strict=True)) / _draws)
+    _tested.gives(
+        torch.stack(_right), _net, _z0, _level, _times, _noise, what="the loss at each timestep", tolerance=1e-4
+    )
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 5: which class fits best?
+#
+# *Difficulty ●●● · 4 points · 20 minutes*
+#
+# The expected loss under a class, over $(t, \epsilon)$, says how well the class fits the image. Rank the classes by it:
+# the best first. Every class must see the *same* B pairs $(t, \epsilon)$: what they share then cancels when classes are
+# compared.
+#
+# `loss(z0, t, noise, condition)` takes a batch of one length, say M, and returns M losses. The condition of class $j$ is
+# `embeddings[j]`, in whatever shape it has.
+#
+# <details><summary>Hint</summary>
+#
+# Take one class at a time, with M = B: `z0.expand(B, -1, -1, -1)`, and `embeddings[[j]]`, which keeps an axis of length
+# 1 in front, repeated B times by `expand(B, ...)`. `argsort` then ranks.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "rank-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def rank_classes(loss, z0, embeddings, t, noise):
+    """The numbers of the L classes (L,), from the one with the least mean loss to the one with the largest.
+
+    loss: (z0 (M, C, H, W), t (M,), noise (M, C, H, W), condition (M, ...)) -> losses (M,)
+    z0: one image (1, C, H, W);  embeddings: (L, ...);  t: (B,);  noise: (B, C, H, W)
+    """
+    ### BEGIN SOLUTION
+    B = len(t)
+    means = []
+    for embedding in embeddings:
+        condition = embedding.expand(B, *embedding.shape)
+        means.append(loss(z0.expand(B, -1, -1, -1), t, noise, condition).mean())
+    return torch.stack(means).argsort()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "rank-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.rank_classes(rank_classes)
+
+# %% nbgrader={"grade": true, "grade_id": "rank-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: embeddings that are sequences and maps, a single pair, many classes.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(rank_classes)
+for _classes, _pairs, _form in [(10, 16, (3,)), (3, 1, (2, 3)), (40, 5, (2, 2, 2))]:
+    _g = torch.Generator().manual_seed(_classes)
+    _z0, _noise = torch.randn(1, 2, 3, 3, generator=_g), torch.randn(_pairs, 2, 3, 3, generator=_g)
+    _t, _l = torch.randint(100, (_pairs,), generator=_g), torch.randn(_classes, *_form, generator=_g)
+
+    def _score(z, t, e, c):
+        wanted = z.sum((1, 2, 3)) + e[:, 0, 0, 0] + t / 100
+        return e.flatten(1).mean(1) * 9 + t / 50 + (c.flatten(1).sum(1) - wanted) ** 2
+
+    _losses = [sum(_score(_z0, _t[[k]], _noise[[k]], c[None]).item() for k in range(_pairs)) for c in _l]
+    _right = torch.tensor(sorted(range(_classes), key=_losses.__getitem__))
+    _tested.gives(_right, _score, _z0, _l, _t, _noise, what="the classes from best to worst")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 6: which timesteps know the label?
+#
+# *Difficulty ●●○ · 3 points · 25 minutes*
+#
+# An experiment. On at least 20 validation images of the digits, and with your `rank_classes`, measure how often the true
+# class comes first if all timesteps are drawn (a) from 0 to 249, (b) from 400 to 599, (c) from 750 to 999. Use 8 pairs for
+# each image. Print the three accuracies. Nothing in this cell is graded by itself; the next one is.
+#
+# Begin with these lines; `problem.diffusion.loss` is the `loss` that `rank_classes` takes, and
+# `problem.diffusion.class_embeddings` are the embeddings:
+#
+# ```python
+# import dtta
+#
+# problem = dtta.load("digits")
+# x, y = problem.images(20, split="validation")  # images (20, 1, 8, 8) in [0, 1], labels (20,)
+# z0 = problem.diffusion.encode(x)
+# ```
+#
+# <details><summary>Hint</summary>
+#
+# `torch.randint(low, high, (8,), generator=g)` draws the timesteps. One image takes about a tenth of a second.
+#
+# </details>
+
+# %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+### BEGIN SOLUTION
+import dtta
+
+problem = dtta.load("digits")
+x, y = problem.images(20, split="validation")
+z0 = problem.diffusion.encode(x)
+g = torch.Generator().manual_seed(0)
+for low, high in [(0, 250), (400, 600), (750, 1000)]:
+    right = 0
+    for image, label in zip(z0, y, strict=True):
+        t, noise = torch.randint(low, high, (8,), generator=g), torch.randn(8, *image.shape, generator=g)
+        with torch.no_grad():
+            ranked = rank_classes(problem.diffusion.loss, image[None], problem.diffusion.class_embeddings, t, noise)
+        right += int(ranked[0] == label)
+    print(f"t from {low} to {high - 1}: {right} of {len(y)} right")
+### END SOLUTION
+
+# %% [markdown]
+# What did you find, and **why** is it so? Argue from what is left of the digit in $z_t$ at each range. Then say what
+# your finding means for whoever has to choose the timesteps of a test-time adaptation, and how sure 20 images make you.
+# Five to ten sentences.
+#
+# | points | for |
+# |---|---|
+# | 1 | the three accuracies, and a statement that they support |
+# | 1 | a reason for *each* end of the range: at low t the noise can be told without the label; at high t no digit is left |
+# | 1 | a consequence for choosing timesteps, and how uncertain 20 images leave it (one image is 5 points; ± 1 standard error is up to 11) |
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 3, "schema_version": 3, "solution": true, "task": false}
+# ### BEGIN SOLUTION
+# The middle range finds the true class far more often than either end. At low t the digit is plain to see: the noise
+# can be told from it whatever the label says, so all ten losses are nearly equal and chance decides. At high t nothing of
+# the digit is left in $z_t$ that a label could explain, and again the losses agree. In between the label says where ink
+# is to be expected, which helps to tell ink from noise: there the losses differ, and for the right reason. Whoever adapts
+# should draw timesteps mostly from the middle, or weight them so; under a shift this may change and has to be measured
+# again. With 20 images an accuracy near one half has a standard error of 11 points, so that the middle beats the ends is
+# safe, and which of the two ends is worse is not.
+# ### END SOLUTION

@@ -1,0 +1,328 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Assignment 4: segmentation
+#
+# After [chapter 04](../04_segmentation.ipynb). You make a condition of a label map, count what a network confuses, compute
+# the two scores of the chapter with their awkward cases, and then measure where a diffusion model's feedback is right.
+#
+# **20 points, about 95 minutes.** All of it runs on a CPU in seconds. In each task you write the body of one function,
+# where `...` stands. The cell below it checks what you wrote and says what it found; run it as often as you like. When
+# your work is graded, the same cell and some hidden tests run again. Tasks do not depend on each other, and you may
+# add cells of your own. Do not edit the cells that check.
+
+# %% nbgrader={"grade": false, "grade_id": "setup", "locked": true, "schema_version": 3, "solution": false, "task": false}
+import torch
+
+from dtta.course import check
+
+# %% [markdown]
+# ## Task 1: a label map with doubt
+#
+# *Difficulty ●●○ · 4 points · 20 minutes*
+#
+# A label map names one of L classes at each pixel. Make a condition of it that admits some doubt $\delta$: the belief is
+# $1 - \delta$ on the label, and $\delta$ is shared evenly by *all* L classes, the label too:
+#
+# $$y^u_j = (1 - \delta)\, [j = \text{label}^u] + \frac{\delta}{L}, \qquad c^u = \sum_j y^u_j\, l_j .$$
+#
+# Some pixels have no label: -1 stands there. Nothing is known of them, so all classes are equally likely.
+#
+# <details><summary>Hint</summary>
+#
+# `embeddings[labels]` looks up a vector for each pixel and puts its axis last; `movedim(-1, 1)` brings it to the place of
+# the channels. What does Python do with the index -1?
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "doubt-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def doubtful_map(labels, embeddings, doubt):
+    """c (N, D, H, W), from labels (N, H, W) in -1..L-1, embeddings (L, D) and a number in [0, 1]."""
+    ### BEGIN SOLUTION
+    mean = embeddings.mean(0)
+    sure = torch.cat([embeddings, mean[None]])[labels]  # -1 is the last row: the mean
+    return ((1 - doubt) * sure + doubt * mean).movedim(-1, 1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "doubt-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.doubtful_map(doubtful_map)
+
+# %% nbgrader={"grade": true, "grade_id": "doubt-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: pixels without a label, no doubt and nothing but doubt, square maps, two classes.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(doubtful_map)
+for _L, _D, _H, _W, _doubt, _low in [(2, 2, 2, 2, 0.0, 0), (4, 3, 3, 5, 0.3, -1), (3, 1, 4, 4, 1.0, -1)]:
+    _g = torch.Generator().manual_seed(_L)
+    _labels = torch.randint(_low, _L, (2, _H, _W), generator=_g)
+    _l = torch.randn(_L, _D, generator=_g)
+    _y = torch.full((2, _L, _H, _W), _doubt / _L)
+    for _j in range(_L):
+        _y[:, _j] += (1 - _doubt) * ((_labels == _j).float() + (_labels == -1).float() / _L)
+    _tested.gives(torch.einsum("nlhw,ld->ndhw", _y, _l), _labels, _l, _doubt, what="c")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 2: who is taken for whom
+#
+# *Difficulty ●○○ · 3 points · 10 minutes*
+#
+# The confusion matrix counts pixels: in row $i$ and column $j$ stand those that *are* class $i$ and are *called* $j$.
+# Pixels whose true label is -1 are left out. Return whole numbers (int64).
+#
+# <details><summary>Hint</summary>
+#
+# Give each pixel the number `L * true + called`; `torch.bincount(..., minlength=L * L)` counts, and `view` cuts the row of
+# counts into a square.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "confusion-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def confusion_matrix(called, true, L):
+    """Counts (L, L) in int64, [true, called], from two label maps of one shape, over all their pixels."""
+    ### BEGIN SOLUTION
+    there = true >= 0
+    return torch.bincount(L * true[there] + called[there], minlength=L * L).view(L, L)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "confusion-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.confusion_matrix(confusion_matrix)
+
+# %% nbgrader={"grade": true, "grade_id": "confusion-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: classes that never occur, a map without any label, several maps at once.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(confusion_matrix)
+for _L, _shape, _low, _used in [(7, (2, 3, 4), -1, 3), (2, (9,), 0, 2), (5, (4, 4), -1, 0)]:
+    _g = torch.Generator().manual_seed(_L)
+    _true = torch.randint(_low, max(_used, _low + 1), _shape, generator=_g)
+    _called = torch.randint(0, max(_used, 1), _shape, generator=_g)
+    _right = torch.zeros(_L, _L, dtype=torch.int64)
+    for _i, _j in zip(_true.flatten().tolist(), _called.flatten().tolist(), strict=True):
+        if _i >= 0:
+            _right[_i, _j] += 1
+    _tested.gives(_right, _called, _true, _L, what="the confusion matrix")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 3: mean IoU of a data set
+#
+# *Difficulty ●●● · 4 points · 20 minutes*
+#
+# For class $j$, IoU is the number of pixels that are it *and* are called it, over the number that are it *or* are called
+# it. Mean IoU of a data set is no mean over its images: counts are added up over all images first, and only then divided.
+#
+# And who is in the mean over classes? Those that the images *have*: classes with at least one true pixel. A class that is
+# only ever called, and never there, is left out, so that the same classes count for every network. Return a float32 number
+# in percent.
+#
+# <details><summary>Hint</summary>
+#
+# From the sum over images: `diagonal()` holds both, the sum over columns what is there, the sum over rows what is called.
+# Either = true + called - both.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "iou-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def mean_iou(tables):
+    """Mean IoU in percent, a tensor without axes, from confusion matrices (K, L, L), [image, true, called]."""
+    ### BEGIN SOLUTION
+    table = tables.sum(0).float()
+    both, true, called = table.diagonal(), table.sum(1), table.sum(0)
+    there = true > 0
+    return 100 * (both[there] / (true + called - both)[there]).mean()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "iou-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.mean_iou(mean_iou)
+
+# %% nbgrader={"grade": true, "grade_id": "iou-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: classes that are absent, absent but called, there but never called; one image, many images.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(mean_iou)
+for _K, _L, _absent, _uncalled in [(1, 3, [], []), (5, 4, [1], [1]), (3, 5, [0, 4], [2]), (40, 3, [2], [0])]:
+    _g = torch.Generator().manual_seed(_K)
+    _tables = torch.randint(1, 30, (_K, _L, _L), generator=_g)
+    _tables[:, _absent, :], _tables[:, :, _uncalled] = 0, 0
+    _right = []
+    for _j in [j for j in range(_L) if j not in _absent]:
+        _hit = _tables[:, _j, _j].sum().item()
+        _either = _tables[:, _j].sum().item() + _tables[:, :, _j].sum().item() - _hit
+        _right.append(100 * _hit / _either)
+    _tested.gives(torch.tensor(sum(_right) / len(_right)), _tables, what="mean IoU")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 4: mean class accuracy
+#
+# *Difficulty ●○○ · 3 points · 10 minutes*
+#
+# The paper's score: for each class the share of *its* pixels that are called so, and the mean of these shares over the
+# classes that are there. A cone of ten pixels counts as much as the whole sky. Return a float32 number in percent, from
+# one confusion matrix.
+#
+# <details><summary>Hint</summary>
+#
+# A class that is not there would give 0/0. Leave it out before you divide.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "accuracy-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def mean_class_accuracy(table):
+    """Mean class accuracy in percent, a tensor without axes, from one confusion matrix (L, L), [true, called]."""
+    ### BEGIN SOLUTION
+    true = table.sum(1)
+    there = true > 0
+    return 100 * (table.diagonal()[there] / true[there]).mean()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "accuracy-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.mean_class_accuracy(mean_class_accuracy)
+
+# %% nbgrader={"grade": true, "grade_id": "accuracy-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: classes that are absent, or never called, and a single class.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(mean_class_accuracy)
+for _rows in [[[3, 1, 0], [0, 0, 0], [2, 2, 6]], [[5]], [[0, 4], [0, 9]], [[0, 0], [1, 3]]]:
+    _shares = [100 * row[j] / sum(row) for j, row in enumerate(_rows) if sum(row)]
+    _tested.gives(torch.tensor(sum(_shares) / len(_shares)), torch.tensor(_rows), what="mean class accuracy")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 5: is the feedback right?
+#
+# *Difficulty ●●○ · 3 points · 15 minutes*
+#
+# The diffusion loss has a gradient at the logits. Gradient descent goes against it: it *raises* the logit of the true class
+# where the gradient there is below 0. Return two shares: of the pixels where the network is wrong, in how many does
+# descent raise the true class? And of those where it is right? Where there is no such pixel, the share is nan.
+#
+# <details><summary>Hint</summary>
+#
+# `gradient.gather(1, truth[:, None])[:, 0]` picks at each pixel the gradient of the true class. The mean of a tensor
+# without elements is nan by itself.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "feedback-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def agreement(logits, gradient, truth):
+    """Shares (2,) in [0, 1], at wrong and at right pixels; logits, gradient (N, L, H, W) and truth (N, H, W)."""
+    ### BEGIN SOLUTION
+    raised = (gradient.gather(1, truth[:, None])[:, 0] < 0).float()
+    right = logits.argmax(1) == truth
+    return torch.stack([raised[~right].mean(), raised[right].mean()])
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "feedback-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.agreement(agreement)
+
+# %% nbgrader={"grade": true, "grade_id": "feedback-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: a network that is never wrong, or always; one pixel; gradients of exactly 0.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(agreement)
+for _N, _L, _H, _W, _kind in [(1, 3, 4, 4, "any"), (2, 4, 2, 3, "right"), (1, 2, 1, 1, "wrong"), (3, 3, 3, 3, "zero")]:
+    _g = torch.Generator().manual_seed(_L)
+    _logits, _push = (torch.randn(_N, _L, _H, _W, generator=_g) for _ in range(2))
+    _truth = torch.randint(0, _L, (_N, _H, _W), generator=_g)
+    if _kind in ("right", "wrong"):
+        _truth = (_logits.argmax(1) + (_kind == "wrong")) % _L
+    if _kind == "zero":
+        _push[:, 1] = 0
+    _up = {True: [], False: []}
+    for _n, _h, _w in [(n, h, w) for n in range(_N) for h in range(_H) for w in range(_W)]:
+        _j = _truth[_n, _h, _w].item()
+        _hit = _logits[_n, :, _h, _w].argmax().item() == _j
+        _up[_hit].append(float(_push[_n, _j, _h, _w].item() < 0))
+    _right = [sum(_up[k]) / len(_up[k]) if _up[k] else float("nan") for k in (False, True)]
+    _tested.gives(torch.tensor(_right), _logits, _push, _truth, what="the shares at wrong and right pixels")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 6: which timesteps tell the truth?
+#
+# *Difficulty ●●○ · 3 points · 20 minutes*
+#
+# An experiment. On eight validation scenes at severity 3, measure your `agreement` with the gradient of the diffusion
+# loss at the logits, for timesteps drawn (a) from 0 to 199 and (b) from 600 to 899, under `contrast` and under
+# `gaussian_noise`. Use 8 pairs $(t, \epsilon)$ for each scene. Print the share at the wrong pixels for the four cases.
+# Nothing in this cell is graded by itself; the next one is.
+#
+# Begin with these lines:
+#
+# ```python
+# import dtta
+#
+# problem = dtta.load("scenes-segmentation")
+# x, truth = problem.images(8, "contrast", 3, "validation")  # images (8, 3, 32, 32), labels (8, 32, 32)
+# z0 = problem.diffusion.encode(x)
+# # problem.model(x) are logits, problem.condition(logits) is the condition
+# # problem.diffusion.loss(z0 (M, ...), t (M,), noise (M, ...), condition (M, ...)) -> losses (M,)
+# ```
+#
+# <details><summary>Hint</summary>
+#
+# Detach the logits, let them require a gradient, and make the condition of them. A loop of 8 rounds, each with one pair
+# for each scene, adds up the losses; then one `torch.autograd.grad`.
+#
+# </details>
+
+# %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+### BEGIN SOLUTION
+import dtta
+
+problem = dtta.load("scenes-segmentation")
+for shift in ("contrast", "gaussian_noise"):
+    x, truth = problem.images(8, shift, 3, "validation")
+    with torch.no_grad():
+        z0, logits = problem.diffusion.encode(x), problem.model(x)
+    for low, high in ((0, 200), (600, 900)):
+        g = torch.Generator().manual_seed(0)
+        leaf = logits.clone().requires_grad_()
+        condition = problem.condition(leaf)
+        total = 0
+        for _ in range(8):
+            t, noise = torch.randint(low, high, (8,), generator=g), torch.randn(z0.shape, generator=g)
+            total = total + problem.diffusion.loss(z0, t, noise, condition).mean() / 8
+        (gradient,) = torch.autograd.grad(total, leaf)
+        wrong, right = agreement(logits, gradient, truth)
+        print(f"{shift}, t from {low} to {high - 1}: {100 * wrong:.0f}% of wrong pixels, {100 * right:.0f}% of right")
+### END SOLUTION
+
+# %% [markdown]
+# What did you find, and **why** do the two shifts differ? Argue from what the grain of a noisy picture is to the diffusion
+# model. Then say what your finding means for whoever chooses timesteps, and what a share like yours does not tell about
+# the score after adaptation. Five to ten sentences.
+#
+# | points | for |
+# |---|---|
+# | 1 | the four shares, and that low timesteps mislead under noise and not under contrast (compared with 50%) |
+# | 1 | a reason: at low t the grain of the picture is still to be explained, and a wrong, speckled map explains it; at high t it drowns |
+# | 1 | a consequence (avoid low timesteps under noise; choose on validation scenes), and a limit: pixels of a scene are not independent, or: the network's weights are adapted, not its pixels |
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 3, "schema_version": 3, "solution": true, "task": false}
+# ### BEGIN SOLUTION
+# Under contrast the feedback is right at most wrong pixels at either range: about 80% at low and 72% at high timesteps.
+# Under Gaussian noise the low timesteps raise the true class at only about 36% of the wrong pixels, worse than a coin, and
+# the high ones at about 60%. Contrast changes colours and leaves edges and regions as they are, so the true map explains
+# the picture best at every noise level. The grain of a noisy picture is part of what the diffusion model has to explain.
+# At low timesteps the added noise is smaller than that grain, and a map that is speckled where the grain is explains it
+# better than the smooth truth. At high timesteps the grain drowns in the added noise, and the layout decides. So whoever
+# adapts under noise should leave the low timesteps out, and choose on validation scenes, since contrast alone would have
+# spoken for them. Eight scenes of a thousand pixels each are not eight thousand independent cases, so only large
+# differences count. And a share of pixels is not the gain: what moves is the network, which pools over pixels, by how hard
+# each of them pulls.
+# ### END SOLUTION

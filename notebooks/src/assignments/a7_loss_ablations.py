@@ -1,0 +1,377 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Assignment 7: the loss, piece by piece
+#
+# After [chapter 07](../07_loss_ablations.ipynb). A step of adaptation hears a mean over random pairs of timestep and
+# noise. You build the ways to draw and to weigh timesteps, a measure of how noisy a gradient is, and then find out
+# what more pairs buy.
+#
+# **22 points, about 115 minutes.** All of it runs on a CPU in seconds. In each task you write the body of one function,
+# where `...` stands. The cell below it checks what you wrote and says what it found; run it as often as you like. When
+# your work is graded, the same cell and some hidden tests run again. Tasks do not depend on each other, and you may
+# add cells of your own. Do not edit the cells that check.
+
+# %% nbgrader={"grade": false, "grade_id": "setup", "locked": true, "schema_version": 3, "solution": false, "task": false}
+import torch
+
+from dtta.course import check
+
+# %% [markdown]
+# ## Task 1: stratified timesteps
+#
+# *Difficulty ●○○ · 3 points · 15 minutes*
+#
+# Draw B timesteps at random, and by bad luck all of them are low. *Stratified* sampling cuts the range into B equal
+# parts and draws one number from each:
+#
+# $$t_k = \left\lfloor \frac{k + u_k}{B}\, T \right\rfloor, \qquad k = 0, \dots, B - 1 .$$
+#
+# The random numbers $u_k$ in $[0, 1)$ are given. Timesteps are whole numbers from 0 to $T - 1$; rounding may carry
+# $(k + u_k) / B$ to 1, and even then $t$ must not leave the range.
+#
+# <details><summary>Hint</summary>
+#
+# `torch.arange(B)` gives k, and broadcasts over the rows of `u`. `.long()` rounds positive numbers down, and `clamp` keeps
+# a number within a range.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "stratified-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def stratified_times(u, T):
+    """Timesteps t (N, B), whole numbers (int64), from u (N, B) in [0, 1): a row for each of N images."""
+    ### BEGIN SOLUTION
+    B = u.shape[1]
+    return ((torch.arange(B) + u) / B * T).long().clamp(max=T - 1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "stratified-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.stratified_times(stratified_times)
+
+# %% nbgrader={"grade": true, "grade_id": "stratified-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: one pair, more pairs than timesteps, a T that B does not divide, u at 0 and just below 1.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(stratified_times)
+for _n, _b, _T in [(1, 1, 10), (3, 7, 10), (2, 12, 5), (8, 8, 1000)]:
+    _u = torch.rand(_n, _b, generator=torch.Generator().manual_seed(_b)) * 0.98 + 0.005
+    _right = [[int((k + value) * _T / _b) for k, value in enumerate(row)] for row in _u.double().tolist()]
+    _tested.gives(torch.tensor(_right), _u, _T, what="t")
+_tested.gives(torch.tensor([[0, 250, 500, 750]]), torch.zeros(1, 4), 1000, what="t where u is 0")
+_high = torch.full((1, 64), 1 - 2**-24)
+_came = _tested(_high, 1000)
+assert _came.max() == 999 and _came.min() >= 0, "where u is just below 1 a timestep leaves 0 to T - 1"
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 2: antithetic timesteps
+#
+# *Difficulty ●●○ · 3 points · 15 minutes*
+#
+# Another way: draw half of the timesteps, and give each a partner, mirrored at the middle of the range. If one lies low,
+# its partner lies high. The first half is $t = \lfloor u\, T \rfloor$, the second $t' = T - 1 - t$.
+#
+# For B numbers `u` in each row, only the first half is used. If B is odd, use the first (B + 1) / 2, and leave out the last
+# partner, so that B timesteps come out: first all $t$, then their partners in the same order.
+#
+# <details><summary>Hint</summary>
+#
+# `half = (B + 1) // 2`; then `torch.cat` along the axis of the pairs, and a slice `[:, :B]`.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "antithetic-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def antithetic_times(u, T):
+    """Timesteps t (N, B), whole numbers (int64), from u (N, B) in [0, 1), of which the first half is used."""
+    ### BEGIN SOLUTION
+    B = u.shape[1]
+    t = (u[:, : (B + 1) // 2] * T).long()
+    return torch.cat([t, T - 1 - t], dim=1)[:, :B]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "antithetic-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.antithetic_times(antithetic_times)
+
+# %% nbgrader={"grade": true, "grade_id": "antithetic-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: odd numbers of pairs, a single pair, u of 0, as many images as pairs.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(antithetic_times)
+for _n, _b, _T in [(2, 5, 100), (3, 1, 10), (4, 4, 1000), (1, 9, 7)]:
+    _u = torch.rand(_n, _b, generator=torch.Generator().manual_seed(_b))
+    _u[0, 0] = 0
+    _half = -(-_b // 2)
+    _firsts = [[int(value * _T) for value in row[:_half]] for row in _u.double().tolist()]
+    _right = torch.tensor([row + [_T - 1 - t for t in row[: _b - _half]] for row in _firsts])
+    _tested.gives(_right, _u, _T, what="t")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 3: importance weights that keep the mean
+#
+# *Difficulty ●●○ · 4 points · 20 minutes*
+#
+# Some timesteps say more than others: draw these more often. The range is cut into K equal parts, and part $k$ is drawn in
+# proportion to $q_k > 0$. To keep the *mean* of the loss, a timestep that is drawn often must count less:
+#
+# $$w(t) = \frac{\bar q}{q_{k(t)}}, \qquad \bar q = \frac{1}{K} \sum_k q_k, \qquad
+# k(t) = \left\lfloor \frac{t + 1/2}{T}\, K \right\rfloor .$$
+#
+# (The half puts $t$ in the part that holds most of it, where K does not divide T.)
+#
+# <details><summary>Hint</summary>
+#
+# Compute k for all t at once, as whole numbers, and look the weights up: `(q.mean() / q)[k]`. The result has t's shape.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "importance-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def importance_weights(q, t, T):
+    """The weight of each timestep, in the shape of t, from the relative density q (K,) and whole numbers t (...)."""
+    ### BEGIN SOLUTION
+    part = ((t + 0.5) / T * len(q)).long()
+    return (q.mean() / q)[part]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "importance-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.importance_weights(importance_weights)
+
+# %% nbgrader={"grade": true, "grade_id": "importance-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: an even density, one part, a T that K does not divide, t with one and three axes, a density that
+# is not scaled; and whether the mean of what is drawn really stays.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(importance_weights)
+for _q, _T, _shape in [([2.0, 2.0, 2.0], 9, (9,)), ([5.0], 4, (2, 2)), ([1.0, 8.0, 3.0], 10, (5, 1, 2)),
+                       ([0.1, 0.4], 7, (7,))]:  # fmt: skip
+    _t = torch.arange(_T)[: torch.Size(_shape).numel()].view(_shape)
+    _mean = sum(_q) / len(_q)
+    _right = [_mean / _q[int((2 * t + 1) * len(_q) // (2 * _T))] for t in _t.flatten().tolist()]
+    _tested.gives(torch.tensor(_right).view(_shape), torch.tensor(_q), _t, _T, what="the weights")
+_q, _t = torch.tensor([1.0, 4.0, 3.0]), torch.arange(12)
+_chance = _q.repeat_interleave(4) / (4 * _q.sum())  # that each t is drawn
+_mean = (_chance * _tested(_q, _t, 12) * _t.square()).sum().item()
+assert abs(_mean - _t.square().float().mean().item()) < 1e-3, "the mean over draws is not the mean over all timesteps"
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 4: how noisy is a gradient?
+#
+# *Difficulty ●●○ · 3 points · 15 minutes*
+#
+# Draw the pairs of a step S times anew, and each time you get another gradient $g_s$, a row of L numbers. Their mean
+# $\bar g$ is the message, what scatters around it is noise. Measure the noise in units of the message:
+#
+# $$\text{noise} = \sqrt{\frac{\frac{1}{S} \sum_s \lVert g_s - \bar g \rVert^2}{\lVert \bar g \rVert^2}} .$$
+#
+# Gradients can be tiny: square numbers of $10^{-25}$ in float32 and nothing is left. Compute in float64 and return float64.
+#
+# <details><summary>Hint</summary>
+#
+# First `.double()`. The squared length of a row is `square().sum(1)`. Only then take the mean over the draws, and the root
+# last.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "noise-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def gradient_noise(g):
+    """The noise of S draws of a gradient, g (S, L), as a scalar tensor () in float64."""
+    ### BEGIN SOLUTION
+    g = g.double()
+    mean = g.mean(0)
+    return ((g - mean).square().sum(1).mean() / mean.square().sum()).sqrt()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "noise-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.gradient_noise(gradient_noise)
+
+# %% nbgrader={"grade": true, "grade_id": "noise-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: draws that all agree, two draws, one number, gradients that are tiny.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(gradient_noise)
+for _s, _l, _scale in [(2, 3, 1.0), (50, 1, 2.0), (8, 10, 1e-25), (6, 6, 1e4)]:
+    _g = _scale * (1 + torch.randn(_s, _l, generator=torch.Generator().manual_seed(_s)))
+    _rows = _g.double().tolist()
+    _mean = [sum(column) / _s for column in zip(*_rows, strict=True)]
+    _far = sum(sum((v - m) ** 2 for v, m in zip(row, _mean, strict=True)) for row in _rows) / _s
+    _right = torch.tensor((_far / sum(m * m for m in _mean)) ** 0.5, dtype=torch.float64)
+    _tested.gives(_right, _g, what="the noise")
+_ = _tested.gives(torch.tensor(0.0, dtype=torch.float64), torch.ones(4, 3), what="the noise of draws that agree")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 5: steps out of pairs
+#
+# *Difficulty ●○○ · 2 points · 10 minutes*
+#
+# A step hears the mean over n pairs. If you have the gradients of M single pairs, you need not draw anew to see what
+# steps of n pairs would hear: take the first n, then the next n, and so on, and average each block. What is left over at
+# the end and makes no whole block is dropped.
+#
+# <details><summary>Hint</summary>
+#
+# `g[: M // n * n]` has a length that n divides; `view(-1, n, L)` then gives the blocks.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "blocks-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def block_means(g, n):
+    """The mean of each block of n consecutive rows of g (M, L): (M // n, L)."""
+    ### BEGIN SOLUTION
+    M, L = g.shape
+    return g[: M // n * n].reshape(-1, n, L).mean(1)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "blocks-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+check.block_means(block_means)
+
+# %% nbgrader={"grade": true, "grade_id": "blocks-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: blocks of one, one block of all, a rest that is dropped, a tensor that was transposed.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(block_means)
+for _m, _n, _l in [(6, 1, 2), (6, 6, 3), (11, 4, 5), (9, 3, 3)]:
+    _g = torch.randn(_l, _m, generator=torch.Generator().manual_seed(_m)).T
+    _right = [sum(_g[i] for i in range(k, k + _n)) / _n for k in range(0, _m - _n + 1, _n)]
+    _tested.gives(torch.stack(_right), _g, _n, what="the means of the blocks")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 6: weights by signal-to-noise
+#
+# *Difficulty ●●○ · 3 points · 15 minutes*
+#
+# An error in the guessed noise matters more for the denoised image where there is much signal. So one may weigh the loss at
+# $t$ by the signal-to-noise ratio, which can be enormous at low $t$, and is therefore cut off:
+#
+# $$\text{SNR}(t) = \frac{\bar\alpha_t}{1 - \bar\alpha_t}, \qquad
+# w(t) = \frac{\min(\text{SNR}(t),\, m)}{\frac{1}{T} \sum_{s} \min(\text{SNR}(s),\, m)} .$$
+#
+# The division makes the mean weight over all T timesteps 1, so that a learning rate keeps its meaning.
+#
+# <details><summary>Hint</summary>
+#
+# Compute the weight of all T timesteps first, and look up those asked for last. `clamp(max=m)` cuts off, also at infinity.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "snr-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def snr_weights(alpha_bar, t, m):
+    """w in the shape of t, from ᾱ (T,), whole numbers t (...) and the largest ratio m, a number."""
+    ### BEGIN SOLUTION
+    ratio = (alpha_bar / (1 - alpha_bar)).clamp(max=m)
+    return (ratio / ratio.mean())[t]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "snr-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.snr_weights(snr_weights)
+
+# %% nbgrader={"grade": true, "grade_id": "snr-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: no cut-off (m = inf), a cut-off that all ratios pass, a first ᾱ of 1, t with one and three axes.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(snr_weights)
+for _T, _m, _shape in [(8, float("inf"), (3,)), (12, 1e-3, (2, 1, 3)), (5, 5.0, (1, 1))]:
+    _g = torch.Generator().manual_seed(_T)
+    _level = torch.linspace(0.99, 0.02, _T, dtype=torch.float64)
+    _t = torch.randint(_T, _shape, generator=_g)
+    _each = [min(a / (1 - a), _m) for a in _level.tolist()]
+    _right = torch.tensor([_each[i] * _T / sum(_each) for i in _t.flatten().tolist()], dtype=torch.float64)
+    _tested.gives(_right.view(_shape), _level, _t, _m, what="the weights")
+_ = _tested.gives(torch.tensor([1.6, 0.4]), torch.tensor([1.0, 0.5]), torch.tensor([0, 1]), 4.0, what="the weights")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 7: what do more pairs buy?
+#
+# *Difficulty ●●● · 4 points · 25 minutes*
+#
+# An experiment. On one validation digit under low contrast, collect the gradients of 1920 single pairs at the logits, with
+# *uniform* timesteps. With `block_means` and `gradient_noise` measure the noise of steps of 1, 3, 6, 12, 24 and 48 pairs.
+# Then change the error from squares (`"l2"`) to sizes (`"l1"`) and measure again. Print both rows. Repeat on a second
+# digit.
+#
+# Begin with these lines:
+#
+# ```python
+# import dtta
+#
+# problem = dtta.load("digits")
+# diffusion = problem.diffusion
+# x, label = problem.image(0, "contrast", 3, "validation")  # image (1, 1, 8, 8), label
+# z0, logits = diffusion.encode(x), problem.model(x).detach()
+#
+# y = logits.expand(1920, -1).clone().requires_grad_()  # a copy of the logits for each pair: (1920, 10)
+# losses = diffusion.loss(z0.expand(1920, -1, -1, -1), t, noise, problem.condition(y), "l2")  # (1920,)
+# g = torch.autograd.grad(losses.sum(), y)[0]  # (1920, 10), a row for each pair
+# ```
+#
+# <details><summary>Hint</summary>
+#
+# `t = torch.randint(1000, (1920,), generator=g)` and `noise = torch.randn(1920, 1, 8, 8, generator=g)`. Use the same pairs for
+# both errors: then they differ by the error alone. What does $1/\sqrt{n}$ predict?
+#
+# </details>
+
+# %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+### BEGIN SOLUTION
+import dtta
+
+problem = dtta.load("digits")
+diffusion, pairs = problem.diffusion, 1920
+for number in (0, 1):
+    x, label = problem.image(number, "contrast", 3, "validation")
+    z0, logits = diffusion.encode(x), problem.model(x).detach()
+    generator = torch.Generator().manual_seed(number)
+    t = torch.randint(diffusion.timesteps, (pairs,), generator=generator)
+    noise = torch.randn(pairs, *z0.shape[1:], generator=generator)
+    for norm in ("l2", "l1"):
+        y = logits.expand(pairs, -1).clone().requires_grad_()
+        losses = diffusion.loss(z0.expand(pairs, -1, -1, -1), t, noise, problem.condition(y), norm)
+        found = torch.autograd.grad(losses.sum(), y)[0]
+        row = [gradient_noise(block_means(found, n)).item() for n in (1, 3, 6, 12, 24, 48)]
+        print(f"digit {number}, {norm}: " + ", ".join(f"{value:.2f}" for value in row))
+### END SOLUTION
+
+# %% [markdown]
+# What did you find? Answer in five to ten sentences:
+#
+# * By which law does the noise fall with the number of pairs? How many times the pairs does half the noise cost?
+# * How many pairs would you take for a step, if five steps are made and each pair costs one evaluation of the diffusion
+#   model? Argue from your numbers.
+# * Is L1 better or worse here? Does a smaller noise *mean* a better gradient?
+#
+# | points | for |
+# |---|---|
+# | 1 | both rows of numbers, and the law: noise in proportion to $1/\sqrt{n}$, half the noise for four times the pairs, checked against the numbers |
+# | 1 | a number of pairs, argued from the noise and the cost (several steps hear the message several times; beyond a noise of about 1 or less more pairs buy little) |
+# | 1 | L1 against L2 by the numbers, and the thought that L1 has another mean: less noise around another message is not by itself better |
+# | 1 | the limits: few blocks at large n, two images, one shift; and that only accuracy on validation images decides |
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 4, "schema_version": 3, "solution": true, "task": false}
+# ### BEGIN SOLUTION
+# The noise falls about as $1/\sqrt{n}$: from 1 to 48 pairs it shrinks by a factor of seven to nine, where $\sqrt{48} = 6.9$
+# says seven. So half the noise costs four times the pairs, and a tenth a hundred times. It must be so, for the pairs are
+# independent and the step hears their mean.
+# With one pair the noise is four to six times the message, and the step goes nearly anywhere; with 24 it is about one. Five steps add up, so I would
+# accept a noise of one or so in each, and choose the smallest n that gives it; more pairs cost in proportion and bring
+# ever less. Stratified timesteps would give the same for fewer pairs.
+# L1 is less noisy than L2 on the first digit, by nearly half, and no less noisy on the second, so two digits do not
+# settle it. And a smaller noise would prove nothing: L1 has another mean, that is another
+# message, and one can be heard clearly and be wrong. The noise of no gradient at all is zero.
+# With 48 pairs there are only forty blocks, so the last number is rough (a tenth either way and more), and the blocks'
+# mean is itself an estimate. Two digits under one shift show the law, but which loss adapts better only validation accuracy tells.
+# ### END SOLUTION

@@ -1,0 +1,318 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Final project: an ablation of your own
+#
+# After [chapters 01 to 08](../07_loss_ablations.ipynb). You ask one question of your own about test-time adaptation, plan
+# how to answer it, measure on the digits, and report what you found, whatever it is. First you write three small tools
+# that keep a report honest.
+#
+# **28 points, about 300 minutes.** All of it runs on a CPU; plan runs of some minutes. In parts 1 to 3 you write the body of
+# one function, where `...` stands, and the cell below it checks it. Parts 4 to 6 are read by a person: each has its rubric.
+# You may add cells of your own. Do not edit the cells that check.
+
+# %% nbgrader={"grade": false, "grade_id": "setup", "locked": true, "schema_version": 3, "solution": false, "task": false}
+import torch
+
+from dtta.course import check
+
+# %% [markdown]
+# ## Part 1: settings from validation images alone
+#
+# *Difficulty ●○○ · 3 points · 15 minutes*
+#
+# You have tried S settings. For each there is a gain in points on validation images, and, alas, one on test images too.
+# Return the number of the setting to use: the one with the largest gain on *validation* images. If several are level,
+# take the first. A setting whose run failed has the gain `nan`, and is never chosen. If all have failed, raise a
+# `ValueError`.
+#
+# <details><summary>Hint</summary>
+#
+# `nan_to_num(nan=float("-inf"))` lets a failed run lose against every other. What may the test gains be used for here?
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "choice-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def choose_setting(validation, test):
+    """The number of the chosen setting, a tensor () in int64, from the gains (S,) on validation and on test images."""
+    ### BEGIN SOLUTION
+    if validation.isnan().all():
+        raise ValueError("every run failed: there is nothing to choose from")
+    worst_if_failed = validation.nan_to_num(nan=float("-inf"), neginf=float("-inf"), posinf=float("inf"))
+    level = worst_if_failed == worst_if_failed.max()
+    return level.nonzero()[0, 0]
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "choice-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.choose_setting(choose_setting)
+
+# %% nbgrader={"grade": true, "grade_id": "choice-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: gains below zero, settings that are level, failed runs, a single setting, failed runs alone.
+### BEGIN HIDDEN TESTS
+_tested, _nan = check.Student(choose_setting), float("nan")
+for _validation, _best in [([-3.0, -1.0, -2.0], 1), ([2.0, 5.0, 5.0], 1), ([_nan, -7.0, _nan], 1), ([0.0], 0)]:
+    _test = torch.arange(len(_validation), 0.0, -1)
+    _tested.gives(torch.tensor(_best), torch.tensor(_validation), _test, what="the chosen setting")
+_said = ""
+try:
+    _tested(torch.tensor([_nan, _nan]), torch.tensor([1.0, 2.0]))
+except check.Wrong as _error:
+    _said = str(_error)
+assert "stopped with ValueError" in _said, "where every run failed there must be a ValueError"
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Part 2: a paired interval
+#
+# *Difficulty ●●○ · 4 points · 30 minutes*
+#
+# Both methods have seen the same n images. So look at the *difference* on each, $d_i = \text{after}_i - \text{before}_i$:
+# what makes an image hard for both then cancels. How far the mean of the differences may be off by chance the bootstrap
+# says: draw n images with replacement, many times, and take the mean of each draw. The interval leaves out 2.5% of these
+# means on either side.
+#
+# The draws are given: row r of `draws` holds the numbers of the n images of draw r. Scores lie in [0, 1]; return percent
+# points, in float64.
+#
+# <details><summary>Hint</summary>
+#
+# `d[draws]` has the shape (R, n). `torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64))`.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "interval-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def gain_interval(before, after, draws):
+    """Mean, low and high (3,) of the gain in points, from scores (n,) and (n,), and R draws of image numbers (R, n)."""
+    ### BEGIN SOLUTION
+    d = 100 * (after.double() - before.double())
+    ends = torch.quantile(d[draws].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return torch.cat([d.mean()[None], ends])
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "interval-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.gain_interval(gain_interval)
+
+# %% nbgrader={"grade": true, "grade_id": "interval-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: no difference at all, a single image, right and wrong as 0 and 1, other numbers of draws.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(gain_interval)
+for _n, _many in [(1, 5), (12, 41), (30, 201)]:
+    _g = torch.Generator().manual_seed(_n)
+    _before, _after = (torch.randint(2, (_n,), generator=_g).float() for _ in range(2))
+    _draws = torch.randint(_n, (_many, _n), generator=_g)
+    _each = [100 * (a - b) for a, b in zip(_after.tolist(), _before.tolist(), strict=True)]
+    _means = sorted(sum(_each[i] for i in row) / _n for row in _draws.tolist())
+    _ends = []
+    for _share in (0.025, 0.975):
+        _place = _share * (_many - 1)
+        _low = int(_place)
+        _ends.append(_means[_low] + (_place - _low) * (_means[min(_low + 1, _many - 1)] - _means[_low]))
+    _right = torch.tensor([sum(_each) / _n, *_ends], dtype=torch.float64)
+    _tested.gives(_right, _before, _after, _draws, what="mean, low and high")
+_same = torch.tensor([0.2, 0.9, 0.4])
+_ = _tested.gives(torch.zeros(3, dtype=torch.float64), _same, _same.clone(), torch.tensor([[0, 0, 1], [2, 1, 2]]))
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Part 3: what an interval says
+#
+# *Difficulty ●●○ · 3 points · 15 minutes*
+#
+# For each of K comparisons there is a mean, a low and a high end. Say in a number what each *shows*: `1` a gain, if the
+# whole interval lies above 0; `-1` a loss, if it lies below 0; `0` neither, if 0 is in it or at its end. So that the word
+# "better" stands in your report only where it may.
+#
+# <details><summary>Hint</summary>
+#
+# Compare the low ends with 0, and the high ends with 0. Does the mean matter? `.long()` makes 0 and 1 of a comparison.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "verdict-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def verdicts(intervals):
+    """1, -1 or 0 for each comparison (K,), in int64, from (K, 3): mean, low and high."""
+    ### BEGIN SOLUTION
+    return (intervals[:, 1] > 0).long() - (intervals[:, 2] < 0).long()
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "verdict-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.verdicts(verdicts)
+
+# %% nbgrader={"grade": true, "grade_id": "verdict-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: ends at exactly 0, one comparison, double precision.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(verdicts)
+for _rows, _right in [([[2.0, 0.0, 4.0], [-2.0, -4.0, 0.0], [0.0, 0.0, 0.0]], [0, 0, 0]), ([[1.0, 0.1, 3.0]], [1])]:
+    for _dtype in (torch.float32, torch.float64):
+        _tested.gives(torch.tensor(_right), torch.tensor(_rows, dtype=_dtype), what="what each comparison shows")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Part 4: the plan
+#
+# *Difficulty ●●○ · 5 points · 60 minutes*
+#
+# Write the plan **before** you run anything, in ten to twenty sentences: your question; the one thing that you change; what
+# stays the same; which shifts, how many validation and how many test images; which settings are tried for each method, on
+# which images; the number that decides; what you expect, and what would prove you wrong.
+#
+# <details><summary>Hint</summary>
+#
+# Small questions are good ones. How many steps? Does a pull help a stream? Does the norm of the loss matter at high severity?
+# Give every method as many tried settings as every other: whoever tunes one alone finds that one better.
+#
+# </details>
+#
+# | points | for |
+# |---|---|
+# | 1 | a question with one thing that changes, and an expectation that numbers can prove wrong |
+# | 1 | validation and test images kept apart; settings chosen on validation images alone |
+# | 1 | the same number of tried settings for each method, and the same images and noise for all |
+# | 1 | the numbers of images, argued from how wide an interval they leave |
+# | 1 | one comparison named beforehand as the one that decides |
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "plan-text", "locked": false, "points": 5, "schema_version": 3, "solution": true, "task": false}
+# ### BEGIN SOLUTION
+# Question: does the error's norm, L1 or L2, matter for Diffusion-TTA on the digits? Only the norm changes; steps, pairs,
+# timesteps and images stay. For each norm three rates are tried (0.01, 0.02, 0.04) on the first validation images under low
+# contrast, the same for both, with the same noise for each image. The rate with the largest gain there is used once on test
+# images, which nothing has looked at before. The comparison that decides: L1 minus L2 in accuracy on the test images,
+# with its paired interval. Each gain over no adaptation is reported beside it, as background. With n images of which
+# a tenth change, the standard error is about √(0.1 / n), 6 points for 30: only a large difference can be shown, and I say so
+# beforehand. I expect none to be shown. A whole interval above or below 0 would prove me wrong. One shift, one severity and
+# one seed are all that the answer is about.
+# ### END SOLUTION
+
+# %% [markdown]
+# ## Part 5: the experiment
+#
+# *Difficulty ●●● · 5 points · 120 minutes*
+#
+# Run your plan. Print a table with one line for each comparison: its name, the number of images, the mean gain, and its
+# interval, all to one digit behind the point, and the verdict of part 3. Then say below what was run, how often, and where
+# you left the plan.
+#
+# Begin with these lines. `image_generator` gives each image its own noise, the same for every method:
+#
+# ```python
+# import dtta
+# from dtta.evaluate import image_generator
+# from dtta.methods import build
+#
+# problem = dtta.load("digits")
+#
+#
+# def scores(method, shift, numbers, split):
+#     found = []
+#     for number in numbers:
+#         x, label = problem.image(number, shift, 3, split)
+#         found.append(float(method(x, image_generator(0, number)).argmax() == label))
+#     return torch.tensor(found)
+# ```
+#
+# <details><summary>Hint</summary>
+#
+# `build(problem, "none")` is the network alone; `build(problem, "diffusion-tta", norm="l1", lr=0.01)` overrules settings. Try
+# your code on two images first.
+#
+# </details>
+
+# %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+### BEGIN SOLUTION
+import dtta
+from dtta.evaluate import image_generator
+from dtta.methods import build
+
+problem = dtta.load("digits")
+
+
+def scores(method, shift, numbers, split):
+    found = []
+    for number in numbers:
+        x, label = problem.image(number, shift, 3, split)
+        found.append(float(method(x, image_generator(0, number)).argmax() == label))
+    return torch.tensor(found)
+
+
+shift, few = "contrast", {"steps": 3, "samples": 6}  # few and short, so that the example takes seconds
+alone = {split: scores(build(problem, "none"), shift, range(8), split) for split in ("validation", "test")}
+tested = {"none": alone["test"]}
+for norm in ("l2", "l1"):
+    rates = (0.01, 0.02, 0.04)
+    tries = [build(problem, "diffusion-tta", norm=norm, lr=lr, **few) for lr in rates]
+    gains = [(scores(tta, shift, range(8), "validation") - alone["validation"]).mean() for tta in tries]
+    best = int(choose_setting(torch.stack(gains), torch.zeros(len(rates))))
+    print(f"{norm}: rate {rates[best]:g}")
+    tested[norm] = scores(tries[best], shift, range(8), "test")
+draws = torch.randint(8, (2000, 8), generator=torch.Generator().manual_seed(0))
+for first, second in (("none", "l2"), ("none", "l1"), ("l2", "l1")):
+    row = gain_interval(tested[first], tested[second], draws)
+    verdict = {1: "a gain", 0: "not shown", -1: "a loss"}[int(verdicts(row[None]))]
+    print(f"{second} over {first}: {row[0]:+.1f} [{row[1]:+.1f}, {row[2]:+.1f}], 8 images, {verdict}")
+### END SOLUTION
+
+# %% [markdown]
+# | points | for |
+# |---|---|
+# | 2 | the plan was carried out as written, or each departure is named with its reason |
+# | 1 | test images were used once, after the choice |
+# | 1 | a table with names, numbers of images, means, intervals and verdicts, to a sensible number of digits |
+# | 1 | code that another can run again with the same result: seeds, image numbers, settings |
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 5, "schema_version": 3, "solution": true, "task": false}
+# ### BEGIN SOLUTION
+# Run: for each norm three rates on 8 validation images, the best of each once on 8 test images, and the network alone on
+# both. Departure from the plan: 8 images, three steps and 6 pairs, so that the example takes seconds; a project should use the
+# 30 or more that the plan names. The noise is seeded by the image's number, the draws of the bootstrap by 0, so that the
+# table comes out the same again. Nothing was run on test images before the rates were chosen.
+# ### END SOLUTION
+
+# %% [markdown]
+# ## Part 6: the conclusion
+#
+# *Difficulty ●●● · 8 points · 60 minutes*
+#
+# Answer your question in one page: what was shown and what was not; why it may be so; what speaks against your reading; for
+# which images, shifts and models it holds; and the one experiment that should come next. A result of "not shown" is as
+# good as any.
+#
+# <details><summary>Hint</summary>
+#
+# Read each sentence and ask: which number of my table says so? If none, it is a guess. Say that it is one.
+#
+# </details>
+#
+# | points | for |
+# |---|---|
+# | 2 | every claim is supported by a row of the table, in size and in direction; "not shown" is not called "no effect" |
+# | 2 | a mechanism, argued from the chapters, that the experiment could have contradicted |
+# | 2 | what speaks against it: chance, several comparisons, settings near the end of the grid, one seed, small models |
+# | 1 | whether the expectation in the plan came true, said plainly |
+# | 1 | the next experiment, and what each of its outcomes would mean |
+
+# %% [markdown] nbgrader={"grade": true, "grade_id": "conclusion-text", "locked": false, "points": 8, "schema_version": 3, "solution": true, "task": false}
+# ### BEGIN SOLUTION
+# Whether L1 or L2 is better was not shown: with 8 images an interval is tens of points wide, unless the two agree on every
+# image, and then it has no width only because these 8 have nothing to say about rarer cases. That is not the same as "no
+# effect": a difference of a few points, as between most losses in chapter 07, could not be seen.
+# Why they may be alike: both errors are small where the condition fits and large where it does not, so their gradients at the
+# logits mostly point the same way, and the rate, chosen for each, takes up the difference in size. Had one of them lost
+# clearly at its own best rate, this would be wrong.
+# Against my reading: three comparisons were made and one seed was used; rates at an end of the grid may hide better ones;
+# the networks are small, and low contrast is one shift, which keeps the shape of the digit.
+# I expected that nothing would be shown, and so it was, which with so few images was easy to say. Next I would run the
+# same on 300 test images of four shifts: an interval within ± 2 points would say that the choice hardly matters here, one
+# beyond that would say for which shift it does.
+# ### END SOLUTION

@@ -1,0 +1,109 @@
+"""dtta course build, doctor, grade and report, from the command line, over one small class."""
+
+from __future__ import annotations
+
+import csv
+
+import nbformat
+import pytest
+from trip import ROOT, SANDBOX, answered, solved, wrong_answers
+
+from dtta.cli import main
+from dtta.course.staff import build, grade, report, source
+from dtta.course.staff.source import CourseError
+
+NAME = "a1_diffusion_loss.ipynb"
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """Ann solved all of it but wrote no text, Bob made mistakes and his editor lost all metadata, Cy has a blank."""
+    folder = tmp_path_factory.mktemp("course")
+    assert main(["course", "build", "a1", "--root", str(ROOT), "--to", str(folder)]) == 0
+    release = nbformat.read(folder / "release" / "a1" / NAME, as_version=4)
+    wrong = {task: answers[0].source for task, answers in wrong_answers("a1").items()}
+    ann = solved(source.read(ROOT, "a1"), release)
+    for cell in ann.cells:  # the experiment of the solution takes longest
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "experiment-answer":
+            cell.source = "print('7, 12 and 4 of 20')"
+    bob = answered(release, wrong)
+    for cell in bob.cells:
+        cell.metadata.pop("nbgrader", None)
+    for student, notebook in {"ann": ann, "bob": bob, "cy": release}.items():
+        build.write(notebook, folder / "submitted" / student / "a1" / NAME)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_class_from_submissions_to_the_lms(course, capsys):
+    assert main(["course", "doctor", str(course)]) == 0
+    assert "a1 bob: mended: lost the metadata of" in capsys.readouterr().out
+
+    assert main(["course", "grade", str(course), "--sandbox", SANDBOX]) == 0
+    said = capsys.readouterr().out
+    assert "submissions run in: " in said
+    assert "a1 ann: 17 of 20 points, 1 answers still to be graded by hand" in said
+    assert "a1 bob: 0 of 20 points" in said and "a1 cy: 0 of 20 points" in said
+    assert {path.parts[-3] for path in (course / "feedback").rglob("*.html")} == {"ann", "bob", "cy"}
+    assert main(["course", "grade", str(course), "--sandbox", SANDBOX]) == 0
+    assert capsys.readouterr().out.count("graded before and not changed since") == 3
+
+    assert main(["course", "report", str(course)]) == 0
+    out = course / "report"
+    words = (out / "report.md").read_text()
+    assert "3 students. 1 answers wait to be graded by hand." in words
+    assert "* forward-check, 1 students: ᾱ_t stands without its square root, both times" in words
+    assert "| forward-check | 2 | 33% | 1 | 2 | 0 |" in words
+    assert (out / "scores.png").stat().st_size > 10_000
+    rows = list(csv.reader((out / "lms.csv").open()))
+    assert rows == [["ID number", "a1 (20)"], ["ann", ""], ["bob", "0"], ["cy", "0"]]
+    assert main(["course", "report", str(course), "--lms", "canvas"]) == 0
+    rows = list(csv.reader((out / "lms.csv").open()))
+    assert rows[0] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "a1"]
+    assert rows[1] == ["Points Possible", "", "", "", "", "20"]
+    assert rows[3] == ["", "", "", "bob", "", "0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["grade", "FOLDER", "a7"], "nothing was handed in for a7"),
+        (["grade", "FOLDER", "--student", "dan"], "nothing was handed in for dan"),
+        (["grade", "FOLDER", "--sandbox", "jail"], "the sandbox 'jail' does not work here"),
+        (["report", "FOLDER", "a7"], "nothing is graded for a7"),
+        (["doctor", "nowhere"], "has no folder submitted/"),
+        (["build", "--root", "nowhere"], "is no checkout of the book"),
+        (["build", "a99", "--root", str(ROOT)], "no assignment 'a99'"),
+    ],
+)
+def test_bad_input_is_one_sentence(course, capsys, arguments, words):
+    arguments = [str(course) if a == "FOLDER" else a for a in arguments]
+    if arguments[0] == "grade":
+        arguments += [] if "--sandbox" in arguments else ["--sandbox", "none"]
+    assert main(["course", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_one_bad_submission_does_not_stop_the_others(tmp_path, monkeypatch):
+    for student in ("ann", "bob"):
+        (tmp_path / "submitted" / student / "a1").mkdir(parents=True)
+
+    def autograde(folder, key, student, sandbox):
+        if student == "ann":
+            raise CourseError("two cells have one name")
+
+    monkeypatch.setattr(grade, "autograde", autograde)
+    monkeypatch.setattr(grade, "feedback", lambda *_: None)
+    monkeypatch.setattr(grade, "scores", lambda *_: [grade.Score("bob", "x-check", 2.0, 2.0)])
+    lines = grade.grade(tmp_path, [], [], "none")
+    assert next(lines) == "a1 ann: FAILED"
+    assert next(lines) == "a1 bob: 2 of 2 points"
+    with pytest.raises(CourseError, match=r"^a1 ann: two cells have one name$"):
+        next(lines)
+
+
+def test_mistakes_are_counted_without_the_numbers_of_one_student():
+    message = "✗ f gives other numbers than expected for y (most at [3])\n  expected:  1\n  came:      2"
+    assert report._mistake(message) == "f gives other numbers than expected for y"
+    assert report._mistake(message + "\n  a likely reason: a root\n  called with: 3") == "a root"
+    assert report._mistake("") == "an error without words"

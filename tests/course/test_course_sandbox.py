@@ -1,0 +1,177 @@
+"""Where submissions run: what a stranger's code can and cannot do there, and that ending early earns no points."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from dtta.course.staff import sandbox
+from dtta.course.staff.sandbox import LockedExecute
+from dtta.course.staff.source import FOLDER, CourseError
+
+ROOT = Path(__file__).resolve().parents[2]
+KIND = next(filter(sandbox.works, sandbox.KINDS), "none")
+HERE = [kind for kind in sandbox.KINDS if sandbox.works(kind)]
+
+REACH = """
+import os, pathlib, socket
+places = [{places}]
+print("seen:", [p for p in places if os.path.isdir(p) and os.listdir(p)])
+for place in [*places, "/etc", "/usr", "/dev", "/dev/shm", {package!r}]:
+    try:
+        open(os.path.join(place, "dtta-was-here"), "w").write("x")
+        print("wrote", place)
+    except OSError:
+        pass
+try:
+    socket.create_connection(("127.0.0.1", {port}), 2)
+    print("connected")
+except OSError:
+    print("no network")
+print("writable:", [p for p in ("/", "/dev", "/proc/sys", "/sys") if not os.statvfs(p).f_flag & os.ST_RDONLY])
+print("secret" in os.environ.get("DTTA_SECRET", ""))
+pathlib.Path("mine").write_text("may write here")
+"""
+
+
+def run(cells, kind, **limits):
+    notebook = new_notebook(cells=[new_code_cell(text) for text in cells])
+    LockedExecute(kind=kind, **limits).preprocess(notebook, {})
+    return notebook.cells
+
+
+def said(cell):
+    return "".join(o.get("text", "") + o.get("evalue", "") + str(o.get("data", "")) for o in cell.outputs)
+
+
+def failed(cell):
+    return any(output.output_type == "error" for output in cell.outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HERE)
+def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
+    course = tmp_path / "course"
+    course.mkdir()
+    (course / "gradebook.db").write_text("all scores")
+    monkeypatch.setenv("DTTA_SECRET", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a port that would answer
+        port = server.getsockname()[1]
+        places = (course, ROOT / FOLDER, Path.home() / ".ssh", tmp_path, "/run", "/var", "/home")
+        places = ", ".join(repr(str(p)) for p in places)
+        reach = REACH.format(places=places, package=str(ROOT / "dtta"), port=port)
+        hide = [str(course), str(ROOT / FOLDER)]
+        loops = ["while True:\n    pass", "while True:\n    print('x' * 1000)"]
+        cells = run(
+            [reach, *loops, "x = bytearray(10**10)", "6 * 7", "import os\nos._exit(0)", "pass"],
+            kind,
+            hide=hide,
+            cell_seconds=8,
+            megabytes=2000,
+        )
+    assert said(cells[0]).split("\n")[:4] == ["seen: []", "no network", "writable: []", "False"]
+    assert failed(cells[1])
+    assert failed(cells[2]) and len(said(cells[2])) < 200_000
+    assert "MemoryError" in str(cells[3].outputs)
+    assert "42" in said(cells[4]), "what went wrong in one cell does not stop the others"
+    assert failed(cells[5]) and failed(cells[6]), "a cell that did not run has failed"
+    assert not list(tmp_path.rglob("dtta-was-here")) and not (ROOT / "dtta" / "dtta-was-here").exists()
+
+
+MANY = """
+import os, time
+for _ in range({many}):
+    if not os.fork():
+        x = bytearray(os.urandom(10)) * {size}
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "megabytes", "words"),
+    [
+        (MANY.format(many=300, size=1), 2000, "more than 256 processes"),
+        (MANY.format(many=4, size=10**7), 300, "more than 300 MB of memory"),
+        (
+            "for i in range(12):\n    open(f'{i}', 'wb').truncate(95 * 2**20)\nimport time; time.sleep(60)",
+            300,
+            "more than 1000 MB on disk",
+        ),
+    ],
+    ids=["processes", "memory", "disk"],
+)
+def test_many_small_takers_are_stopped_together(cell, megabytes, words):
+    """No process of these takes more than it may; nothing that they started is left behind."""
+    started = time.monotonic()
+    cells = run([cell, "pass"], KIND, cell_seconds=50, megabytes=megabytes)
+    assert time.monotonic() - started < 45
+    assert all(failed(cell) and words in said(cell) for cell in cells)
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_link_is_not_followed_out_of_the_sandbox(tmp_path, monkeypatch):
+    """A submission's result is a file of its own: a link could show another's."""
+    (tmp_path / "other.ipynb").write_text(nbformat.writes(new_notebook(cells=[new_code_cell("pass")])))
+    monkeypatch.setattr(sandbox, "command", lambda *_: ["ln", "-s", str(tmp_path / "other.ipynb"), "out.ipynb"])
+    assert failed(run(["pass"], "none")[0])
+
+
+def test_a_submission_that_does_not_come_back_fails_in_every_cell(monkeypatch):
+    monkeypatch.setattr(sandbox, "command", lambda *_: ["sh", "-c", "echo '{' > out.ipynb; echo gone >&2; exit 1"])
+    cells = run(["pass", "1 + 1"], "none")
+    assert all(failed(cell) and "gone" in said(cell) for cell in cells)
+
+
+def test_a_submission_that_gives_back_another_notebook_fails(monkeypatch):
+    other = nbformat.writes(new_notebook(cells=[new_code_cell("print('full marks')")])).replace("'", '"')
+    script = f"import pathlib; pathlib.Path('out.ipynb').write_text({other!r})"
+    monkeypatch.setattr(sandbox, "command", lambda *_: ["python3", "-c", script])
+    assert failed(run(["pass"], "none")[0])
+
+
+@pytest.mark.parametrize("program", ["docker", "podman"])
+def test_containers_get_no_network_and_limits(program, tmp_path, monkeypatch):
+    """No container engine runs in this test: a program of its name writes down how it is called."""
+    fake = tmp_path / "bin" / program
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
+    sandbox.works.cache_clear()
+    sandbox.choose.cache_clear()
+    try:
+        assert sandbox.choose() == program, "a container is preferred"
+        assert (tmp_path / "called").read_text() == "image inspect dtta-course\n"
+        argv = sandbox.command(program, tmp_path, [], ["-m", "x"], 1000)
+        subprocess.run(argv, check=True)
+        called = (tmp_path / "called").read_text().splitlines()[-1]
+        for part in ("run --rm", "--network none", "--memory 1000m", "--pids-limit", "--read-only", "--cap-drop ALL"):
+            assert part in called
+        assert called.endswith("dtta-course python -m x")
+        assert called.count("--volume") == 1 and f"--volume {tmp_path}:{tmp_path}" in called
+    finally:
+        sandbox.works.cache_clear()
+        sandbox.choose.cache_clear()
+
+
+def test_without_a_sandbox_nothing_runs_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(sandbox, "works", lambda kind: False)
+    sandbox.choose.cache_clear()
+    try:
+        with pytest.raises(CourseError, match=r"there is no sandbox here .* say --sandbox none"):
+            sandbox.choose()
+        with pytest.raises(CourseError, match="'docker' does not work here"):
+            sandbox.choose("docker")
+        assert sandbox.choose("none") == "none"
+    finally:
+        sandbox.choose.cache_clear()

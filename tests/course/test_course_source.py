@@ -1,0 +1,93 @@
+"""What students get: in step with the sources, without a line of the solutions, and helpful where it is unsolved."""
+
+from __future__ import annotations
+
+import re
+
+import nbformat
+import pytest
+from trip import ROOT
+
+from dtta.course import check
+from dtta.course.staff import source
+from dtta.course.staff.source import STUB, TEXT_STUB, CourseError
+
+PUBLISHED = ROOT / "notebooks" / "assignments"
+KEYS = source.keys(ROOT)
+
+
+def about(cell) -> dict:
+    return cell.metadata.get("nbgrader", {})
+
+
+def test_there_is_a_published_notebook_for_each_source_and_no_other():
+    names = {source.read(ROOT, key).name for key in KEYS}
+    assert {path.stem for path in PUBLISHED.glob("*.ipynb")} == names
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_student_notebook_holds_no_solution_and_no_hidden_test(key):
+    assignment = source.read(ROOT, key)
+    student = nbformat.read(PUBLISHED / f"{assignment.name}.ipynb", as_version=4)
+    text = nbformat.writes(student)
+    assert "BEGIN SOLUTION" not in text and "BEGIN HIDDEN" not in text
+    # A block of code in a task's text is a gift on purpose; everything else is looked through.
+    shown = re.sub("```python.*?```", "", "\n".join(cell.source for cell in student.cells), flags=re.DOTALL)
+    for cell in assignment.notebook.cells:
+        for kind, region in re.findall(r"### BEGIN (SOLUTION|HIDDEN TESTS)\n(.*?)### END", cell.source, re.DOTALL):
+            for line in filter(None, map(str.strip, region.splitlines())):
+                assert len(line) < 12 or line not in shown, f"{kind}: {line}"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_line_of_a_stub_stands_in_its_solution_or_is_dots(key):
+    assignment = source.read(ROOT, key)
+    solutions = {about(c)["grade_id"]: c.source for c in assignment.notebook.cells if about(c).get("solution")}
+    student = nbformat.read(PUBLISHED / f"{assignment.name}.ipynb", as_version=4)
+    stubs = {about(c)["grade_id"]: c.source for c in student.cells if about(c).get("solution")}
+    assert stubs.keys() == solutions.keys()
+    for grade_id, stub in stubs.items():
+        lines = [line for line in stub.splitlines() if line.strip() not in ("", STUB, TEXT_STUB)]
+        assert set(lines) <= set(solutions[grade_id].splitlines())
+        assert STUB in stub or TEXT_STUB in stub
+
+
+def test_every_check_is_used_by_an_assignment():
+    text = "\n".join(path.read_text() for path in (ROOT / source.FOLDER).glob("*.py"))
+    for name in set(check.__all__) - {"Student", "Wrong"}:
+        assert f"check.{name}({name})" in text
+
+
+GOOD = (ROOT / source.FOLDER / "a1_diffusion_loss.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("**20 points,", "**21 points,", r"its first cell must say '\*\*20 points, about 90 minutes"),
+        ("●○○ · 3 points · 10", "●○○ · 4 points · 10", "task 1: its heading says 4 points, its cells 3"),
+        ("## Task 2:", "## Task 7:", "tasks must be numbered"),
+        ('"forward-hidden"', '"forward-check"', "the grade_id forward-check stands twice"),
+        ("<details><summary>Hint</summary>", "<details><summary>Help</summary>", "task 1: has no hint"),
+        ("| points | for |", "| marks | for |", "task 6: is graded by a person and has no rubric"),
+        ("    ### BEGIN SOLUTION\n    a =", "    a =", "forward-answer: an answer needs ### BEGIN SOLUTION"),
+        ("\n### END HIDDEN TESTS", "\n_tested.calls\n### END HIDDEN TESTS", "forward-hidden: must not end in a value"),
+        ("    ### END SOLUTION\n\n\n# %%", "\n\n# %%", "forward-answer: a region is not closed"),
+    ],
+)
+def test_a_source_that_breaks_a_rule_is_refused(tmp_path, old, new, message):
+    for part in ("tools", "pyproject.toml"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    folder = tmp_path / source.FOLDER
+    folder.mkdir(parents=True)
+    assert old in GOOD
+    (folder / "a1_diffusion_loss.py").write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(CourseError, match=message):
+        source.read(tmp_path, "a1")
+
+
+def test_what_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(CourseError, match="no assignment 'a99'; there are a1"):
+        source.read(ROOT, "a99")
+    with pytest.raises(CourseError, match="is no checkout of the book"):
+        source.read(tmp_path, "a1")

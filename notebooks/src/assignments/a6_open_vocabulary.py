@@ -160,6 +160,7 @@ _prompts = torch.arange(12.0).view(3, 2, 2)
 _tested.gives(_prompts[[1]], _sure, _prompts, what="c")
 _logits = torch.zeros(1, 2, requires_grad=True)
 _c = _tested(_logits, torch.tensor([[[1.0]], [[3.0]]]))
+assert _c.requires_grad, "no gradient reaches the logits"
 assert torch.allclose(torch.autograd.grad(_c.sum(), _logits)[0], torch.tensor([[-0.5, 0.5]])), (
     "the gradient at logit j is y_j (l_j - c)"
 )

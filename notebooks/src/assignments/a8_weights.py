@@ -139,7 +139,8 @@ def episode(network, optimizer, adapt, image):
 check.episode(episode)
 
 # %% nbgrader={"grade": true, "grade_id": "episode-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: Adam, weights moved far away, two episodes in a row, and an adaptation that stops with an error.
+# Hidden tests run here: Adam, weights moved far away, one that asks for no gradient, two episodes in a row, and an
+# adaptation that stops with an error.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(episode)
 _state = torch.random.get_rng_state()
@@ -150,6 +151,7 @@ with torch.no_grad():
     for _i, _p in enumerate(_weights):
         _p.copy_(torch.randn(_p.shape, generator=torch.Generator().manual_seed(_i)))
 _start, _adam = [p.detach().clone() for p in _weights], torch.optim.Adam(_weights, lr=100.0)
+_frozen = _weights[1].requires_grad_(False)
 _image = torch.tensor([[0.1, -0.7, 1.3]])
 
 
@@ -158,6 +160,8 @@ def _move(times=3, then=None):
         _adam.zero_grad()
         _net(_image).square().sum().backward()
         _adam.step()
+    with torch.no_grad():
+        _frozen.add_(1.0)
     if then:
         raise then
 

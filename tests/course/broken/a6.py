@@ -58,4 +58,19 @@ BROKEN = {
         ("the generator is not used", "generator=generator", "generator=None", "both"),
         ("a rank of 1.5 is no ValueError", "not isinstance(rank, int) or ", "", "hidden"),
     ],
+    "merge": [
+        ("α over the root of r", "alpha / len(A)", "alpha / len(A) ** 0.5", "both"),
+        ("α over the number of outputs", "alpha / len(A)", "alpha / len(B)", "both"),
+        ("missing detach", ".detach()", "", "check"),
+        (
+            "the update is rounded before it is added",
+            "alpha / len(A) * B @ A)",
+            "(alpha / len(A) * B @ A).to(W.dtype))",
+            "hidden",
+        ),
+        ("A and B are rounded before they are multiplied", "B @ A", "B.to(W.dtype) @ A.to(W.dtype)", "hidden"),
+        ("float32 comes back", ".to(W.dtype)", "", "hidden"),
+        ("double precision is added as single", "(W + alpha", "(W.float() + alpha", "hidden"),
+        ("added to the caller's weight", "W + alpha / len(A) * B @ A", "W.data.add_(alpha / len(A) * B @ A)", "both"),
+    ],
 }

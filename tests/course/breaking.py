@@ -12,6 +12,7 @@ import contextlib
 import io
 import linecache
 import runpy
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +29,12 @@ HEAD = """\
 
 Do the checks catch what students really get wrong? Below, each task's solution is broken in one place: a swapped axis,
 a forgotten root, a timestep off by one, a missing `detach`. These were written from the tasks and their solutions
-alone, by someone who had not read the checks; where one slipped through, the check or the hidden tests were mended
-afterwards. `tests/course/test_course_broken.py` tries all of them.
+alone, by someone who had not read the checks; 13 slipped through at first, and the checks or the hidden tests were
+mended. `tests/course/test_course_broken.py` tries all of them.
 
 The public check is the one that students run and that explains; the hidden tests run when the work is graded. A mistake
-that only the hidden tests catch is an edge case: the task's text names it, and the student has to think of it.
-This list is made by `python tests/course/breaking.py` from `tests/course/broken/`.
+that only the hidden tests catch is an edge case, of a kind that the task's text or the first line of the hidden tests
+names. This list is made by `python tests/course/breaking.py` from `tests/course/broken/`.
 """
 
 
@@ -90,7 +91,11 @@ def caught(raised: dict[str, Exception]) -> str:
 
 def table() -> str:
     """The list for lecturers: each mistake and the check that catches it."""
-    lines = [HEAD]
+    lines, counts = [], Counter(mistake.caught for key in source.keys(ROOT) for mistake in broken(key))
+    lines.append(
+        f"{HEAD}\nOf {counts.total()} broken solutions the public checks catch {counts['check'] + counts['both']}, and "
+        f"the hidden tests alone the other {counts['hidden']}."
+    )
     for key in source.keys(ROOT):
         assignment = source.read(ROOT, key)
         code, mistakes = cells(assignment), broken(key)

@@ -132,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
 
     get = _command(commands, "fetch", fetch.command, "download a public data set into the data folder; it goes on")
     get.add_argument("names", nargs="+", metavar="NAME", help=f"one of: {', '.join(fetch.ARCHIVES)}")
+
     from dtta.course.cli import add_commands  # its commands import what they need when they run
 
     add_commands(commands)

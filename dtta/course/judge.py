@@ -54,6 +54,7 @@ class Student:
         """
         self._written()
         before = [a.detach().clone() if isinstance(a, Tensor) else None for a in arguments]
+        learning = [_learning(a) for a in arguments]
         self.calls += 1
         try:
             # Python's warnings go to stderr, and nbgrader takes anything there for a failed test.
@@ -82,6 +83,12 @@ class Student:
                     "Operations such as `+=`, `x[...] = ` and names that end in _ do that: make a new tensor.",
                     arguments,
                 )
+            if learning[i] != _learning(new):
+                self.fail(
+                    f"leaves a trace in its argument number {i + 1}: other `requires_grad` or `.grad` than before.\n"
+                    "  a likely reason: `requires_grad_` or `backward` without `.detach()` before it",
+                    arguments,
+                )
         return result
 
     def gives(
@@ -90,7 +97,7 @@ class Student:
         *arguments: object,
         what: str = "the result",
         reasons: Mapping[str, Tensor] | None = None,
-        tolerance: float = 1e-5,
+        tolerance: float | None = None,
     ) -> Tensor:
         """Call the function and compare what came with what was expected.
 
@@ -98,16 +105,20 @@ class Student:
             expected: the right answer. If it requires a gradient, so must what came.
             what: what the number is, such as "z_t".
             reasons: likely mistakes in words, each with the wrong answer that it leads to.
-            tolerance: relative to the largest expected number.
+            tolerance: relative to the largest expected number (default: 1e-5, and 1e-9 in float64).
 
         Raises:
             Wrong: with what was expected, what came, and a likely reason.
         """
+        if tolerance is None:
+            tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-5
         came = self(*arguments)
         if problem := _form(came, expected, what):
             self.fail(problem, arguments)
         if not torch.allclose(came, expected, rtol=tolerance, atol=tolerance * _scale(expected), equal_nan=True):
             reason = likely(came.detach(), expected.detach(), reasons or {}, max(tolerance, 1e-5))
+            if torch.allclose(came, expected, rtol=1e-6, atol=1e-6 * _scale(expected), equal_nan=True):
+                reason = "a part of it was computed in float32: `.float()`, or a tensor made without a dtype"
             worst = (came - expected).abs().nan_to_num(float("inf")).flatten().argmax()
             place = [int(i) for i in torch.unravel_index(worst, expected.shape)]
             lines = [
@@ -216,6 +227,14 @@ def _scale(expected: Tensor) -> float:
 
 def _unchanged(old: Tensor, new: Tensor) -> bool:
     return old.shape == new.shape and torch.equal(old.nan_to_num(), new.detach().nan_to_num())
+
+
+def _learning(value: object) -> tuple | None:
+    """Whether a tensor asks for a gradient, and what stands in its `.grad`."""
+    if not isinstance(value, Tensor):
+        return None
+    grad = value.grad if value.is_leaf else None
+    return value.requires_grad, None if grad is None else grad.tolist()
 
 
 def _first_line(error: BaseException) -> str:

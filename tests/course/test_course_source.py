@@ -52,6 +52,19 @@ def test_every_line_of_a_stub_stands_in_its_solution_or_is_dots(key):
         assert STUB in stub or TEXT_STUB in stub
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_each_rubric_adds_up_to_the_points_of_its_task(key):
+    assignment, task, rubrics = source.read(ROOT, key), 0, {}
+    for cell in assignment.notebook.cells:
+        if heading := re.search(r"^## (?:Task|Part) (\d+):", cell.source, re.MULTILINE):
+            task = int(heading[1])
+        if "| points | for |" in cell.source:
+            assert task not in rubrics, f"task {task} has two rubrics"
+            rubrics[task] = sum(map(int, re.findall(r"^\| (\d+) \| .+ \|$", cell.source, re.MULTILINE)))
+    points = {t.number: sum(t.points[cell] for cell in t.manual) for t in assignment.tasks if t.manual}
+    assert rubrics == points
+
+
 def test_every_check_is_used_by_an_assignment():
     text = "\n".join(path.read_text() for path in (ROOT / source.FOLDER).glob("*.py"))
     for name in set(check.__all__) - {"Student", "Wrong"}:

@@ -9,7 +9,7 @@ from dtta.course.check.a2 import depth_condition, gradient_in_parts, mix_classes
 from dtta.course.check.a3 import adapt_and_restore, adapt_step, entropy_gradient, paired_interval, tent_step
 from dtta.course.check.a4 import agreement, confusion_matrix, doubtful_map, mean_class_accuracy, mean_iou
 from dtta.course.check.a5 import distance_errors, log_depth, log_depth_gradient, scale_and_shift, ssim_window
-from dtta.course.check.a6 import clip_logits, lora_output, lora_start, name_vectors, token_mixture
+from dtta.course.check.a6 import clip_logits, lora_output, lora_start, merged_weight, name_vectors, token_mixture
 from dtta.course.check.a7 import (
     antithetic_times,
     block_means,
@@ -61,6 +61,7 @@ __all__ = [
     "loss_per_sample",
     "mean_class_accuracy",
     "mean_iou",
+    "merged_weight",
     "mix_classes",
     "mix_pixels",
     "mixture_gradient",

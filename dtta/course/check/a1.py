@@ -51,6 +51,9 @@ def linear_schedule(student: Student) -> None:
             "a sum in place of a product": (1 - beta).cumsum(0),
             "ᾱ_t includes β_t itself: this product ends one earlier": torch.cat([torch.ones(1), right[:-1]]),
             "β must reach its last value: T numbers, both ends included": (1 - shorter).cumprod(0),
+            "β must begin at its first value: T numbers, both ends included": (
+                1 - first - (last - first) * torch.arange(1, T + 1) / T
+            ).cumprod(0),
             "β rises from first to last; here it falls": (1 - beta.flip(0)).cumprod(0),
             "this is √ᾱ": right.sqrt(),
         },
@@ -94,11 +97,11 @@ def loss_by_timestep(student: Student) -> None:
             student.fail("calls predict with another t than one whole number for each draw, a tensor of shape (6,)")
         return 0.5 * z_t + 0.1 * t.view(-1, 1, 1, 1)
 
-    def losses(a: Tensor, times: list[int], noise: Tensor) -> Tensor:
+    def losses(a: Tensor, times: list[int], noise: Tensor, told: int = 0) -> Tensor:
         rows = []
         for t in times:
             z_t = a[t] ** 0.5 * z0 + (1 - a[t]) ** 0.5 * noise
-            rows.append((0.5 * z_t + 0.1 * t - noise).square().mean())
+            rows.append((0.5 * z_t + 0.1 * (t + told) - noise).square().mean())
         return torch.stack(rows)
 
     right = losses(alpha_bar, times, noise)
@@ -117,6 +120,8 @@ def loss_by_timestep(student: Student) -> None:
             "ᾱ is looked up at the place in the list, not at the timestep itself": losses(
                 torch.tensor([alpha_bar[times.index(t)] if t in times else 0.5 for t in range(T)]), times, noise
             ),
+            "predict is told t - 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, -1),
+            "predict is told t + 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, 1),
         },
     )  # fmt: skip
 

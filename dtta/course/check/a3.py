@@ -41,6 +41,13 @@ def _moved(student: Student, came: Tensor, expected: Tensor, start: Tensor, reas
     student.fail("\n".join(lines))
 
 
+def _cut_off(student: Student, came: Tensor, what: str) -> None:
+    if came.requires_grad:
+        student.fail(
+            f"returns {what} with a gradient: whoever keeps it keeps the whole graph in memory. Use `.detach()`"
+        )
+
+
 @public
 def adapt_step(student: Student) -> None:
     """Belief, mixture, mean loss over the pairs, one step of the optimizer; returns the loss before it."""
@@ -68,7 +75,7 @@ def adapt_step(student: Student) -> None:
     for p in weights:
         p.grad = torch.ones_like(p)
     right = run().mean().detach()
-    student.gives(
+    came = student.gives(
         right,
         network, loss, l, torch.optim.SGD(weights, lr=rate), x, z0, t, noise,
         what="the loss",
@@ -93,6 +100,7 @@ def adapt_step(student: Student) -> None:
             "the belief in the loss that was backed through is not the softmax": start - rate * by_logits,
         },
     )
+    _cut_off(student, came, "the loss")
 
 
 @public
@@ -155,7 +163,7 @@ def tent_step(student: Student) -> None:
     log_y = network(x).log_softmax(1).detach()
     entropy = -(log_y.exp() * log_y).sum(1)
     across = network(x).log_softmax(0).detach()
-    student.gives(
+    came = student.gives(
         entropy.mean(),
         network, x, rate,
         what="the mean entropy",
@@ -181,6 +189,7 @@ def tent_step(student: Student) -> None:
             "the sum over the images was gone down, where their mean belongs": start - 5 * rate * norm * down,
         },
     )
+    _cut_off(student, came, "the entropy")
 
 
 @public

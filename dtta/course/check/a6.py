@@ -1,4 +1,4 @@
-"""Checks of assignment 6: CLIP's logits and templates, prompts mixed token by token, and LoRA."""
+"""Checks of assignment 6: CLIP's logits and templates, prompts mixed token by token, LoRA, and LoRA merged."""
 
 from __future__ import annotations
 
@@ -127,6 +127,32 @@ def lora_output(student: Student) -> None:
 
 
 @public
+def merged_weight(student: Student) -> None:
+    """W' = W + α/r B A in the dtype of W, new, without a gradient."""
+    W, A, B = (_random(*shape, seed=i).requires_grad_() for i, shape in enumerate([(4, 5), (2, 5), (4, 2)]))
+    alpha, update = 6.0, (B @ A).detach()
+    frozen = W.detach()
+    came = student.gives(
+        frozen + 3 * update,
+        W, A, B, alpha,
+        what="W'",
+        reasons={
+            "the factor α/r is missing": frozen + update,
+            "multiplied by α; the factor is α/r": frozen + 6 * update,
+            "multiplied by r/α; the factor is α/r": frozen + update / 3,
+            "α was divided by another side than the rank r, the length of A": frozen + 6 / 5 * update,
+            "α was divided by another side than the rank r, the width of B": frozen + 6 / 4 * update,
+            "this is α/r B A alone; W is missing": 3 * update,
+            "the factor α/r belongs to B A alone": 3 * (frozen + update),
+            "subtracted where added belongs": frozen - 3 * update,
+            "this is W as it was": frozen,
+        },
+    )  # fmt: skip
+    if came.requires_grad:
+        student.fail("returns W' with a gradient. What is merged no longer learns: use `.detach()`")
+
+
+@public
 def lora_start(student: Student) -> None:
     """A random (rank, in), B zero (out, rank), leaves that ask for a gradient; other ranks end in a ValueError."""
     inside, out, rank = 6, 5, 2
@@ -155,7 +181,7 @@ def lora_start(student: Student) -> None:
         if not torch.allclose(A, drawn)
         else "The √in_features is missing"
     )
-    if torch.allclose(A, drawn / inside):
+    if torch.allclose(A, (A / drawn).mean() * drawn) and not torch.allclose(A, drawn):
         reason = "Divide by the square root of in_features"
     if not torch.allclose(A, drawn / inside**0.5, atol=1e-6):
         student.fail(f"gives other numbers than expected for A. {reason}")

@@ -103,6 +103,7 @@ def gradient_noise(student: Student) -> None:
         (far.mean() / mean.square().sum()).sqrt(),
         g,
         what="the noise",
+        tolerance=1e-5,  # to compute in float64 is what the hidden tests ask for
         reasons={
             "the square root is missing": far.mean() / mean.square().sum(),
             "divided by S - 1; the formula divides by S": (far.sum() / 4 / mean.square().sum()).sqrt(),

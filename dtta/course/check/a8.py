@@ -29,6 +29,8 @@ def weights_that_move(student: Student) -> None:
     names = {id(p): name for name, p in network.named_parameters()}
     for kind, wanted in own.items():
         came = student(network, kind)
+        if isinstance(came, set | frozenset):
+            student.fail("returns a set, whose order is never the same, and which no optimizer takes; return a list")
         if isinstance(came, Tensor | nn.Module | str) or not hasattr(came, "__iter__"):
             student.fail(f"should return a list of weights, and returned {type(came).__name__}, for kind {kind!r}")
         came = list(came)

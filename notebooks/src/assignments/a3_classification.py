@@ -213,7 +213,8 @@ def tent_step(network, x, lr):
 check.tent_step(tent_step)
 
 # %% nbgrader={"grade": true, "grade_id": "tent-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: every kind of normalisation layer, one without scale and shift, answers that are very sure.
+# Hidden tests run here: every kind of normalisation layer, one without scale and shift, answers that are very sure,
+# gradients left over from before.
 ### BEGIN HIDDEN TESTS
 import copy
 
@@ -225,6 +226,7 @@ for _k, _norm in enumerate([*_norms, torch.nn.LayerNorm(6)]):
                                torch.nn.Linear(6, 3))  # fmt: skip
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g) * (100 if _k == 3 else 1)
+        _p.grad = torch.ones(_p.shape)
     _twin, _x = copy.deepcopy(_net), torch.randn(5, 4, generator=_g)
     _value = torch.distributions.Categorical(logits=_twin(_x).double()).entropy().mean()
     _own = list(_twin[1].parameters())

@@ -56,12 +56,12 @@ def log_depth(depth, near, far):
 check.log_depth(log_depth)
 
 # %% nbgrader={"grade": true, "grade_id": "log-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: other shapes and ranges, depths of zero and below, infinitely far.
+# Hidden tests run here: other shapes and ranges, double precision, depths of zero and below, infinitely far.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(log_depth)
 for _shape, _near, _far in [((7,), 0.1, 80.0), ((2, 1, 3, 4), 1.0, 2.0), ((1, 5, 5), 2.0, 64.0)]:
     _g = torch.Generator().manual_seed(len(_shape))
-    _share = torch.rand(_shape, generator=_g)
+    _share = torch.rand(_shape, generator=_g, dtype=torch.float64 if len(_shape) == 3 else torch.float32)
     _depth = _near * (_far / _near) ** _share
     _depth.view(-1)[:4] = torch.tensor([0.0, -1.0, float("inf"), 2 * _far])
     _right = 2 * _share - 1

@@ -10,9 +10,9 @@
 # # Assignment 6: open vocabulary
 #
 # After [chapter 06](../06_open_vocabulary.ipynb). You build what a CLIP classifier does with its vectors, mix prompts
-# token by token, write LoRA from nothing, and then look at what it moves when CLIP is adapted to one portrait.
+# token by token, write LoRA from nothing, merge it into a weight, and then look at what it moves when CLIP is adapted to one portrait.
 #
-# **21 points, about 100 minutes.** All of it runs on a CPU in seconds. In each task you write the body of one function,
+# **24 points, about 110 minutes.** All of it runs on a CPU in seconds. In each task you write the body of one function,
 # where `...` stands. The cell below it checks what you wrote and says what it found; run it as often as you like. When
 # your work is graded, the same cell and some hidden tests run again. Tasks do not depend on each other, and you may
 # add cells of your own. Do not edit the cells that check.
@@ -160,6 +160,7 @@ _prompts = torch.arange(12.0).view(3, 2, 2)
 _tested.gives(_prompts[[1]], _sure, _prompts, what="c")
 _logits = torch.zeros(1, 2, requires_grad=True)
 _c = _tested(_logits, torch.tensor([[[1.0]], [[3.0]]]))
+assert _c.requires_grad, "no gradient reaches the logits"
 assert torch.allclose(torch.autograd.grad(_c.sum(), _logits)[0], torch.tensor([[-0.5, 0.5]])), (
     "the gradient at logit j is y_j (l_j - c)"
 )
@@ -273,7 +274,57 @@ for _rank in (0, -1, 5, 1.5):
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 6: what moves in CLIP?
+# ## Task 6: merge LoRA into the weight
+#
+# *Difficulty ●●○ · 3 points · 10 minutes*
+#
+# To run two thin matrices beside $W$ costs time at each call. When LoRA has learnt, one can add them to the weight once
+# and for all:
+#
+# $$W' = W + \frac{\alpha}{r}\, B A, \qquad W' x = W x + \frac{\alpha}{r}\, B A x \quad \text{for every } x .$$
+#
+# Return $W'$ as a new tensor without a gradient, and leave $W$ as it is: who subtracts $BA$ again does not get the last bits
+# of $W$ back. $A$ and $B$ are at least float32, $W$ may be in half precision. Add before you round, and round once, to the
+# dtype of $W$.
+#
+# <details><summary>Hint</summary>
+#
+# PyTorch adds a float16 and a float32 tensor in float32. `.to(W.dtype)` rounds.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "merge-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def merged_weight(W, A, B, alpha):
+    """W' (out, in) in the dtype of W and without a gradient, from W (out, in), A (r, in), B (out, r) and the number α."""
+    ### BEGIN SOLUTION
+    return (W + alpha / len(A) * B @ A).detach().to(W.dtype)
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "merge-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+check.merged_weight(merged_weight)
+
+# %% nbgrader={"grade": true, "grade_id": "merge-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: square matrices, rank 1, W in half and in double precision; the same answers as with LoRA beside.
+### BEGIN HIDDEN TESTS
+_tested = check.Student(merged_weight)
+for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 1, torch.float64),
+                                         (5, 6, 2, 4, torch.float16), (8, 8, 2, 1, torch.bfloat16)]:  # fmt: skip
+    _g = torch.Generator().manual_seed(_in)
+    _fine = torch.float64 if _dtype == torch.float64 else torch.float32
+    _W = torch.randn(_out, _in, generator=_g, dtype=_fine)
+    if _fine == torch.float32:  # multiples of powers of 2 are added without an error: only the last rounding is left
+        _W = ((128 * _W).round().clamp(-128, 128) / 128).to(_dtype)
+    _A = torch.randint(-1024, 1025, (_rank, _in), generator=_g).to(_fine) / 1024
+    _B = torch.randint(-1024, 1025, (_out, _rank), generator=_g).to(_fine) / 1024
+    _each = torch.eye(_in, dtype=_fine)  # with one input at a time, the answers are the weight's columns
+    _beside = _each @ _W.to(_fine).T + _alpha / _rank * (_each @ _A.T @ _B.T)
+    _ = _tested.gives(_beside.T.to(_dtype), _W, _A, _B, _alpha, what="W'")
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Task 7: what moves in CLIP?
 #
 # *Difficulty ●●● · 5 points · 35 minutes*
 #

@@ -239,11 +239,14 @@ def block_means(g, n):
 check.block_means(block_means)
 
 # %% nbgrader={"grade": true, "grade_id": "blocks-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: blocks of one, one block of all, a rest that is dropped, a tensor that was transposed.
+# Hidden tests run here: blocks of one, one block of all, a rest that is dropped, a tensor that was transposed, double
+# precision.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(block_means)
 for _m, _n, _l in [(6, 1, 2), (6, 6, 3), (11, 4, 5), (9, 3, 3)]:
-    _g = torch.randn(_l, _m, generator=torch.Generator().manual_seed(_m)).T
+    _g = torch.randn(_l, _m, generator=torch.Generator().manual_seed(_m)).T.to(
+        torch.float64 if _m == 11 else torch.float32
+    )
     _right = [sum(_g[i] for i in range(k, k + _n)) / _n for k in range(0, _m - _n + 1, _n)]
     _tested.gives(torch.stack(_right), _g, _n, what="the means of the blocks")
 ### END HIDDEN TESTS

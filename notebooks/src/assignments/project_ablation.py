@@ -103,12 +103,15 @@ def gain_interval(before, after, draws):
 check.gain_interval(gain_interval)
 
 # %% nbgrader={"grade": true, "grade_id": "interval-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: no difference at all, a single image, right and wrong as 0 and 1, other numbers of draws.
+# Hidden tests run here: no difference at all, a single image, right and wrong as 0 and 1, other numbers of draws, scores
+# in double precision.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(gain_interval)
 for _n, _many in [(1, 5), (12, 41), (30, 201)]:
     _g = torch.Generator().manual_seed(_n)
     _before, _after = (torch.randint(2, (_n,), generator=_g).float() for _ in range(2))
+    if _n == 12:
+        _before, _after = (torch.rand(_n, generator=_g, dtype=torch.float64) for _ in range(2))
     _draws = torch.randint(_n, (_many, _n), generator=_g)
     _each = [100 * (a - b) for a, b in zip(_after.tolist(), _before.tolist(), strict=True)]
     _means = sorted(sum(_each[i] for i in row) / _n for row in _draws.tolist())

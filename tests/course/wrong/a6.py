@@ -120,3 +120,26 @@ def lora_start(in_features, out_features, rank, generator):
         raise ValueError("a rank below 1")
     A = torch.randn(rank, in_features, generator=generator) / in_features**0.5
     return A.requires_grad_(), torch.zeros(out_features, rank, requires_grad=True)
+
+
+# %% without its factor task="merge-answer" loses=["merge-check", "merge-hidden"] says="factor α/r is missing"
+def merged_weight(W, A, B, alpha):
+    return (W + B @ A).detach().to(W.dtype)
+
+
+# %% added to the caller's weight task="merge-answer" loses=["merge-check", "merge-hidden"] says="in place"
+def merged_weight(W, A, B, alpha):
+    W = W.detach()
+    W += (alpha / len(A) * B @ A).detach()
+    return W
+
+
+# %% goes on learning task="merge-answer" loses=["merge-check"] says="returns W' with a gradient"
+def merged_weight(W, A, B, alpha):
+    return (W + alpha / len(A) * B @ A).to(W.dtype)
+
+
+# %% the update is rounded before it is added task="merge-answer" loses=["merge-hidden"] says="gives other numbers than expected for W'"
+def merged_weight(W, A, B, alpha):
+    BA = (alpha / len(A) * B @ A).detach()
+    return W.detach() + BA.to(W.dtype)

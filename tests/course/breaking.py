@@ -1,0 +1,113 @@
+"""Solutions broken in one place, written from the tasks' texts and solutions alone, without a look at the checks.
+
+In broken/aN.py stands a list for each task: what is wrong, a piece of the solution, what takes its place, and who
+catches it: "check" (the public check), "hidden" (the hidden tests) or "both". The lecturers' list of them is made by
+
+    python tests/course/breaking.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import linecache
+import runpy
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from trip import MARKER, ROOT
+
+from dtta.course.judge import Wrong
+from dtta.course.staff import source
+from dtta.course.staff.source import Assignment
+
+BROKEN = Path(__file__).parent / "broken"
+TABLE = ROOT / "book" / "broken_solutions.md"
+HEAD = """\
+# Broken solutions
+
+Do the checks catch what students really get wrong? Below, each task's solution is broken in one place: a swapped axis,
+a forgotten root, a timestep off by one, a missing `detach`. These were written from the tasks and their solutions
+alone, by someone who had not read the checks; 13 slipped through at first, and the checks or the hidden tests were
+mended. `tests/course/test_course_broken.py` tries all of them.
+
+The public check is the one that students run and that explains; the hidden tests run when the work is graded. A mistake
+that only the hidden tests catch is an edge case, of a kind that the task's text or the first line of the hidden tests
+names. This list is made by `python tests/course/breaking.py` from `tests/course/broken/`.
+"""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One mistake: in the answer's cell of a task, `old` is replaced by `new`."""
+
+    task: str
+    what: str
+    old: str
+    new: str
+    caught: str
+
+    def apply(self, solution: str) -> str:
+        """The solution with the mistake in it."""
+        assert solution.count(self.old) == 1, f"{self.what}: {self.old!r} must stand in the solution exactly once"
+        return solution.replace(self.old, self.new)
+
+
+def broken(key: str) -> list[Broken]:
+    """The broken solutions of an assignment."""
+    tasks = runpy.run_path(str(BROKEN / f"{key}.py"))["BROKEN"]
+    return [Broken(task, *mistake) for task, mistakes in tasks.items() for mistake in mistakes]
+
+
+def cells(assignment: Assignment) -> dict[str, str]:
+    """The code of an assignment's cells by grade id, as they stand when a solved notebook is graded."""
+    found = [cell for cell in assignment.notebook.cells if cell.cell_type == "code" and "nbgrader" in cell.metadata]
+    return {cell.metadata.nbgrader.grade_id: MARKER.sub("", cell.source) for cell in found}
+
+
+def tried(code: dict[str, str], task: str, answer: str) -> dict[str, Exception]:
+    """What the public check and the hidden tests of a task raise under an answer, by "check" and "hidden"."""
+    name = f"<{task}-answer>"
+    linecache.cache[name] = len(answer), None, answer.splitlines(keepends=True), name  # as a notebook's cells have it
+    space = {}
+    exec(code["setup"], space)
+    exec(compile(answer, name, "exec"), space)
+    raised = {}
+    for part in ("check", "hidden"):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(code[f"{task}-{part}"], space)
+        except Exception as error:
+            raised[part] = error
+    return raised
+
+
+def caught(raised: dict[str, Exception]) -> str:
+    """Who caught it: "check", "hidden", "both" or "nobody"."""
+    assert isinstance(raised.get("check", Wrong()), Wrong), f"the check itself fell over: {raised['check']!r}"
+    return {0: "nobody", 1: next(iter(raised), ""), 2: "both"}[len(raised)]
+
+
+def table() -> str:
+    """The list for lecturers: each mistake and the check that catches it."""
+    lines, counts = [], Counter(mistake.caught for key in source.keys(ROOT) for mistake in broken(key))
+    lines.append(
+        f"{HEAD}\nOf {counts.total()} broken solutions the public checks catch {counts['check'] + counts['both']}, and "
+        f"the hidden tests alone the other {counts['hidden']}."
+    )
+    for key in source.keys(ROOT):
+        assignment = source.read(ROOT, key)
+        code, mistakes = cells(assignment), broken(key)
+        lines += [f"\n## {assignment.title}\n", "| mistake | public check | hidden tests |", "|---|---|---|"]
+        for mistake in mistakes:
+            check = code[f"{mistake.task}-check"].partition("(")[0]
+            public = f"`{check}`" if mistake.caught in ("check", "both") else "–"
+            hidden = f"`{mistake.task}-hidden`" if mistake.caught in ("hidden", "both") else "–"
+            lines.append(f"| {mistake.what} | {public} | {hidden} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TABLE.write_text(table())
+    print(TABLE)

@@ -1,0 +1,91 @@
+# Broken solutions of assignment 4: what is wrong, a piece of the solution, what takes its place, and who
+# catches it. The format: tests/course/breaking.py.
+
+BROKEN = {
+    "doubt": [
+        ("no label is taken for the last class", "torch.cat([embeddings, mean[None]])", "embeddings", "both"),
+        ("height and width are swapped", "movedim(-1, 1)", "transpose(-1, 1)", "both"),
+        (
+            "doubt is shared by the other classes alone",
+            "return (",
+            "doubt = doubt * len(embeddings) / (len(embeddings) - 1)\n    return (",
+            "both",
+        ),
+        ("pixels without a label get nothing", "mean[None]]", "0 * mean[None]]", "both"),
+        (
+            "labels are changed in place",
+            "sure = torch",
+            "labels[labels < 0] = len(embeddings)\n    sure = torch",
+            "both",
+        ),
+    ],
+    "confusion": [
+        ("rows and columns are swapped", "L * true[there] + called[there]", "L * called[there] + true[there]", "both"),
+        ("class 0 is left out with what has no label", "true >= 0", "true > 0", "both"),
+        (
+            "the matrix is as large as the labels that occur",
+            ", minlength=L * L).view(L, L)",
+            ", minlength=1).view(L, -1)",
+            "hidden",
+        ),
+        ("only each pair's presence is counted", ".view(L, L)", ".clamp(max=1).view(L, L)", "both"),
+        ("unlabelled pixels are those that are called -1", "there = true >= 0", "there = called >= 0", "both"),
+        ("labels are changed in place", "there = true >= 0", "true[true < 0] = 0\n    there = true >= 0", "both"),
+    ],
+    "iou": [
+        (
+            "the mean of the images' own IoU",
+            "[there]).mean()",
+            "[there]).mean() if len(tables) == 1 else torch.stack([mean_iou(t[None]) for t in tables]).mean()",
+            "both",
+        ),
+        ("classes that are only called count too", "there = true > 0", "there = true + called > 0", "hidden"),
+        ("pixels that are both count twice in the union", "true + called - both", "true + called", "both"),
+        (
+            "rows and columns are swapped: who is in the mean is read from what is called",
+            "table.sum(1), table.sum(0)",
+            "table.sum(0), table.sum(1)",
+            "hidden",
+        ),
+        (
+            "all classes, those that are not there with 0",
+            "(both[there] / (true + called - both)[there]).mean()",
+            "(both / (true + called - both)).nan_to_num().mean()",
+            "both",
+        ),
+    ],
+    "accuracy": [
+        ("shares of what is called, not of what is there", "table.sum(1)", "table.sum(0)", "both"),
+        ("classes that are never right are left out", "true > 0", "table.diagonal() > 0", "hidden"),
+        (
+            "the share of all pixels",
+            "(table.diagonal()[there] / true[there]).mean()",
+            "(table.diagonal().sum() / table.sum())",
+            "both",
+        ),
+        ("a share, not percent", "100 * ", "", "both"),
+        ("float64 comes back", "table.diagonal()[there]", "table.diagonal()[there].double()", "both"),
+    ],
+    "feedback": [
+        ("a gradient of 0 counts as raised", "< 0", "<= 0", "hidden"),
+        (
+            "the called class is looked at, not the true one",
+            "gradient.gather(1, truth[:, None])",
+            "gradient.gather(1, logits.argmax(1, keepdim=True))",
+            "both",
+        ),
+        (
+            "right pixels first",
+            "[raised[~right].mean(), raised[right].mean()]",
+            "[raised[right].mean(), raised[~right].mean()]",
+            "both",
+        ),
+        (
+            "shares of all pixels",
+            "raised[~right].mean(), raised[right].mean()",
+            "(raised * ~right).mean(), (raised * right).mean()",
+            "both",
+        ),
+        ("0 where there is no such pixel", "raised[right].mean()])", "raised[right].mean()]).nan_to_num()", "hidden"),
+    ],
+}

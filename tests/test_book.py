@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from axe_playwright_python.sync_playwright import Axe
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from dtta.course.staff import source
@@ -150,7 +150,7 @@ def test_colab_links_lead_to_the_page_and_its_assignment(browser, address, docum
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_chapter_ends_in_its_self_test_and_its_assignment(browser, address, html, name):
+def test_chapter_ends_in_its_self_test_and_its_assignment_and_the_keyboard_opens_answers(browser, address, html, name):
     questions = _course.quiz(PROJECT, name[:2])
     one = source.read(ROOT, CHAPTERS[name])
     with Visit(browser, address, f"notebooks/{name}", 1280) as visit:
@@ -166,6 +166,11 @@ def test_chapter_ends_in_its_self_test_and_its_assignment(browser, address, html
             page.keyboard.press("Enter")
             assert answer.locator("p").is_visible()
             assert answer.locator("strong").inner_text() == f"{question['answer']}."
+        solution = page.locator(".admonition.solution")  # that of the exercise, above
+        assert not solution.locator("section p").first.is_visible()
+        solution.locator("button").focus()
+        page.keyboard.press("Enter")
+        solution.locator("section p").first.wait_for(state="visible", timeout=5000)
         words = page.locator(".dtta-assignment").inner_text()
         facts = (one.title, f"{one.points} points", f"about {one.minutes} minutes", f"{len(one.tasks)} tasks")
         assert [fact for fact in facts if fact not in words] == []
@@ -177,18 +182,6 @@ def test_chapter_ends_in_its_self_test_and_its_assignment(browser, address, html
             assert copy.read_bytes() == handed_out.read_bytes()
         else:
             assert link == f"{PROJECT.url}/raw/main/notebooks/assignments/{one.name}.ipynb"
-
-
-@pytest.mark.parametrize("name", PROJECT.pages_in_toc())
-def test_exercise_has_a_solution_that_the_keyboard_opens(browser, address, name):
-    with Visit(browser, address, f"notebooks/{name}", 1280) as visit:
-        page = visit.page
-        assert page.locator(".admonition.exercise").count() == 1
-        solution = page.locator(".admonition.solution")
-        assert not solution.locator("section p").first.is_visible()
-        solution.locator("button").focus()
-        page.keyboard.press("Enter")
-        solution.locator("section p").first.wait_for(state="visible", timeout=5000)
 
 
 @pytest.mark.parametrize("document", ["book/students", "book/instructors"])
@@ -267,7 +260,7 @@ KINDS = [
     "book/status",
     "book/api",
     "notebooks/01_diffusion_loss",
-    "notebooks/06_open_vocabulary",
+    "notebooks/08_weights",
     "search",
 ]
 OPEN_ALL = """() => {

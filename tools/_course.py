@@ -152,19 +152,21 @@ def _notebook(project: Project, assignment, notebooks: str, words: str = "Downlo
 def table(project: Project, known: dict) -> str:
     """All assignments, a row each, for the guides."""
     lines = [
-        "| assignment | chapter | points | by hand | minutes | tasks | notebook |",
-        "|:--|:--|--:|--:|--:|--:|:--|",
+        "| assignment | notebook | chapter | points | by hand | minutes | tasks |",
+        "|:--|:--|:--|--:|--:|--:|--:|",
     ]
+    columns: list[list[int]] = []
     pages = {name.partition("_")[0]: name for name in project.pages_in_toc()}
     for key, one in known.items():
         chapter = pages.get(key[1:].zfill(2), "")
         link = f"[{chapter[:2]}](../notebooks/{chapter}.ipynb)" if chapter else "all"
-        own = re.sub(r"^Assignment \d+: ", "", one.title)
+        own = one.title.partition(": ")[2] or one.title
         where = f"{_colab(project, one, 'Colab')} {_notebook(project, one, '../notebooks', f'{key}.ipynb')}"
         numbers = [one.points, _by_hand(one), one.minutes, len(one.tasks)]
-        lines.append(f"| {key}: {own} | {link} | {' | '.join(map(str, numbers))} | {where} |")
-    sums = [sum(of(one) for one in known.values()) for of in (lambda o: o.points, _by_hand, lambda o: o.minutes)]
-    lines.append(f"| in all | | {' | '.join(map(str, sums))} | {sum(len(o.tasks) for o in known.values())} | |")
+        columns.append(numbers)
+        lines.append(f"| {key}: {own} | {where} | {link} | {' | '.join(map(str, numbers))} |")
+    sums = [sum(row) for row in zip(*columns, strict=True)]
+    lines.append(f"| in all | | | {' | '.join(map(str, sums))} |")
     return "\n".join(lines)
 
 

@@ -1,0 +1,178 @@
+"""What the course adds to the book while it is built: a self-test and the assignment at each chapter's end, and tables.
+
+A self-test is data, book/quizzes/NN.yml. Numbers of an assignment are read from its source. The committed notebooks
+stay as they are: what Colab opens has none of this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import yaml
+from _pages import PageError, Project
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
+ASSIGNMENTS = "<!-- assignments -->"
+QUESTIONS = 3  # in a self-test
+LETTERS = "abcd"
+_FIELDS = {"id", "question", "options", "answer", "why"}
+
+
+def quiz(project: Project, number: str) -> list[dict]:
+    """The questions of chapter "01"; none where there is no file.
+
+    Raises:
+        PageError: a rule is broken; all that are, a sentence each.
+    """
+    path = project.root / "book" / "quizzes" / f"{number}.yml"
+    if not path.exists():
+        return []
+    questions = yaml.safe_load(path.read_text())
+    if wrong := list(_problems(questions)):
+        raise PageError("\n".join(f"book/quizzes/{path.name}: {sentence}" for sentence in wrong))
+    return questions
+
+
+def _problems(questions: object):
+    if not isinstance(questions, list) or not all(isinstance(q, dict) for q in questions):
+        yield "must be a list of questions, each with " + ", ".join(sorted(_FIELDS))
+        return
+    if len(questions) != QUESTIONS:
+        yield f"has {len(questions)} questions; {QUESTIONS} are wanted"
+    for n, question in enumerate(questions, 1):
+        name = question.get("id", f"question {n}")
+        if set(question) != _FIELDS:
+            yield f"{name}: has {', '.join(sorted(question))}; needs {', '.join(sorted(_FIELDS))}"
+            continue
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", str(name)):
+            yield f"{name}: an id is words of small letters, joined by hyphens"
+        options = question["options"]
+        if not isinstance(options, list) or not all(isinstance(text, str) for text in options):
+            yield f"{name}: options must be a list of texts"
+            continue
+        if not 3 <= len(options) <= len(LETTERS):
+            yield f"{name}: has {len(options)} options; 3 or 4 are wanted"
+        if len({" ".join(text.lower().split()) for text in options}) < len(options):
+            yield f"{name}: an option stands twice"
+        if question["answer"] not in list(LETTERS[: len(options)]):
+            yield f"{name}: the answer is {question['answer']!r}; it must be one letter of {LETTERS[: len(options)]!r}"
+        if any(not str(question[key]).strip() or "\n" in str(question[key]).strip() for key in ("question", "why")):
+            yield f"{name}: question and why are one line each"
+    answers = [question.get("answer") for question in questions]
+    if len(answers) > 1 and len(set(map(str, answers))) == 1:
+        yield f"the answer is always {answers[0]}"
+    ids = Counter(str(question.get("id")) for question in questions)
+    yield from (f"the id {name} stands twice" for name, count in ids.items() if count > 1)
+
+
+def assignments(project: Project) -> dict:
+    """The assignments by key, in order: "a1" and so on, then "project"; none where the course is not there."""
+    from dtta.course.staff import source  # jupytext and nbformat, which the book needs too, are all that it takes
+
+    if not (project.root / source.FOLDER).is_dir():
+        return {}
+    return {key: source.read(project.root, key) for key in source.keys(project.root)}
+
+
+def close(project: Project, name: str, page: NotebookNode, known: dict) -> NotebookNode:
+    """Put a chapter's self-test and its assignment behind its last cell."""
+    number = name.partition("_")[0]
+    questions, assignment = quiz(project, number), known.get(f"a{int(number)}" if number.isdecimal() else "")
+    parts = [_self_test(questions)] if questions else []
+    parts += [_block(project, assignment)] if assignment else []
+    page.cells += [new_markdown_cell(text, id=f"course-{n}") for n, text in enumerate(parts)]
+    return page
+
+
+def _self_test(questions: list[dict]) -> str:
+    lines = ["## Test yourself", "", "Decide before you open the answer.", ""]
+    for n, question in enumerate(questions, 1):
+        options = [f"- **{letter}.** {text}" for letter, text in zip(LETTERS, question["options"], strict=False)]
+        lines += [
+            ":::{div} dtta-question",
+            f"(quiz-{question['id']})=",
+            f"**{n}.** {question['question']}",
+            "",
+            *options,
+            "",
+            f"```{{dropdown}} Answer to question {n}",
+            f"**{question['answer']}.** {question['why']}",
+            "```",
+            ":::",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _block(project: Project, assignment) -> str:
+    facts = f"{assignment.points} points · about {assignment.minutes} minutes · {len(assignment.tasks)} tasks"
+    by_hand = _by_hand(assignment)
+    if by_hand:
+        facts += f" · {by_hand} of the points graded by a person"
+    tasks = [f"{task.number}. {task.title[0].upper()}{task.title[1:]}" for task in assignment.tasks]
+    return "\n".join(
+        [
+            "## Assignment",
+            "",
+            ":::{div} dtta-assignment",
+            f"**{assignment.title}**",
+            "",
+            facts,
+            "",
+            *tasks,
+            "",
+            f"{_colab(project, assignment)} {_notebook(project, assignment, '../notebooks')}",
+            "",
+            "How it is checked and handed in: [the students' guide](../book/students.md).",
+            ":::",
+        ]
+    )
+
+
+def _by_hand(assignment) -> int:
+    return sum(task.points[cell] for task in assignment.tasks for cell in task.manual)
+
+
+def _colab(project: Project, assignment, words: str = "Open in Colab") -> str:
+    address = project.colab(f"assignments/{assignment.name}")
+    return f'<a class="dtta-badge" href="{address}" aria-label="{words}: {assignment.title}">{words}</a>'
+
+
+def _notebook(project: Project, assignment, notebooks: str, words: str = "Download the notebook") -> str:
+    """A link to the students' notebook: a copy in the book, or where the repository has it."""
+    file = f"assignments/{assignment.name}.ipynb"
+    if (project.notebooks / file).exists():
+        return f"{{download}}`{words} <{notebooks}/{file}>`"
+    return f"[{words}]({project.url}/raw/main/notebooks/{file})"
+
+
+def table(project: Project, known: dict) -> str:
+    """All assignments, a row each, for the guides."""
+    lines = [
+        "| assignment | notebook | chapter | points | by hand | minutes | tasks |",
+        "|:--|:--|:--|--:|--:|--:|--:|",
+    ]
+    columns: list[list[int]] = []
+    pages = {name.partition("_")[0]: name for name in project.pages_in_toc()}
+    for key, one in known.items():
+        chapter = pages.get(key[1:].zfill(2), "")
+        link = f"[{chapter[:2]}](../notebooks/{chapter}.ipynb)" if chapter else "all"
+        own = one.title.partition(": ")[2] or one.title
+        where = f"{_colab(project, one, 'Colab')} {_notebook(project, one, '../notebooks', f'{key}.ipynb')}"
+        numbers = [one.points, _by_hand(one), one.minutes, len(one.tasks)]
+        columns.append(numbers)
+        lines.append(f"| {key}: {own} | {where} | {link} | {' | '.join(map(str, numbers))} |")
+    sums = [sum(row) for row in zip(*columns, strict=True)]
+    lines.append(f"| in all | | | {' | '.join(map(str, sums))} |")
+    return "\n".join(lines)
+
+
+def put_tables(project: Project, folder: Path, known: dict) -> None:
+    """Fill the place for the table in the staged prose pages."""
+    for path in folder.glob("*.md"):
+        text = path.read_text()
+        if ASSIGNMENTS in text:
+            path.write_text(text.replace(ASSIGNMENTS, table(project, known)))

@@ -17,7 +17,9 @@ ONE = torch.tensor([1.0, 2.0, 3.0])
 
 def told(function, expected=2 * ONE, *arguments, **options):
     with pytest.raises(Wrong) as caught:
-        Student(function, "double", seconds=0.3).gives(expected, *(arguments or (ONE.clone(),)), what="the double", **options)
+        Student(function, "double", seconds=0.3).gives(
+            expected, *(arguments or (ONE.clone(),)), what="the double", **options
+        )
     return str(caught.value)
 
 

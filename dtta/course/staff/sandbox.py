@@ -148,8 +148,8 @@ def _mounts(work: Path, hidden: list[Path], shown: list[Path], inner: list[Path]
     lines += [f"mount -n -t tmpfs tmpfs {q(str(path))}" for path in inner]
     # Read-only everywhere but in the work folder. In /proc and /sys, too: outside, its user may be root.
     lines += [
-        f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || mount -n -o remount,bind,ro "$place" 2>/dev/null '
-        "|| true; done < /proc/self/mounts",
+        f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || '
+        'mount -n -o remount,bind,ro "$place" 2>/dev/null || true; done < /proc/self/mounts',
         "for place in /usr /dev /proc/sys /sys; do ! test -w $place; done",
         f"cd {q(str(work))}",
         f'set -- env -i {shlex.join(_variables(work))} "$@"',

@@ -27,11 +27,12 @@ pages: $(STAMP) ## run the pages and put their outputs into notebooks/, to be co
 	$(PY) tools/pages.py run --profile mini
 	$(PY) tools/pages.py publish
 
-# Two test processes of one thread each: more threads on the same cores only get in each other's way.
+# Two test processes of one thread each: more threads on the same cores only get in each other's way. Long tests stand
+# side by side in their files: the process that is done first takes over what the other has not begun.
 test: chromium $(STAMP) ## check style, run the tests, run the pages and compare them with their committed outputs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal tests
 	$(PY) tools/pages.py verify
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock

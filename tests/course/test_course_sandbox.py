@@ -112,11 +112,11 @@ time.sleep(60)
 )
 def test_many_small_takers_are_stopped_together(cell, megabytes, words):
     """No process of these takes more than it may; nothing that they started is left behind."""
-    started = time.monotonic()
+    started, before = time.monotonic(), set(psutil.Process().children(recursive=True))
     cells = run([cell, "pass"], KIND, cell_seconds=50, megabytes=megabytes)
     assert time.monotonic() - started < 45
     assert all(failed(cell) and words in said(cell) for cell in cells)
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_a_link_is_not_followed_out_of_the_sandbox(tmp_path, monkeypatch):

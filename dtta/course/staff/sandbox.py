@@ -138,17 +138,18 @@ def _mounts(work: Path, hidden: list[Path], shown: list[Path], inner: list[Path]
     """A script for a private mount namespace: what bubblewrap does, by hand. Then it gives all rights up."""
     q = shlex.quote
     keep = [*shown, work]
-    lines = ["set -e", "mount --make-rprivate /", "mount -t tmpfs tmpfs /mnt"]
+    # -n: no record of it in /run.
+    lines = ["set -e", "mount -n --make-rprivate /", "mount -n -t tmpfs tmpfs /mnt"]
     for i, path in enumerate(keep):
-        lines += [f"mkdir /mnt/{i}", f"mount --rbind {q(str(path))} /mnt/{i}"]
-    lines += [f"mount -t tmpfs tmpfs {q(str(path))}" for path in hidden]
+        lines += [f"mkdir /mnt/{i}", f"mount -n --rbind {q(str(path))} /mnt/{i}"]
+    lines += [f"mount -n -t tmpfs tmpfs {q(str(path))}" for path in hidden]
     for i, path in enumerate(keep):
-        lines += [f"mkdir -p {q(str(path))}", f"mount --rbind /mnt/{i} {q(str(path))}", f"umount -l /mnt/{i}"]
-    lines += [f"mount -t tmpfs tmpfs {q(str(path))}" for path in inner]
+        lines += [f"mkdir -p {q(str(path))}", f"mount -n --rbind /mnt/{i} {q(str(path))}", f"umount -n -l /mnt/{i}"]
+    lines += [f"mount -n -t tmpfs tmpfs {q(str(path))}" for path in inner]
     # Read-only everywhere but in the work folder. In /proc and /sys, too: outside, its user may be root.
     lines += [
-        f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || mount -o remount,bind,ro "$place" 2>/dev/null '
-        "|| true; done < /proc/self/mounts",
+        f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || '
+        'mount -n -o remount,bind,ro "$place" 2>/dev/null || true; done < /proc/self/mounts',
         "for place in /usr /dev /proc/sys /sys; do ! test -w $place; done",
         f"cd {q(str(work))}",
         f'set -- env -i {shlex.join(_variables(work))} "$@"',

@@ -68,9 +68,12 @@ class Student:
         except Wrong:  # from a function that the check had handed in
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, NotImplementedError) and not str(error):  # PyTorch's own come with a message
+            if isinstance(error, NotImplementedError) and not str(error):  # torch's own says for which dtype
                 self._unwritten()
-            self.fail(f"stopped with {type(error).__name__}: {_first_line(error)}\n{self._where(error)}", arguments)
+            lines = [f"stopped with {type(error).__name__}: {_first_line(error)}", self._where(error)]
+            if torch.is_inference_mode_enabled() and "grad" in str(error):
+                lines.append("  autograd is switched off in this check: write the derivative by hand")
+            self.fail("\n".join(lines), arguments)
         if result is None:
             self.fail("returned nothing. Does it end with `return ...`?", arguments)
         for i, (old, new) in enumerate(zip(before, arguments, strict=True)):

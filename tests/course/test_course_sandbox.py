@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -15,13 +17,14 @@ from dtta.course.staff.sandbox import LockedExecute
 from dtta.course.staff.source import FOLDER, CourseError
 
 ROOT = Path(__file__).resolve().parents[2]
+KIND = next(filter(sandbox.works, sandbox.KINDS), "none")
 HERE = [kind for kind in sandbox.KINDS if sandbox.works(kind)]
 
 REACH = """
 import os, pathlib, socket
 places = [{places}]
 print("seen:", [p for p in places if os.path.isdir(p) and os.listdir(p)])
-for place in [*places, "/etc", "/usr", {package!r}]:
+for place in [*places, "/etc", "/usr", "/dev", "/dev/shm", {package!r}]:
     try:
         open(os.path.join(place, "dtta-was-here"), "w").write("x")
         print("wrote", place)
@@ -32,6 +35,7 @@ try:
     print("connected")
 except OSError:
     print("no network")
+print("writable:", [p for p in ("/", "/dev", "/proc/sys", "/sys") if not os.statvfs(p).f_flag & os.ST_RDONLY])
 print("secret" in os.environ.get("DTTA_SECRET", ""))
 pathlib.Path("mine").write_text("may write here")
 """
@@ -60,7 +64,8 @@ def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("DTTA_SECRET", "secret")
     with socket.create_server(("127.0.0.1", 0)) as server:  # a port that would answer
         port = server.getsockname()[1]
-        places = ", ".join(repr(str(p)) for p in (course, ROOT / FOLDER, Path.home() / ".ssh", tmp_path))
+        places = (course, ROOT / FOLDER, Path.home() / ".ssh", tmp_path, "/run", "/var", "/home")
+        places = ", ".join(repr(str(p)) for p in places)
         reach = REACH.format(places=places, package=str(ROOT / "dtta"), port=port)
         hide = [str(course), str(ROOT / FOLDER)]
         loops = ["while True:\n    pass", "while True:\n    print('x' * 1000)"]
@@ -68,16 +73,57 @@ def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
             [reach, *loops, "x = bytearray(10**10)", "6 * 7", "import os\nos._exit(0)", "pass"],
             kind,
             hide=hide,
-            cell_seconds=20,
+            cell_seconds=8,
             megabytes=2000,
         )
-    assert said(cells[0]).split("\n")[:3] == ["seen: []", "no network", "False"]
+    assert said(cells[0]).split("\n")[:4] == ["seen: []", "no network", "writable: []", "False"]
     assert failed(cells[1])
     assert failed(cells[2]) and len(said(cells[2])) < 200_000
     assert "MemoryError" in str(cells[3].outputs)
     assert "42" in said(cells[4]), "what went wrong in one cell does not stop the others"
     assert failed(cells[5]) and failed(cells[6]), "a cell that did not run has failed"
     assert not list(tmp_path.rglob("dtta-was-here")) and not (ROOT / "dtta" / "dtta-was-here").exists()
+
+
+MANY = """
+import os, time
+for _ in range({many}):
+    if not os.fork():
+        x = bytearray(os.urandom(10)) * {size}
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "megabytes", "words"),
+    [
+        (MANY.format(many=300, size=1), 2000, "more than 256 processes"),
+        (MANY.format(many=4, size=10**7), 300, "more than 300 MB of memory"),
+        (
+            "for i in range(12):\n    open(f'{i}', 'wb').truncate(95 * 2**20)\nimport time; time.sleep(60)",
+            300,
+            "more than 1000 MB on disk",
+        ),
+    ],
+    ids=["processes", "memory", "disk"],
+)
+def test_many_small_takers_are_stopped_together(cell, megabytes, words):
+    """No process of these takes more than it may; nothing that they started is left behind."""
+    started = time.monotonic()
+    cells = run([cell, "pass"], KIND, cell_seconds=50, megabytes=megabytes)
+    assert time.monotonic() - started < 45
+    assert all(failed(cell) and words in said(cell) for cell in cells)
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_link_is_not_followed_out_of_the_sandbox(tmp_path, monkeypatch):
+    """A submission's result is a file of its own: a link could show another's."""
+    (tmp_path / "other.ipynb").write_text(nbformat.writes(new_notebook(cells=[new_code_cell("pass")])))
+    monkeypatch.setattr(sandbox, "command", lambda *_: ["ln", "-s", str(tmp_path / "other.ipynb"), "out.ipynb"])
+    assert failed(run(["pass"], "none")[0])
 
 
 def test_a_submission_that_does_not_come_back_fails_in_every_cell(monkeypatch):

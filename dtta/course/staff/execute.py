@@ -61,13 +61,14 @@ def run(notebook: NotebookNode, seconds: float, cell_seconds: int) -> None:
         allow_errors=True,
         record_timing=False,
         on_cell_executed=answered,
+        shutdown_kernel="immediate",
     )
     code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     for _, cell in code:
         cell.outputs, cell.execution_count = [], None
     until, trouble = time.monotonic() + seconds, ""
     try:
-        with client.setup_kernel():
+        with client.setup_kernel(cleanup_kc=True):
             for i, cell in code:
                 client.timeout = max(1, min(cell_seconds, int(until - time.monotonic())))
                 if time.monotonic() > until:

@@ -12,16 +12,19 @@ asked for by name: ``none`` limits memory and time only, for submissions that yo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
 import nbformat
+import psutil
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.preprocessors import NbGraderPreprocessor
@@ -31,6 +34,9 @@ import dtta
 from dtta.course.staff.source import CourseError
 
 IMAGE = "dtta-course"
+PROCESSES, DISK = 256, 1000  # that one submission may have at a time, and megabytes that it may write
+# People's files, and sockets of services: a file system that is read-only does not keep anyone from calling Docker.
+HIDDEN = ("/home", "/root", "/run", "/var", "/srv", "/media")
 KINDS = ("docker", "podman", "bubblewrap", "unshare")
 _PROCESS = "a process without network, which sees the file system read-only and neither your home nor this course"
 WORDS = {
@@ -110,7 +116,7 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
     run = [sys.executable, *python]
     if kind == "none":
         return run
-    hidden = _outermost([Path.home(), Path(tempfile.gettempdir()), *hide])
+    hidden = _outermost([Path.home(), Path(tempfile.gettempdir()), *map(Path, HIDDEN), *hide])
     shown = [path for path in _needed() if any(path.is_relative_to(h) for h in hidden)]
     if kind == "bubblewrap":
         argv = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
@@ -118,7 +124,11 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
         argv += [word for path in hidden for word in ("--tmpfs", str(path))]
         argv += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
         argv += [word for path in _inner(hide, shown) for word in ("--tmpfs", str(path))]
-        argv += ["--bind", str(work), str(work), "--chdir", str(work), "--clearenv", *_variables(work, "--setenv")]
+        argv += ["--bind", str(work), str(work)]
+        # Read-only as well: a file system in memory that it may write would pass its limits.
+        still = ["/dev", "/proc", *hidden, *_inner(hide, shown)]
+        argv += [word for path in still for word in ("--remount-ro", str(path))]
+        argv += ["--chdir", str(work), "--clearenv", *_variables(work, "--setenv")]
         return [*argv, *run]
     argv = ["unshare", "--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child"]
     return [*argv, "--mount", "--mount-proc", "sh", "-c", _mounts(work, hidden, shown, _inner(hide, shown)), "sh", *run]
@@ -135,12 +145,11 @@ def _mounts(work: Path, hidden: list[Path], shown: list[Path], inner: list[Path]
     for i, path in enumerate(keep):
         lines += [f"mkdir -p {q(str(path))}", f"mount --rbind /mnt/{i} {q(str(path))}", f"umount -l /mnt/{i}"]
     lines += [f"mount -t tmpfs tmpfs {q(str(path))}" for path in inner]
-    # Read-only everywhere but in the work folder and the kernel's own file systems.
+    # Read-only everywhere but in the work folder. In /proc and /sys, too: outside, its user may be root.
     lines += [
-        "while read -r _ place kind _; do case $kind in proc|sysfs|cgroup*|dev*|mqueue) continue;; esac; "
-        f'[ "$place" = {q(str(work))} ] || mount -o remount,bind,ro "$place" 2>/dev/null || true; '
-        "done < /proc/self/mounts",
-        "! touch /usr/.dtta 2>/dev/null",
+        f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || mount -o remount,bind,ro "$place" 2>/dev/null '
+        "|| true; done < /proc/self/mounts",
+        "for place in /usr /dev /proc/sys /sys; do ! test -w $place; done",
         f"cd {q(str(work))}",
         f'set -- env -i {shlex.join(_variables(work))} "$@"',
         'exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"',
@@ -177,6 +186,54 @@ def _variables(work: Path, flag: str = "") -> list[str]:
     return [word for pair in pairs for word in ([flag, pair] if flag else [pair])]
 
 
+def _watched(argv: list[str], work: Path, environment: dict | None, seconds: float, megabytes: int) -> str:
+    """Run a command, and kill it with all that it has started when it takes too much. Returns its last words.
+
+    The system's own limits hold for each process alone: together, many small ones could take all of the machine.
+    """
+    until, trouble = time.monotonic() + seconds, ""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(argv, cwd=work, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None and not trouble:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            trouble = _too_much(_started_by(process), work, megabytes)
+            if time.monotonic() > until:
+                trouble = f"stopped after {seconds:g} s"
+        for child in _started_by(process):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        process.kill()
+        process.wait()
+        said.seek(max(0, said.seek(0, os.SEEK_END) - 2000))
+        lines = said.read().decode(errors="replace").strip().splitlines()
+    return trouble or (lines[-1] if lines else "it ended without a word")
+
+
+def _started_by(process: subprocess.Popen) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:  # it has ended
+        return []
+
+
+def _too_much(processes: list[psutil.Process], work: Path, megabytes: int) -> str:
+    """What a submission takes too much of, or nothing."""
+    if len(processes) > PROCESSES:
+        return f"stopped: more than {PROCESSES} processes"
+    memory = disk = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # gone, or not to be looked into
+            memory += process.memory_full_info().pss
+    if memory > megabytes * 2**20:
+        return f"stopped: more than {megabytes} MB of memory"
+    for folder, _, names in os.walk(work):
+        for name in names:
+            with contextlib.suppress(OSError):
+                disk += os.lstat(os.path.join(folder, name)).st_size
+    return f"stopped: more than {DISK} MB on disk" if disk > DISK * 2**20 else ""
+
+
 class LockedExecute(NbGraderPreprocessor):
     """nbgrader's step that runs a submission, in a sandbox."""
 
@@ -197,21 +254,11 @@ class LockedExecute(NbGraderPreprocessor):
             python += [word for name, value in limits.items() for word in (f"--{name}", str(value))]
             argv = command(kind, work, [Path(path) for path in self.hide], python, self.megabytes)
             environment = dict(v.split("=", 1) for v in _variables(work)) if kind == "none" else None
-            try:
-                done = subprocess.run(
-                    argv,
-                    cwd=work,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=self.seconds + 120,
-                    check=False,
-                )
-                trouble = done.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
-            except subprocess.TimeoutExpired:
-                trouble = [f"stopped after {self.seconds + 120} s"]
+            trouble = _watched(argv, work, environment, self.seconds + 120, self.megabytes)
             out = work / "out.ipynb"
             try:
+                if out.is_symlink():  # it could lead to what the submission itself cannot read
+                    raise OSError
                 ran = nbformat.read(out, as_version=4)
                 same = [c.source for c in ran.cells] == [c.source for c in nb.cells]
             except Exception:  # whatever a submission left there
@@ -222,9 +269,9 @@ class LockedExecute(NbGraderPreprocessor):
                         cell.outputs, cell.execution_count = after.outputs, after.execution_count
                 nb.metadata["cpu_seconds"] = ran.metadata.get("cpu_seconds")
                 return nb, resources
-        self.log.error("The submission did not run: %s", trouble[0])
+        self.log.error("The submission did not run: %s", trouble)
         for cell in nb.cells:
             if cell.cell_type == "code":
-                words = f"the submission did not run: {trouble[0]}"
+                words = f"the submission did not run: {trouble}"
                 cell.outputs = [new_output("error", ename="NotRun", evalue=words, traceback=[words])]
         return nb, resources

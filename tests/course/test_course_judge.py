@@ -1,0 +1,154 @@
+"""What a student is told: whatever a function does, one message that says what to do, and no traceback."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import warnings
+
+import pytest
+import torch
+
+from dtta.course.judge import Student, Wrong, public
+
+ONE = torch.tensor([1.0, 2.0, 3.0])
+
+
+def told(function, expected=2 * ONE, *arguments, **options):
+    with pytest.raises(Wrong) as caught:
+        Student(function, "double", seconds=0.3).gives(expected, *(arguments or (ONE.clone(),)), what="the double", **options)
+    return str(caught.value)
+
+
+def endless(x):
+    while True:
+        pass
+
+
+def endless_and_deaf(x):
+    while True:
+        try:
+            while True:
+                pass
+        except Exception:
+            pass
+
+
+def unwritten(x):
+    """Twice x."""
+    ...  # your code here
+
+
+def placeholder(x):
+    raise NotImplementedError
+
+
+def wrong_line(x):
+    return x + "2"
+
+
+def in_place(x):
+    x *= 2
+    return x
+
+
+def for_some_dtypes(x):
+    raise NotImplementedError("'double' not implemented for 'Bool'")
+
+
+def leaves(x):
+    sys.exit()
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (endless, "still ran after 0.3 s and was stopped"),
+        (endless_and_deaf, "still ran after 0.3 s and was stopped"),
+        (unwritten, "is not written yet. Put your code where `...` stands"),
+        (placeholder, "is not written yet"),
+        (..., "is not written yet"),
+        (ONE, "is a float32 tensor of shape (3,), not a function"),
+        (for_some_dtypes, "stopped with NotImplementedError: 'double' not implemented for 'Bool'"),
+        (wrong_line, 'in its line: return x + "2"'),
+        (leaves, "stopped with SystemExit"),
+        (lambda x, y: x, "stopped with TypeError"),
+        (lambda x: None, "returned nothing"),
+        (in_place, "changed its argument number 1 in place"),
+        (lambda x: [2.0, 4.0, 6.0], "should return the double as a tensor, and returned [2.0, 4.0, 6.0]"),
+        (lambda x: 2 * x[:2], "of shape (3,), and returned shape (2,)"),
+        (lambda x: (2 * x).sum(), "a mean or sum over everything"),
+        (lambda x: (2 * x)[None], "an axis of length 1 too many"),
+        (lambda x: 2 * x.double(), "as torch.float32, and returned torch.float64"),
+        (lambda x: -2 * x, "the sign is the wrong way round"),
+        (lambda x: 2 * x.flip(0), "the order along axis 0 is reversed"),
+        (lambda x: 6 * x, "every number is 3 times too large"),
+        (lambda x: (-x).log(), "nan stands for 0/0"),
+    ],
+)
+def test_each_mistake_ends_in_a_message(function, words):
+    said = told(function)
+    assert said.startswith("✗ double ") and words in said
+
+
+def test_known_reasons_come_before_general_ones():
+    assert "a likely reason: twice too much" in told(lambda x: 4 * x, reasons={"twice too much": 4 * ONE})
+
+
+def test_a_cut_gradient_is_told():
+    x = ONE.clone().requires_grad_()
+    assert "returns the double without a gradient" in told(lambda x: 2 * x.detach(), 2 * x, x)
+    Student(lambda x: 2 * x).gives(2 * x, x)
+
+
+def test_autograd_where_it_is_switched_off_is_told():
+    def by_autograd(x):
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(leaf.square().sum(), leaf)[0]
+
+    with torch.inference_mode():
+        assert "write the derivative by hand" in told(by_autograd)
+
+
+def test_an_alarm_that_was_set_before_still_rings():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        Student(lambda x: x)(ONE)
+        time.sleep(0.3)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert rung == [1]
+
+
+def test_what_a_function_prints_and_warns_of_does_not_reach_stderr(capsys):
+    """nbgrader takes anything there for a failed test."""
+
+    def noisy(x):
+        warnings.warn("old", stacklevel=1)
+        print("look", file=sys.stderr)
+        return x
+
+    Student(noisy)(ONE)
+    said = capsys.readouterr()
+    assert said.err == "" and "look" in said.out
+
+
+def test_a_check_says_when_all_is_right_and_never_falls_over_a_result(capsys):
+    @public
+    def double(student):
+        student.gives(2 * ONE, ONE)
+        assert len(student(ONE)) == 3
+
+    double(lambda x: 2 * x)
+    assert capsys.readouterr().out == "✓ double: right on 2 different tries.\n"
+
+    @public
+    def length(student):
+        len(student(ONE))
+
+    with pytest.raises(Wrong, match=r"returned something that cannot be used \(TypeError"):
+        length(lambda x: 3)
+    assert Wrong("one\ntwo")._render_traceback_() == ["one", "two"]

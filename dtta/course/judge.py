@@ -234,7 +234,7 @@ def _learning(value: object) -> tuple | None:
     if not isinstance(value, Tensor):
         return None
     grad = value.grad if value.is_leaf else None
-    return value.requires_grad, None if grad is None else grad.tolist()
+    return value.requires_grad, None if grad is None else repr(grad.tolist())  # nan is like nan
 
 
 def _first_line(error: BaseException) -> str:

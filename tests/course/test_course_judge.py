@@ -153,3 +153,18 @@ def test_a_check_says_when_all_is_right_and_never_falls_over_a_result(capsys):
     with pytest.raises(Wrong, match=r"returned something that cannot be used \(TypeError"):
         length(lambda x: 3)
     assert Wrong("one\ntwo")._render_traceback_() == ["one", "two"]
+
+
+def test_an_argument_that_learns_afterwards_has_changed():
+    def forgets_detach(x):
+        x.requires_grad_()
+        (x * x).sum().backward()
+        return x.grad
+
+    assert "leaves a trace in its argument number 1" in told(forgets_detach)
+
+
+def test_double_precision_is_held_to_double_precision():
+    double = torch.tensor([0.1, 0.7], dtype=torch.float64)
+    Student(lambda x: 2 * x, "double").gives(2 * double, double)
+    assert "computed in float32" in told(lambda x: (2 * x.float()).double(), 2 * double, double)

@@ -263,7 +263,9 @@ KINDS = [
     "notebooks/08_weights",
     "search",
 ]
+# Without transitions: half faded in, a text has half its contrast.
 OPEN_ALL = """() => {
+    document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important; animation: none !important }</style>');
     document.querySelectorAll('details').forEach(box => { box.open = true });
     document.querySelectorAll('.toggle-hidden button').forEach(button => button.click());
 }"""

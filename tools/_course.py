@@ -124,7 +124,7 @@ def _block(project: Project, assignment) -> str:
             "",
             *tasks,
             "",
-            f"{_colab(project, assignment)} {_notebook(project, assignment, '../notebooks')}",
+            f"{_colab(project, assignment)} {_notebook(project, assignment)}",
             "",
             "How it is checked and handed in: [the students' guide](../book/students.md).",
             ":::",
@@ -141,11 +141,11 @@ def _colab(project: Project, assignment, words: str = "Open in Colab") -> str:
     return f'<a class="dtta-badge" href="{address}" aria-label="{words}: {assignment.title}">{words}</a>'
 
 
-def _notebook(project: Project, assignment, notebooks: str, words: str = "Download the notebook") -> str:
+def _notebook(project: Project, assignment, words: str = "Download the notebook") -> str:
     """A link to the students' notebook: a copy in the book, or where the repository has it."""
     file = f"assignments/{assignment.name}.ipynb"
     if (project.notebooks / file).exists():
-        return f"{{download}}`{words} <{notebooks}/{file}>`"
+        return f"{{download}}`{words} <../notebooks/{file}>`"
     return f"[{words}]({project.url}/raw/main/notebooks/{file})"
 
 
@@ -155,17 +155,17 @@ def table(project: Project, known: dict) -> str:
         "| assignment | notebook | chapter | points | by hand | minutes | tasks |",
         "|:--|:--|:--|--:|--:|--:|--:|",
     ]
-    columns: list[list[int]] = []
+    found: list[list[int]] = []
     pages = {name.partition("_")[0]: name for name in project.pages_in_toc()}
     for key, one in known.items():
         chapter = pages.get(key[1:].zfill(2), "")
         link = f"[{chapter[:2]}](../notebooks/{chapter}.ipynb)" if chapter else "all"
         own = one.title.partition(": ")[2] or one.title
-        where = f"{_colab(project, one, 'Colab')} {_notebook(project, one, '../notebooks', f'{key}.ipynb')}"
+        where = f"{_colab(project, one, 'Colab')} {_notebook(project, one, f'{key}.ipynb')}"
         numbers = [one.points, _by_hand(one), one.minutes, len(one.tasks)]
-        columns.append(numbers)
+        found.append(numbers)
         lines.append(f"| {key}: {own} | {where} | {link} | {' | '.join(map(str, numbers))} |")
-    sums = [sum(row) for row in zip(*columns, strict=True)]
+    sums = [sum(row) for row in zip(*found, strict=True)]
     lines.append(f"| in all | | | {' | '.join(map(str, sums))} |")
     return "\n".join(lines)
 

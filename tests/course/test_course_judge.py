@@ -16,8 +16,8 @@ ONE = torch.tensor([1.0, 2.0, 3.0])
 
 
 def told(function, expected=2 * ONE, *arguments, **options):
+    student = Student(function, "double", seconds=0.3)
     with pytest.raises(Wrong) as caught:
-        student = Student(function, "double", seconds=0.3)
         student.gives(expected, *(arguments or (ONE.clone(),)), what="the double", **options)
     return str(caught.value)
 

@@ -28,7 +28,7 @@ HEAD = """\
 # Broken solutions
 
 Do the checks catch what students really get wrong? Below, each task's solution is broken in one place: a swapped axis,
-a forgotten root, a timestep off by one, a missing `detach`. Most were written from the tasks and their solutions, before
+a forgotten root, a timestep off by one, a missing `detach`. Most were written from the tasks and solutions, before
 the checks were looked at; 13 slipped through at first, and the checks or the hidden tests were mended.
 `tests/course/test_course_broken.py` tries all of them.
 

@@ -175,10 +175,12 @@ def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
 
 
 def name_classes(fig: Figure, classes: Sequence[str]) -> None:
-    """A legend of the map's colours below the figure."""
+    """A legend of the map's colours below the figure; of classes too many to be told apart, nothing."""
     from matplotlib.patches import Patch
 
-    keys = [Patch(color=colour, label=name) for colour, name in zip(SEGMENTS, classes, strict=True)]
+    if len(classes) > len(SEGMENTS):
+        return
+    keys = [Patch(color=colour, label=name) for colour, name in zip(SEGMENTS, classes, strict=False)]
     fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=9, handlelength=1)
 
 
@@ -192,12 +194,13 @@ def depth(ax: Axes, distance: Tensor, near: float, far: float) -> None:
 
 def depth_error(ax: Axes, depths: Tensor, reference: Tensor) -> None:
     """How far depths (H, W) are from a reference, as the log of their ratio: red nearer, blue further, full at 1.65."""
-    ax.imshow((depths / reference).log().detach().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
+    ax.imshow((depths / reference).log().detach().cpu().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
     ax.axis("off")
 
 
 def band(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) -> None:
     """The mean of `curves` (n, points) with the 95% interval of that mean as a band (normal approximation)."""
+    curves = curves.cpu()
     mean, error = curves.mean(0), 1.96 * curves.std(0) / len(curves) ** 0.5
     ax.plot(x, mean, color=colour, label=label)
     ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
@@ -349,7 +352,7 @@ def moved_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None 
     kind = torch.where(moved, 1, 0)
     if truth is not None:
         kind = torch.where(moved & (after == truth), 2, torch.where(moved & (before == truth), 3, kind))
-    ax.imshow(kind.numpy(), cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
+    ax.imshow(kind.cpu().numpy(), cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
     ax.axis("off")
 
 
@@ -357,7 +360,7 @@ def relief(ax: Axes, depths: Tensor, image: Tensor, far: float) -> None:
     """A depth map (H, W) as a surface in space, painted with its image (3, H, W); the sky is left out. `ax` is 3-D."""
     import numpy as np
 
-    height, width = depths.shape
+    depths, image, (height, width) = depths.cpu(), image.cpu(), depths.shape
     across, down = np.meshgrid(np.arange(width), np.arange(height))
     away = np.where(depths.numpy() < 0.97 * far, depths.numpy(), np.nan)
     paint = image.permute(1, 2, 0).numpy()
@@ -440,5 +443,5 @@ def grid(values: Mapping[str, Mapping[str, float]], limit: float, label: str = "
 
 def _image(ax: Axes, image: Tensor) -> None:
     """One image (C, H, W), grey or colour."""
-    pixels = image.detach().clamp(0, 1)
+    pixels = image.detach().cpu().clamp(0, 1)
     ax.imshow((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy(), vmin=0, vmax=1)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from dtta import stored
-from dtta.methods import METHODS, settings_of
+from dtta.methods import METHODS, methods_for, settings_of
 from dtta.problems import Problem, load, module
 from dtta.tables import make, read
+
+# Where ablations start from: the paper's SGD, φ at rest, and timesteps spread evenly over all there are. One thing at a
+# time is changed then, as in the mini tables.
+PLAIN = dict(optimizer="sgd", lr=5e-3, timesteps="stratified", low=0.0, high=1.0, adapt_diffusion=False)
 
 
 def elsewhere(
@@ -24,6 +30,7 @@ def elsewhere(
     networks: Mapping[str, str] | None = None,
     diffusions: Mapping[str, str] | None = None,
     most: Mapping[str, int] | None = None,
+    start: Mapping[str, object] | None = None,
     workers: int = 1,
 ) -> Path:
     """Make a table of the book on another problem; a run that was stopped goes on.
@@ -39,6 +46,8 @@ def elsewhere(
             problem's usual one. A run that needs another one is left out, and so are those that build on it.
         most: of a setting, such as {"samples": 48}: what the file or the method's default says above it is cut down to
             it.
+        start: settings of Diffusion-TTA that count in place of the problem's own, where the file says nothing, such
+            as PLAIN.
 
     Returns:
         The folder, for ``dtta.stored``.
@@ -46,7 +55,12 @@ def elsewhere(
     folder = Path(folder) if folder else stored.own_folder()
     networks, diffusions, limits = dict(networks or {}), dict(diffusions or {}), dict(most or {})
     models = {"network": networks, "diffusion": diffusions}
-    usual = load(problem, networks.get("") or None, diffusions.get("") or None)
+
+    @cache
+    def begun(network: str, diffusion: str) -> Problem:
+        return starting(load(problem, network or None, diffusion or None), limits, **(start or {}))
+
+    usual = begun(networks.get("", ""), diffusions.get("", ""))
 
     def change(said: dict) -> dict:
         runs = {}
@@ -60,10 +74,12 @@ def elsewhere(
             if entry.get("method", run) == "eata" and "validation" not in usual.sizes:
                 continue  # it measures which weights matter on validation images
             own = {kind: place for kind, part in parts.items() if (place := models[kind].get(part))}
-            settings = (usual.settings.get(entry.get("method", run), {}) if first else {}) | entry.get("settings", {})
+            method, settings = entry.get("method", run), entry.get("settings", {})
+            if first:  # on its own network, which may have settings of its own
+                pair = (own.get(kind, models[kind].get("", "")) for kind in models)
+                settings = begun(*pair).settings.get(method, {}) | settings
+                settings = _limits_of(method, settings, limits) | settings
             own["settings"] = {k: _cut(v, limits.get(k)) for k, v in settings.items()}
-            if first:
-                own["settings"] |= _cut_defaults(entry.get("method", run), settings, limits)
             if "recalled" in entry:
                 own["recalled"] = min(entry["recalled"], images)
             left_out = ("images", "network", "diffusion", *(() if tried else ("grid",)))
@@ -86,11 +102,25 @@ def announce(problem: Problem, network: str | None = None, diffusion: str | None
     print("The text of this page tells of its mini world. Numbers, tables and figures below are of this problem.")
 
 
-def _cut_defaults(method: str, said: Mapping[str, object], limits: Mapping[str, int]) -> dict:
-    """What is cut of the settings that a method has by default, and of which nothing is said."""
-    defaults = {name: inspect.signature(METHODS[method]).parameters[name].default for name in settings_of(method)}
-    own = {name: defaults[name] for name in limits if name not in said and type(defaults.get(name)) is int}
-    return {name: limits[name] for name, value in own.items() if value > limits[name]}
+def starting(problem: Problem, most: Mapping[str, int] | None = None, **changed) -> Problem:
+    """A problem whose methods start from other settings than its own.
+
+    Args:
+        most: see `elsewhere`. changed: settings of Diffusion-TTA.
+    """
+    limits, found = dict(most or {}), {}
+    for method in methods_for(problem.task):
+        settings = problem.settings.get(method, {}) | (changed if method == "diffusion-tta" else {})
+        settings = _limits_of(method, settings, limits) | settings
+        found[method] = {k: _cut(v, limits.get(k)) for k, v in settings.items()}
+    return replace(problem, settings=problem.settings | {method: said for method, said in found.items() if said})
+
+
+def _limits_of(method: str, said: Mapping[str, object], limits: Mapping[str, int]) -> dict[str, int]:
+    """What limits the settings that a method has by default, and of which nothing is said."""
+    parameters = inspect.signature(METHODS[method]).parameters
+    own = {k: parameters[k].default for k in settings_of(method) if k in limits and k not in said}
+    return {k: limits[k] for k, value in own.items() if type(value) is int and value > limits[k]}
 
 
 def _cut(value: object, limit: int | None) -> object:

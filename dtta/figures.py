@@ -401,7 +401,8 @@ def triangle(
         ax.text(*corner, f"{name}", ha="center", va=place)
     ax.set(aspect="equal", xlim=(-0.15, 1.35), ylim=(-0.12, 0.98))
     ax.axis("off")
-    ax.legend(loc="upper right", fontsize=9)
+    if paths:
+        ax.legend(loc="upper right", fontsize=9)
     return fig
 
 

@@ -326,6 +326,8 @@ report.table(rows, tolerance=0.3, caption=f"Points over no adaptation, mean over
 # %%
 import matplotlib.pyplot as plt
 
+costs = [max(row["GFLOP an image"], 0.01) for row in rows]
+limits = {"mini": (0.01, 40), "full": (min(costs) / 3, 3 * max(costs))}[scale]
 COLOURS = {"one image": figures.BLUE, "stream, 1": figures.GREEN, "stream, 16": figures.ORANGE}
 fig, axes = plt.subplots(1, len(COLOURS), figsize=(10, 4.4), sharex=True, sharey=True, width_ratios=(1.5, 1, 1.2))
 for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):
@@ -334,7 +336,7 @@ for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):
     for row in some:
         ax.plot([row["GFLOP an image"]] * 2, [row["from"], row["to"]], color=colour, lw=0.8)
     ax.plot(cost, gain, "o", color=colour)
-    ax.set(title=sees, xscale="log", xlim=(0.01, 40), xlabel="billions of operations an image")
+    ax.set(title=sees, xscale="log", xlim=limits, xlabel="billions of operations an image")
     figures.spread_labels(ax, cost, gain, name, gap=0.8)
     ax.axhline(0, color=figures.GREY, lw=1)
 axes[0].set_ylabel("gain in points, mean of the shifts")

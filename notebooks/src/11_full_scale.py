@@ -26,7 +26,8 @@ images = 6  # of the run that is stopped and goes on
 rate = 300e12  # an assumption, for arithmetic: floating-point operations a second that a GPU really does
 price = 3.0  # another one: of that GPU, for an hour
 cases = None  # what is timed, see dtta bench --case; None: those of the scale
-steps, samples = None, None  # of adaptation, there; None: 5 steps of 180 pairs, and of the mini scale one of 12
+steps = None  # of adaptation, when it is timed; None: 5, and at the mini scale 1
+samples = None  # pairs of each step, likewise; None: 180, and at the mini scale 12
 results = None  # folder of your own summaries, as dtta evaluate --preset ... --out leaves them
 
 # %%

@@ -257,15 +257,18 @@ def spread_labels(ax: Axes, x: Sequence[float], y: Sequence[float], names: Seque
     Names stand to the right of points in the left half of the axis, and to the left of the others.
     """
     low, high = ax.get_xlim()
-    middle = (low * high) ** 0.5
+    middle, top = (low * high) ** 0.5, float("-inf")
     for left in (True, False):
         last = float("-inf")
         for up, across, name in sorted(p for p in zip(y, x, names, strict=True) if (p[1] < middle) == left):
             last = max(up, last + gap)
+            top = max(top, last)
             ax.annotate(
                 name, (across, up), (across * (1.25 if left else 0.8), last), size=8, va="center",
                 ha="left" if left else "right", arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.4},
             )  # fmt: skip
+    if top > ax.get_ylim()[1]:  # else the layout makes room outside, until nothing of the axes is left
+        ax.set_ylim(top=top + gap)
 
 
 def belief(

@@ -64,7 +64,7 @@ belief = logits.softmax(dim=1)
 c = sum(y_j * l_j for y_j, l_j in zip(belief[0], diffusion.class_embeddings, strict=True))
 
 mixture = ClassMixture(diffusion.class_embeddings)
-assert torch.allclose(c, mixture(logits)[0], atol=1e-6)
+assert torch.allclose(c, mixture(logits)[0], atol=1e-5)
 print("condition:", tuple(mixture(logits).shape))
 
 # %% [markdown]
@@ -142,15 +142,13 @@ taught = {  # by the labels they were trained on; public models know hard ones a
     "mini": {family: {"soft": family, "hard": f"{family}-hard"} for family in ("unet", "dit")},
     "full": {"dit": {"hard": None}},
 }[scale]
+looks = {"soft": (figures.BLUE, "half soft labels"), "hard": (figures.VERMILION, "hard labels only")}
 fig, axes = plt.subplots(1, len(taught), figsize=(9, 3.4), sharey=True, squeeze=False)
 downhill = []
 for ax, (family, kinds) in zip(axes[0], taught.items(), strict=True):
     for kind, name in kinds.items():
         curve = along_the_line(dtta.load("digits", diffusion=name).diffusion if name else diffusion, points)
-        told, colour = {"soft": ("half soft labels", figures.BLUE), "hard": ("hard labels only", figures.VERMILION)}[
-            kind
-        ]
-        figures.band(ax, points, curve - curve[:, -1:], colour, told)
+        figures.band(ax, points, curve - curve[:, -1:], *looks[kind])
         falls = (curve.diff(dim=1) < 0).float().mean().item()
         downhill.append({"model": family, "labels": kind, "downhill": 100 * falls})
     ax.set(xlabel="belief in the true class", title=family)

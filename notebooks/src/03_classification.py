@@ -202,7 +202,7 @@ gain_of = partial(stored.gain, "digits-test", folder=folder)  # of a run, over n
 gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
 gains["mean of the shifts"] = gain_of("diffusion-tta", shifts)
 figures.show(
-    figures.forest(gains, "Diffusion-TTA over no adaptation, ResNet and UNet"),
+    figures.forest(gains, "Diffusion-TTA over no adaptation"),
     alt="Forest plot: the gain in points with its interval for clean images, for each of twelve shifts and their mean.",
 )
 

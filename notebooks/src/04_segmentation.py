@@ -90,7 +90,7 @@ for k, pair in enumerate(zip(axes[:, :3].T, axes[:, 3:].T, strict=True)):
         figures.picture(column[0], x[0])
         draw(column[1], truth)
         draw(column[2], answer)
-        column[3].imshow((answer != truth).cpu(), cmap="gray_r")
+        column[3].imshow((answer != truth).cpu(), cmap="gray_r", vmin=0, vmax=1)
         column[0].set_title(shift, loc="center")
 for ax in axes.flat:
     ax.axis("on")

@@ -1,14 +1,22 @@
-"""One of the book's tables on another problem than its own: what a page does at full scale, where nothing is stored."""
+"""A page at full scale, where nothing is stored: what it runs on, and the book's tables on another problem."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from dtta import stored
-from dtta.problems import load
+from dtta.methods import METHODS, methods_for, settings_of
+from dtta.problems import Problem, load, module
 from dtta.speed import native
 from dtta.tables import make, read
+
+# Where ablations start from: the paper's SGD, φ at rest, and timesteps spread evenly over all there are. One thing at a
+# time is changed then, as in the mini tables.
+PLAIN = dict(optimizer="sgd", lr=5e-3, timesteps="stratified", low=0.0, high=1.0, adapt_diffusion=False)
 
 
 def elsewhere(
@@ -23,6 +31,7 @@ def elsewhere(
     networks: Mapping[str, str] | None = None,
     diffusions: Mapping[str, str] | None = None,
     most: Mapping[str, int] | None = None,
+    start: Mapping[str, object] | None = None,
     workers: int = 1,
     precision: str | None = None,
 ) -> Path:
@@ -37,7 +46,10 @@ def elsewhere(
             keeps the settings that it starts from.
         networks, diffusions: what stands for the networks and diffusion models that the file names; "": for the
             problem's usual one. A run that needs another one is left out, and so are those that build on it.
-        most: of a setting, such as {"samples": 48}: what the file says above it is cut down to it.
+        most: of a setting, such as {"samples": 48}: what the file or the method's default says above it is cut down to
+            it.
+        start: settings of Diffusion-TTA that count in place of the problem's own, where the file says nothing, such
+            as PLAIN.
         precision: of the diffusion model; None: that which the device is fast in (see ``dtta.speed.native``).
 
     Returns:
@@ -45,7 +57,13 @@ def elsewhere(
     """
     folder = Path(folder) if folder else stored.own_folder()
     networks, diffusions, limits = dict(networks or {}), dict(diffusions or {}), dict(most or {})
-    usual = load(problem, networks.get("") or None, diffusions.get("") or None)
+    models = {"network": networks, "diffusion": diffusions}
+
+    @cache
+    def begun(network: str, diffusion: str) -> Problem:
+        return starting(load(problem, network or None, diffusion or None), limits, **(start or {}))
+
+    usual = begun(networks.get("", ""), diffusions.get("", ""))
     precision = precision or native(next(usual.diffusion.parameters()).device)
 
     def change(said: dict) -> dict:
@@ -53,13 +71,18 @@ def elsewhere(
         for run, entry in said["runs"].items():
             first = "like" not in entry
             parts = {k: entry.get(k, "") for k in ("network", "diffusion") if first or k in entry}
-            known = {"network": networks, "diffusion": diffusions}
-            if any(part and part not in known[kind] for kind, part in parts.items()):
+            if any(part and part not in models[kind] for kind, part in parts.items()):
                 continue
             if any(entry.get(k, "none") not in runs for k in ("like", "against") if k in entry):
                 continue
-            own = {kind: place for kind, part in parts.items() if (place := known[kind].get(part))}
-            settings = (usual.settings.get(entry.get("method", run), {}) if first else {}) | entry.get("settings", {})
+            if entry.get("method", run) == "eata" and "validation" not in usual.sizes:
+                continue  # it measures which weights matter on validation images
+            own = {kind: place for kind, part in parts.items() if (place := models[kind].get(part))}
+            method, settings = entry.get("method", run), entry.get("settings", {})
+            if first:  # on its own network, which may have settings of its own
+                pair = (own.get(kind, models[kind].get("", "")) for kind in models)
+                settings = begun(*pair).settings.get(method, {}) | settings
+                settings = _limits_of(method, settings, limits) | settings
             own["settings"] = {k: _cut(v, limits.get(k)) for k, v in settings.items()}
             if "recalled" in entry:
                 own["recalled"] = min(entry["recalled"], images)
@@ -67,13 +90,46 @@ def elsewhere(
             runs[run] = {k: v for k, v in entry.items() if k not in left_out} | own
         wanted = list(shifts or usual.shifts)
         given = dict(problem=problem, images=images, tried=tried, seeds=list(seeds), runs=runs)
+        given |= {kind: known[""] for kind, known in models.items() if known.get("")}
         return said | given | dict(shifts=wanted, of=images * (1 + len(wanted)))
 
     make(read(name, change, precision), workers, rows=folder / problem, out=folder)
     return folder
 
 
+def announce(problem: Problem, network: str | None = None, diffusion: str | None = None) -> None:
+    """Say what a page runs on, where that is not the world that its text tells of; of a mini world nothing is said."""
+    if (has := module(problem.name)).RECIPES:  # its models come with the package
+        return
+    f, phi = network or next(iter(has.NETWORKS)), diffusion or next(iter(has.DIFFUSIONS))
+    print(f"full scale: {problem.name}, {f} under {phi}")
+    print("The text of this page tells of its mini world. Numbers, tables and figures below are of this problem.")
+
+
+def starting(problem: Problem, most: Mapping[str, int] | None = None, **changed) -> Problem:
+    """A problem whose methods start from other settings than its own.
+
+    Args:
+        most: see `elsewhere`. changed: settings of Diffusion-TTA.
+    """
+    limits, found = dict(most or {}), {}
+    for method in methods_for(problem.task):
+        settings = problem.settings.get(method, {}) | (changed if method == "diffusion-tta" else {})
+        settings = _limits_of(method, settings, limits) | settings
+        found[method] = {k: _cut(v, limits.get(k)) for k, v in settings.items()}
+    return replace(problem, settings=problem.settings | {method: said for method, said in found.items() if said})
+
+
+def _limits_of(method: str, said: Mapping[str, object], limits: Mapping[str, int]) -> dict[str, int]:
+    """What limits the settings that a method has by default, and of which nothing is said."""
+    parameters = inspect.signature(METHODS[method]).parameters
+    own = {k: parameters[k].default for k in settings_of(method) if k in limits and k not in said}
+    return {k: limits[k] for k, value in own.items() if type(value) is int and value > limits[k]}
+
+
 def _cut(value: object, limit: int | None) -> object:
     if limit is None:
         return value
-    return [min(v, limit) for v in value] if isinstance(value, list) else min(value, limit)
+    if isinstance(value, list):  # of stages, which stay in proportion
+        return [max(1, v * limit // max(value)) for v in value] if max(value) > limit else value
+    return min(value, limit)

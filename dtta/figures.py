@@ -89,9 +89,9 @@ def show(fig: Figure, alt: str) -> None:
     import matplotlib.pyplot as plt
 
     alt = _words(alt)
-    picture = _png(fig)
+    shown = _png(fig)
     plt.close(fig)  # else the inline backend shows it a second time
-    _display(picture, fig, alt)
+    _display(shown, fig, alt)
 
 
 def play(frames: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
@@ -131,11 +131,11 @@ def _png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _display(picture: bytes, fig: Figure, alt: str) -> None:
+def _display(shown: bytes, fig: Figure, alt: str) -> None:
     from IPython.display import display
 
     display(
-        {"image/png": b64encode(picture).decode(), "text/plain": f"Figure: {alt}"},
+        {"image/png": b64encode(shown).decode(), "text/plain": f"Figure: {alt}"},
         metadata={"image/png": {"alt": alt, "width": round(fig.get_figwidth() * _DPI)}},
         raw=True,
     )
@@ -154,7 +154,7 @@ def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: S
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
-        _image(ax, image)
+        picture(ax, image)
         ax.set_title(title, fontsize=9, loc="center")
         if edges:
             ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, lw=4, ec=edges[i]))
@@ -175,10 +175,12 @@ def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
 
 
 def name_classes(fig: Figure, classes: Sequence[str]) -> None:
-    """A legend of the map's colours below the figure."""
+    """A legend of the map's colours below the figure; of classes too many to be told apart, nothing."""
     from matplotlib.patches import Patch
 
-    keys = [Patch(color=colour, label=name) for colour, name in zip(SEGMENTS, classes, strict=True)]
+    if len(classes) > len(SEGMENTS):
+        return
+    keys = [Patch(color=colour, label=name) for colour, name in zip(SEGMENTS, classes, strict=False)]
     fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=9, handlelength=1)
 
 
@@ -192,12 +194,16 @@ def depth(ax: Axes, distance: Tensor, near: float, far: float) -> None:
 
 def depth_error(ax: Axes, depths: Tensor, reference: Tensor) -> None:
     """How far depths (H, W) are from a reference, as the log of their ratio: red nearer, blue further, full at 1.65."""
-    ax.imshow((depths / reference).log().detach().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
+    import torch
+
+    ratio = torch.where(reference > 0, depths / reference, torch.nan)  # 0: unknown
+    ax.imshow(ratio.log().detach().cpu().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
     ax.axis("off")
 
 
 def band(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) -> None:
     """The mean of `curves` (n, points) with the 95% interval of that mean as a band (normal approximation)."""
+    curves = curves.cpu()
     mean, error = curves.mean(0), 1.96 * curves.std(0) / len(curves) ** 0.5
     ax.plot(x, mean, color=colour, label=label)
     ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
@@ -251,15 +257,18 @@ def spread_labels(ax: Axes, x: Sequence[float], y: Sequence[float], names: Seque
     Names stand to the right of points in the left half of the axis, and to the left of the others.
     """
     low, high = ax.get_xlim()
-    middle = (low * high) ** 0.5
+    middle, top = (low * high) ** 0.5, float("-inf")
     for left in (True, False):
         last = float("-inf")
         for up, across, name in sorted(p for p in zip(y, x, names, strict=True) if (p[1] < middle) == left):
             last = max(up, last + gap)
+            top = max(top, last)
             ax.annotate(
                 name, (across, up), (across * (1.25 if left else 0.8), last), size=8, va="center",
                 ha="left" if left else "right", arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.4},
             )  # fmt: skip
+    if top > ax.get_ylim()[1]:  # else the layout makes room outside, until nothing of the axes is left
+        ax.set_ylim(top=top + gap)
 
 
 def belief(
@@ -270,7 +279,7 @@ def belief(
 
     panels, widths = (3, (1, 2.2, 1.3)) if losses else (2, (1, 2.2))
     fig, (left, middle, *right) = plt.subplots(1, panels, figsize=(9, 2.8), width_ratios=widths)
-    _image(left, image[0])
+    picture(left, image[0])
     left.axis("off")
     bars(middle, before, after, classes)
     for ax in right:
@@ -320,7 +329,7 @@ def adapted(
     for ax, name in zip(axes, panels, strict=False):
         ax.set_title(name, loc="center")
         ax.axis("off")
-    _image(axes[0], image[0])
+    picture(axes[0], image[0])
     maps = ([label] if label is not None else []) + [before[0], after[0]]
     for ax, answer in zip(axes[1:], maps, strict=False):
         if problem.task == "segmentation":
@@ -349,7 +358,7 @@ def moved_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None 
     kind = torch.where(moved, 1, 0)
     if truth is not None:
         kind = torch.where(moved & (after == truth), 2, torch.where(moved & (before == truth), 3, kind))
-    ax.imshow(kind.numpy(), cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
+    ax.imshow(kind.cpu().numpy(), cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
     ax.axis("off")
 
 
@@ -357,6 +366,8 @@ def relief(ax: Axes, depths: Tensor, image: Tensor, far: float) -> None:
     """A depth map (H, W) as a surface in space, painted with its image (3, H, W); the sky is left out. `ax` is 3-D."""
     import numpy as np
 
+    step = max(1, len(depths) // 64)  # more than so many squares take minutes
+    depths, image = depths[::step, ::step].cpu(), image[:, ::step, ::step].cpu()
     height, width = depths.shape
     across, down = np.meshgrid(np.arange(width), np.arange(height))
     away = np.where(depths.numpy() < 0.97 * far, depths.numpy(), np.nan)
@@ -393,7 +404,8 @@ def triangle(
         ax.text(*corner, f"{name}", ha="center", va=place)
     ax.set(aspect="equal", xlim=(-0.15, 1.35), ylim=(-0.12, 0.98))
     ax.axis("off")
-    ax.legend(loc="upper right", fontsize=9)
+    if paths:
+        ax.legend(loc="upper right", fontsize=9)
     return fig
 
 
@@ -427,18 +439,18 @@ def grid(values: Mapping[str, Mapping[str, float]], limit: float, label: str = "
     columns = list(next(iter(values.values())))
     numbers = np.array([[row[name] for name in columns] for row in values.values()])
     fig, ax = plt.subplots(figsize=(0.55 * len(columns) + 2.6, 0.32 * len(values) + 1.4))
-    picture = ax.imshow(numbers, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    drawn = ax.imshow(numbers, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for (y, x), number in np.ndenumerate(numbers):
         colour = "white" if abs(number) > 0.6 * limit else BLACK
         ax.text(x, y, f"{number:+.0f}" if round(number) else "0", ha="center", va="center", size=8, color=colour)
     ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", size=9)
     ax.set_yticks(range(len(values)), list(values), size=9)
     ax.grid(False)
-    fig.colorbar(picture, ax=ax, label=label, shrink=0.6, aspect=30)
+    fig.colorbar(drawn, ax=ax, label=label, shrink=0.6, aspect=30)
     return fig
 
 
-def _image(ax: Axes, image: Tensor) -> None:
-    """One image (C, H, W), grey or colour."""
-    pixels = image.detach().clamp(0, 1)
+def picture(ax: Axes, image: Tensor) -> None:
+    """One image (C, H, W), grey or colour, wherever it is."""
+    pixels = image.detach().cpu().clamp(0, 1)
     ax.imshow((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy(), vmin=0, vmax=1)

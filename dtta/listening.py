@@ -47,7 +47,7 @@ def losses_under(
     for part in torch.arange(len(z0)).split(batch):
         for k, c in enumerate(conditions):
             for b in range(samples):
-                found[part, k] += diffusion.loss(z0[part], t[part, b], noise[part, b], c[part]) / samples
+                found[part, k] += diffusion.loss(z0[part], t[part, b], noise[part, b], c[part]).cpu() / samples
     return found
 
 

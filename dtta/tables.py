@@ -76,6 +76,7 @@ class Table:
     """What a file says; see the module's docstring.
 
     of: each shift's images are spread over so many (see ``dtta.evaluate.spread``); 0: all shifts have the same ones.
+    network, diffusion: those of runs that name none; None: the problem's usual ones.
     precision: in which the diffusion models compute (see ``dtta.speed``); no file says it, since it is the machine's.
     """
 
@@ -89,6 +90,8 @@ class Table:
     seeds: tuple[int, ...]
     precision: str = "float32"
     entries: dict[str, Entry] = field(default_factory=dict)
+    network: str | None = None
+    diffusion: str | None = None
 
     @property
     def most(self) -> int:
@@ -107,7 +110,7 @@ class Table:
         return {shift: [first + number for number in numbers] for shift, numbers in found.items()}
 
 
-_TABLE = {"about", "problem", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
+_TABLE = {"about", "problem", "network", "diffusion", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
 _RUN = ("method", "network", "diffusion", "classes", "batch", "stream", "by_class", "recalled")
 _ENTRY = {*_RUN, "settings", "grid", "like", "against", "images"}
 
@@ -140,7 +143,8 @@ def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said, 
         if name not in said:
             raise ValueError(f"{path}: {name} is missing")
     known = cache(load)  # each problem once
-    problem = known(said["problem"])
+    models = {kind: said.get(kind) for kind in ("network", "diffusion")}
+    problem = known(said["problem"], *models.values())
     table = Table(
         path.stem,
         said["about"],
@@ -151,6 +155,7 @@ def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said, 
         said.get("of", 0),
         tuple(said.get("seeds", [0])),
         precision,
+        **models,
     )
     for name, entry in said["runs"].items():
         table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table, known)
@@ -175,8 +180,9 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: 
         if method not in METHODS:
             raise ValueError(f"{where}: unknown method {method!r}; choose from {', '.join(METHODS)}")
         first = {"method": method, "problem": table.problem, "precision": table.precision}
-        run = Run(**first | {k: said[k] for k in _RUN if k in said})
-        settings = known(table.problem).settings.get(method, {}) | own
+        models = {"network": table.network, "diffusion": table.diffusion}
+        run = Run(**first | models | {k: said[k] for k in _RUN if k in said})
+        settings = known(table.problem, *models.values()).settings.get(method, {}) | own
     else:
         run = replace(table.entries[like].run, **{k: said[k] for k in _RUN if k in said})
         settings = run.settings | own
@@ -337,7 +343,7 @@ def choose(
             text = json.dumps(settings)
             jobs[name, text] = job(replace(run, settings=run.settings | settings), f"{name} {text}")
     rows = dict(zip(jobs, do(list(jobs.values()), f"{table.name}, validation images"), strict=True)) if jobs else {}
-    problem = load(table.problem)
+    problem = load(table.problem, table.network, table.diffusion)
     metric = problem.metrics.get(problem.metric)
     told = {}
     for name, run in runs.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -174,9 +174,10 @@ def vision_transformer(folder: Path) -> Path:
 # --- data ---------------------------------------------------------------------------------------------
 
 
-def imagenet(root: Path) -> Path:
-    """ImageNet's validation part and all data sets with its classes, one picture of each class."""
-    for name, layout in LAYOUTS.items():
+def imagenet(root: Path, names: Collection[str] = tuple(LAYOUTS)) -> Path:
+    """ImageNet's validation part and data sets with its classes (all of them), one picture of each class."""
+    for name in names:
+        layout = LAYOUTS[name]
         if name in ("imagenet-c", "objectnet"):
             continue
         if name in ("imagenet-s", "imagenet-sketch"):  # the same files under another name
@@ -190,7 +191,7 @@ def imagenet(root: Path) -> Path:
     (root / "train").mkdir()
     for synset in synsets():
         os.symlink(root / "val" / synset, root / "train" / synset)
-    for place in ("imagenet-c/noise/gaussian_noise", "imagenet-c/contrast"):
+    for place in ("imagenet-c/noise/gaussian_noise", "imagenet-c/contrast") if "imagenet-c" in names else ():
         (root / place).mkdir(parents=True)
         os.symlink(root / "val", root / place / "5")
     return root
@@ -222,6 +223,21 @@ def objectnet(root: Path) -> Path:
             framed.paste(picture(10 * k + n), (2, 2))
             framed.save(folder / "images" / thing / f"{n}.png")
     return root
+
+
+def food101(root: Path) -> list[str]:
+    """Three foods in torchvision's layout; their names."""
+    meta, names = {"train": {}, "test": {}}, ["apple_pie", "ice_cream", "pad_thai"]
+    for j, name in enumerate(names):
+        for k, split in enumerate(("train", "train", "test", "test")):
+            path = root / "food-101" / "images" / name / f"{k}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(10 * j + k).save(path)
+            meta[split].setdefault(name, []).append(f"{name}/{k}")
+    (root / "food-101" / "meta").mkdir()
+    for split, found in meta.items():
+        (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(found))
+    return ["apple pie", "ice cream", "pad thai"]
 
 
 def numbers(seed: int, most: int, size: tuple[int, int] = (40, 36), kind: type = np.uint8) -> Image.Image:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+import timm
 import tiny
+import torch
+from torchvision.models import VisionTransformer
 
 from dtta import elsewhere as module
 from dtta import evaluate as evaluation
 from dtta import stored, tables
-from dtta.elsewhere import elsewhere
+from dtta.elsewhere import announce, elsewhere, starting
+from dtta.parameters import add_lora, lora_updates, select
+from dtta.problems.networks import Classifier
+from dtta.problems.weights import WeightsError
 
 TEXT = """
 about = "A table to try things out"
@@ -95,3 +104,66 @@ def test_a_table_on_another_problem(tmp_path, monkeypatch):
     runs = made("c", diffusions={"": "small", "dit": "large"}, precision="bfloat16")
     assert {run.precision for run in runs.values()} == {"bfloat16"}
     assert [runs[name].diffusion for name in ("diffusion-tta", "another diffusion model")] == ["small", "large"]
+
+
+@pytest.mark.parametrize("kind", ["network", "diffusion"])
+def test_nothing_but_the_models_that_were_named_is_loaded(kind, tmp_path, monkeypatch):
+    """The problem's usual ones may lie on a hub that cannot be reached."""
+    place = {"network": 1, "diffusion": 2}[kind]
+
+    def load(*names):
+        if len(names) <= place or names[place] != "own":
+            raise WeightsError("it cannot be reached")
+        return tiny.problem()
+
+    for where in (tables, evaluation, module):
+        monkeypatch.setattr(where, "load", load)
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    (tmp_path / "few.toml").write_text(TEXT)
+    folder = elsewhere("few", "other", 1, tmp_path / "a", shifts=["fog"], tried=1, **{f"{kind}s": {"": "own"}})
+    assert {getattr(run, kind) for run in stored.names("few", folder).values()} == {"own"}
+
+
+def test_what_a_method_says_by_default_is_cut_too_and_stages_stay_in_proportion():
+    problem = starting(tiny.problem(), {"samples": 4, "views": 2}, samples=[8, 24], lr=0.5)
+    assert problem.settings["diffusion-tta"] == {"samples": [1, 4], "lr": 0.5}
+    assert problem.settings["diffusion-classifier"] == {"samples": 4}  # 48 of its own
+    assert problem.settings["memo"] == {"views": 2}
+    assert "none" not in problem.settings
+    small = starting(tiny.problem(settings={"dusa": {"samples": 3}}), {"samples": 4})
+    assert small.settings["dusa"] == {"samples": 3}
+
+
+def test_without_validation_images_eata_is_left_out(tmp_path, monkeypatch):
+    whole = tiny.problem()
+    for sizes, wanted in ((whole.sizes, ["none", "eata", "tent"]), ({"test": 4}, ["none", "tent"])):
+        for place in (tables, evaluation, module):
+            monkeypatch.setattr(place, "load", lambda *names, sizes=sizes: replace(whole, sizes=sizes))
+        monkeypatch.setattr(tables, "FOLDER", tmp_path)
+        text = 'about = "x"\nproblem = "tiny"\nimages = 1\n[runs.none]\n[runs.eata]\n[runs.tent]\n'
+        (tmp_path / "few.toml").write_text(text)
+        folder = elsewhere("few", "other", 1, tmp_path / f"{len(sizes)}", shifts=["fog"], most={"anchors": 2})
+        assert list(stored.names("few", folder)) == wanted
+
+
+def test_a_page_says_what_it_runs_on_unless_that_is_its_mini_world(capsys):
+    announce(replace(tiny.problem(), name="digits"))
+    assert capsys.readouterr().out == ""
+    announce(replace(tiny.problem(), name="ade20k"), diffusion="folder")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "full scale: ade20k, segformer-b0 under folder" and "mini world" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("resnet18", 16), ("convnext_atto", 24), ("vit_tiny_patch16_224", 36), ("torchvision", 4)]
+)
+def test_lora_finds_its_place_in_full_scale_classifiers(name, layers):
+    if name == "torchvision":
+        network = VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
+    else:
+        network = timm.create_model(name)
+    model = add_lora(Classifier(network), rank=1)
+    assert len(lora_updates(model)) == layers
+    size = 32 if name == "torchvision" else 224
+    model(torch.rand(1, 3, size, size)).sum().backward()
+    assert all(p.grad is not None for p in select(model, "lora"))

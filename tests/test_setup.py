@@ -17,6 +17,7 @@ from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
+import wheels
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -168,20 +169,12 @@ def test_colab_tag_is_this_release():
 # --- the package ----------------------------------------------------------------------------------------------------
 
 
-def test_wheel_holds_all_code_weights_and_cards(tmp_path):
-    for name in ["pyproject.toml", "README.md", "LICENSE", "LICENSE-TEXT"]:
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "dtta", tmp_path / "dtta", ignore=shutil.ignore_patterns("__pycache__"))
-    build = "from setuptools.build_meta import build_wheel; build_wheel('out')"
-    (tmp_path / "out").mkdir()
-    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "out").glob(f"dtta-{dtta.__version__}-*.whl")
+def test_wheel_holds_all_code_weights_cards_tables_and_experiments(tmp_path):
+    wheel = wheels.build(tmp_path)
     held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
-        str(path.relative_to(tmp_path))
-        for path in (tmp_path / "dtta").rglob("*")
-        if path.suffix in {".py", ".json", ".safetensors"}
-    }
+    kinds = {".py", ".json", ".csv", ".toml", ".safetensors"}
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "dtta").rglob("*") if path.suffix in kinds}
+    assert {Path(name).suffix for name in wanted} == kinds
     assert wanted <= held
     metadata = zipfile.ZipFile(wheel).read(f"dtta-{dtta.__version__}.dist-info/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata

@@ -100,8 +100,8 @@ class Dusa(SelfTraining):
             z_t = self.diffusion.add_noise(z0[n], t[n, i], noise[n, i])
             predicted = self.diffusion.predict(z_t, t[n, i], l[chosen[n, k]]).float()
             self.evaluations += N * K * B
-            predicted = predicted.view(N, K, -1)  # all pairs and elements in a row
-            target = self.diffusion.target(z0.repeat_interleave(B, 0), t.flatten(), noise.flatten(0, 1)).view(N, -1)
+            predicted = predicted.reshape(N, K, -1)  # all pairs and elements in a row
+            target = self.diffusion.target(z0.repeat_interleave(B, 0), t.flatten(), noise.flatten(0, 1)).reshape(N, -1)
             G = predicted @ predicted.transpose(1, 2) / target.shape[1]
             b = torch.einsum("nkd,nd->nk", predicted, target) / target.shape[1]
         return G, b, target.square().mean(dim=1)

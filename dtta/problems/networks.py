@@ -36,6 +36,9 @@ class Classifier(_Normalised):
         kept: numbers of the classes that are asked for; None: all.
     """
 
+    # ResNet's convolutions; the linear layers of ConvNeXt's and ViTs' blocks, of torchvision's ViT but for attention
+    lora_targets = r"network\.(.*\.)?(layer\d\.\d+\.conv\d|mlp\.(fc\d|0|3)|attn\.qkv)"
+
     def __init__(self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD, kept: Sequence[int] | None = None):
         super().__init__(mean, std)
         self.network = network

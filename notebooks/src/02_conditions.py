@@ -19,10 +19,14 @@
 # **You need** [page 01](01_diffusion_loss). **Time:** 20 minutes to read, under a minute to run on two CPU cores.
 
 # %% tags=["parameters"]
-scale = "mini"  # "mini": handwritten digits, on a CPU
+scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
 seed = 0
 images = 24  # validation images in the statistics
 pairs = 24  # (timestep, noise) pairs for each image
+
+# At full scale alone:
+network = None  # another classifier: its name, or a folder in the hub's layout
+diffusion = None  # another diffusion model, likewise
 
 # %%
 import time
@@ -34,12 +38,16 @@ import dtta
 from dtta import figures, report
 from dtta.adapt import accumulate, gradients_only_for
 from dtta.conditions import ClassMixture, DepthMap, PixelMixture
+from dtta.elsewhere import announce
 from dtta.sampling import Sampling
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale])
-model, diffusion = problem.model, problem.diffusion
-x, y = problem.images(images, split="validation")
+problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
+announce(problem, network, diffusion)
+model, diffusion, L = problem.model, problem.diffusion, len(problem.classes)
+split = "validation" if "validation" in problem.sizes else "test"  # ImageNet's training part need not be there
+x, y = problem.images(images, split=split)
+y = y.to(x.device)
 
 # %% [markdown]
 # ## Classification: a mixture of embeddings
@@ -53,10 +61,10 @@ x, y = problem.images(images, split="validation")
 # %%
 logits = model(x[:1])  # (1, L)
 belief = logits.softmax(dim=1)
-c = sum(belief[0, j] * diffusion.class_embeddings[j] for j in range(10))
+c = sum(y_j * l_j for y_j, l_j in zip(belief[0], diffusion.class_embeddings, strict=True))
 
 mixture = ClassMixture(diffusion.class_embeddings)
-assert torch.allclose(c, mixture(logits)[0], atol=1e-6)
+assert torch.allclose(c, mixture(logits)[0], atol=1e-5)
 print("condition:", tuple(mixture(logits).shape))
 
 # %% [markdown]
@@ -64,11 +72,12 @@ print("condition:", tuple(mixture(logits).shape))
 # integers are looked up as before, vectors pass. For a one-hot belief nothing changes, to the last bit:
 
 # %%
-t, noise = torch.tensor([500]), torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(seed))
-z_t = diffusion.add_noise(diffusion.encode(x[:1]), t, noise)
+z0, t = diffusion.encode(x[:1]), torch.tensor([500], device=x.device)
+noise = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed)).to(z0.device)
+z_t, one_hot = diffusion.add_noise(z0, t, noise), torch.eye(L, device=x.device)
 with torch.no_grad():
-    by_label = diffusion.network(z_t, t, class_labels=torch.tensor([3])).sample
-    by_vector = diffusion.network(z_t, t, class_labels=torch.eye(10)[[3]] @ diffusion.class_embeddings).sample
+    by_label = diffusion.network(z_t, t, class_labels=torch.tensor([3], device=x.device)).sample
+    by_vector = diffusion.network(z_t, t, class_labels=one_hot[[3]] @ diffusion.class_embeddings).sample
 print("label and one-hot mixture agree exactly:", torch.equal(by_label, by_vector))
 
 # %% [markdown]
@@ -111,7 +120,7 @@ sampling = Sampling(timesteps="stratified", low=0.25, high=0.75)
 
 def along_the_line(diffusion, points):
     """Loss (images, points) at beliefs between another class (0) and the true class (1)."""
-    other = (y + 1 + torch.arange(len(y)) % 9) % 10  # another class, in turn
+    other = (y + 1 + torch.arange(len(y), device=y.device) % 9) % L  # another class, in turn
     z0 = diffusion.encode(x)
     t, noise = sampling.draw(z0, pairs, diffusion.timesteps, torch.Generator().manual_seed(seed))
     found = []
@@ -129,21 +138,26 @@ def accumulate_each(diffusion, z0, t, noise, c):
 
 
 points = torch.linspace(0, 1, 7)
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+taught = {  # by the labels they were trained on; public models know hard ones alone
+    "mini": {family: {"soft": family, "hard": f"{family}-hard"} for family in ("unet", "dit")},
+    "full": {"dit": {"hard": None}},
+}[scale]
+looks = {"soft": (figures.BLUE, "half soft labels"), "hard": (figures.VERMILION, "hard labels only")}
+fig, axes = plt.subplots(1, len(taught), figsize=(9, 3.4), sharey=True, squeeze=False)
 downhill = []
-for ax, family in zip(axes, ("unet", "dit"), strict=True):
-    for kind, colour in (("", figures.BLUE), ("-hard", figures.VERMILION)):
-        curve = along_the_line(dtta.load("digits", diffusion=family + kind).diffusion, points)
-        figures.band(ax, points, curve - curve[:, -1:], colour, "hard labels only" if kind else "half soft labels")
+for ax, (family, kinds) in zip(axes[0], taught.items(), strict=True):
+    for kind, name in kinds.items():
+        curve = along_the_line(dtta.load("digits", diffusion=name).diffusion if name else diffusion, points)
+        figures.band(ax, points, curve - curve[:, -1:], *looks[kind])
         falls = (curve.diff(dim=1) < 0).float().mean().item()
-        downhill.append({"model": family, "labels": "hard" if kind else "soft", "downhill": 100 * falls})
+        downhill.append({"model": family, "labels": kind, "downhill": 100 * falls})
     ax.set(xlabel="belief in the true class", title=family)
-axes[0].set_ylabel("loss above that of the true class")
-axes[0].legend()
+axes[0, 0].set_ylabel("loss above that of the true class")
+axes[0, 0].legend()
 figures.show(
     fig,
-    alt="Loss along the line from a wrong to the true class, for a UNet and a DiT, each trained with and without soft "
-    "labels, with bands for the interval over images.",
+    alt="Loss along the line from a wrong to the true class, in the mini world for a UNet and a DiT, each trained with and "
+    "without soft labels, with bands for the interval over images.",
 )
 report.table(
     downhill, tolerance=3.0, digits=0, caption="Share of the small steps towards the truth that lower the loss, in %"
@@ -211,14 +225,14 @@ print(f"naive {1000 * seconds[0]:.0f} ms, fast {1000 * seconds[1]:.0f} ms")
 # the belief is put on a *wrong* class, more and more firmly, and we ask how hard the loss pulls at the logits.
 
 # %%
-rival = int(y[0] + 1) % 10
+rival = int(y[0] + 1) % L
 pulls = {}
 for certainty in (0.5, 0.9, 0.99, 0.999):
-    p = torch.full((1, 10), (1 - certainty) / 9)
+    p = torch.full((1, L), (1 - certainty) / (L - 1), device=x.device)
     p[0, rival] = certainty
     logits = p.log().requires_grad_()
     c = mixture(logits)
-    _, c_grad = accumulate(diffusion, z0, t, noise, c)
+    _, c_grad = accumulate(diffusion, z0, t, noise, c, micro_batch=12)
     c.backward(c_grad)
     pulls[certainty] = logits.grad.norm().item()
 report.table(

@@ -20,10 +20,18 @@
 # the pictures come from. **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
 # %% tags=["parameters"]
-scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU
+scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": ADE20K, on a GPU
 seed = 0
 listeners = 10  # validation scenes on which the diffusion model is asked whether it listens
 live = 1  # test scenes of each shift that are run again and compared with the stored results
+
+# At full scale alone:
+network = None  # another network: its name, or a folder in the hub's layout
+diffusion = None  # another diffusion model, likewise
+images = 12  # test images under each shift
+shifts = None  # a list of some; None: all
+most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
+results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
 
 # %%
 from functools import partial
@@ -34,17 +42,37 @@ from torch.nn import functional as F
 
 import dtta
 from dtta import figures, report, stored
+from dtta.adapt import accumulate, gradients_only_for
+from dtta.elsewhere import announce, elsewhere, starting
 from dtta.evaluate import image_generator
 from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 from dtta.problems.metrics import class_accuracy
 
 figures.style()
-problem = dtta.load({"mini": "scenes-segmentation", "full": "ade20k"}[scale])
-settings = problem.settings["diffusion-tta"]
+problem = dtta.load({"mini": "scenes-segmentation", "full": "ade20k"}[scale], network, diffusion)
+announce(problem, network, diffusion)
+shifts = shifts or problem.shifts
+table, folder = "scenes-segmentation-test", stored.FOLDER
+if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
+    start = dict(timesteps="stratified", low=0.0, high=1.0)
+    problem = starting(problem, most, **start)
+    models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
+    folder = elsewhere(
+        table, problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=start, **models
+    )
+diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 classes = problem.classes
-print("classes:", ", ".join(classes))
-print("settings, chosen on validation scenes:", settings)
+named = classes[:12]  # all seven; of ADE20K's 150 the commonest
+print(f"{len(classes)} classes:", ", ".join(named))
+origin = {"mini": "chosen on validation scenes", "full": "not chosen on validation images"}[scale]
+print(f"settings, {origin}:", settings)
+deep = next(
+    s for s in ("depth_fog", "fog", *shifts) if s in shifts
+)  # fog that deepens with distance, where it can be made
+four = [s for s in ("contrast", deep, "gaussian_noise", "motion_blur") if s in shifts]
+
+draw = partial(figures.segmentation, count=len(classes))
 
 # %% [markdown]
 # ## The task
@@ -59,10 +87,10 @@ for k, pair in enumerate(zip(axes[:, :3].T, axes[:, 3:].T, strict=True)):
         x, truth = problem.image(k, shift, 3)
         with torch.no_grad():
             answer = problem.model(x)[0].argmax(0)
-        column[0].imshow(x[0].permute(1, 2, 0))
-        figures.segmentation(column[1], truth)
-        figures.segmentation(column[2], answer)
-        column[3].imshow(answer != truth, cmap="gray_r")
+        figures.picture(column[0], x[0])
+        draw(column[1], truth)
+        draw(column[2], answer)
+        column[3].imshow((answer != truth).cpu(), cmap="gray_r", vmin=0, vmax=1)
         column[0].set_title(shift, loc="center")
 for ax in axes.flat:
     ax.axis("on")
@@ -95,7 +123,7 @@ x, truth = problem.image(0, "fog", 3)
 logits = problem.model(x)
 y = logits.softmax(1)[0]  # (L, H, W)
 embeddings = problem.diffusion.class_embeddings  # (L, D)
-c = torch.zeros(embeddings.shape[1], *y.shape[1:])
+c = torch.zeros(embeddings.shape[1], *y.shape[1:], device=y.device)
 for belief, embedding in zip(y, embeddings, strict=True):
     c = c + embedding.view(-1, 1, 1) * belief
 print("the same as PixelMixture:", torch.allclose(c, problem.condition(logits)[0], atol=1e-5))
@@ -105,22 +133,22 @@ print("the same as PixelMixture:", torch.allclose(c, problem.condition(logits)[0
 # descent raises the true class, the feedback is right.
 
 # %%
-diffusion = problem.diffusion
 z0 = diffusion.encode(x)
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
 t, noise = heard.draw(z0, 96, diffusion.timesteps, image_generator(seed, 0))
 leaf = logits.detach().requires_grad_()
-condition = problem.condition(leaf).expand(96, -1, -1, -1)
-loss = diffusion.loss(z0.expand(96, -1, -1, -1), t[0], noise[0], condition).mean()
-(push,) = torch.autograd.grad(-loss, leaf)  # the direction of descent
-toward = push[0].gather(0, truth[None])[0]
+c = problem.condition(leaf)
+with gradients_only_for([], diffusion):
+    _, c_grad = accumulate(diffusion, z0, t, noise, c, settings.get("micro_batch"))
+(push,) = torch.autograd.grad(c, leaf, -c_grad)  # the direction of descent
+toward = push[0].gather(0, truth.clamp(min=0)[None])[0]
 
 fig, axes = plt.subplots(1, 4, figsize=(8.4, 2.5))
-axes[0].imshow(x[0].permute(1, 2, 0))
-figures.segmentation(axes[1], truth)
-figures.segmentation(axes[2], logits[0].argmax(0))
-limit = toward.abs().quantile(0.98)
-axes[3].imshow(toward, cmap="RdBu", vmin=-limit, vmax=limit)
+figures.picture(axes[0], x[0])
+draw(axes[1], truth)
+draw(axes[2], logits[0].argmax(0))
+limit = toward.abs().quantile(0.98).item()
+axes[3].imshow(toward.cpu(), cmap="RdBu", vmin=-limit, vmax=limit)
 for ax, name in zip(axes, ("image", "truth", "network", "push on the true class"), strict=True):
     ax.set_title(name, loc="center")
     ax.axis("off")
@@ -129,9 +157,9 @@ figures.show(
     alt="A foggy scene, its true map, the network's map, and a map of the feedback: blue where descent raises the true "
     "class, red where it lowers it.",
 )
-own = logits[0].argmax(0) != truth
+own, known = logits[0].argmax(0) != truth, truth >= 0  # -1: no label
 report.line(
-    f"descent raises the true class in {100 * (toward[own] > 0).float().mean():.1f}% of the wrong pixels "
+    f"descent raises the true class in {100 * (toward[own & known] > 0).float().mean():.1f}% of the wrong pixels "
     f"and in {100 * (toward[~own] > 0).float().mean():.1f}% of the right ones",
     tolerance=2.0,
 )
@@ -158,11 +186,17 @@ def certain(answer):
     return 30 * F.one_hot(answer, len(classes)).movedim(-1, 1).float()
 
 
+def labelled(truth, output):
+    """True maps; where there is no label, what the network says."""
+    return torch.where(truth < 0, output.argmax(1), truth)
+
+
 @torch.no_grad()
 def listening(shift):
     """Timesteps, and losses (scenes, maps, timesteps) under four maps, the true one first."""
     x, truth = problem.images(listeners, shift, 3, "validation")
     own = problem.model(x)
+    truth = labelled(truth, own)
     outputs = (certain(truth), own, certain(own.argmax(1)), certain(truth.roll(1, 0)))
     maps = [problem.condition(output) for output in outputs]
     return losses_by_timestep(diffusion, x, maps, seed=seed)
@@ -201,17 +235,17 @@ figures.show(
 
 # %%
 tta = build(problem, "diffusion-tta")
-standing = partial(stored.standing, "scenes-segmentation-test", "diffusion-tta")  # by their gain
-index = standing("depth_fog", 0.75)
-x, truth = problem.image(index, "depth_fog", 3)
+standing = partial(stored.standing, table, "diffusion-tta", folder=folder)  # by their gain
+index = standing(deep, 0.75)
+x, truth = problem.image(index, deep, 3)
 answer = tta(x, image_generator(seed, index))
 frames = []
 for step, output in enumerate([*(step.output for step in tta.history), answer]):
     fig, axes = plt.subplots(1, 4, figsize=(8.4, 2.9))
-    axes[0].imshow(x[0].permute(1, 2, 0))
-    figures.segmentation(axes[1], truth)
-    figures.segmentation(axes[2], output[0].argmax(0))
-    axes[3].imshow(output.softmax(1)[0].amax(0), cmap="gray", vmin=0.2, vmax=1)
+    figures.picture(axes[0], x[0])
+    draw(axes[1], truth)
+    draw(axes[2], output[0].argmax(0))
+    axes[3].imshow(output.detach().softmax(1)[0].amax(0).cpu(), cmap="gray", vmin=0.2, vmax=1)
     for ax, name in zip(axes, ("image", "truth", f"network after {step} steps", "how sure it is"), strict=True):
         ax.set_title(name, loc="center")
         ax.axis("off")
@@ -233,9 +267,8 @@ figures.play(
 # `dtta evaluate --table scenes-segmentation-test` makes again.
 
 # %%
-gain_of = partial(stored.gain, "scenes-segmentation-test", metric=problem.metrics["mean IoU"])
-shifts = set(problem.shifts)
-gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *problem.shifts)}
+gain_of = partial(stored.gain, table, folder=folder, metric=problem.metrics["mean IoU"])
+gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
 gains["mean of the shifts"] = gain_of("diffusion-tta", shifts)
 figures.show(
     figures.forest(gains, "Diffusion-TTA over no adaptation, mean IoU"),
@@ -244,13 +277,13 @@ figures.show(
 
 # %%
 report.gains(
-    gains, tolerance=0.3, caption="Mean IoU in %, gain in points with its 95% paired interval; severity 3, seed 0"
+    gains, tolerance=0.3, caption=f"Mean IoU in %, gain in points with its 95% paired interval; severity 3, seed {seed}"
 )
 
 # %%
 scores = ("mean IoU", "mean class accuracy", "pixel accuracy")
 measured = {m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m]) for m in scores}
-by_class = {f"IoU {c}": gain_of("diffusion-tta", shifts, metric=problem.metrics[f"IoU {c}"]) for c in classes}
+by_class = {f"IoU {c}": gain_of("diffusion-tta", shifts, metric=problem.metrics[f"IoU {c}"]) for c in named}
 figures.show(
     figures.forest(measured | by_class, "Mean over the shifts, by metric and by class"),
     alt="Forest plot: the gain with its interval in mean IoU, mean class accuracy and pixel accuracy, and in the IoU of sky, "
@@ -258,7 +291,7 @@ figures.show(
 )
 
 # %%
-report.gains(measured | by_class, tolerance=0.3, caption="Mean over nineteen shifts, in %")
+report.gains(measured | by_class, tolerance=0.3, caption="Mean over the shifts, in %")
 
 # %% [markdown]
 # Two and a half points on average, by an interval above zero, and about three in both accuracies. Brightness, coloured
@@ -274,16 +307,16 @@ report.gains(measured | by_class, tolerance=0.3, caption="Mean over nineteen shi
 # Where do answers move? For four shifts, the scene that stands in the middle when the scenes are ordered by their gain.
 
 # %%
-fig, axes = plt.subplots(4, 5, figsize=(8.4, 7.2))
-for row, shift in zip(axes, ("contrast", "depth_fog", "gaussian_noise", "motion_blur"), strict=True):
+fig, axes = plt.subplots(len(four), 5, figsize=(8.4, 1.8 * len(four)), squeeze=False)
+for row, shift in zip(axes, four, strict=True):
     index = standing(shift, 0.5)
     x, truth = problem.image(index, shift, 3)
     after = tta(x, image_generator(seed, index))[0].argmax(0)
     with torch.no_grad():
         before = problem.model(x)[0].argmax(0)
-    row[0].imshow(x[0].permute(1, 2, 0))
+    figures.picture(row[0], x[0])
     for ax, answer in zip(row[1:4], (truth, before, after), strict=True):
-        figures.segmentation(ax, answer)
+        draw(ax, answer)
     figures.moved_classes(row[4], before, after, truth)
     row[0].axis("on")
     row[0].set(xticks=[], yticks=[], ylabel=shift.replace("_", " "))
@@ -302,7 +335,7 @@ figures.show(
 
 # %%
 some = ("clean", "contrast", "fog", "shot_noise", "night")
-agree, count = stored.agreement("scenes-segmentation-test", "diffusion-tta", live, some, within=0.02)
+agree, count = stored.agreement(table, "diffusion-tta", live, some, folder=folder, within=0.02)
 report.line(f"{agree} of {count} scenes score as stored, to two points", tolerance=0.1, whole=1)
 
 # %% [markdown]
@@ -313,13 +346,13 @@ report.line(f"{agree} of {count} scenes score as stored, to two points", toleran
 # validation scenes. Neither needs a diffusion model. Same scenes, settings from validation scenes.
 
 # %%
-test, methods = "scenes-segmentation-test", ("diffusion-tta", "tent", "augmentation")
-rows = stored.summary(test, methods, problem.shifts, problem.metrics["mean IoU"])
+methods = ("diffusion-tta", "tent", "augmentation")
+rows = stored.summary(table, methods, shifts, problem.metrics["mean IoU"], folder=folder)
 for row in rows:
     by_accuracy = gain_of(row["method"], shifts, metric=problem.metrics["mean class accuracy"])
     row["class accuracy, gain"] = by_accuracy["gain"]
 before = gain_of("diffusion-tta", shifts)["before"]
-report.table(rows, tolerance=0.3, caption=f"Mean IoU in %, mean over nineteen shifts; no adaptation: {before:.1f}")
+report.table(rows, tolerance=0.3, caption=f"Mean IoU in %, mean over the shifts; no adaptation: {before:.1f}")
 
 report.gains(
     {
@@ -328,7 +361,7 @@ report.gains(
         for metric in ("mean IoU", "mean class accuracy")
     },
     tolerance=0.3,
-    caption="Diffusion-TTA against the two, mean over nineteen shifts",
+    caption="Diffusion-TTA against the two, mean over the shifts",
 )
 
 # %% [markdown]
@@ -338,9 +371,9 @@ report.gains(
 
 # %%
 report.gains(
-    {c: gain_of("tent", shifts, metric=partial(class_accuracy, name=c)) for c in classes},
+    {c: gain_of("tent", shifts, metric=partial(class_accuracy, name=c)) for c in named},
     tolerance=0.3,
-    caption="TENT: accuracy of each class, in %, mean over nineteen shifts",
+    caption="TENT: accuracy of each class, in %, mean over the shifts",
 )
 
 # %% [markdown]
@@ -368,7 +401,7 @@ variants = {
 report.gains(
     {"as above": gain_of("diffusion-tta", shifts)} | {name: gain_of(run, shifts) for name, run in variants.items()},
     tolerance=0.3,
-    caption="Mean IoU over nineteen shifts: gain over no adaptation",
+    caption="Mean IoU over the shifts: gain over no adaptation",
 )
 
 # %%
@@ -392,27 +425,28 @@ report.gains(
 
 # %%
 preferred, gained = [], []
-rows = stored.rows("scenes-segmentation-test", "diffusion-tta")
+rows = stored.rows(table, "diffusion-tta", folder)
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
-for shift in ("clean", *problem.shifts):
+for shift in ("clean", *shifts):
     pairs = [problem.image(i, shift, 3) for i in [r.index for r in rows if r.shift == shift][:4]]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
-        maps = [problem.condition(certain(truth)), problem.condition(problem.model(x))]
+        own = problem.model(x)
+        maps = [problem.condition(certain(labelled(truth, own))), problem.condition(own)]
     right, wrong = losses_under(diffusion, x, maps, 8, heard, seed).mean(0)
     preferred.append(1000 * (wrong - right).item())
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 
 fig, ax = plt.subplots(figsize=(7.5, 4.6))
-figures.named_points(ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *problem.shifts)])
+figures.named_points(ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *shifts)])
 ax.set(xlabel="loss under the network's map minus loss under the truth, thousandths", ylabel="gain in mean IoU, points")
 figures.show(
     fig,
     alt="Scatter plot with a point for each shift: how much the diffusion model prefers the true map to the network's, "
     "against the gain of adaptation.",
 )
-correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1]
-report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.05)
+correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1].nan_to_num()  # 0 where nothing differs
+report.line(f"correlation over clean scenes and the shifts: {correlation:.2f}", tolerance=0.05)
 
 # %% [markdown]
 # To the right of zero the model knows better than the network, and there adaptation gains: brightness, coloured light,
@@ -433,6 +467,8 @@ paper = {"clean": 0.0, "gaussian_noise": 1.1, "shot_noise": 0.4, "fog": 2.1, "sn
 accuracy = problem.metrics["mean class accuracy"]
 rows = []
 for shift, theirs in paper.items():
+    if shift not in ("clean", *shifts):
+        continue
     g = gain_of("diffusion-tta", {shift}, metric=accuracy)
     ours = {"here": g["gain"], "from": g["low"], "to": g["high"], "scenes": g["images"]}
     rows.append({"": shift.replace("_", " "), "paper, Table 4": theirs} | ours)

@@ -20,11 +20,19 @@
 # **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
 # %% tags=["parameters"]
-scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU
+scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": NYU Depth v2, on a GPU
 seed = 0
 listeners = 8  # validation scenes on which the diffusion model is asked whether it listens
 probed = 2  # test scenes of each shift whose error is taken apart
 live = 1  # test scenes of each shift that are run again and compared with the stored results
+
+# At full scale alone:
+network = None  # another network: its name, or a folder in the hub's layout
+diffusion = None  # another diffusion model, likewise
+images = 12  # test images under each shift
+shifts = None  # a list of some; None: all
+most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
+results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
 
 # %%
 from functools import partial
@@ -35,16 +43,34 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 import dtta
 from dtta import figures, report, stored
+from dtta.elsewhere import announce, elsewhere, starting
 from dtta.evaluate import bootstrap_interval, image_generator
 from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 
 figures.style()
-problem = dtta.load({"mini": "scenes-depth", "full": "nyuv2"}[scale])
-settings = problem.settings["diffusion-tta"]
+problem = dtta.load({"mini": "scenes-depth", "full": "nyuv2"}[scale], network, diffusion)
+announce(problem, network, diffusion)
+shifts = shifts or problem.shifts
+table, folder = "scenes-depth-test", stored.FOLDER
+if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
+    start = dict(timesteps="stratified", low=0.0, high=1.0)
+    problem = starting(problem, most, **start)
+    models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
+    folder = elsewhere(
+        table, problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=start, **models
+    )
+diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 near, far = problem.condition.near, problem.condition.far
-print(f"depths from {near} to {far} scene units; an object is about one unit wide")
-print("settings, chosen on validation scenes:", settings)
+unit = {"mini": "scene units", "full": "metres"}[scale]
+told = {"mini": "; an object is about one unit wide", "full": ""}[scale]
+print(f"depths from {near} to {far} {unit}{told}")
+origin = {"mini": "chosen on validation scenes", "full": "not chosen on validation images"}[scale]
+print(f"settings, {origin}:", settings)
+deep = next(
+    s for s in ("depth_fog", "fog", *shifts) if s in shifts
+)  # fog that deepens with distance, where it can be made
+four = [s for s in ("contrast", deep, "gaussian_noise", "motion_blur") if s in shifts]
 
 # %% [markdown]
 # ## The task
@@ -59,7 +85,7 @@ for k, pair in enumerate(zip(axes[:, :3].T, axes[:, 3:].T, strict=True)):
         x, truth = problem.image(k, shift, 3)
         with torch.no_grad():
             answer = problem.model(x)[0, 0]
-        column[0].imshow(x[0].permute(1, 2, 0))
+        figures.picture(column[0], x[0])
         figures.depth(column[1], truth[0], near, far)
         figures.depth(column[2], answer, near, far)
         figures.depth_error(column[3], answer, truth[0])
@@ -107,8 +133,13 @@ figures.show(
 # (`dtta.problems.scenes.depth.disturb`).
 
 # %%
-by_hand = 2 * (before / near).log() / torch.tensor(far / near).log() - 1
-print("the same as DepthMap:", torch.allclose(by_hand, problem.condition(before), atol=1e-5))
+inverse = 1 / before.clamp(near, far)
+by_hand = {
+    "mini": 2 * (before / near).log() / torch.tensor(far / near).log() - 1,
+    "full": (inverse - inverse.min()) / (inverse.max() - inverse.min()),  # as the depth ControlNet was shown it
+}[scale]
+name = type(problem.condition).__name__
+print(f"the same as {name}:", torch.allclose(by_hand, problem.condition(before), atol=1e-5))
 
 # %% [markdown]
 # ## Does the diffusion model listen?
@@ -120,15 +151,21 @@ print("the same as DepthMap:", torch.allclose(by_hand, problem.condition(before)
 # fog?
 
 # %%
-diffusion = problem.diffusion
 shown = ("clean", "contrast", "fog", "gaussian_noise")
+
+
+def known(truth, depths):
+    """True depths; where nothing was measured, what the network says."""
+    return torch.where(truth > 0, truth, depths)
 
 
 @torch.no_grad()
 def listening(shift):
     """Timesteps, and losses (scenes, maps, timesteps) under the true map and four others."""
     x, truth = problem.images(listeners, shift, 3, "validation")
-    depths = (truth, problem.model(x), gaussian_blur(truth, [9, 9], [2.0, 2.0]), truth.roll(1, 0), truth * 0 + 4.0)
+    own = problem.model(x)
+    truth = known(truth, own)
+    depths = (truth, own, gaussian_blur(truth, [9, 9], [2.0, 2.0]), truth.roll(1, 0), truth * 0 + 4.0)
     maps = [problem.condition(d) for d in depths]
     return losses_by_timestep(diffusion, x, maps, seed=seed)
 
@@ -164,13 +201,13 @@ figures.show(
 
 # %%
 tta = build(problem, "diffusion-tta")
-standing = partial(stored.standing, "scenes-depth-test", "diffusion-tta")  # by their gain
-index = standing("depth_fog", 0.75)
-x, truth = problem.image(index, "depth_fog", 3)
+standing = partial(stored.standing, table, "diffusion-tta", folder=folder)  # by their gain
+index = standing(deep, 0.75)
+x, truth = problem.image(index, deep, 3)
 after = tta(x, image_generator(seed, index))
 before = tta.history[0].output
 fig, axes = plt.subplots(1, 6, figsize=(10, 2.3))
-axes[0].imshow(x[0].permute(1, 2, 0))
+figures.picture(axes[0], x[0])
 for ax, d in zip(axes[1:4], (truth[0], before[0, 0], after[0, 0]), strict=True):
     figures.depth(ax, d, near, far)
 for ax, d in zip(axes[4:], (before, after), strict=True):
@@ -190,15 +227,18 @@ figures.show(
 # with the answer after every step.
 
 # %%
-row = int((truth[0].log().amax(1) - truth[0].log().amin(1)).argmax())
+logs = truth[0].clamp(min=near).log()
+row = int((logs.amax(1) - logs.amin(1)).argmax())
 fig, ax = plt.subplots(figsize=(7.5, 3.4))
 answers = [step.output[0, 0, row] for step in tta.history] + [after[0, 0, row]]
-ax.plot(truth[0, row], color=figures.BLACK, lw=2.5, label="truth")
+ax.plot(truth[0, row].cpu(), color=figures.BLACK, lw=2.5, label="truth")
 for k, d in enumerate(answers):
     share = k / (len(answers) - 1)
     label = {0: "network", len(answers) - 1: "after five steps"}.get(k)
-    ax.plot(d.detach(), color=figures.BLUE if k else figures.ORANGE, alpha=0.3 + 0.7 * share if k else 1, label=label)
-ax.set(yscale="log", xlabel=f"pixel in row {row}", ylabel="depth, scene units")
+    ax.plot(
+        d.detach().cpu(), color=figures.BLUE if k else figures.ORANGE, alpha=0.3 + 0.7 * share if k else 1, label=label
+    )
+ax.set(yscale="log", xlabel=f"pixel in row {row}", ylabel=f"depth, {unit}")
 ax.yaxis.set_major_formatter("{x:g}")
 ax.yaxis.set_minor_formatter("{x:g}")
 ax.legend()
@@ -217,9 +257,8 @@ figures.show(
 # `dtta evaluate --table scenes-depth-test` makes again.
 
 # %%
-gain_of = partial(stored.gain, "scenes-depth-test", metric=problem.metrics["SSIM"])
-shifts = set(problem.shifts)
-gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *problem.shifts)}
+gain_of = partial(stored.gain, table, folder=folder, metric=problem.metrics["SSIM"])
+gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
 gains["mean of the shifts"] = gain_of("diffusion-tta", shifts)
 figures.show(
     figures.forest(gains, "Diffusion-TTA over no adaptation, SSIM × 100"),
@@ -227,7 +266,7 @@ figures.show(
 )
 
 # %%
-report.gains(gains, tolerance=0.1, caption="SSIM × 100 and its gain, 95% paired interval; severity 3, seed 0")
+report.gains(gains, tolerance=0.1, caption=f"SSIM × 100 and its gain, 95% paired interval; severity 3, seed {seed}")
 
 # %% [markdown]
 # SSIM looks at structure. Do the distances themselves get better? *AbsRel* is the mean relative error in percent and
@@ -238,7 +277,7 @@ report.gains(gains, tolerance=0.1, caption="SSIM × 100 and its gain, 95% paired
 report.gains(
     {m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m]) for m in problem.metrics},
     tolerance=0.05,
-    caption="Mean over nineteen shifts; for AbsRel and RMSE a negative number is a gain",
+    caption="Mean over the shifts; for AbsRel and RMSE a negative number is a gain",
 )
 
 # %% [markdown]
@@ -260,13 +299,13 @@ report.gains(
 # error. Two test scenes of each shift, adapted now:
 
 # %%
-kept = {(r.shift, r.index): r.score for r in stored.rows("scenes-depth-test", "diffusion-tta")}
+kept = {(r.shift, r.index): r.score for r in stored.rows(table, "diffusion-tta", folder)}
 errors = []  # (scenes, before and after, offset and shape)
-for shift in problem.shifts:
+for shift in shifts:
     for i in [i for name, i in kept if name == shift][:probed]:
         x, truth = problem.image(i, shift, 3)
         answers = (problem.model(x).detach(), tta(x, image_generator(seed, i)))
-        ratios = [(d[0] / truth).log() for d in answers]
+        ratios = [(d[0] / truth)[truth > 0].log() for d in answers]
         errors.append([[e.mean().abs().item(), e.std().item()] for e in ratios])
 errors = 100 * torch.tensor(errors)
 rows = []
@@ -287,13 +326,13 @@ report.table(rows, tolerance=0.3, caption="Size of the log error, in percent; a 
 # Where does depth move? For four shifts, the scene that stands in the middle when scenes are ordered by their gain.
 
 # %%
-fig, axes = plt.subplots(4, 6, figsize=(9, 6.2))
-for line, shift in zip(axes, ("contrast", "depth_fog", "gaussian_noise", "motion_blur"), strict=True):
+fig, axes = plt.subplots(len(four), 6, figsize=(9, 1.55 * len(four)), squeeze=False)
+for line, shift in zip(axes, four, strict=True):
     index = standing(shift, 0.5)
     x, truth = problem.image(index, shift, 3)
     after = tta(x, image_generator(seed, index))[0, 0]
     before = tta.history[0].output[0, 0]
-    line[0].imshow(x[0].permute(1, 2, 0))
+    figures.picture(line[0], x[0])
     for ax, d in zip(line[1:4], (truth[0], before, after), strict=True):
         figures.depth(ax, d, near, far)
     for ax, d in zip(line[4:], (before, after), strict=True):
@@ -314,7 +353,7 @@ figures.show(
 
 # %%
 some = ("clean", "contrast", "fog", "shot_noise", "night")
-agree, count = stored.agreement("scenes-depth-test", "diffusion-tta", live, some, within=0.01)
+agree, count = stored.agreement(table, "diffusion-tta", live, some, folder=folder, within=0.01)
 report.line(f"{agree} of {count} scenes score as stored, to one point", tolerance=0.1, whole=1)
 
 # %% [markdown]
@@ -327,9 +366,9 @@ report.line(f"{agree} of {count} scenes score as stored, to one point", toleranc
 
 # %%
 methods = ("diffusion-tta", "augmentation", "consistency")
-rows = stored.summary("scenes-depth-test", methods, problem.shifts, problem.metrics["SSIM"])
+rows = stored.summary(table, methods, shifts, problem.metrics["SSIM"], folder=folder)
 before = gain_of("diffusion-tta", shifts)["before"]
-report.table(rows, tolerance=0.1, caption=f"SSIM × 100, mean over nineteen shifts; no adaptation: {before:.1f}")
+report.table(rows, tolerance=0.1, caption=f"SSIM × 100, mean over the shifts; no adaptation: {before:.1f}")
 
 direct = gain_of("diffusion-tta", shifts, against="augmentation")
 report.line(
@@ -355,13 +394,14 @@ variants = {
     "all timesteps": ("diffusion-tta, all timesteps", "none"),
     "φ adapted": ("diffusion-tta, φ adapted", "none"),
     "online": ("diffusion-tta, online", "none"),
-    "GLPN": ("diffusion-tta, glpn", "none, glpn"),
+    "GLPN": ("diffusion-tta, glpn", "none, glpn"),  # at full scale the network of all rows
 }
+variants = {name: pair for name, pair in variants.items() if pair[0] in stored.names(table, folder)}
 report.gains(
     {"as above": gain_of("diffusion-tta", shifts)}
     | {name: gain_of(run, shifts, against=other) for name, (run, other) in variants.items()},
     tolerance=0.1,
-    caption="SSIM × 100 over nineteen shifts: gain over no adaptation of the same network",
+    caption="SSIM × 100 over the shifts: gain over no adaptation of the same network",
 )
 
 # %%
@@ -397,25 +437,26 @@ report.gains(
 # %%
 preferred, gained = [], []
 heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
-for shift in ("clean", *problem.shifts):
+for shift in ("clean", *shifts):
     pairs = [problem.image(i, shift, 3) for i in [i for name, i in kept if name == shift][:4]]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
     with torch.no_grad():
-        maps = [problem.condition(truth), problem.condition(problem.model(x))]
+        own = problem.model(x)
+        maps = [problem.condition(known(truth, own)), problem.condition(own)]
     right, wrong = losses_under(diffusion, x, maps, 8, heard, seed).mean(0)
     preferred.append(1000 * (wrong - right).item())
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 
 fig, ax = plt.subplots(figsize=(7.5, 4.6))
-figures.named_points(ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *problem.shifts)])
+figures.named_points(ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *shifts)])
 ax.set(xlabel="loss under the network's depths minus loss under the truth, thousandths", ylabel="gain in SSIM × 100")
 figures.show(
     fig,
     alt="Scatter plot with a point for each shift: how much the diffusion model prefers the true depths to the network's, "
     "against the gain of adaptation.",
 )
-correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1]
-report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2f}", tolerance=0.05)
+correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1].nan_to_num()  # 0 where nothing differs
+report.line(f"correlation over clean scenes and the shifts: {correlation:.2f}", tolerance=0.05)
 
 # %% [markdown]
 # The further the diffusion model prefers the truth to the network's depths, the more adaptation gains. At the left, in
@@ -432,6 +473,8 @@ report.line(f"correlation over clean scenes and nineteen shifts: {correlation:.2
 paper = {"clean": 0.2, "gaussian_noise": 3.0, "shot_noise": 0.8, "fog": 2.8, "snow": 1.4, "contrast": 0.0}
 rows = []
 for shift, theirs in paper.items():
+    if shift not in ("clean", *shifts):
+        continue
     g = gain_of("diffusion-tta", {shift})
     ours = {"here": g["gain"], "from": g["low"], "to": g["high"], "scenes": g["images"]}
     rows.append({"": shift.replace("_", " "), "paper, Table 4": theirs} | ours)

@@ -49,6 +49,7 @@ import torch
 import dtta
 from dtta import figures, report, stored
 from dtta.clip import ClipClassifier, tokens
+from dtta.elsewhere import announce
 from dtta.evaluate import Run, evaluate, image_generator, spread
 from dtta.listening import losses_by_timestep
 from dtta.methods import build
@@ -56,6 +57,7 @@ from dtta.parameters import add_lora, lora_updates, select
 
 figures.style()
 problem = dtta.load({"mini": "scenes-clip", "full": "open-vocabulary-food101"}[scale], network, diffusion)
+announce(problem, network, diffusion)
 problem = replace(problem, settings={m: s | overrides.get(m, {}) for m, s in problem.settings.items()})
 settings, shifts = problem.settings["diffusion-tta"], shifts or problem.shifts
 print(f"{len(problem.classes)} names, among them:", ", ".join(problem.classes[:5]))

@@ -41,18 +41,22 @@ import torch
 
 import dtta
 from dtta import figures, report, stored
-from dtta.elsewhere import elsewhere
+from dtta.elsewhere import PLAIN, announce, elsewhere, starting
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.parameters import select
 
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
+announce(problem, network, diffusion)
 shifts = shifts or problem.shifts
 folder = stored.FOLDER
 if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
+    problem = starting(problem, most, **PLAIN)
     models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
-    folder = elsewhere("weights", problem.name, images, results, shifts=shifts, most=most, **models)
+    folder = elsewhere(
+        "weights", problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=PLAIN, **models
+    )
 runs = stored.names("weights", folder)
 families = {"ResNet": None} | ({"ViT": "vit"} if "all, vit" in runs else {})  # as the table names them
 second = runs["all, vit"].network if "ViT" in families else None
@@ -142,7 +146,7 @@ report.beside(
 )
 
 # %%
-report.gains(by_way["ResNet"], tolerance=0.1, caption="ResNet: accuracy in %, mean over twelve shifts")
+report.gains(by_way["ResNet"], tolerance=0.1, caption="ResNet: accuracy in %, mean over the shifts")
 
 # %%
 for family, gains in list(by_way.items())[1:]:
@@ -179,7 +183,7 @@ def kept_and_mended(way, network):
     )
     kept = [a.score for b, a in zip(before, after, strict=True) if b.score]
     mended = [a.score for b, a in zip(before, after, strict=True) if not b.score]
-    return 100 * sum(kept) / len(kept), 100 * sum(mended) / len(mended)
+    return tuple(100 * sum(found) / len(found) if found else float("nan") for found in (kept, mended))
 
 
 shares = {(family, way): kept_and_mended(way, n) for family, n in families.items() for way in WAYS}

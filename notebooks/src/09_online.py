@@ -43,17 +43,21 @@ import torch
 
 import dtta
 from dtta import figures, report, stored
-from dtta.elsewhere import elsewhere
+from dtta.elsewhere import PLAIN, announce, elsewhere, starting
 from dtta.evaluate import AFTER, image_generator
 from dtta.methods import build
 
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
+announce(problem, network, diffusion)
 shifts = shifts or problem.shifts
 folder = stored.FOLDER
 if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
+    problem = starting(problem, most, **PLAIN)
     models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
-    folder = elsewhere("online", problem.name, images, results, shifts=shifts, most=most, **models)
+    folder = elsewhere(
+        "online", problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=PLAIN, **models
+    )
 runs = stored.names("online", folder)
 gain_of = partial(stored.gain, "online", folder=folder)
 for run in ("one at a time", "online"):
@@ -73,7 +77,8 @@ print(f"online, and φ: rate of φ {runs['online, and φ'].settings.get('lr_diff
 settings = runs["online"].settings
 weights = copy.deepcopy(problem.model)
 optimizer = torch.optim.SGD(weights.parameters(), lr=settings["lr"], momentum=0.9)
-l, T, B = problem.condition.embeddings.detach(), problem.diffusion.timesteps, settings["samples"]
+l, T = problem.condition.embeddings.detach(), problem.diffusion.timesteps
+B = min(settings["samples"], settings.get("micro_batch", 180))  # what goes through the diffusion model at once
 low, high = settings["low"], settings["high"]
 
 
@@ -93,7 +98,7 @@ def by_hand(x, generator):
         return weights(x)
 
 
-stream = build(problem, "diffusion-tta", **settings)
+stream = build(problem, "diffusion-tta", **settings | dict(samples=B))
 alike = []
 for k in range(3):
     x, _ = problem.image(k, "contrast", 3, seed=seed)

@@ -25,6 +25,9 @@ seed = 0
 images = 6  # of the run that is stopped and goes on
 rate = 300e12  # an assumption, for arithmetic: floating-point operations a second that a GPU really does
 price = 3.0  # another one: of that GPU, for an hour
+cases = None  # what is timed, see dtta bench --case; None: those of the scale
+steps = None  # of adaptation, when it is timed; None: 5, and at the mini scale 1
+samples = None  # pairs of each step, likewise; None: 180, and at the mini scale 12
 results = None  # folder of your own summaries, as dtta evaluate --preset ... --out leaves them
 
 # %%
@@ -51,6 +54,8 @@ from dtta.sampling import Sampling
 from dtta.speed import native, prepare
 
 figures.style()
+if scale == "full":
+    print("full scale: speed is measured at the published sizes; what is stopped and goes on stays in the mini world")
 logging.getLogger("dtta.rows").setLevel("ERROR")  # it would tell of the row below that we cut off ourselves
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -241,9 +246,10 @@ for count in (latents, 64 * latents, 4096 * latents):
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds are never the same twice
-cases = {"mini": ["dit-toy", "sd-toy"], "full": ["dit-256", "dit-256-joint", "sd-512"]}[scale]
+cases = cases or {"mini": ["dit-toy", "sd-toy"], "full": ["dit-256", "dit-256-joint", "sd-512"]}[scale]
+steps = steps or {"mini": 1, "full": 5}[scale]
+samples = samples or {"mini": 12, "full": 180}[scale]
 for case in cases:
-    steps, samples = {"mini": (1, 12), "full": (5, 180)}[scale]
     timing = bench(
         random_problem(case.removesuffix("-joint"), seed), samples, repeats=2, steps=steps,
         joint=case.endswith("-joint"), precision=native(device),

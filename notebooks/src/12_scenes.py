@@ -20,7 +20,7 @@
 # one CPU core.
 
 # %% tags=["parameters"]
-scale = "mini"  # the world is the same at both scales; "full" draws the first picture larger
+scale = "mini"  # nothing here is to be scaled: the world is the same; "full" draws the first picture larger
 seed = 0  # of the shifts
 counted = 150  # validation scenes in the shares of the classes
 measured = 20  # validation images in the table of shifts
@@ -39,6 +39,8 @@ from dtta.problems.scenes.shifts import IMAGE_SHIFTS, WORLD_SHIFTS, shift_image,
 from dtta.problems.scenes.world import CLASSES, COLOURS, FAR, HABITS, Object, Scene
 
 figures.style()
+if scale == "full":
+    print("full scale: there is nothing to be scaled; the mini world is drawn as it is, its first picture larger")
 
 # %% [markdown]
 # ## A scene by hand

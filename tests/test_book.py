@@ -265,7 +265,8 @@ KINDS = [
 ]
 # Without transitions: half faded in, a text has half its contrast.
 OPEN_ALL = """() => {
-    document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important; animation: none !important }</style>');
+    const still = '<style>* { transition: none !important; animation: none !important }</style>';
+    document.head.insertAdjacentHTML('beforeend', still);
     document.querySelectorAll('details').forEach(box => { box.open = true });
     document.querySelectorAll('.toggle-hidden button').forEach(button => button.click());
 }"""

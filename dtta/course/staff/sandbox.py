@@ -3,10 +3,10 @@
 In order of preference:
 
 * ``docker``, ``podman``  a container of the image ``dtta-course`` (made from the Containerfile beside this file);
-* ``bubblewrap``          a process that sees the file system read-only, without your home and the course folder;
+* ``bubblewrap``          a process that sees the file system read-only, without homes, services' sockets and the course;
 * ``unshare``             the same with what util-linux has.
 
-All have no network, a limit on memory, on time and on output. Where none of them works nothing runs, unless it is
+All have no network, and a limit on memory, time, output, processes and what is written. Where none of them works nothing runs, unless it is
 asked for by name: ``none`` limits memory and time only, for submissions that you trust.
 """
 

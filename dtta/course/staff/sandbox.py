@@ -3,11 +3,11 @@
 In order of preference:
 
 * ``docker``, ``podman``  a container of the image ``dtta-course`` (made from the Containerfile beside this file);
-* ``bubblewrap``          a process that sees the file system read-only, without your home and the course folder;
+* ``bubblewrap``          a process that sees the file system read-only, without homes, sockets and the course folder;
 * ``unshare``             the same with what util-linux has.
 
-All have no network, a limit on memory, on time and on output. Where none of them works nothing runs, unless it is
-asked for by name: ``none`` limits memory and time only, for submissions that you trust.
+All have no network, and a limit on memory, time, output, processes and what is written. Where none of them works
+nothing runs, unless it is asked for by name: ``none`` keeps these limits alone, for submissions that you trust.
 """
 
 from __future__ import annotations

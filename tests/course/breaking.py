@@ -1,4 +1,4 @@
-"""Solutions broken in one place, written from the tasks' texts and solutions alone, without a look at the checks.
+"""Solutions broken in one place, most of them written from the tasks and solutions before the checks were looked at.
 
 In broken/aN.py stands a list for each task: what is wrong, a piece of the solution, what takes its place, and who
 catches it: "check" (the public check), "hidden" (the hidden tests) or "both". The lecturers' list of them is made by

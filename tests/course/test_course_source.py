@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import nbformat
 import pytest
 from trip import ROOT
 
 from dtta.course import check
-from dtta.course.staff import source
+from dtta.course.staff import build, source
 from dtta.course.staff.source import STUB, TEXT_STUB, CourseError
 
 PUBLISHED = ROOT / "notebooks" / "assignments"
@@ -23,6 +24,17 @@ def about(cell) -> dict:
 def test_there_is_a_published_notebook_for_each_source_and_no_other():
     names = {source.read(ROOT, key).name for key in KEYS}
     assert {path.stem for path in PUBLISHED.glob("*.ipynb")} == names
+
+
+def test_a_solution_is_run_with_one_thread_and_keeps_its_outputs():
+    cell = nbformat.v4.new_code_cell("import os\nprint(os.environ['OMP_NUM_THREADS'], 6 * 7)")
+    small = replace(source.read(ROOT, "a1"), notebook=nbformat.v4.new_notebook(cells=[cell]))
+    ran = build.run(small)
+    assert ran.cells[0].outputs[0].text == "1 42\n"
+    assert "outputs" not in cell or not cell.outputs  # the source stays as it was
+    broken = replace(small, notebook=nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]))
+    with pytest.raises(CourseError, match=r"the solution of a1_diffusion_loss fails: .*"):
+        build.run(broken)
 
 
 @pytest.mark.parametrize("key", KEYS)

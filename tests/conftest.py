@@ -16,6 +16,13 @@ hypothesis.settings.register_profile("dtta", deadline=None, derandomize=True, ma
 hypothesis.settings.load_profile("dtta")
 
 
+def pytest_report_header() -> str:
+    """Which sandboxes the course's tests find: what is not there, such as Docker, they do not try."""
+    from dtta.course.staff import sandbox  # slow to import, and asked for once
+
+    return f"sandboxes that work here: {', '.join(filter(sandbox.works, sandbox.KINDS)) or 'none'}"
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same global random state, whatever ran before it."""

@@ -323,9 +323,11 @@ LITTLE = {
 def outputs(path: Path) -> list[tuple[str, str]]:
     """Of each output of a notebook: whether it is a figure, a table or printed text, and its words."""
     found = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    bar = "application/vnd.jupyter.widget-view+json"  # of progress, where ipywidgets is installed
     return [
         ("stream", o.text) if o.output_type == "stream" else (next(iter(sorted(o.data))), o.data["text/plain"])
         for o in found
+        if bar not in o.get("data", {})
     ]
 
 

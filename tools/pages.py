@@ -34,6 +34,7 @@ def environment() -> dict[str, str]:
     """The same for every run of a page, whoever starts it."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), THREADS)
     fixed = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    fixed["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers draws bars of its own, as widgets where it can
     # Libraries that show progress bars complain on stderr where ipywidgets is missing; there are no bars here.
     quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return {**os.environ, **threads, **fixed, **quiet}

@@ -212,13 +212,14 @@ def at_condition(precision, count, power=0):
 
 
 latents = 64 * 64 * 4 * 180
+ways = {"bfloat16": ("bfloat16", 0), "float16": ("float16", 0), "float16, scaled": ("float16", 22)}
+left = []
 for count in (latents, 64 * latents, 4096 * latents):
     truth = at_condition("float32", count)
-    for name, precision, power in (("bfloat16", "bfloat16", 0), ("float16", "float16", 0), ("scaled", "float16", 22)):
-        found = at_condition(precision, count, power)
-        cosine = torch.cosine_similarity(found, truth, dim=0).item()
-        told = f"mean over 2^{np.log2(count):.0f} numbers, {name:8}: cosine to float32"
-        report.line(f"{told} {cosine:.2f}", tolerance=0.05)
+    found = {name: at_condition(precision, count, power) for name, (precision, power) in ways.items()}
+    cosines = {name: torch.cosine_similarity(grad, truth, dim=0).item() for name, grad in found.items()}
+    left.append({"mean over": f"2^{np.log2(count):.0f} numbers"} | cosines)
+report.table(left, tolerance=0.05, caption="Cosine between the gradient and float32's", digits=2)
 
 # %% [markdown]
 # On the toy, float16 still holds the gradient of a mean over three million numbers; of 64 times as many nothing is left.
@@ -392,7 +393,7 @@ for k, name in enumerate(paper):
 for colour, name in ((figures.BLUE, "the paper"), (figures.ORANGE, "DUSA's measurement")):
     ax.plot([], [], "o-", color=colour, label=name)
 ax.set(xticks=range(5), xticklabels=columns.values(), ylabel="accuracy in %")
-ax.legend()
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=2, frameon=False)
 figures.show(
     fig,
     alt="Accuracy of ConvNeXt-Large without and with Diffusion-TTA under five corruptions, as an open and a full dot. In the "

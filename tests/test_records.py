@@ -67,11 +67,12 @@ def test_a_kernel_that_told_nothing_leaves_what_is_known(tmp_path):
 
 
 def test_the_status_page_shows_every_run(tmp_path):
-    lines = _record.table([record(tmp_path), record(tmp_path, "02_b", gpu_memory=None, profile="mini")]).splitlines()
-    assert len(lines) == 4 and all(line.count("|") == lines[0].count("|") for line in lines)
-    for part in ("01_good", "full", "NVIDIA A10G", "12 s", "2.50 GiB", "7.25 GiB", "torch 2.11.0", "`abcdef`"):
-        assert part in lines[2]
-    assert "–" in lines[3]
+    runs = [record(tmp_path), record(tmp_path, "02_b"), record(tmp_path, "01_c", gpu_memory=None, profile="mini")]
+    full, mini = _record.table(runs).split("**mini**")
+    for part in ("**full**", "NVIDIA A10G", "torch 2.11.0", "commit `abcdef`"):
+        assert full.count(part) == 1  # once for all pages that ran alike
+    assert "| 01_good | 12 s | 2.50 GiB | 7.25 GiB |\n| 02_b | 12 s |" in full
+    assert "| 01_c | 12 s | 2.50 GiB | – |" in mini and "02_b" not in mini
     assert "No run is recorded" in _record.table([])
 
 
@@ -83,7 +84,8 @@ def test_a_build_puts_the_records_into_the_book(tmp_path, monkeypatch):
     record(project.build / "executed" / "mini", "02_b", profile="mini", device="CPU")
     _book.stage(project, tmp_path / "site", project.build / "executed" / "mini")
     text = (tmp_path / "site/book/status.md").read_text()
-    assert "| 01_good | full | NVIDIA A10G |" in text and "| 02_b | mini | CPU |" in text
+    assert "**full**, on NVIDIA A10G" in text and "| 01_good | 12 s |" in text
+    assert "**mini**, on CPU" in text and "| 02_b | 12 s |" in text
     assert _book.RUNS not in text and text.count("02_b") == 1
     assert "book/status" in project.toc_files()
 

@@ -78,15 +78,15 @@ def read(folder: Path) -> list[dict]:
 
 
 def table(records: list[dict]) -> str:
-    """Records as a table in Markdown, or a sentence where there are none."""
+    """Records as tables in Markdown, one for all that ran alike; a sentence where there are none."""
     if not records:
         return "No run is recorded here: this book was built from the committed notebooks."
-    heads = ["page", "profile", "device", "time", "memory", "GPU memory", "versions", "commit", "date"]
-    lines = [heads, ["---"] * len(heads)]
+    parts: dict[str, list[str]] = {}
     for r in records:
-        sizes = ["–" if r[key] is None else f"{r[key]:.2f} GiB" for key in ("memory", "gpu_memory")]
-        state = " (failed)" if r["failed"] else ""
         libraries = ", ".join(f"{name} {number}" for name, number in r["versions"].items())
-        line = [r["page"] + state, r["profile"], r["device"] or "unknown", f"{r['seconds']:.0f} s", *sizes]
-        lines.append([*line, libraries, f"`{r['commit']}`", r["date"]])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        alike = f"**{r['profile']}**, on {r['device'] or 'unknown'}: commit `{r['commit']}`, {r['date']}; {libraries}"
+        sizes = ["–" if r[key] is None else f"{r[key]:.2f} GiB" for key in ("memory", "gpu_memory")]
+        line = [r["page"] + (" (failed)" if r["failed"] else ""), f"{r['seconds']:.0f} s", *sizes]
+        parts.setdefault(alike, []).append(f"| {' | '.join(line)} |")
+    head = ["| page | time | memory | GPU memory |", "|:--|--:|--:|--:|"]
+    return "\n\n".join("\n".join([alike, "", *head, *lines]) for alike, lines in parts.items())

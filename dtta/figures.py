@@ -39,6 +39,7 @@ SEGMENTS = (SKY, GREY, VERMILION, BLUE, YELLOW, GREEN, PURPLE)  # sky, ground, s
 
 _PIXELS = 2  # image pixels per page pixel: sharp on high-density screens
 _DPI = 80  # page pixels per inch of figure
+_LABEL = "label"  # marks names of points, which are moved apart
 
 
 def style() -> None:
@@ -126,6 +127,7 @@ def _words(alt: str) -> str:
 
 def _png(fig: Figure) -> bytes:
     buffer = BytesIO()
+    _part_labels(fig)
     # No software name in the file: the same picture gives the same bytes under another matplotlib.
     fig.savefig(buffer, format="png", dpi=_DPI * _PIXELS, metadata={"Software": None})
     return buffer.getvalue()
@@ -234,41 +236,44 @@ def listening(
 
 
 def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
-    """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros.
-
-    Points in the same place share one label; from point to point labels go round the corners.
-    """
-    places: dict[tuple[float, float], list[str]] = {}
-    for up, across, name in sorted(zip(y, x, names, strict=True)):
-        places.setdefault((across, up), []).append(name)
-    for number, ((across, up), found) in enumerate(places.items()):
+    """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros."""
+    for across, up in zip(x, y, strict=True):
         ax.plot(across, up, "o", color=BLUE if up > 0 else VERMILION)
-        right, up_ = number % 4 in (0, 3), number % 2
-        place = {"xytext": (5 if right else -5, 3 if up_ else -3), "textcoords": "offset points"}
-        sides = {"ha": "left" if right else "right", "va": "bottom" if up_ else "top"}
-        ax.annotate("\n".join(found), (across, up), **place, **sides, size=8, linespacing=0.95)
     ax.axhline(0, color=GREY, lw=1)
     ax.axvline(0, color=GREY, lw=1)
+    label(ax, x, y, names)
 
 
-def spread_labels(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], gap: float) -> None:
-    """A name beside each point, on a logarithmic x axis; where points crowd, their names keep `gap` apart in y.
+def label(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """A name beside each point; points in the same place share one.
 
-    Names stand to the right of points in the left half of the axis, and to the left of the others.
+    Where points crowd, names move apart when the figure is shown (see `show`), for only then the axes have their size.
     """
-    low, high = ax.get_xlim()
-    middle, top = (low * high) ** 0.5, float("-inf")
-    for left in (True, False):
-        last = float("-inf")
-        for up, across, name in sorted(p for p in zip(y, x, names, strict=True) if (p[1] < middle) == left):
-            last = max(up, last + gap)
-            top = max(top, last)
-            ax.annotate(
-                name, (across, up), (across * (1.25 if left else 0.8), last), size=8, va="center",
-                ha="left" if left else "right", arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.4},
-            )  # fmt: skip
-    if top > ax.get_ylim()[1]:  # else the layout makes room outside, until nothing of the axes is left
-        ax.set_ylim(top=top + gap)
+    places: dict[tuple[float, float], list[str]] = {}
+    for place in zip(x, y, names, strict=True):
+        places.setdefault(place[:2], []).append(place[2])
+    for (across, up), found in places.items():
+        ax.text(across, up, "\n".join(found), size=8, linespacing=0.95, gid=_LABEL)
+
+
+def _part_labels(fig: Figure) -> None:
+    """Move names off each other and off the points, with a line to the point where a name has gone far."""
+    from adjustText import adjust_text
+
+    named = {ax: [t for t in ax.texts if t.get_gid() == _LABEL] for ax in fig.axes}
+    if not any(named.values()):
+        return
+    fig.canvas.draw()
+    fig.set_layout_engine("none")  # sizes hold from here on: places of names are found in them
+    for ax, texts in named.items():
+        if not texts:
+            continue
+        x, y = zip(*(text.get_position() for text in texts), strict=True)
+        line = {"arrowstyle": "-", "color": GREY, "lw": 0.5}
+        # A count of rounds, not a time: the same picture on a slow machine.
+        adjust_text(texts, x, y, ax=ax, iter_lim=300, expand=(1.1, 1.3), arrowprops=line)
+        for text in texts:
+            text.set_gid(None)
 
 
 def belief(

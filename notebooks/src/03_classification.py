@@ -337,7 +337,7 @@ for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):
         ax.plot([row["GFLOP an image"]] * 2, [row["from"], row["to"]], color=colour, lw=0.8)
     ax.plot(cost, gain, "o", color=colour)
     ax.set(title=sees, xscale="log", xlim=limits, xlabel="billions of operations an image")
-    figures.spread_labels(ax, cost, gain, name, gap=0.8)
+    figures.label(ax, cost, gain, name)
     ax.axhline(0, color=figures.GREY, lw=1)
 axes[0].set_ylabel("gain in points, mean of the shifts")
 figures.show(

@@ -374,9 +374,9 @@ def _one_table(name: str, options, together: ranks.Ranks | None) -> None:
     if seconds := stored.seconds(table.name, options.store):
         print(_time(table.name, seconds, options.workers))
     rows = options.out or Path("runs/tables")
-    tables.make(table, options.workers, options.only, rows, options.store, together, options.compile)
-    if options.only:
-        print("the rows are done; call it without --only to store the table")
+    missing = tables.make(table, options.workers, options.only, rows, options.store, together, options.compile)
+    if missing:
+        print(f"the rows are done; the table is stored when these are too: {', '.join(missing)} (leave out --only)")
         return
     print(f"\n{table.about}\nmean over {len(table.shifts)} shifts; gain with its 95% paired bootstrap interval\n")
     print(f"{'run':30} {'before':>7} {'after':>7} {'gain':>7}   interval")

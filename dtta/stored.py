@@ -76,10 +76,13 @@ def tried(table: str, folder: Path = FOLDER) -> list[dict]:
     path = folder / f"{table}-settings.csv"
     if not path.is_file():
         raise FileNotFoundError(f"no settings that were tried, {path}; make the table with: {_command(table)}")
-    numbers = ("before", "after", "gain", "low", "high", "images")
+    numbers = {"images": int} | dict.fromkeys(("before", "after", "gain", "low", "high"), float)
     with path.open() as file:
         found = list(csv.DictReader(file))
-    return [r | {"settings": json.loads(r["settings"])} | {k: float(r[k]) for k in numbers if k in r} for r in found]
+    return [
+        r | {"settings": json.loads(r["settings"])} | {k: kind(r[k]) for k, kind in numbers.items() if k in r}
+        for r in found
+    ]
 
 
 def _command(table: str) -> str:

@@ -1,7 +1,7 @@
 """Tables of results from committed files: what was tried on validation images, and what came out on test images.
 
     dtta evaluate --table loss              all rows of dtta/experiments/loss.toml; it goes on where it stopped
-    dtta evaluate --table loss --only L1    one row, and what it builds on
+    dtta evaluate --table loss --only L1    one row again, the others as they are stored
     dtta evaluate --table own.toml          a file of your own
 
 A file says which runs stand in a table:
@@ -42,7 +42,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dtta import stored
-from dtta.evaluate import Row, Run, evaluate, paired_gain, spread
+from dtta.evaluate import AFTER, Row, Run, evaluate, paired_gain, spread
 from dtta.methods import METHODS, build
 from dtta.problems import load
 from dtta.ranks import Ranks
@@ -211,15 +211,19 @@ def make(
     out: Path = stored.FOLDER,
     ranks: Ranks | None = None,
     compile: bool = False,
-) -> None:
+) -> list[str]:
     """Choose settings on validation images, run the table on test images, and store both.
 
     Args:
-        only: names of runs; they and those they build on are done, and no table is stored.
+        only: names of runs. They are made again, and of those they build on what is not stored as the file says it;
+            the others are taken from the stored table. One that is neither leaves the table as it is.
         rows: where single rows are kept, so that a run that was stopped goes on; to make one again, delete its file.
         out: where the finished table is stored.
         ranks: the processes that share each run, instead of `workers`; see ``dtta.ranks.join``.
         compile: compile the diffusion models' blocks (see ``dtta.speed``).
+
+    Returns:
+        The runs that are missing, so that no table was stored; empty after all went well.
 
     Raises:
         ValueError: no such run in the table.
@@ -227,17 +231,24 @@ def make(
     if unknown := set(only or ()) - set(table.entries):
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
     folder, tried, runs, found, spent = rows / table.name, {}, {}, {}, []
-    left = wanted = _with_those_before(table, only)
+    wanted = _with_those_before(table, only)
+    again, kept = (wanted, {}) if only is None else (set(only), _as_stored(table, out))
+    left = list(table.entries)
     with at_work(workers, ranks, compile) as work:
 
         def do(jobs: list[Job], text: str) -> list[list[Row]]:
-            done = work(jobs, text)
+            done = work(jobs, text) if jobs else []
             spent.append(sum(row.seconds for rows in done for row in rows))
             return done
 
-        while left:  # a wave: all runs whose predecessors are done
-            wave = [name for name in left if set(_needs(table, name)) <= set(runs)]
+        while wave := [name for name in left if set(_needs(table, name)) <= set(runs)]:  # their predecessors are done
+            left = [name for name in left if name not in wave]
             first = {name: start(table, name, runs) for name in wave}
+            for name in set(wave) & set(kept) - set(again):
+                begun, run, settings, done = kept[name]
+                if begun == first[name]:
+                    runs[name], found[name], tried[name] = run, done, settings
+            first = {name: run for name, run in first.items() if name in wanted and name not in runs}
             grids = {name: run for name, run in first.items() if table.entries[name].grid}
             tried |= choose(table, grids, runs, folder, do)
             now = {name: best(run, tried.get(name, [])) for name, run in first.items()}
@@ -252,10 +263,38 @@ def make(
             for name in now:
                 found[name] = [replace(r, seed=seed) for seed in table.seeds for r in next(results)]
             runs |= now
-            left = [name for name in left if name not in runs]
-    if len(wanted) == len(table.entries) and (ranks is None or ranks.first):
+    if missing := [name for name in table.entries if name not in found]:
+        return missing
+    seconds = sum(spent)
+    if only is not None:  # what the grids of the runs made again took before is not known, and stays in
+        replaced = (done for name, (_, _, _, done) in kept.items() if found[name] is not done)
+        seconds += stored.seconds(table.name, out) - sum(row.seconds for done in replaced for row in done)
+    if ranks is None or ranks.first:
         whole = {name: (runs[name], found[name]) for name in table.entries}
-        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], sum(spent), out)
+        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], seconds, out)
+    return []
+
+
+def _as_stored(table: Table, out: Path) -> dict[str, tuple[Run, Run, list[dict], list[Row]]]:
+    """The runs that are stored as the file says them: before a choice, after it, what was tried, and the rows."""
+    if not (out / f"{table.name}.json").is_file():
+        return {}
+    told, found, size = stored.names(table.name, out), {}, load(table.problem).size("test")
+    tried = stored.tried(table.name, out) if (out / f"{table.name}-settings.csv").is_file() else []
+    for name, entry in table.entries.items():
+        if not {name, *_needs(table, name)} <= set(told):
+            continue
+        first, rows = start(table, name, told), stored.rows(table.name, name, out)
+        settings = [row for row in tried if row["run"] == name]
+        wanted = set()
+        for seed in table.seeds:
+            numbers = table.numbers(entry.images, seed)
+            recalled = {AFTER + shift: range(size - first.recalled, size) for shift in numbers}
+            wanted |= {(s, table.severity, i, seed) for s, of in (numbers | recalled).items() for i in of}
+        same = [row["settings"] for row in settings] == [first.settings | own for own in entry.grid]
+        if same and told[name] == best(first, settings) and {row.key for row in rows} == wanted:
+            found[name] = first, told[name], settings, rows
+    return found
 
 
 def _needs(table: Table, name: str) -> list[str]:

@@ -200,9 +200,57 @@ def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypat
         path.unlink()
     made(tmp_path, only=["few images"])
     assert len(calls) == 2 * 3 * 2
-    assert (tmp_path / "out" / "few.csv").read_text() == first
+    again = (tmp_path / "out" / "few.csv").read_text()
+    assert [line.split(",")[:5] for line in again.splitlines()] == [line.split(",")[:5] for line in first.splitlines()]
     with pytest.raises(ValueError, match="few has no run sent; it has none, diffusion-tta"):
         made(tmp_path, only=["sent"])
+
+
+def test_one_row_made_again_goes_into_the_stored_table_beside_the_others(tmp_path, monkeypatch):
+    """Neither the rows' files nor the grids of the others are needed for it; what comes out is as if all were made."""
+    made(tmp_path)
+    changed = TEXT.replace("settings = { lr = 0.1 }", "settings = { lr = 0.2 }")
+    tables.make(table(tmp_path, changed), 1, rows=tmp_path / "all", out=tmp_path / "whole")
+    few, asked, original = table(tmp_path, changed), [], tables.evaluate
+    monkeypatch.setattr(tables, "evaluate", lambda run, *a, **o: asked.append(run.method) or original(run, *a, **o))
+    assert tables.make(few, 1, ["tent, two at once"], tmp_path / "new", tmp_path / "out") == []
+    assert asked == ["tent"] * 2  # two seeds
+    for ending in (".csv", "-settings.csv"):
+        one, other = ((tmp_path / folder / f"few{ending}").read_text() for folder in ("out", "whole"))
+        without = [[line.split(",")[:5] for line in text.splitlines()] for text in (one, other)]  # all but the time
+        assert without[0] == without[1] if ending == ".csv" else one == other
+    one, other = (json.loads((tmp_path / f / "few.json").read_text()) for f in ("out", "whole"))
+    assert one["runs"] == other["runs"] and one["against"] == other["against"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("seeds = [0, 4]", "seeds = [0, 5]", ["none", "diffusion-tta", "few images"]),
+        ("settings = { steps = 2 }", "settings = { steps = 3 }", ["few images"]),
+        ("lr = [0.01, 1.0]", "lr = [0.01, 2.0]", ["diffusion-tta", "few images"]),
+    ],
+)
+def test_a_row_that_is_not_as_the_file_says_is_not_taken_from_the_store(tmp_path, old, new, missing):
+    made(tmp_path)
+    before = (tmp_path / "out" / "few.csv").read_text()
+    assert old in TEXT
+    few = table(tmp_path, TEXT.replace(old, new))
+    found = tables.make(few, 1, ["tent, two at once"], tmp_path / "new", tmp_path / "out")
+    assert found == missing
+    assert (tmp_path / "out" / "few.csv").read_text() == before
+
+
+def test_a_choice_made_again_makes_those_again_that_start_from_it(tmp_path):
+    """A grid with another best setting: what is like it is not what it was, and the table is not stored without it."""
+    made(tmp_path)
+    other = TEXT.replace("lr = [0.01, 1.0], low = [0.0, 0.5]", "lr = [0.02], low = [0.25]")
+    assert tables.make(table(tmp_path, other), 1, ["diffusion-tta"], tmp_path / "new", tmp_path / "out") == [
+        "few images"
+    ]
+    assert tables.make(table(tmp_path, other), 1, ["few images"], tmp_path / "new", tmp_path / "out") == []
+    runs = stored.names("few", tmp_path / "out")
+    assert runs["few images"].settings == {"lr": 0.02, "low": 0.25, "samples": 2, "steps": 2}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +288,7 @@ def test_by_the_command_line(tmp_path, capsys, monkeypatch):
     folders = ["--out", str(tmp_path / "rows"), "--store", str(tmp_path / "out"), "--workers", "1"]
     command = ["evaluate", "--table", str(tmp_path / "few.toml"), *folders]
     assert cli.main([*command, "--only", "few images"]) == 0
-    assert "the rows are done; call it without --only" in capsys.readouterr().out
+    assert "stored when these are too: tent, two at once (leave out --only)" in capsys.readouterr().out
     assert not (tmp_path / "out" / "few.csv").exists()
     assert cli.main(command) == 0
     lines = capsys.readouterr().out.splitlines()

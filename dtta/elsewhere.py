@@ -14,9 +14,10 @@ from dtta.problems import Problem, load, module
 from dtta.speed import native
 from dtta.tables import make, read
 
-# Where ablations start from: the paper's SGD, φ at rest, and timesteps spread evenly over all there are. One thing at a
-# time is changed then, as in the mini tables.
-PLAIN = dict(optimizer="sgd", lr=5e-3, timesteps="stratified", low=0.0, high=1.0, adapt_diffusion=False)
+# Timesteps spread evenly over all there are; and where ablations start from: these, the paper's SGD, and φ at rest. One
+# thing at a time is changed then, as in the mini tables.
+EVEN = dict(timesteps="stratified", low=0.0, high=1.0)
+PLAIN = dict(optimizer="sgd", lr=5e-3, adapt_diffusion=False) | EVEN
 
 
 def elsewhere(
@@ -95,6 +96,49 @@ def elsewhere(
 
     make(read(name, change, precision), workers, rows=folder / problem, out=folder)
     return folder
+
+
+def opened(
+    scale: str,
+    tables: Iterable[str],
+    mini: str,
+    full: str,
+    images: int,
+    seed: int,
+    *,
+    shifts: Iterable[str] | None = None,
+    networks: Mapping[str, str | None] | None = None,
+    diffusion: str | None = None,
+    most: Mapping[str, int] | None = None,
+    results: Path | str | None = None,
+    start: Mapping[str, object] | None = None,
+) -> tuple[Problem, list[str], Path]:
+    """What a page runs on. At full scale no results are stored: they are made now, and a run that was stopped goes on.
+
+    Args:
+        scale: "mini" or "full". mini, full: the problem of each.
+        tables: those of the book from which the page tells.
+        networks: what stands for those that the tables name; "": for the problem's usual one. None for one: nothing.
+        images, seed, shifts, diffusion, most, results, start: see `elsewhere`; only `shifts` and models count at mini.
+
+    Returns:
+        The problem, with the settings that its methods start from; its shifts; the folder of results.
+    """
+    if scale not in ("mini", "full"):
+        raise ValueError(f'scale must be "mini" or "full", not {scale!r}')
+    models = {name: own or "" for name, own in (networks or {}).items()}
+    problem = load({"mini": mini, "full": full}[scale], models.get("") or None, diffusion)
+    announce(problem, models.get("") or None, diffusion)
+    shifts, folder = list(shifts or problem.shifts), stored.FOLDER
+    if scale == "full":
+        if start is not None:
+            problem = starting(problem, most, **start)
+        for table in tables:
+            folder = elsewhere(
+                table, problem.name, images, results, shifts=shifts, seeds=[seed], networks=models,
+                diffusions={"": diffusion or ""}, most=most, start=start,
+            )  # fmt: skip
+    return problem, shifts, folder
 
 
 def announce(problem: Problem, network: str | None = None, diffusion: str | None = None) -> None:

@@ -58,6 +58,28 @@ settings = { steps = 4 }
 """
 
 
+@pytest.mark.parametrize("start", [None, {"steps": 3}])
+def test_what_a_page_opens_at_each_scale(start, tmp_path, monkeypatch):
+    """At mini scale what is stored with the package; at full scale tables made now, from the settings asked for."""
+    loaded, asked = [], []
+    monkeypatch.setattr(module, "load", lambda *names: loaded.append(names) or replace(tiny.problem(), name=names[0]))
+    monkeypatch.setattr(module, "announce", lambda *names: loaded.append(names[1:]))
+    monkeypatch.setattr(module, "elsewhere", lambda *a, **o: asked.append((a, o)) or tmp_path)
+    options = dict(networks={"": None, "vit": "v"}, diffusion="d", most={"samples": 2}, results="r", start=start)
+    problem, shifts, folder = module.opened("mini", ["a"], "m", "f", 3, 5, **options)
+    assert (problem.name, shifts, folder, asked) == ("m", list(problem.shifts), stored.FOLDER, [])
+    assert loaded == [("m", None, "d"), (None, "d")]
+    problem, shifts, folder = module.opened("full", ["a", "b"], "m", "f", 3, 5, shifts=["fog"], **options)
+    assert (problem.name, shifts, folder) == ("f", ["fog"], tmp_path)
+    assert [told[0] for told in asked] == [("a", "f", 3, "r"), ("b", "f", 3, "r")]
+    assert asked[0][1] == dict(
+        shifts=["fog"], seeds=[5], networks={"": "", "vit": "v"}, diffusions={"": "d"}, most={"samples": 2}, start=start
+    )
+    assert problem.settings.get("diffusion-tta", {}).get("steps") == (start or {}).get("steps")
+    with pytest.raises(ValueError, match='scale must be "mini" or "full"'):
+        module.opened("half", ["a"], "m", "f", 3, 5)
+
+
 def test_a_table_on_another_problem(tmp_path, monkeypatch):
     """Runs that need what the problem lacks are left out, with what builds on them; nothing is tried unless asked."""
     loaded = []

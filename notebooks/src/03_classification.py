@@ -42,19 +42,15 @@ import torch
 import dtta
 from dtta import figures, report, stored
 from dtta.cost import operations
-from dtta.elsewhere import announce, elsewhere
+from dtta.elsewhere import opened
 from dtta.evaluate import image_generator
 from dtta.methods import build
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
-announce(problem, network, diffusion)
-shifts = shifts or problem.shifts
-folder = stored.FOLDER
-if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
-    models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
-    for table in ("digits-test", "teachers"):
-        folder = elsewhere(table, problem.name, images, results, shifts=shifts, seeds=[seed], most=most, **models)
+problem, shifts, folder = opened(
+    scale, ["digits-test", "teachers"], "digits", "imagenet", images, seed, shifts=shifts,
+    networks={"": network, "vit": vit}, diffusion=diffusion, most=most, results=results,
+)  # fmt: skip
 settings = stored.names("digits-test", folder)["diffusion-tta"].settings
 origin = {"mini": "chosen on validation images", "full": "the paper's, not chosen on validation images"}[scale]
 print(f"settings, {origin}:", settings)

@@ -43,24 +43,18 @@ from torch.nn import functional as F
 import dtta
 from dtta import figures, report, stored
 from dtta.adapt import accumulate, gradients_only_for
-from dtta.elsewhere import announce, elsewhere, starting
+from dtta.elsewhere import EVEN, opened
 from dtta.evaluate import image_generator
 from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 from dtta.problems.metrics import class_accuracy
 
 figures.style()
-problem = dtta.load({"mini": "scenes-segmentation", "full": "ade20k"}[scale], network, diffusion)
-announce(problem, network, diffusion)
-shifts = shifts or problem.shifts
-table, folder = "scenes-segmentation-test", stored.FOLDER
-if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
-    start = dict(timesteps="stratified", low=0.0, high=1.0)
-    problem = starting(problem, most, **start)
-    models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
-    folder = elsewhere(
-        table, problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=start, **models
-    )
+table = "scenes-segmentation-test"
+problem, shifts, folder = opened(
+    scale, [table], "scenes-segmentation", "ade20k", images, seed, shifts=shifts, networks={"": network},
+    diffusion=diffusion, most=most, results=results, start=EVEN,
+)  # fmt: skip
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 classes = problem.classes
 named = classes[:12]  # all seven; of ADE20K's 150 the commonest

@@ -43,23 +43,17 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 import dtta
 from dtta import figures, report, stored
-from dtta.elsewhere import announce, elsewhere, starting
+from dtta.elsewhere import EVEN, opened
 from dtta.evaluate import bootstrap_interval, image_generator
 from dtta.listening import losses_by_timestep, losses_under
 from dtta.methods import build
 
 figures.style()
-problem = dtta.load({"mini": "scenes-depth", "full": "nyuv2"}[scale], network, diffusion)
-announce(problem, network, diffusion)
-shifts = shifts or problem.shifts
-table, folder = "scenes-depth-test", stored.FOLDER
-if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
-    start = dict(timesteps="stratified", low=0.0, high=1.0)
-    problem = starting(problem, most, **start)
-    models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
-    folder = elsewhere(
-        table, problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=start, **models
-    )
+table = "scenes-depth-test"
+problem, shifts, folder = opened(
+    scale, [table], "scenes-depth", "nyuv2", images, seed, shifts=shifts, networks={"": network},
+    diffusion=diffusion, most=most, results=results, start=EVEN,
+)  # fmt: skip
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 near, far = problem.condition.near, problem.condition.far
 unit = {"mini": "scene units", "full": "metres"}[scale]

@@ -41,24 +41,17 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import torch
 
-import dtta
 from dtta import figures, report, stored
-from dtta.elsewhere import PLAIN, announce, elsewhere, starting
+from dtta.elsewhere import PLAIN, opened
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.sampling import Sampling
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
-announce(problem, network, diffusion)
-shifts = shifts or problem.shifts
-folder = stored.FOLDER
-if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
-    problem = starting(problem, most, **PLAIN)
-    models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
-    folder = elsewhere(
-        "loss", problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=PLAIN, **models
-    )
+problem, shifts, folder = opened(
+    scale, ["loss"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network},
+    diffusion=diffusion, most=most, results=results, start=PLAIN,
+)  # fmt: skip
 runs = stored.names("loss", folder)
 gain_of = partial(stored.gain, "loss", folder=folder)
 diffusion, settings = problem.diffusion, runs["diffusion-tta"].settings

@@ -41,22 +41,16 @@ import torch
 
 import dtta
 from dtta import figures, report, stored
-from dtta.elsewhere import PLAIN, announce, elsewhere, starting
+from dtta.elsewhere import PLAIN, opened
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.parameters import select
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
-announce(problem, network, diffusion)
-shifts = shifts or problem.shifts
-folder = stored.FOLDER
-if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
-    problem = starting(problem, most, **PLAIN)
-    models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
-    folder = elsewhere(
-        "weights", problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=PLAIN, **models
-    )
+problem, shifts, folder = opened(
+    scale, ["weights"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network, "vit": vit},
+    diffusion=diffusion, most=most, results=results, start=PLAIN,
+)  # fmt: skip
 runs = stored.names("weights", folder)
 families = {"ResNet": None} | ({"ViT": "vit"} if "all, vit" in runs else {})  # as the table names them
 second = runs["all, vit"].network if "ViT" in families else None

@@ -41,23 +41,16 @@ from functools import partial
 import matplotlib.pyplot as plt
 import torch
 
-import dtta
 from dtta import figures, report, stored
-from dtta.elsewhere import PLAIN, announce, elsewhere, starting
+from dtta.elsewhere import PLAIN, opened
 from dtta.evaluate import AFTER, image_generator
 from dtta.methods import build
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
-announce(problem, network, diffusion)
-shifts = shifts or problem.shifts
-folder = stored.FOLDER
-if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
-    problem = starting(problem, most, **PLAIN)
-    models = dict(networks={"": network or "", "vit": vit or ""}, diffusions={"": diffusion or ""})
-    folder = elsewhere(
-        "online", problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=PLAIN, **models
-    )
+problem, shifts, folder = opened(
+    scale, ["online"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network, "vit": vit},
+    diffusion=diffusion, most=most, results=results, start=PLAIN,
+)  # fmt: skip
 runs = stored.names("online", folder)
 gain_of = partial(stored.gain, "online", folder=folder)
 for run in ("one at a time", "online"):

@@ -44,23 +44,16 @@ import dtta
 from dtta import figures, report, stored
 from dtta.baselines import DiffusionClassifier
 from dtta.cost import operations
-from dtta.elsewhere import PLAIN, announce, elsewhere, starting
+from dtta.elsewhere import PLAIN, opened
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.sampling import Sampling
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
-announce(problem, network, diffusion)
-shifts = shifts or problem.shifts
-folder = stored.FOLDER
-if scale == "full":  # no results are stored for it: the page makes them, and goes on where it was stopped
-    problem = starting(problem, most, **PLAIN)
-    models = dict(networks={"": network or ""}, diffusions={"": diffusion or ""})
-    for table in ("stopping", "beyond"):
-        folder = elsewhere(
-            table, problem.name, images, results, shifts=shifts, seeds=[seed], most=most, start=PLAIN, **models
-        )
+problem, shifts, folder = opened(
+    scale, ["stopping", "beyond"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network},
+    diffusion=diffusion, most=most, results=results, start=PLAIN,
+)  # fmt: skip
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 l = problem.condition.embeddings.detach()
 gain_of = partial(stored.gain, "beyond", folder=folder)

@@ -179,12 +179,56 @@ report.table(
 )
 
 # %% [markdown]
-# Mixed *losses* have the best mean, with either diffusion model; against mixed embeddings the difference is +2.3
-# points [-0.5, 5.1], so it is not shown. Mixed *predictions* do as well as mixed embeddings within the interval (-0.7
-# [-4.2, 2.8]), at half the arithmetic. That took a rate twenty times smaller: on validation images the rate that
-# suits losses (0.1) leaves predictions 0.7 of 11.8 points, since the parabola above pulls towards its middle with
-# full force. Hard or soft labels make no difference to predictions or losses, which only ever ask for pure classes.
-# For embeddings hard labels are a little worse, within the interval too.
+# Which differences are sure? On the same images, one against the other:
+
+# %%
+PAIRS = (
+    ("losses", "embeddings"),
+    ("predictions", "embeddings"),
+    ("losses", "predictions"),
+    ("predictions, fresh pairs", "predictions"),
+    ("classifier", "embeddings"),
+    ("embeddings, hard labels", "embeddings"),
+    ("predictions, hard labels", "predictions"),
+    ("losses, hard labels", "losses"),
+)
+report.gains(
+    {
+        f"{one}, against {other}": gain_of(one, shifts, against=other)
+        for one, other in PAIRS
+        if {one, other} <= set(runs)
+    },
+    tolerance=0.1,
+    caption="One against the other; accuracy in %, mean of the shifts",
+)
+
+# %% [markdown]
+# And how much does the rate matter? What was tried on validation images:
+
+# %%
+rates = {}
+if scale == "mini":
+    for row in stored.tried("beyond", folder):
+        if row["run"] in (
+            "predictions",
+            "losses",
+            "predictions, hard labels",
+            "losses, hard labels",
+            "embeddings, hard labels",
+        ):
+            rates.setdefault(row["run"], {})[f"{row['settings']['lr']:g}"] = row["gain"]
+    columns = sorted({rate for found in rates.values() for rate in found}, key=float)
+    report.table(
+        [
+            {"mixed": run} | {f"rate {rate}": found.get(rate, float("nan")) for rate in columns}
+            for run, found in rates.items()
+        ],
+        tolerance=0.1,
+        caption="Gain on validation images, points; –: not tried",
+    )
+
+# %% [markdown]
+# MIXED-TEXT
 #
 # ## The same gain for less
 #
@@ -243,20 +287,16 @@ report.gains(budget, tolerance=0.1, caption="Accuracy in %, mean of the shifts")
 
 # %%
 cheap = ("embeddings, 24 evaluations", "predictions, 24 evaluations", "losses, 24 evaluations")
+fewer = [("embeddings", "uniform, 600 evaluations"), ("uniform, 120 evaluations", "uniform, 600 evaluations")]
+fewer += [(run, run.split(",")[0]) for run in cheap] + [(run, "uniform, 600 evaluations") for run in cheap]
 report.gains(
-    {f"{run}, against {full}": gain_of(run, shifts, against=full, also="uniform, 600 evaluations" if "600" in full else None)
-     for run in cheap for full in ("embeddings", "uniform, 600 evaluations")},
+    {f"{one}, against {other}": gain_of(one, shifts, against=other) for one, other in fewer},
     tolerance=0.1,
-    caption="A fifth of the evaluations and less, against all of them; accuracy in %",
-)  # fmt: skip
+    caption="Fewer evaluations against more; accuracy in %",
+)
 
 # %% [markdown]
-# * **A fifth.** Stratified pairs, 120 of them, gain what 600 evenly drawn ones gain: the difference is 0.0 [-2.1, 1.9]
-#   points. But so do 120 evenly drawn ones. Fewer pairs simply suffice ([page 07](07_loss_ablations)); how they are drawn
-#   was not what saved.
-# * **A twenty-fifth.** With 24 evaluations in all, embeddings and losses are still within the interval of 600: -1.2 [-3.9,
-#   1.4] and -0.7 [-3.9, 2.5] points; so are predictions, -2.3 [-5.8, 0.9]. A loss of a few points may hide in such an
-#   interval.
+# BUDGET-TEXT
 #
 # ## Which images, and how long
 #
@@ -299,16 +339,14 @@ for run, rule in SAVINGS.items():
             "against five steps": against["gain"] if against else 0.0,
             "from ": against["low"] if against else 0.0,
             "to ": against["high"] if against else 0.0,
-            "steps, mean of some images": steps_made(run, some),
+            f"steps, mean of {len(some)} images": steps_made(run, some),
+            "images": g["images"],
         }
     )
 report.table(saved, tolerance=0.1, caption="Points over no adaptation, mean of the shifts")
 
 # %% [markdown]
-# To leave alone what the network is 70% sure of halves the work and costs nothing that could be shown. Stopping when the
-# answer has settled seems even to gain. But these are test images, and the best of six rules is always a little lucky. So
-# once more, properly: the same rules, and one that combines two of them, are tried on validation images, the best one is
-# taken, and that one alone is run on test images (`dtta/experiments/stopping.toml`).
+# SKIP-TEXT
 
 # %%
 rule = stored.names("stopping", folder)["chosen rule"].settings
@@ -325,14 +363,28 @@ report.gains(
 )
 
 # %% [markdown]
-# The gain is real: 3.2 points [1.2, 5.3] over five steps for all. Ten steps are allowed, and most images stop long before.
-# Fewer steps for all do not do that ([page 07](07_loss_ablations): two gain no more than five). Later steps break answers
-# that the first had mended or left alone.
+# STOP-TEXT
 #
 # ## When the teacher is biased
 #
-# A diffusion model has opinions of its own. Ask it alone about digits that were turned, slanted, blurred or erased in
-# part: which classes does it name more often than they are true, and does adaptation follow it there?
+# A diffusion model has opinions of its own. Where is it worse than the network that it is to teach, and does adaptation
+# follow it there? From the stored results, shift by shift:
+
+# %%
+teaching = []
+for shift in ("clean", *shifts):
+    taught, follows = gain_of("classifier", {shift}), gain_of("embeddings", {shift})
+    teaching.append(
+        {"": shift.replace("_", " "), "network": taught["before"], "diffusion model": taught["after"],
+         "its lead": taught["gain"], "from": taught["low"], "to": taught["high"],
+         "adapted": follows["after"], "gain": follows["gain"], "from ": follows["low"], "to ": follows["high"],
+         "images": taught["images"]}
+    )  # fmt: skip
+report.table(teaching, tolerance=0.1, caption="Accuracy in %; lead and gain over the network in points")
+
+# %% [markdown]
+# Is there a class that the teacher falls for, and whose answers does adaptation take over? That takes the answers
+# themselves; here they are for some images under some shifts, too few for small differences.
 
 # %%
 alone = DiffusionClassifier(
@@ -358,8 +410,10 @@ excess = {
     shift.replace("_", " "): {problem.classes[d]: float(found[d] - true[d]) for d in often}
     for shift, (found, true) in named.items()
 }
+fig = figures.grid(excess, limit=asked / 4, label=f"of {asked}, named too often")
+fig.axes[0].set_xlabel("class named by the diffusion model")
 figures.show(
-    figures.grid(excess, limit=asked / 4, label=f"of {asked}, named too often"),
+    fig,
     alt="A table of coloured numbers: how much more often the diffusion model alone names each class than it is true, for "
     "clean images, noise, rotation, shear, erasing and blur.",
 )
@@ -378,73 +432,104 @@ for shift, found in answers.items():
             "moved": int((adapted_ != network_).sum()),
             "moved to what the diffusion model says": int(led.sum()),
             "and wrong there": int((led & (teacher != true)).sum()),
+            "moved to neither": int(((adapted_ != network_) & (adapted_ != teacher)).sum()),
         }
     )
 report.table(rows, tolerance=1, whole=2, caption=f"Of {asked} test images each")
 
 # %% [markdown]
-# There is no single class that it falls for; its errors spread. What it has is a bias towards *upright* digits, which is
-# what it was trained on: turned or slanted, a third of them look to it like good pictures of something else. Adaptation
-# follows it there. Under shear most answers that moved went to what the diffusion model says, and were wrong there. Under
-# noise they moved just as willingly, and were right.
+# BIAS-TEXT
 #
 # ## What limits the method
 #
-# An oracle knows the label, and may choose. Which choice would have helped most?
+# An oracle knows the label, and may choose. What the network or the diffusion model alone has right is what two models can
+# reach together, if somebody knew whom to trust; how much of the way there does each method go? An oracle over two
+# methods gains by luck too, as it keeps the better of two draws: so one that may choose between two draws of the same
+# method stands beside them.
 
 # %%
-none, adapted, classifier = (
-    {r.key: r.score for r in stored.rows("beyond", run, folder) if r.shift in set(shifts)}
-    for run in ("none", "embeddings", "classifier")
-)
-keys = list(adapted)
-
-
-def share(rule):
-    return 100 * sum(rule(k) for k in keys) / len(keys)
-
-
+names = [
+    "none",
+    "classifier",
+    "embeddings",
+    "losses",
+    "up to 10 steps, until settled for 3",
+    "uniform, 120 evaluations",
+]
+right = {run: {r.key: r.score for r in stored.rows("beyond", run, folder) if r.shift in set(shifts)} for run in names}
+keys = [key for key in right["none"] if all(key in right[run] for run in names)]
+right = {run: torch.tensor([found[key] for key in keys]) for run, found in right.items()}
+network_, teacher, adapted_ = (right[run] for run in ("none", "classifier", "embeddings"))
+both = torch.maximum(network_, teacher)
 oracles = {
-    "the network": share(lambda k: none[k]),
-    "the diffusion model alone": share(lambda k: classifier[k]),
-    "Diffusion-TTA": share(lambda k: adapted[k]),
-    "oracle: adapt or not, image by image": share(lambda k: max(none[k], adapted[k])),
-    "oracle: network or diffusion model, image by image": share(lambda k: max(none[k], classifier[k])),
-    "oracle: any of the three": share(lambda k: max(none[k], classifier[k], adapted[k])),
+    "the network": network_,
+    "the diffusion model alone": teacher,
+    "Diffusion-TTA (embeddings)": adapted_,
+    "losses": right["losses"],
+    "Diffusion-TTA, up to ten steps until settled": right["up to 10 steps, until settled for 3"],
+    "oracle: adapt or not, image by image": torch.maximum(network_, adapted_),
+    "oracle: one of two draws of Diffusion-TTA": torch.maximum(adapted_, right["uniform, 120 evaluations"]),
+    "oracle: network or diffusion model, image by image": both,
 }
-start = oracles["the network"]
-reach = oracles["oracle: network or diffusion model, image by image"] - start
-fig, ax = plt.subplots(figsize=(8, 2.8))
-ax.barh(list(oracles), list(oracles.values()), color=[figures.GREY, figures.GREY, figures.BLUE] + [figures.ORANGE] * 3)
-ax.axvline(start, color=figures.BLACK, lw=1)
+picked = torch.randint(len(keys), (2000, len(keys)), generator=torch.Generator().manual_seed(0))
+
+
+def interval(values):
+    """The 95% percentile interval of numbers found on images drawn again."""
+    found = torch.nan_to_num(torch.as_tensor(values))
+    return [found.quantile(q).item() for q in (0.025, 0.975)]
+
+
+oracle_rows = []
+for name, found in oracles.items():
+    g = 100 * (found - network_)
+    reach = 100 * (both - network_).mean().item()
+    low, high = interval((100 * found)[picked].mean(1))
+    share = interval(100 * (found - network_)[picked].mean(1) / (both - network_)[picked].mean(1))
+    reached = reach and name not in ("the network", "the diffusion model alone")
+    oracle_rows.append(
+        {"": name, "accuracy": 100 * found.mean().item(), "from": low, "to": high,
+         "of the way, %": g.mean().item() / reach * 100 if reached else float("nan"),
+         "from ": share[0] if reached else float("nan"), "to ": share[1] if reached else float("nan"),
+         "images": len(keys)}
+    )  # fmt: skip
+
+fig, ax = plt.subplots(figsize=(8, 3.4))
+for place, row in enumerate(oracle_rows):
+    colour = figures.ORANGE if row[""].startswith("oracle") else figures.BLUE if place > 1 else figures.GREY
+    ax.plot([row["from"], row["to"]], [place] * 2, color=colour)
+    ax.plot(row["accuracy"], place, "o", color=colour)
+ax.axvline(oracle_rows[0]["accuracy"], color=figures.BLACK, lw=1)
+ax.set_yticks(range(len(oracle_rows)), [row[""] for row in oracle_rows])
 ax.invert_yaxis()
-ax.set(xlabel="accuracy, mean of the shifts, %", xlim=(min(60, *oracles.values()), 100))
+ax.set(xlabel="accuracy, mean of the shifts, %")
 figures.show(
     fig,
-    alt="Bars: the accuracy of the network, of the diffusion model alone, of Diffusion-TTA, and of three oracles, which lie "
-    "well above all three.",
+    alt="ORACLE",
 )
 
 # %%
 report.table(
-    [
-        {
-            "": name,
-            "accuracy": value,
-            "of what the two models reach": f"{100 * (value - start) / reach:.0f}%" if reach else "–",
-        }
-        for name, value in oracles.items()
-    ],
+    oracle_rows,
     tolerance=0.1,
-    caption="Accuracy in %, mean of the shifts",
+    caption="Accuracy in %, and how far it goes from the network to what both models have right",
 )
 
+# %%
+missed = (both > 0) & (adapted_ == 0)
+causes = {
+    "the network was right, the diffusion model wrong: undone": missed & (teacher == 0),
+    "only the diffusion model was right: not followed": missed & (network_ == 0),
+    "both were right: lost between them": missed & (network_ > 0) & (teacher > 0),
+}
+report.line(
+    f"of {len(keys)} images {int(missed.sum())} were within reach and missed by Diffusion-TTA\n"
+    + "\n".join(f"{name}: {int(found.sum())}" for name, found in causes.items()),
+    tolerance=0.1, whole=2,
+)  # fmt: skip
+
 # %% [markdown]
-# Adaptation reaches about half of what the two models could reach together, if someone knew whom to trust. The first
-# oracle shows where the other half is: most of it would be won by *undoing* adaptation where it harms, image by image.
-# Better samples or more steps will not find it, since neither tells a good teacher from a bad one. What is missing is a
-# sign, without labels, that the diffusion model is out of its depth. Settling early is such a sign in small: an answer
-# that goes on moving is one that the two models disagree on.
+# ORACLE-TEXT
 #
 # ## Beside DUSA's paper
 #

@@ -233,11 +233,13 @@ def cotta(
     restore: float = 0.01,
     threshold: float = 0.92,
     views: int = 32,
+    batch_statistics: bool = True,
     episodic: bool = False,
 ) -> Cotta:
     """CoTTA; the defaults are its paper's for CIFAR-10."""
     optimizer = torch.optim.Adam(select(problem.model), lr=lr)
-    return Cotta(problem.model, optimizer, steps, episodic, momentum, restore, threshold, views, problem.mirrored)
+    further = momentum, restore, threshold, views, problem.mirrored, batch_statistics
+    return Cotta(problem.model, optimizer, steps, episodic, *further)
 
 
 def eata(

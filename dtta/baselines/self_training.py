@@ -88,7 +88,7 @@ class SelfTraining(nn.Module):
         self.model.eval()  # whatever a caller did to it in between
         self.losses = []
         try:
-            with gradients_only_for(self.adapted, *self._networks), self._statistics():
+            with gradients_only_for(self.adapted, *self._networks), self._statistics(image):
                 for _ in range(self.steps):
                     loss = self.step(image, generator or self.generator)
                     if loss is not None:
@@ -105,11 +105,18 @@ class SelfTraining(nn.Module):
     @torch.no_grad()
     def recall(self, image: Tensor) -> Tensor:
         """The answer with the weights as they are now, without adapting."""
-        with self._statistics():
+        with self._statistics(image):
             return self.answer(image)
 
-    def _statistics(self) -> AbstractContextManager:
-        return nullcontext() if self.prior is None else own_statistics(self.model, self.prior)
+    def normalised(self) -> list[nn.Module]:
+        """The networks whose batch norm goes by `prior`."""
+        return [self.model]
+
+    def _statistics(self, image: Tensor) -> AbstractContextManager:
+        """What `prior` says, while steps are made and while the answer is given; views do not count as images."""
+        if self.prior is None:
+            return nullcontext()
+        return own_statistics(nn.ModuleList(self.normalised()), self.prior, len(image))
 
     @torch.no_grad()
     def reset(self) -> None:

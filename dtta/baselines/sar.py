@@ -53,14 +53,16 @@ class Sar(SelfTraining):
         gradients = torch.autograd.grad(here, self.adapted)
         size = torch.stack([g.norm() for g in gradients]).norm()
         old = [w.detach().clone() for w in self.adapted]
-        with torch.no_grad():
-            torch._foreach_add_(self.adapted, [self.rho * g / (size + 1e-12) for g in gradients])
-        above = entropy(self.model(image[sure]))
-        still = above < limit
-        if still.any():
-            above[still].mean().backward()
-        with torch.no_grad():
-            torch._foreach_copy_(self.adapted, old)
+        try:
+            with torch.no_grad():
+                torch._foreach_add_(self.adapted, [self.rho * g / (size + 1e-12) for g in gradients])
+            above = entropy(self.model(image))[sure]  # of the whole batch, by whose statistics batch norm goes
+            still = above < limit
+            if still.any():
+                above[still].mean().backward()
+        finally:  # whatever happens, no weight stays at the worst point
+            with torch.no_grad():
+                torch._foreach_copy_(self.adapted, old)
         if not here.isfinite():
             raise FloatingPointError(f"the objective is {here.item()}; lower the rate")
         if not still.any():

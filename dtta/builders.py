@@ -309,7 +309,7 @@ def dusa(
     top: int = 4,
     others: int = 2,
     mix: str = "noise",
-    tau: float | None = None,
+    tau: float | None = 1.0,
     adapt_diffusion: bool = True,
     lr_diffusion: float | None = None,
     timesteps: str = "uniform",
@@ -318,7 +318,13 @@ def dusa(
     fixed: bool = False,
     episodic: bool = False,
 ) -> Dusa:
-    """DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too."""
+    """DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too.
+
+    Of φ all weights move, also the table of class embeddings, which its authors' code leaves as it is.
+
+    Args:
+        tau: of LogitNorm (see ``Dusa``); None, "none" on the command line: the logits stay as they are.
+    """
     groups = [{"params": select(problem.model)}]
     if adapt_diffusion:
         rate = lr if lr_diffusion is None else lr_diffusion

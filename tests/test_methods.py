@@ -282,4 +282,4 @@ def test_the_other_papers_defaults(problem):
     assert (eata.margin, eata.similarity, eata.beta) == (0.4, 0.05, 2000)
     assert (sar.margin, sar.rho, sar.floor) == (0.4, 0.05, 0.2)
     assert (mae.masks, mae.hidden, mae.optimizer.param_groups[0]["weight_decay"]) == (128, 0.75, 0.2)
-    assert (dusa.top, dusa.others, dusa.samples, dusa.mix) == (4, 2, 1, "noise")
+    assert (dusa.top, dusa.others, dusa.samples, dusa.mix, dusa.tau) == (4, 2, 1, "noise", 1.0)

@@ -197,7 +197,7 @@ def marginal_entropy(
     area: float = 0.5,
     episodic: bool = True,
 ) -> MarginalEntropy:
-    """The entropy of the mean belief over views; the defaults are TPT's."""
+    """The entropy of the mean belief over views; the defaults are TPT's, but for `area`: its crops go down to 0.08."""
     model, moving = _part_of(problem, part, rank, None, words)
     optimizer = torch.optim.AdamW(moving, lr=lr)
     return MarginalEntropy(model, optimizer, steps, episodic, views, keep, area, mirror=problem.mirrored)
@@ -213,7 +213,7 @@ def memo(
     prior: float | None = 16,
     episodic: bool = True,
 ) -> MarginalEntropy:
-    """MEMO; the defaults are its paper's for a ResNet on ImageNet: SGD without momentum, 64 views."""
+    """MEMO; the defaults are its paper's for a ResNet on ImageNet: SGD without momentum, 64 views (see ``augmix``)."""
     moving = select(problem.model)
     optimizer = _optimizer(optimizer, moving, lr, momentum=0.0)
     return MarginalEntropy(problem.model, optimizer, steps, episodic, views, keep=1.0, kind="augmix", prior=prior)
@@ -309,7 +309,7 @@ def dusa(
     top: int = 4,
     others: int = 2,
     mix: str = "noise",
-    tau: float | None = 1.0,
+    tau: float | str | None = 1.0,
     adapt_diffusion: bool = True,
     lr_diffusion: float | None = None,
     timesteps: str = "uniform",
@@ -323,7 +323,7 @@ def dusa(
     Of φ all weights move, also the table of class embeddings, which its authors' code leaves as it is.
 
     Args:
-        tau: of LogitNorm (see ``Dusa``); None, "none" on the command line: the logits stay as they are.
+        tau: of LogitNorm (see ``Dusa``); None, or "none" in a table's file: the logits stay as they are.
     """
     groups = [{"params": select(problem.model)}]
     if adapt_diffusion:
@@ -340,7 +340,7 @@ def dusa(
         top,
         others,
         mix,
-        tau,
+        None if tau == "none" else tau,
         Sampling(timesteps, low=low, high=high, fixed=fixed),
     )
 

@@ -107,6 +107,7 @@ def test_logits_are_brought_to_one_length_for_the_belief_and_not_for_the_draw(ta
     monkeypatch.setattr("dtta.baselines.dusa.candidates", lambda z, *a: asked.append(z) or candidates(z, *a))
     wrapped, x = method(top=2, others=1, tau=tau, mix="loss"), tiny.images(2)
     assert method().tau == build(tiny.problem(), "dusa").tau == 1.0
+    assert build(tiny.problem(), "dusa", tau="none").tau is None
     found = wrapped.objective(x, torch.Generator().manual_seed(0))
     z, (_, chosen, _, _), (G, b, size) = wrapped.model(x).detach(), wrapped._drawn, wrapped._known
     assert torch.equal(asked[0], z)

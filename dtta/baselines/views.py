@@ -13,6 +13,9 @@ from torchvision.transforms import v2 as T
 def crops(image: Tensor, count: int, generator: torch.Generator, area: float = 0.5, mirror: bool = True) -> Tensor:
     """`count` views of each image (N, C, H, W), image by image: itself, then random crops, half of them mirrored.
 
+    Crops have the picture's proportions. TPT's are those of torchvision's ``RandomResizedCrop``: from 0.08 of the
+    picture on, sides in proportions of 3:4 to 4:3.
+
     Args:
         area: the smallest share of the picture that a crop shows.
     """
@@ -31,9 +34,15 @@ def crops(image: Tensor, count: int, generator: torch.Generator, area: float = 0
 
 def augmix(image: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """AugMix (Hendrycks et al., ICLR 2020, arXiv 1912.02781) of each image, without the operations that look like
-    corruptions: `count` views, the first is the image itself."""
-    mix = T.Compose([T.ToDtype(torch.uint8, scale=True), T.AugMix(all_ops=False), T.ToDtype(torch.float32, scale=True)])
-    return _drawn(mix, image, count, generator, first=True)
+    corruptions: `count` views, the first is the image itself.
+
+    MEMO's authors crop (by ``RandomResizedCrop``) and mirror at random before they mix, and have no plain image among
+    their views; here the picture stays whole. Their strength is level 1: a uniform share, 0.1 to 1, of a tenth of the
+    range. torchvision draws from 0, 1/9, ..., (severity - 1)/9 of it, so that severity 2 has the same mean.
+    """
+    mix = T.AugMix(severity=2, all_ops=False)
+    steps = [T.ToDtype(torch.uint8, scale=True), mix, T.ToDtype(torch.float32, scale=True)]
+    return _drawn(T.Compose(steps), image, count, generator, first=True)
 
 
 def jittered(image: Tensor, count: int, generator: torch.Generator, mirror: bool = True) -> Tensor:

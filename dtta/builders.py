@@ -172,6 +172,7 @@ def ensemble(
 def tent(
     problem: Problem,
     *,
+    optimizer: str = "adam",
     lr: float = 1e-3,
     steps: int = 1,
     part: str = "norm",
@@ -179,9 +180,14 @@ def tent(
     episodic: bool = True,
     batch_statistics: bool = True,
 ) -> Tent:
-    """TENT; the defaults are its paper's (the normalisation layers), but for `episodic`."""
+    """TENT; the defaults are its paper's for CIFAR (the normalisation layers), but for `episodic`.
+
+    Args:
+        optimizer: with "sgd" the momentum is 0.9; for ImageNet the paper takes it at 2.5e-4 (and the authors' code
+            Nesterov's momentum).
+    """
     model, moving = _part_of(problem, part, rank)
-    return Tent(model, torch.optim.Adam(moving, lr=lr), steps, episodic, batch_statistics)
+    return Tent(model, _optimizer(optimizer, moving, lr), steps, episodic, batch_statistics)
 
 
 def marginal_entropy(
@@ -227,6 +233,7 @@ def batch_norm(problem: Problem, *, prior: float = 16) -> BatchNormAdaptation:
 def cotta(
     problem: Problem,
     *,
+    optimizer: str = "adam",
     lr: float = 1e-3,
     steps: int = 1,
     momentum: float = 0.999,
@@ -236,10 +243,15 @@ def cotta(
     batch_statistics: bool = True,
     episodic: bool = False,
 ) -> Cotta:
-    """CoTTA; the defaults are its paper's for CIFAR-10."""
-    optimizer = torch.optim.Adam(select(problem.model), lr=lr)
+    """CoTTA; the defaults are its paper's for CIFAR-10.
+
+    Args:
+        optimizer: with "sgd" its momentum is 0.9; for ImageNet the authors take it (with Nesterov's momentum) at
+            0.01, a threshold of 0.1 and `restore` 0.001.
+        momentum: of the teacher.
+    """
     further = momentum, restore, threshold, views, problem.mirrored, batch_statistics
-    return Cotta(problem.model, optimizer, steps, episodic, *further)
+    return Cotta(problem.model, _optimizer(optimizer, select(problem.model), lr), steps, episodic, *further)
 
 
 def eata(

@@ -224,7 +224,7 @@ def test_the_problems_settings_hold_until_overruled():
 @pytest.mark.parametrize(("task", "method", "settings", "message"), [
     ("classification", "tent", dict(steps=0), "steps must be a whole number of at least 1"),
     ("classification", "tent", dict(lr=-1.0), "[Ii]nvalid learning rate"),
-    ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from lr, steps, part, rank"),
+    ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from optimizer, lr, steps"),
     ("segmentation", "augmentation", dict(scales=0), "scales must be positive"),
     ("segmentation", "augmentation", dict(scales="big"), "augmentation: "),
     ("depth", "consistency", dict(jitter=1), "jitter"),

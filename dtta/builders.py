@@ -273,7 +273,7 @@ def eata(
     """
     moving = select(problem.model, "norm")
     clean = problem.images(min(anchors, problem.size("validation")), split="validation")[0] if anchors else None
-    fisher = None if clean is None else fisher_information(problem.model, moving, clean)
+    fisher = None if clean is None else fisher_information(problem.model, moving, clean, batch_statistics)
     optimizer = _optimizer("sgd", moving, lr)
     return Eata(problem.model, optimizer, steps, episodic, fisher, beta, margin, similarity, batch_statistics)
 

@@ -120,6 +120,14 @@ def test_views_are_drawn_from_the_generator_alone():
     assert (a[:5] - x[0]).abs().mean() < (a[:5] - x[1]).abs().mean()  # image by image
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_black_moves_in_from_beyond_the_edge(channels):
+    seen = jittered(torch.ones(1, channels, 8, 10), 50, torch.Generator().manual_seed(0))
+    assert seen.shape == (50, channels, 8, 10)
+    assert seen.min() > 0.6**1.3 - 0.05  # the darkest that brightness and gamma make of white
+    assert seen.min() < 0.75
+
+
 def test_what_makes_no_sense_is_refused():
     for name in ("momentum", "restore", "threshold"):
         with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\]"):

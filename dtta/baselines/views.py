@@ -46,13 +46,21 @@ def augmix(image: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def jittered(image: Tensor, count: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
-    """`count` views of each image as CoTTA draws them: colours, a small affine move, blur, mirroring, noise."""
-    size = image.shape[-1]
-    kernel = 5 if size >= 32 else 3
+    """`count` views of each image after CoTTA's: colours, gamma, a small affine move, blur, mirroring, noise.
+
+    Constants and order are those of its authors' code. What differs: each image has its own draw, where theirs is one
+    for the whole batch; gamma comes after the colours, not among them in random order; pictures of fewer than 32
+    pixels are blurred by 3 x 3, not 5 x 5; and where `mirror` is False nothing is mirrored.
+    """
+    H, W = image.shape[-2:]
+    kernel = 5 if W >= 32 else 3
     steps = [
-        T.ColorJitter(0.4, 0.4, 0.3, 0.06) if image.shape[1] == 3 else T.ColorJitter(0.4, 0.4),
+        T.ColorJitter(0.4, 0.3, 0.5, 0.06) if image.shape[1] == 3 else T.ColorJitter(0.4, 0.3),
+        T.Lambda(lambda x: x.clamp(min=1e-8) ** torch.empty(()).uniform_(0.7, 1.3).item()),
+        T.Pad([W // 2, H // 2], padding_mode="edge"),  # what moves in from beyond the edge is not black
         T.RandomAffine(15, translate=(1 / 16, 1 / 16), scale=(0.9, 1.1), interpolation=T.InterpolationMode.BILINEAR),
         T.GaussianBlur(kernel, (0.001, 0.5)),
+        T.CenterCrop([H, W]),
         T.RandomHorizontalFlip(0.5 if mirror else 0.0),
         T.GaussianNoise(sigma=0.005),
     ]

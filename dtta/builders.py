@@ -304,7 +304,7 @@ def ttt_mae(
     hidden: float = 0.75,
     episodic: bool = True,
 ) -> TttMae:
-    """TTT-MAE; the defaults are its paper's. It needs a network that is a masked autoencoder."""
+    """TTT-MAE; the defaults are its paper's, but for `weight_decay` (see ``TttMae``). It needs a masked autoencoder."""
     head = {id(p) for p in getattr(problem.model, "head", torch.nn.Identity()).parameters()}
     moving = [p for p in problem.model.parameters() if id(p) not in head]
     optimizer = torch.optim.SGD(moving, lr=lr, momentum=0.9, weight_decay=weight_decay)

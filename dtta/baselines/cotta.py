@@ -17,7 +17,7 @@ class Cotta(SelfTraining):
     Where the network as it was before any adaptation is sure (above `threshold`) the teacher sees the image, else its
     beliefs in `views` of it are averaged. The teacher moves by θ' ← α θ' + (1 - α) θ; after
     each step every weight returns to its start with probability `restore`. The teacher gives the answer.
-    The paper moves all weights.
+    The paper moves all weights. Online by nature, in batches of 200 (64 for ImageNet).
 
     The authors' code differs from its paper's equations, and from this: one decision for the whole batch, by the mean
     of its confidences; views are averaged as logits; for ImageNet the cross-entropy is taken both ways round.

@@ -21,6 +21,8 @@ class Dusa(SelfTraining):
     the pairs (t, ε) are fixed they are drawn once for all steps, with the candidates, and the predictions are made once
     as well where φ stands still.
 
+    Online by nature, in batches of 64.
+
     With ``mix="loss"`` it is Σ_k p_k ‖ε_k - ε‖² that goes downhill: towards the Diffusion Classifier's answer.
 
     Args:

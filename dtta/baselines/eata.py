@@ -20,7 +20,8 @@ class Eata(SelfTraining):
 
     S(x) = exp(E_0 - H) where H < E_0 (reliable) and the cosine of p and m is below ε (not redundant), else 0;
     m is the moving average of the beliefs p that were learnt from. ω is the diagonal of the Fisher information
-    on clean images with the network's own answers as labels. The paper moves the normalisation layers.
+    on clean images with the network's own answers as labels. The paper moves the normalisation layers. Online by
+    nature, in batches of 64.
 
     Args:
         fisher: ω, one tensor for each weight that moves (see ``fisher_information``); None: no anchor.

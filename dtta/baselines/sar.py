@@ -16,7 +16,8 @@ class Sar(SelfTraining):
 
     The inner maximum is taken at ε = ρ ∇H / ‖∇H‖; the images that are still reliable there give the gradient. When
     the moving average of that entropy falls below e_0, the network has become sure of everything: it starts afresh.
-    The paper moves the normalisation layers but for the last block's, with SGD.
+    The paper moves the normalisation layers but for the last block's, with SGD. Online by nature, in batches of 64, and
+    of one image as one of the hard cases that it is made for.
 
     Args:
         rho: ρ, 0.05 in the paper.

@@ -14,6 +14,10 @@ from dtta.baselines.batch_norm import own_statistics
 class SelfTraining(nn.Module):
     """Some steps downhill on `objective`, then the answer; called like ``DiffusionTTA``.
 
+    One protocol for all methods: each image is answered by weights that have seen it, with a pass after the last step.
+    The authors' code of TENT, EATA, SAR, CoTTA and DUSA answers from the pass that the step is taken from, before the
+    weights move; MEMO, TPT and TTT-MAE answer afterwards, as here.
+
     Args:
         model: the task network f_θ, image -> output. Kept in eval mode.
         optimizer: over the weights that move, with no state yet.

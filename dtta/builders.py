@@ -172,6 +172,7 @@ def ensemble(
 def tent(
     problem: Problem,
     *,
+    optimizer: str = "adam",
     lr: float = 1e-3,
     steps: int = 1,
     part: str = "norm",
@@ -179,9 +180,14 @@ def tent(
     episodic: bool = True,
     batch_statistics: bool = True,
 ) -> Tent:
-    """TENT; the defaults are its paper's (the normalisation layers), but for `episodic`."""
+    """TENT; the defaults are its paper's for CIFAR (the normalisation layers), but for `episodic`.
+
+    Args:
+        optimizer: with "sgd" the momentum is 0.9; for ImageNet the paper takes it at 2.5e-4 (and the authors' code
+            Nesterov's momentum).
+    """
     model, moving = _part_of(problem, part, rank)
-    return Tent(model, torch.optim.Adam(moving, lr=lr), steps, episodic, batch_statistics)
+    return Tent(model, _optimizer(optimizer, moving, lr), steps, episodic, batch_statistics)
 
 
 def marginal_entropy(
@@ -197,7 +203,7 @@ def marginal_entropy(
     area: float = 0.5,
     episodic: bool = True,
 ) -> MarginalEntropy:
-    """The entropy of the mean belief over views; the defaults are TPT's."""
+    """The entropy of the mean belief over views; the defaults are TPT's, but for `area`: its crops go down to 0.08."""
     model, moving = _part_of(problem, part, rank, None, words)
     optimizer = torch.optim.AdamW(moving, lr=lr)
     return MarginalEntropy(model, optimizer, steps, episodic, views, keep, area, mirror=problem.mirrored)
@@ -213,7 +219,7 @@ def memo(
     prior: float | None = 16,
     episodic: bool = True,
 ) -> MarginalEntropy:
-    """MEMO; the defaults are its paper's for a ResNet on ImageNet: SGD without momentum, 64 views."""
+    """MEMO; the defaults are its paper's for a ResNet on ImageNet: SGD without momentum, 64 views (see ``augmix``)."""
     moving = select(problem.model)
     optimizer = _optimizer(optimizer, moving, lr, momentum=0.0)
     return MarginalEntropy(problem.model, optimizer, steps, episodic, views, keep=1.0, kind="augmix", prior=prior)
@@ -227,17 +233,25 @@ def batch_norm(problem: Problem, *, prior: float = 16) -> BatchNormAdaptation:
 def cotta(
     problem: Problem,
     *,
+    optimizer: str = "adam",
     lr: float = 1e-3,
     steps: int = 1,
     momentum: float = 0.999,
     restore: float = 0.01,
     threshold: float = 0.92,
     views: int = 32,
+    batch_statistics: bool = True,
     episodic: bool = False,
 ) -> Cotta:
-    """CoTTA; the defaults are its paper's for CIFAR-10."""
-    optimizer = torch.optim.Adam(select(problem.model), lr=lr)
-    return Cotta(problem.model, optimizer, steps, episodic, momentum, restore, threshold, views, problem.mirrored)
+    """CoTTA; the defaults are its paper's for CIFAR-10.
+
+    Args:
+        optimizer: with "sgd" its momentum is 0.9; for ImageNet the authors take it (with Nesterov's momentum) at
+            0.01, a threshold of 0.1 and `restore` 0.001.
+        momentum: of the teacher.
+    """
+    further = momentum, restore, threshold, views, problem.mirrored, batch_statistics
+    return Cotta(problem.model, _optimizer(optimizer, select(problem.model), lr), steps, episodic, *further)
 
 
 def eata(
@@ -259,7 +273,7 @@ def eata(
     """
     moving = select(problem.model, "norm")
     clean = problem.images(min(anchors, problem.size("validation")), split="validation")[0] if anchors else None
-    fisher = None if clean is None else fisher_information(problem.model, moving, clean)
+    fisher = None if clean is None else fisher_information(problem.model, moving, clean, batch_statistics)
     optimizer = _optimizer("sgd", moving, lr)
     return Eata(problem.model, optimizer, steps, episodic, fisher, beta, margin, similarity, batch_statistics)
 
@@ -290,7 +304,7 @@ def ttt_mae(
     hidden: float = 0.75,
     episodic: bool = True,
 ) -> TttMae:
-    """TTT-MAE; the defaults are its paper's. It needs a network that is a masked autoencoder."""
+    """TTT-MAE; the defaults are its paper's, but for `weight_decay` (see ``TttMae``). It needs a masked autoencoder."""
     head = {id(p) for p in getattr(problem.model, "head", torch.nn.Identity()).parameters()}
     moving = [p for p in problem.model.parameters() if id(p) not in head]
     optimizer = torch.optim.SGD(moving, lr=lr, momentum=0.9, weight_decay=weight_decay)
@@ -307,7 +321,7 @@ def dusa(
     top: int = 4,
     others: int = 2,
     mix: str = "noise",
-    tau: float | None = None,
+    tau: float | str | None = 1.0,
     adapt_diffusion: bool = True,
     lr_diffusion: float | None = None,
     timesteps: str = "uniform",
@@ -316,7 +330,13 @@ def dusa(
     fixed: bool = False,
     episodic: bool = False,
 ) -> Dusa:
-    """DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too."""
+    """DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too.
+
+    Of φ all weights move, also the table of class embeddings, which its authors' code leaves as it is.
+
+    Args:
+        tau: of LogitNorm (see ``Dusa``); None, or "none" in a table's file: the logits stay as they are.
+    """
     groups = [{"params": select(problem.model)}]
     if adapt_diffusion:
         rate = lr if lr_diffusion is None else lr_diffusion
@@ -332,7 +352,7 @@ def dusa(
         top,
         others,
         mix,
-        tau,
+        None if tau == "none" else tau,
         Sampling(timesteps, low=low, high=high, fixed=fixed),
     )
 

@@ -59,10 +59,11 @@ def test_what_makes_no_sense_is_refused():
 @pytest.mark.parametrize(
     ("method", "settings", "prior"),
     [
-        ("tent", {}, 0), ("eata", {}, 0), ("sar", {}, 0), ("memo", {"views": 2}, 16),
+        ("tent", {}, 0), ("eata", {}, 0), ("sar", {}, 0), ("cotta", {"views": 2}, 0), ("memo", {"views": 2}, 16),
         ("memo", {"views": 2, "prior": 3}, 3),
         ("tent", {"batch_statistics": False}, None), ("eata", {"batch_statistics": False}, None),
-        ("sar", {"batch_statistics": False}, None), ("memo", {"views": 2, "prior": None}, None),
+        ("sar", {"batch_statistics": False}, None), ("cotta", {"views": 2, "batch_statistics": False}, None),
+        ("memo", {"views": 2, "prior": None}, None),
     ],
 )  # fmt: skip
 def test_whoever_normalises_by_the_batch_answers_so(method, settings, prior):

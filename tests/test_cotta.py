@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -14,45 +16,75 @@ from dtta.parameters import select
 
 def method(lr=0.1, **options) -> Cotta:
     model = tiny.classifier()
-    return Cotta(model, torch.optim.SGD(select(model), lr=lr), **dict(views=4, restore=0.0, mirror=False) | options)
+    usual = dict(views=4, restore=0.0, mirror=False, batch_statistics=False)
+    return Cotta(model, torch.optim.SGD(select(model), lr=lr), **usual | options)
 
 
-def test_the_student_follows_the_teachers_belief():
-    wrapped, x = method(), tiny.images(4)
-    source = wrapped.model(x).softmax(1)
-    wrapped.threshold = source.amax(1).median().item()  # half of the images are unsure
+def perturbed(model, size, seed):
+    """All weights of the network moved at random, in place."""
+    g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for w in wrapped.teacher[0].parameters():
-            w += 0.01
-        for w in wrapped.model.parameters():
-            w -= 0.02
-    found = wrapped.objective(x, torch.Generator().manual_seed(3))
-    unsure = source.amax(1) < wrapped.threshold
-    assert 0 < unsure.sum() < 4
-    views = jittered(x[unsure], 4, torch.Generator().manual_seed(3), mirror=False)
-    target = wrapped.teacher[0](x).softmax(1)
-    k = 0
-    for n in range(4):
-        if unsure[n]:
-            target[n] = sum(wrapped.teacher[0](views[4 * k + v][None]).softmax(1)[0] for v in range(4)) / 4
-            k += 1
-    y = wrapped.model(x).softmax(1)
-    assert found.item() == pytest.approx(-(target * y.log()).sum().item() / 4, rel=1e-4)
+        for w in model.parameters():
+            w += size * torch.randn(w.shape, generator=g)
 
 
-def test_the_teacher_is_the_students_average_and_gives_the_answer():
-    wrapped, x = method(momentum=0.9), tiny.images(2)
-    before = [w.detach().clone() for w in wrapped.model.parameters()]
-    gradients = torch.autograd.grad(
-        wrapped.objective(x, torch.Generator().manual_seed(0)), list(wrapped.model.parameters())
-    )
+def written_out(student, teacher, source, x, threshold, views, own, seed):
+    """-1/N Σ_n Σ_j y'_j log y_j, one image at a time; every network normalised by the whole batch if `own`."""
+
+    def belief(network, images):
+        return tiny.written_out(network, images, network.norm.weight, network.norm.bias, own).softmax(1)
+
+    g = torch.Generator().manual_seed(seed)
+    seen = [jittered(x, 1, g, mirror=False) for _ in range(views)]
+    with torch.no_grad():
+        sure = belief(source, x).amax(1) >= threshold
+        plain, in_views = belief(teacher, x), [belief(teacher, view) for view in seen]
+    y, total = belief(student, x), 0
+    for n in range(len(x)):
+        target = plain[n] if sure[n] else sum(q[n] for q in in_views) / views
+        total = total - (target * y[n].log()).sum() / len(x)
+    return total, sure
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own statistics", "running statistics"])
+def test_the_student_follows_the_teachers_belief(own):
+    """Whether to look at views is asked of the network as it was; the teacher is sure of other images."""
+    wrapped, x = method(batch_statistics=own), tiny.images(4)
+    perturbed(wrapped.teacher[0], 0.3, seed=1), perturbed(wrapped.model, 0.3, seed=2)
+    networks = wrapped.model, wrapped.teacher[0], wrapped.source[0]
+    with wrapped._statistics(x), torch.no_grad():
+        certainty, teachers = (network(x).softmax(1).amax(1) for network in (networks[2], networks[1]))
+    wrapped.threshold = certainty.sort().values[1:3].mean().item()  # half of the images are unsure
+    assert not torch.equal(certainty.argsort(), teachers.argsort())
+    assert not torch.equal(certainty < wrapped.threshold, teachers < teachers.median())
+    with wrapped._statistics(x):
+        found = wrapped.objective(x, torch.Generator().manual_seed(3))
+    expected, sure = written_out(*networks, x, wrapped.threshold, 4, own, seed=3)
+    assert sure.sum() == 2
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own statistics", "running statistics"])
+def test_the_teacher_is_the_students_average_and_gives_the_answer(own):
+    wrapped, x = method(momentum=0.9, batch_statistics=own), tiny.images(3)
+    perturbed(wrapped.source[0], 0.3, seed=1)
+    student, teacher = copy.deepcopy(wrapped.model), copy.deepcopy(wrapped.teacher[0])
+    with wrapped._statistics(x), torch.no_grad():
+        wrapped.threshold = wrapped.source[0](x).softmax(1).amax(1).sort().values[:2].mean().item()
+    loss, sure = written_out(student, teacher, wrapped.source[0], x, wrapped.threshold, 4, own, seed=0)
+    assert sure.sum() == 2
+    gradients = torch.autograd.grad(loss, list(student.parameters()))
     answer = wrapped(x, torch.Generator().manual_seed(0))
-    for w, start, g in zip(wrapped.model.parameters(), before, gradients, strict=True):
+    for w, start, g in zip(wrapped.model.parameters(), student.parameters(), gradients, strict=True):
         assert torch.allclose(w, start - 0.1 * g, atol=1e-6)
-    for w, start, g in zip(wrapped.teacher[0].parameters(), before, gradients, strict=True):
+    for w, start, g in zip(wrapped.teacher[0].parameters(), teacher.parameters(), gradients, strict=True):
         assert torch.allclose(w, start - 0.1 * 0.1 * g, atol=1e-6)
-    assert torch.equal(answer, wrapped.teacher[0](x))
-    assert not torch.equal(answer, wrapped.model(x))
+    by_teacher, by_student = (
+        tiny.written_out(network, x, network.norm.weight, network.norm.bias, own)
+        for network in (wrapped.teacher[0], wrapped.model)
+    )
+    assert torch.allclose(answer, by_teacher, atol=1e-5)
+    assert not torch.allclose(answer, by_student, atol=1e-5)
 
 
 def test_some_weights_return_to_their_start():
@@ -86,6 +118,14 @@ def test_views_are_drawn_from_the_generator_alone():
     assert a.min() >= 0 and a.max() <= 1
     assert not torch.equal(a, jittered(x, 5, torch.Generator().manual_seed(2)))
     assert (a[:5] - x[0]).abs().mean() < (a[:5] - x[1]).abs().mean()  # image by image
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_black_moves_in_from_beyond_the_edge(channels):
+    seen = jittered(torch.ones(1, channels, 8, 10), 50, torch.Generator().manual_seed(0))
+    assert seen.shape == (50, channels, 8, 10)
+    assert seen.min() > 0.6**1.3 - 0.05  # the darkest that brightness and gamma make of white
+    assert seen.min() < 0.75
 
 
 def test_what_makes_no_sense_is_refused():

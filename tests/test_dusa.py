@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import tiny
 import torch
@@ -82,6 +84,40 @@ def test_fixed_pairs_are_predicted_once_for_all_steps(fixed, rounds):
     assert wrapped.evaluations == rounds * 2 * 3 * 3
     wrapped(tiny.images(2, seed=1))  # another image is another matter
     assert wrapped.evaluations == rounds * 2 * 3 * 3
+
+
+@pytest.mark.parametrize(("fixed", "draws"), [(True, 1), (False, 4)])
+def test_fixed_pairs_are_drawn_once_also_where_the_diffusion_model_moves(fixed, draws, monkeypatch):
+    """Candidates and pairs stay; the predictions are those of φ as it is at each step."""
+    wrapped, drawn, seen = method(phi=True, top=2, others=1, steps=4, sampling=Sampling(fixed=fixed)), [], []
+    draw = Sampling.draw
+    monkeypatch.setattr(Sampling, "draw", lambda *arguments: drawn.append(1) or draw(*arguments))
+    wrapped.diffusion.network.register_forward_hook(lambda _, inputs, output: seen.append(output.sample.detach()))
+    wrapped(tiny.images(2))
+    assert len(drawn) == draws and wrapped.evaluations == 4 * 2 * 3
+    assert not torch.equal(seen[0], seen[1])
+    wrapped(tiny.images(2, seed=1))
+    assert len(drawn) == 2 * draws
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5, None])
+def test_logits_are_brought_to_one_length_for_the_belief_and_not_for_the_draw(tau, monkeypatch):
+    """p = softmax over the candidates of z / (τ ‖z‖); who is a candidate goes by softmax z."""
+    asked = []
+    monkeypatch.setattr("dtta.baselines.dusa.candidates", lambda z, *a: asked.append(z) or candidates(z, *a))
+    wrapped, x = method(top=2, others=1, tau=tau, mix="loss"), tiny.images(2)
+    assert method().tau == build(tiny.problem(), "dusa").tau == 1.0
+    assert build(tiny.problem(), "dusa", tau="none").tau is None
+    found = wrapped.objective(x, torch.Generator().manual_seed(0))
+    z, (_, chosen, _, _), (G, b, size) = wrapped.model(x).detach(), wrapped._drawn, wrapped._known
+    assert torch.equal(asked[0], z)
+    expected = 0.0
+    for n in range(2):
+        length = 1.0 if tau is None else tau * math.sqrt(sum(v**2 for v in z[n].tolist()))
+        weights = [math.exp(z[n, k].item() / length) for k in chosen[n]]
+        for k, w in enumerate(weights):
+            expected += w / sum(weights) * (G[n, k, k] - 2 * b[n, k] + size[n]).item() / 2
+    assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_candidates_are_the_likeliest_and_some_of_the_rest():

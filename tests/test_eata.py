@@ -74,6 +74,45 @@ def test_fisher_information_is_the_mean_squared_gradient():
     assert not any(w.grad is not None for w in weights)
 
 
+def test_fisher_information_goes_by_the_batch_where_adaptation_does():
+    model, x = tiny.classifier(), tiny.images(70)
+    weights, running = select(model, "norm"), model.norm.running_mean.clone()
+    found = fisher_information(model, weights, x, batch_statistics=True)
+    expected = [torch.zeros_like(w) for w in weights]
+    for batch in (x[:64], x[64:]):
+        p = tiny.written_out(model, batch, *weights, own=True).softmax(1)
+        for q in p:
+            for total, g in zip(expected, torch.autograd.grad(-q.max().log(), weights, retain_graph=True), strict=True):
+                total += g.square() / 70
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert torch.equal(model.norm.running_mean, running)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own statistics", "running statistics"])
+def test_a_step_holds_the_images_weights_constant(own):
+    """θ - r (mean of exp(E_0 - H) ∂H + 2 β ω (θ - θ_0)), where E_0 - H in the exponent is a number."""
+    model, x, rate, beta = tiny.classifier(), tiny.images(8), 0.1, 3.0
+    weights = select(model, "norm")
+    fisher = [torch.rand(w.shape, generator=torch.Generator().manual_seed(0)) for w in weights]
+    optimizer = torch.optim.SGD(weights, lr=rate)
+    wrapped = Eata(model, optimizer, fisher=fisher, beta=beta, batch_statistics=own)
+    start = [w.detach().clone() for w in weights]
+    with torch.no_grad():
+        for w in weights:
+            w += 0.1
+    theta = [w.detach().clone().requires_grad_() for w in weights]
+    p = tiny.written_out(model, x, *theta, own).softmax(1)
+    entropies = [-(q * q.log()).sum() for q in p]
+    limit = sum(sorted(h.item() for h in entropies)[3:5]) / 2  # half of the images are sure
+    wrapped.margin = limit / math.log(tiny.CLASSES)
+    loss = sum(math.exp(limit - h.item()) * h for h in entropies if h.item() < limit) / 4
+    gradients = torch.autograd.grad(loss, theta)
+    wrapped(x)
+    for w, old, first, f, g in zip(weights, theta, start, fisher, gradients, strict=True):
+        assert torch.allclose(w, old - rate * (g + 2 * beta * f * (old - first)), atol=1e-6)
+
+
 def test_reset_forgets_the_past():
     wrapped = method(margin=2.0)
     first = wrapped(tiny.images(3))
@@ -97,6 +136,11 @@ def test_what_makes_no_sense_is_refused():
 def test_by_name_the_anchor_comes_from_clean_validation_images():
     problem = tiny.problem()
     built = build(problem, "eata", anchors=5)
-    expected = fisher_information(problem.model, built.adapted, problem.images(5, split="validation")[0])
+    clean = problem.images(5, split="validation")[0]
+    expected = fisher_information(problem.model, built.adapted, clean, batch_statistics=True)
     assert all(torch.equal(a, b) for a, b in zip(built.fisher, expected, strict=True))
+    running = fisher_information(problem.model, built.adapted, clean)
+    assert not torch.allclose(running[0], expected[0])
+    alone = build(problem, "eata", anchors=5, batch_statistics=False)
+    assert all(torch.equal(a, b) for a, b in zip(alone.fisher, running, strict=True))
     assert build(problem, "eata", anchors=0).fisher is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import tiny
 import torch
 
 from dtta.baselines import MarginalEntropy
-from dtta.baselines.views import crops
+from dtta.baselines.views import augmix, crops
 from dtta.methods import build
 from dtta.parameters import select
 
@@ -35,13 +36,56 @@ def test_the_objective_is_the_equation(keep):
     assert found.item() == pytest.approx(total, abs=1e-5)
 
 
-def test_a_step_is_gradient_descent_on_it():
-    wrapped, x = method(lr=0.3, episodic=False), tiny.images(1)
-    kept = [p.detach().clone() for p in wrapped.adapted]
-    grads = torch.autograd.grad(wrapped.objective(x, torch.Generator().manual_seed(0)), wrapped.adapted)
-    wrapped(x, torch.Generator().manual_seed(0))
-    for p, k, g in zip(wrapped.adapted, kept, grads, strict=True):
-        assert torch.allclose(p, k - 0.3 * g, atol=1e-6)
+def mixed_in(model, images, share):
+    """Logits of the tiny classifier; batch norm's statistics are `share` the running ones, for the rest the images'."""
+    norm = model.norm
+    h = torch.nn.functional.conv2d(images, model.conv.weight, model.conv.bias, padding=1)
+    seen = h.detach().mean((0, 2, 3)), h.detach().var((0, 2, 3), correction=0)
+    mean, var = (share * a + (1 - share) * b for a, b in zip((norm.running_mean, norm.running_var), seen, strict=True))
+    h = (h - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+    h = (h * norm.weight[:, None, None] + norm.bias[:, None, None]).relu()
+    return model.head(torch.nn.functional.avg_pool2d(h, 2).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "heard", "share"),
+    [({}, 2, 1.0), (dict(kind="augmix", keep=1.0, prior=16), 8, 16 / 17)],
+    ids=["TPT", "MEMO"],
+)
+def test_a_step_is_gradient_descent_on_it(options, heard, share):
+    """H of the mean over the surest views' beliefs, written out with its gradient for all weights; and the answer."""
+    wrapped, x = method(lr=0.3, episodic=False, **options), tiny.images(1)
+    own = copy.deepcopy(wrapped.model)
+    views = (augmix if options else crops)(x, 8, torch.Generator().manual_seed(0))
+    beliefs = mixed_in(own, views, share).softmax(1)
+    surest = sorted(range(8), key=lambda v: -(beliefs[v] * beliefs[v].log()).sum().item())[:heard]
+    mean = sum(beliefs[v] for v in surest) / heard
+    loss = -(mean * mean.log()).sum()
+    with torch.no_grad():
+        for p, g in zip(own.parameters(), torch.autograd.grad(loss, list(own.parameters())), strict=True):
+            p -= 0.3 * g
+        expected = mixed_in(own, x, share)
+    answer = wrapped(x, torch.Generator().manual_seed(0))
+    for p, k in zip(wrapped.model.parameters(), own.parameters(), strict=True):
+        assert torch.allclose(p, k, atol=1e-6)
+    assert torch.allclose(answer, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("views", [32, 64])
+def test_all_views_of_an_image_count_as_one_beside_the_prior(views):
+    """The running statistics' share is 16/17, in the step and for the answer."""
+    wrapped, shares = build(tiny.problem(), "memo", views=views), []
+    norm, old = wrapped.model.norm, wrapped.model.norm.running_mean.clone()
+
+    def share(layer, inputs, output):
+        seen = inputs[0].mean((0, 2, 3))
+        shares.append((len(inputs[0]), ((layer.running_mean - seen) / (old - seen)).tolist()))
+
+    norm.register_forward_hook(share)
+    wrapped(tiny.images(1), torch.Generator().manual_seed(0))
+    assert [count for count, _ in shares] == [views, 1]
+    for _, found in shares:
+        assert found == pytest.approx([16 / 17] * 6, abs=1e-3)
 
 
 def test_views():

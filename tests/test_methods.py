@@ -224,7 +224,7 @@ def test_the_problems_settings_hold_until_overruled():
 @pytest.mark.parametrize(("task", "method", "settings", "message"), [
     ("classification", "tent", dict(steps=0), "steps must be a whole number of at least 1"),
     ("classification", "tent", dict(lr=-1.0), "[Ii]nvalid learning rate"),
-    ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from lr, steps, part, rank"),
+    ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from optimizer, lr, steps"),
     ("segmentation", "augmentation", dict(scales=0), "scales must be positive"),
     ("segmentation", "augmentation", dict(scales="big"), "augmentation: "),
     ("depth", "consistency", dict(jitter=1), "jitter"),
@@ -282,4 +282,4 @@ def test_the_other_papers_defaults(problem):
     assert (eata.margin, eata.similarity, eata.beta) == (0.4, 0.05, 2000)
     assert (sar.margin, sar.rho, sar.floor) == (0.4, 0.05, 0.2)
     assert (mae.masks, mae.hidden, mae.optimizer.param_groups[0]["weight_decay"]) == (128, 0.75, 0.2)
-    assert (dusa.top, dusa.others, dusa.samples, dusa.mix) == (4, 2, 1, "noise")
+    assert (dusa.top, dusa.others, dusa.samples, dusa.mix, dusa.tau) == (4, 2, 1, "noise", 1.0)

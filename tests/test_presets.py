@@ -6,6 +6,7 @@ from statistics import mean
 
 import pytest
 import stand_ins
+import torch
 
 import dtta
 from dtta import summary
@@ -75,6 +76,24 @@ def test_every_methods_settings_build(hub, monkeypatch):
                 5, preset.settings["samples"], preset.settings.get("episodic", True),
             )  # fmt: skip
     assert len(seen) >= 12
+
+
+@pytest.mark.parametrize("data", ["imagenet", "imagenet-a"])
+def test_tent_and_cotta_have_their_authors_settings_for_imagenet(hub, data, monkeypatch):
+    """By preset and, but that they go along the stream, by the problem alone."""
+    monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
+    for method, rate in (("tent", 2.5e-4), ("cotta", 0.01)):
+        preset = presets()[f"table1/resnet18/{data}/{method}"]
+        assert "taken as 64 and as those of its own authors" in preset.open and preset.batch == 64
+        for settings in (preset.settings, {}):
+            problem = dtta.load(data, str(hub / "resnet"), str(hub / "dit"))
+            built = build(problem, method, **settings)
+            assert type(built.optimizer) is torch.optim.SGD
+            (group,) = built.optimizer.param_groups
+            assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (rate, 0.9, False, 0)
+            assert built.prior == 0 and (built.episodic is False or not settings)
+            if method == "cotta":
+                assert (built.threshold, built.restore, built.momentum, built.views) == (0.1, 0.001, 0.999, 32)
 
 
 def test_what_others_published_is_read_as_they_averaged_it():

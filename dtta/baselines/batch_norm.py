@@ -42,7 +42,7 @@ class BatchNormAdaptation(nn.Module):
 
 
 @contextmanager
-def own_statistics(model: nn.Module, prior: float = 0) -> Iterator[None]:
+def own_statistics(model: nn.Module, prior: float = 0, images: int | None = None) -> Iterator[None]:
     """Inside, batch norm uses the statistics of what it is given; the running ones come back as they were.
 
     A layer that is given a single number for each channel (a 1 x 1 map of one image) has no variance to go by,
@@ -52,6 +52,7 @@ def own_statistics(model: nn.Module, prior: float = 0) -> Iterator[None]:
         prior: N, how many images the running statistics count as: μ = (N μ_s + n μ_t) / (N + n) for n images, and
             the variance likewise. With 0 a gradient flows through the statistics, as in
             training; mixed ones are constants.
+        images: n, where it is not the number of what the layer is given: many views of one image are one image.
     """
     kept = {m: (m.running_mean, m.running_var) for m in model.modules() if isinstance(m, _BatchNorm)}
 
@@ -63,7 +64,7 @@ def own_statistics(model: nn.Module, prior: float = 0) -> Iterator[None]:
         elif prior == 0:
             layer.running_mean, layer.running_var = None, None
         else:
-            n, others = len(x), [d for d in range(x.ndim) if d != 1]
+            n, others = len(x) if images is None else images, [d for d in range(x.ndim) if d != 1]
             seen = x.var(dim=others, correction=0), x.mean(dim=others)
             layer.running_var, layer.running_mean = (
                 (prior * old + n * new) / (prior + n) for old, new in zip((var, mean), seen, strict=True)

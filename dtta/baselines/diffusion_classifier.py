@@ -17,6 +17,7 @@ class DiffusionClassifier(nn.Module):
     """log p_φ(c_j | x) ∝ -E_{t,ε} ‖ε_φ(z_t, t, l_j) - ε‖², one evaluation per class and pair (its Eq. 6).
 
     All classes see the same (t, ε): their differences matter, and shared noise cancels in them.
+    Nothing is adapted or carried along: each image by itself.
 
     Args:
         diffusion: the diffusion model; its ``class_embeddings`` are the candidates unless given.

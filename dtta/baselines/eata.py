@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtta.adapt import gradients_only_for
+from dtta.baselines.batch_norm import own_statistics
 from dtta.baselines.self_training import SelfTraining
 from dtta.baselines.tent import entropy
 
@@ -18,7 +20,8 @@ class Eata(SelfTraining):
 
     S(x) = exp(E_0 - H) where H < E_0 (reliable) and the cosine of p and m is below ε (not redundant), else 0;
     m is the moving average of the beliefs p that were learnt from. ω is the diagonal of the Fisher information
-    on clean images with the network's own answers as labels. The paper moves the normalisation layers.
+    on clean images with the network's own answers as labels. The paper moves the normalisation layers. Online by
+    nature, in batches of 64.
 
     Args:
         fisher: ω, one tensor for each weight that moves (see ``fisher_information``); None: no anchor.
@@ -73,17 +76,24 @@ class Eata(SelfTraining):
         self.average = None
 
 
-def fisher_information(model: nn.Module, weights: list[nn.Parameter], images: Tensor) -> list[Tensor]:
+def fisher_information(
+    model: nn.Module, weights: list[nn.Parameter], images: Tensor, batch_statistics: bool = False
+) -> list[Tensor]:
     """ω_i = mean over images of (∂/∂θ_i of the cross-entropy with the network's own answer)².
+
+    The authors' code squares the mean gradient of a batch of 64; the paper's expectation is over images, as here.
 
     Args:
         weights: those of the model that are to move. images: (Q, C, H, W), clean.
+        batch_statistics: batch norm uses the statistics of 64 images at a time, as it does while the network adapts.
     """
     found = [torch.zeros_like(w) for w in weights]
-    with gradients_only_for(weights, model):
-        for x in images.split(1):
+    statistics = own_statistics(model) if batch_statistics else nullcontext()
+    with gradients_only_for(weights, model), statistics:
+        for x in images.split(64 if batch_statistics else 1):
             logits = model(x)
-            gradients = torch.autograd.grad(F.cross_entropy(logits, logits.argmax(dim=1)), weights)
-            for total, g in zip(found, gradients, strict=True):
-                total += g**2 / len(images)
+            for loss in F.cross_entropy(logits, logits.argmax(dim=1), reduction="none"):
+                gradients = torch.autograd.grad(loss, weights, retain_graph=True)
+                for total, g in zip(found, gradients, strict=True):
+                    total += g**2 / len(images)
     return found

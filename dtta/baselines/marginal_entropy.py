@@ -18,7 +18,8 @@ class MarginalEntropy(SelfTraining):
     H(p̄), p̄ the mean of softmax f(x_v) over the views whose own entropy is among the lowest.
     TPT moves the words of the prompt, one step of AdamW at 5e-3, 64 crops, the surest tenth. MEMO (Zhang et al.,
     NeurIPS 2022) moves all of θ by one step, hears all of its views by AugMix, and mixes batch norm's statistics
-    with those of what it is given, by a prior of 16.
+    with those of what it is given, by a prior of 16: 16/17 to 1/17, in the step and for the answer.
+    Both are episodic, one image at a time. What differs in the views: see ``crops`` and ``augmix``.
 
     Args:
         views: how many; the first is the image itself.
@@ -26,8 +27,8 @@ class MarginalEntropy(SelfTraining):
         area: the smallest share of the picture that a crop shows.
         kind: of views, "crops" or "augmix".
         mirror: whether crops are mirrored by chance.
-        prior: batch norm's statistics count as so many images beside the one given (see ``own_statistics``);
-            None: they stay as they are.
+        prior: batch norm's statistics count as so many images beside the one given, all of whose views are one image
+            (see ``own_statistics``); None: they stay as they are.
         The rest: see ``SelfTraining``.
     """
 

@@ -16,7 +16,8 @@ class Sar(SelfTraining):
 
     The inner maximum is taken at ε = ρ ∇H / ‖∇H‖; the images that are still reliable there give the gradient. When
     the moving average of that entropy falls below e_0, the network has become sure of everything: it starts afresh.
-    The paper moves the normalisation layers but for the last block's, with SGD.
+    The paper moves the normalisation layers but for the last block's, with SGD. Online by nature, in batches of 64, and
+    of one image as one of the hard cases that it is made for.
 
     Args:
         rho: ρ, 0.05 in the paper.
@@ -53,14 +54,16 @@ class Sar(SelfTraining):
         gradients = torch.autograd.grad(here, self.adapted)
         size = torch.stack([g.norm() for g in gradients]).norm()
         old = [w.detach().clone() for w in self.adapted]
-        with torch.no_grad():
-            torch._foreach_add_(self.adapted, [self.rho * g / (size + 1e-12) for g in gradients])
-        above = entropy(self.model(image[sure]))
-        still = above < limit
-        if still.any():
-            above[still].mean().backward()
-        with torch.no_grad():
-            torch._foreach_copy_(self.adapted, old)
+        try:
+            with torch.no_grad():
+                torch._foreach_add_(self.adapted, [self.rho * g / (size + 1e-12) for g in gradients])
+            above = entropy(self.model(image))[sure]  # of the whole batch, by whose statistics batch norm goes
+            still = above < limit
+            if still.any():
+                above[still].mean().backward()
+        finally:  # whatever happens, no weight stays at the worst point
+            with torch.no_grad():
+                torch._foreach_copy_(self.adapted, old)
         if not here.isfinite():
             raise FloatingPointError(f"the objective is {here.item()}; lower the rate")
         if not still.any():

@@ -14,6 +14,10 @@ from dtta.baselines.batch_norm import own_statistics
 class SelfTraining(nn.Module):
     """Some steps downhill on `objective`, then the answer; called like ``DiffusionTTA``.
 
+    One protocol for all methods: each image is answered by weights that have seen it, with a pass after the last step.
+    The authors' code of TENT, EATA, SAR, CoTTA and DUSA answers from the pass that the step is taken from, before the
+    weights move; MEMO, TPT and TTT-MAE answer afterwards, as here.
+
     Args:
         model: the task network f_θ, image -> output. Kept in eval mode.
         optimizer: over the weights that move, with no state yet.
@@ -88,7 +92,7 @@ class SelfTraining(nn.Module):
         self.model.eval()  # whatever a caller did to it in between
         self.losses = []
         try:
-            with gradients_only_for(self.adapted, *self._networks), self._statistics():
+            with gradients_only_for(self.adapted, *self._networks), self._statistics(image):
                 for _ in range(self.steps):
                     loss = self.step(image, generator or self.generator)
                     if loss is not None:
@@ -105,11 +109,18 @@ class SelfTraining(nn.Module):
     @torch.no_grad()
     def recall(self, image: Tensor) -> Tensor:
         """The answer with the weights as they are now, without adapting."""
-        with self._statistics():
+        with self._statistics(image):
             return self.answer(image)
 
-    def _statistics(self) -> AbstractContextManager:
-        return nullcontext() if self.prior is None else own_statistics(self.model, self.prior)
+    def normalised(self) -> list[nn.Module]:
+        """The networks whose batch norm goes by `prior`."""
+        return [self.model]
+
+    def _statistics(self, image: Tensor) -> AbstractContextManager:
+        """What `prior` says, while steps are made and while the answer is given; views do not count as images."""
+        if self.prior is None:
+            return nullcontext()
+        return own_statistics(nn.ModuleList(self.normalised()), self.prior, len(image))
 
     @torch.no_grad()
     def reset(self) -> None:

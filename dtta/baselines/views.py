@@ -13,6 +13,9 @@ from torchvision.transforms import v2 as T
 def crops(image: Tensor, count: int, generator: torch.Generator, area: float = 0.5, mirror: bool = True) -> Tensor:
     """`count` views of each image (N, C, H, W), image by image: itself, then random crops, half of them mirrored.
 
+    Crops have the picture's proportions. TPT's are those of torchvision's ``RandomResizedCrop``: from 0.08 of the
+    picture on, sides in proportions of 3:4 to 4:3.
+
     Args:
         area: the smallest share of the picture that a crop shows.
     """
@@ -31,19 +34,33 @@ def crops(image: Tensor, count: int, generator: torch.Generator, area: float = 0
 
 def augmix(image: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """AugMix (Hendrycks et al., ICLR 2020, arXiv 1912.02781) of each image, without the operations that look like
-    corruptions: `count` views, the first is the image itself."""
-    mix = T.Compose([T.ToDtype(torch.uint8, scale=True), T.AugMix(all_ops=False), T.ToDtype(torch.float32, scale=True)])
-    return _drawn(mix, image, count, generator, first=True)
+    corruptions: `count` views, the first is the image itself.
+
+    MEMO's authors crop (by ``RandomResizedCrop``) and mirror at random before they mix, and have no plain image among
+    their views; here the picture stays whole. Their strength is level 1: a uniform share, 0.1 to 1, of a tenth of the
+    range. torchvision draws from 0, 1/9, ..., (severity - 1)/9 of it, so that severity 2 has the same mean.
+    """
+    mix = T.AugMix(severity=2, all_ops=False)
+    steps = [T.ToDtype(torch.uint8, scale=True), mix, T.ToDtype(torch.float32, scale=True)]
+    return _drawn(T.Compose(steps), image, count, generator, first=True)
 
 
 def jittered(image: Tensor, count: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
-    """`count` views of each image as CoTTA draws them: colours, a small affine move, blur, mirroring, noise."""
-    size = image.shape[-1]
-    kernel = 5 if size >= 32 else 3
+    """`count` views of each image after CoTTA's: colours, gamma, a small affine move, blur, mirroring, noise.
+
+    Constants and order are those of its authors' code. What differs: each image has its own draw, where theirs is one
+    for the whole batch; gamma comes after the colours, not among them in random order; pictures of fewer than 32
+    pixels are blurred by 3 x 3, not 5 x 5; and where `mirror` is False nothing is mirrored.
+    """
+    H, W = image.shape[-2:]
+    kernel = 5 if W >= 32 else 3
     steps = [
-        T.ColorJitter(0.4, 0.4, 0.3, 0.06) if image.shape[1] == 3 else T.ColorJitter(0.4, 0.4),
+        T.ColorJitter(0.4, 0.3, 0.5, 0.06) if image.shape[1] == 3 else T.ColorJitter(0.4, 0.3),
+        T.Lambda(lambda x: x.clamp(min=1e-8) ** torch.empty(()).uniform_(0.7, 1.3).item()),
+        T.Pad([W // 2, H // 2], padding_mode="edge"),  # what moves in from beyond the edge is not black
         T.RandomAffine(15, translate=(1 / 16, 1 / 16), scale=(0.9, 1.1), interpolation=T.InterpolationMode.BILINEAR),
         T.GaussianBlur(kernel, (0.001, 0.5)),
+        T.CenterCrop([H, W]),
         T.RandomHorizontalFlip(0.5 if mirror else 0.0),
         T.GaussianNoise(sigma=0.005),
     ]

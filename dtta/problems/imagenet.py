@@ -59,10 +59,12 @@ DIFFUSIONS = {
     ),
 }
 # The paper's (section 3.2): 5 steps of 180 pairs, 20 in one pass, all of θ and φ. It uses Adam at 1e-5 or SGD at
-# 5e-3; the released commands have the former for ResNet and ConvNeXt, the latter for ViT. Other methods have their
-# defaults (dtta.methods). Nothing of this was chosen on validation images here.
+# 5e-3; the released commands have the former for ResNet and ConvNeXt, the latter for ViT. TENT and CoTTA have what
+# their own authors take for ImageNet, other methods their defaults (dtta.methods). Nothing of this was chosen on
+# validation images here.
 PAPER = dict(steps=5, samples=180, micro_batch=20, adapt_diffusion=True)
 ADAM, SGD = dict(optimizer="adam", lr=1e-5), dict(optimizer="sgd", lr=5e-3, momentum=0.9)
+TENT, COTTA = dict(optimizer="sgd", lr=2.5e-4), dict(optimizer="sgd", lr=0.01, threshold=0.1, restore=0.001)
 RECIPES: dict = {}  # nothing to train: the checkpoints are public
 VIT_B_32 = dict(image_size=224, patch_size=32, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072)
 
@@ -131,7 +133,12 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         shifts=FAMILIES if corrupted else tuple(IMAGE_SHIFTS),
         metric="accuracy",
         score=partial(_score, test.alike),
-        settings={"diffusion-tta": PAPER | usual, "logits": ADAM | {k: PAPER[k] for k in ("steps", "samples")}},
+        settings={
+            "diffusion-tta": PAPER | usual,
+            "logits": ADAM | {k: PAPER[k] for k in ("steps", "samples")},
+            "tent": TENT,
+            "cotta": COTTA,
+        },
     )
 
 

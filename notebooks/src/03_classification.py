@@ -229,8 +229,11 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # asks a diffusion model too, and mixes its predictions instead of its conditions.
 #
 # Each is one file in `dtta/baselines/`, called like `DiffusionTTA`, with its own settings from the same validation
-# images. Some see *one image* and forget it. Others need a *stream*: the thirty images of a shift one after the other, one
-# or sixteen at a time, with the weights carried along.
+# images. The Diffusion Classifier, logits, MEMO and TTT-MAE are made for *one image*, which is then forgotten. TENT, EATA, SAR,
+# CoTTA and DUSA are made for a *stream*, with the weights carried along, and for batches: 64 images in most of their papers.
+# Here a stream is the thirty images of a shift one after the other, one or sixteen at a time. One at a time it matters
+# whether batch norm goes by the statistics of that single image, as those papers have it (*own statistics*), or by those of
+# training. All adapt first and answer then, so that each image is answered with weights that have seen it.
 
 # %%
 runs = stored.names("digits-test", folder)
@@ -246,8 +249,14 @@ NAMES = {
     "memo": ("MEMO", "one image"),
     "ttt-mae": ("TTT-MAE", "one image"),
     "diffusion-tta, online": ("Diffusion-TTA", "stream, 1"),
+    "tent, online, 1": ("TENT", "stream, 1"),
+    "tent, online, 1, own statistics": ("TENT, own statistics", "stream, 1"),
     "eata, online, 1": ("EATA", "stream, 1"),
+    "eata, online, 1, own statistics": ("EATA, own statistics", "stream, 1"),
     "sar, online, 1": ("SAR", "stream, 1"),
+    "sar, online, 1, own statistics": ("SAR, own statistics", "stream, 1"),
+    "cotta, online, 1": ("CoTTA", "stream, 1"),
+    "cotta, online, 1, own statistics": ("CoTTA, own statistics", "stream, 1"),
     "diffusion-tta, online, 16": ("Diffusion-TTA", "stream, 16"),
     "dusa, online, 16": ("DUSA", "stream, 16"),
     "tent, online, 16": ("TENT", "stream, 16"),
@@ -264,7 +273,7 @@ by_shift = {
 }
 figures.show(
     figures.grid(by_shift, limit=20),
-    alt="A table of coloured numbers: the gain in points of twenty methods, one a row, on clean images and under twelve "
+    alt="A table of coloured numbers: the gain in points of each method, one a row, on clean images and under twelve "
     "shifts, one a column. The table below has their means.",
 )
 
@@ -295,11 +304,14 @@ for run, (name, sees) in NAMES.items():
             "worst shift, gain": by_shift[f"{name}, {sees}"][worst.replace("_", " ")],
             "worst shift": worst.replace("_", " "),
             "GFLOP an image": round(gigaflops(run), 2),
+            "images": g["images"],
         }
     )
 before = {run: f"{gain_of(run, shifts)['before']:.1f}%" for run in ("diffusion-tta", "ttt-mae") if run in runs}
 told = " No adaptation: " + ", of TTT-MAE's own network ".join(before.values())
-report.table(rows, tolerance=0.3, caption=f"Points over no adaptation, mean over the shifts.{told}")
+seeds = len({r.seed for r in stored.rows("digits-test", "none", folder)})
+caption = f"Points over no adaptation, mean over the shifts, {seeds} seeds, settings from validation images.{told}"
+report.table(rows, tolerance=0.3, caption=caption)
 
 # %% [markdown]
 # Read this table soberly.

@@ -507,7 +507,7 @@ ax.invert_yaxis()
 ax.set(xlabel="accuracy, mean of the shifts, %")
 figures.show(
     fig,
-    alt="ORACLE",
+    alt="ORACLE placeholder placeholder",
 )
 
 # %%

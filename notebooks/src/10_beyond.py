@@ -134,6 +134,7 @@ MIXED = {
     "embeddings": "5 steps of 24 pairs",
     "predictions": "10 classes, 12 pairs kept for 5 steps",
     "predictions, fresh pairs": "6 candidates, 4 pairs, 5 steps",
+    "predictions, LogitNorm": "the same, logits of one length",
     "losses": "10 classes, 12 pairs kept for 5 steps",
     "classifier": "10 classes, 12 pairs, no network",
     "embeddings, hard labels": "a model trained on hard labels",
@@ -188,6 +189,9 @@ PAIRS = (
     ("predictions", "embeddings"),
     ("losses", "predictions"),
     ("predictions, fresh pairs", "predictions"),
+    ("predictions, LogitNorm", "predictions"),
+    ("predictions, LogitNorm", "embeddings"),
+    ("losses", "predictions, LogitNorm"),
     ("classifier", "embeddings"),
     ("embeddings, hard labels", "embeddings"),
     ("predictions, hard labels", "predictions"),
@@ -210,13 +214,7 @@ report.gains(
 rates = {}
 if scale == "mini":
     for row in stored.tried("beyond", folder):
-        if row["run"] in (
-            "predictions",
-            "losses",
-            "predictions, hard labels",
-            "losses, hard labels",
-            "embeddings, hard labels",
-        ):
+        if row["run"] in MIXED:
             rates.setdefault(row["run"], {})[f"{row['settings']['lr']:g}"] = row["gain"]
     columns = sorted({rate for found in rates.values() for rate in found}, key=float)
     report.table(
@@ -245,26 +243,29 @@ BUDGETS = {
     "uniform, 120 evaluations": 120,
     "embeddings": 120,
     "predictions": 120,
+    "predictions, LogitNorm": 120,
     "losses": 120,
     "embeddings, 24 evaluations": 24,
     "predictions, 24 evaluations": 24,
+    "predictions, LogitNorm, 24 evaluations": 24,
     "losses, 24 evaluations": 24,
 }
 budget = {run: gain_of(run, shifts) for run in BUDGETS}
 fig, ax = plt.subplots(figsize=(7, 3.6))
+KINDS = {
+    "predictions, LogitNorm": (figures.PURPLE, 1.08),
+    "predictions": (figures.GREEN, 1.03),
+    "losses": (figures.ORANGE, 0.97),
+    "embeddings": (figures.BLUE, 0.92),
+    "uniform": (figures.BLUE, 0.88),
+}
 for run, g in budget.items():
-    kind = next(k for k in ("predictions", "losses", "") if run.startswith(k))
-    colour = {"predictions": figures.GREEN, "losses": figures.ORANGE, "": figures.BLUE}[kind]
-    across = (
-        BUDGETS[run]
-        * {"predictions": 1.04, "losses": 0.96, "": 1.0}[kind]
-        * (0.92 if run == "uniform, 120 evaluations" else 1)
-    )
+    colour, aside = next(found for kind, found in KINDS.items() if run.startswith(kind))
     ax.errorbar(
-        across, g["gain"], [[g["gain"] - g["low"]], [g["high"] - g["gain"]]], fmt="s" if "uniform" in run else "o",
-        color=colour, capsize=2, mfc="white" if "uniform" in run else colour,
+        BUDGETS[run] * aside, g["gain"], [[g["gain"] - g["low"]], [g["high"] - g["gain"]]],
+        fmt="s" if "uniform" in run else "o", color=colour, capsize=2, mfc="white" if "uniform" in run else colour,
     )  # fmt: skip
-for name, colour in (("embeddings", figures.BLUE), ("predictions", figures.GREEN), ("losses", figures.ORANGE)):
+for name, (colour, _) in list(KINDS.items())[:-1]:
     ax.plot([], [], "o", color=colour, label=name)
 ax.plot([], [], "s", color=figures.BLUE, mfc="white", label="embeddings, pairs drawn evenly by chance")
 ax.axhline(0, color=figures.BLACK, lw=1)
@@ -288,9 +289,11 @@ figures.show(
 report.gains(budget, tolerance=0.1, caption="Accuracy in %, mean of the shifts")
 
 # %%
-cheap = ("embeddings, 24 evaluations", "predictions, 24 evaluations", "losses, 24 evaluations")
+cheap = [run for run in budget if run.endswith(", 24 evaluations")]
 fewer = [("embeddings", "uniform, 600 evaluations"), ("uniform, 120 evaluations", "uniform, 600 evaluations")]
-fewer += [(run, run.split(",")[0]) for run in cheap] + [(run, "uniform, 600 evaluations") for run in cheap]
+fewer += [(run, run.removesuffix(", 24 evaluations")) for run in cheap] + [
+    (run, "uniform, 600 evaluations") for run in cheap
+]
 report.gains(
     {f"{one}, against {other}": gain_of(one, shifts, against=other) for one, other in fewer},
     tolerance=0.1,

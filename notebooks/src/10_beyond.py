@@ -287,9 +287,9 @@ ax.minorticks_off()
 fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
 figures.show(
     fig,
-    alt="Gain against the number of evaluations, on a logarithmic axis: embeddings at 24, 120 and 600 evaluations gain "
-    "about the same, evenly drawn pairs no less than stratified ones; losses gain a little more at 120, predictions a "
-    "little less at 24.",
+    alt="Gain against the number of evaluations, on a logarithmic axis. Embeddings gain the same at 120 and 600, stratified or "
+    "evenly drawn, and half of it at 24. Losses gain most at 120 and a third less at 24. Predictions with LogitNorm gain as "
+    "much at 24 as at 120.",
 )
 
 # %%
@@ -467,8 +467,8 @@ report.table(rows, tolerance=1, whole=2, caption=f"Of {asked} test images each")
 # **Shear** is where it is biased: there it is behind the network, by an interval below zero, and adaptation follows it down.
 # The diffusion model was trained on upright digits; slanted ones look to it like good pictures of something else. Under the
 # other shifts nothing of the kind is shown: it is ahead of the network or not told apart from it, rotation among them. Its
-# errors spread over the classes. Where answers move, most go to what the diffusion model says: right under noise, wrong
-# under shear. It is the same willingness, and only the teacher differs.
+# errors spread over the classes. Under noise and under shear most answers that move go to what the diffusion model says:
+# right under noise, wrong under shear. It is the same willingness, and only the teacher differs.
 #
 # Mixed losses, at the same evaluations and with the same teacher, do not follow it down under shear. So it is not the
 # teacher alone.
@@ -570,8 +570,8 @@ report.line(
 # Of the images within reach that it misses, about a third are the network's right answers *undone* after a wrong teacher.
 # That part no better sample finds: one would need a sign, without labels, that the teacher is out of its depth. The other
 # two thirds the teacher had right, alone or with the network, and adaptation ended elsewhere: there more steps, or another
-# way of mixing, may still gain. The oracle that may undo adaptation gains by luck too, though its lead over one of two draws
-# shows that most of it is not luck.
+# way of mixing, may still gain. The oracle that may undo adaptation gains by luck too: about half of its lead over adaptation
+# is what the better of two draws of the same method has as well.
 #
 # ## Beside DUSA's paper
 #

@@ -184,8 +184,8 @@ class PromptedClip(nn.Module):
     """CLIP whose only free weights are the embeddings of the words before the name (CoOp, arXiv 2109.01134).
 
     They start as the words of the classifier's first template, "a photo of a". If it has no other, nothing changes
-    until they move. If it has several, whose vectors it averages, only the first is read here, and the answers are those
-    of a classifier with that one template. TPT (arXiv 2209.07511) learns the same weights on one image.
+    until they move. If it has several, whose vectors it averages, the first alone is read here: the answers start as
+    those of a classifier with that one template. TPT (arXiv 2209.07511) learns the same weights on one image.
 
     Args:
         classifier: gives the image's vectors, and is never changed.

@@ -8,6 +8,7 @@ import dtta
 from dtta import stored, tables
 from dtta.evaluate import AFTER
 from dtta.problems import module
+from dtta.problems.scenes.words import VOCABULARY
 
 SCENES = ("scenes-segmentation", "scenes-depth", "scenes-clip")
 
@@ -50,7 +51,9 @@ def test_stored_scores_are_what_a_run_gives(problem, name):
     assert count == 8 and same >= 7
 
 
-@pytest.mark.parametrize("table", ["digits-test", "teachers", "loss", "weights", "online", "beyond", "stopping"])
+@pytest.mark.parametrize(
+    "table", ["digits-test", "scenes-clip-test", "teachers", "loss", "weights", "online", "beyond", "stopping"]
+)
 def test_each_run_of_a_table_gives_its_stored_scores_again(table):
     """On one image under two shifts, of every run that does not take seconds; another processor may round otherwise."""
     same = count = 0
@@ -63,7 +66,8 @@ def test_each_run_of_a_table_gives_its_stored_scores_again(table):
 
 
 @pytest.mark.parametrize("problem", SCENES)
-def test_the_bar_at_least_200_images_under_every_shift(problem):
+def test_the_bar_at_least_200_different_images_and_every_shift(problem):
+    """Not every image under every shift: see ``dtta.evaluate.spread``."""
     rows = stored.rows(f"{problem}-test", "diffusion-tta")
     assert len({r.index for r in rows}) >= 200
     assert {r.shift for r in rows} == {"clean", *dtta.load(problem).shifts}
@@ -74,3 +78,18 @@ def test_the_bar_diffusion_tta_gains_on_shifted_scenes(problem):
     loaded = dtta.load(problem)
     gain = stored.gain(f"{problem}-test", "diffusion-tta", set(loaded.shifts), metric=loaded.metrics[loaded.metric])
     assert gain["low"] > 0
+
+
+@pytest.mark.parametrize("kind", [True, False], ids=["seen", "unseen"])
+def test_the_bar_diffusion_tta_gains_on_shifted_portraits(kind):
+    problem = dtta.load("scenes-clip")
+    names = len(problem.classes)
+    rows = stored.rows("scenes-clip-test", "diffusion-tta")
+    assert all(problem.image(r.index)[1] == r.index % names for r in rows[:names])  # so a row tells its name
+    gain = stored.gain(
+        "scenes-clip-test",
+        "diffusion-tta",
+        set(problem.shifts),
+        only=lambda row: VOCABULARY[row.index % names].seen is kind,
+    )
+    assert gain["low"] > 0 and gain["images"] >= 150

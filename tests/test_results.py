@@ -51,15 +51,16 @@ def test_stored_scores_are_what_a_run_gives(problem, name):
     assert count == 8 and same >= 7
 
 
-@pytest.mark.parametrize(
-    "table", ["digits-test", "scenes-clip-test", "teachers", "loss", "weights", "online", "beyond", "stopping"]
-)
-def test_each_run_of_a_table_gives_its_stored_scores_again(table):
-    """On one image under two shifts, of every run that does not take seconds; another processor may round otherwise."""
+QUICK = dict.fromkeys(("digits-test", "teachers", "loss", "weights", "online", "beyond", "stopping"), 0.5)
+
+
+@pytest.mark.parametrize(("table", "seconds"), [*QUICK.items(), ("scenes-clip-test", 2)])
+def test_each_run_of_a_table_gives_its_stored_scores_again(table, seconds):
+    """On one image under two shifts, of every run that takes less a row; another processor may round otherwise."""
     same = count = 0
     for name, run in stored.names(table).items():
         batch = run.batch if run.stream == "apart" else 0
-        if batch and sum(r.seconds for r in stored.rows(table, name)) < 0.5 * len(stored.rows(table, name)):
+        if batch and sum(r.seconds for r in stored.rows(table, name)) < seconds * len(stored.rows(table, name)):
             found = stored.agreement(table, name, batch, ("contrast", "gaussian_noise"))
             same, count = same + found[0], count + found[1]
     assert count >= 2 * 3 and same >= 0.95 * count

@@ -126,8 +126,8 @@ if scale == "mini":
 #
 # $$ y_j = \mathrm{softmax}_j\; e^{\tau} \cos\big(\mathrm{image}(x), \mathrm{text}(\text{"a photo of a } \langle\text{name}_j\rangle\text{"})\big). $$
 #
-# A name may be written into several sentences. This CLIP has two, and takes the mean of their vectors, brought to length
-# one again: what the sentences share counts, how each is put counts less.
+# A name may be written into several sentences. This CLIP has two, and takes the mean of their vectors, brought to
+# length one again: what the sentences share counts, how each is put counts less.
 #
 # Three things are easily forgotten: both vectors must be made unit vectors, the pixels need CLIP's own mean and
 # standard deviation, and the temperature is part of the model. Without the first, a softmax far too sharp comes out,
@@ -176,9 +176,9 @@ if scale == "mini":
 # So what was never seen together is named nearly as well as what was, even out of fifty names. On clean portraits
 # there is little left to gain.
 #
-# The vocabulary is open: other names make another classifier, at once. Here are words that are coarser than any caption,
-# asked about two images. In the mini run *thing* is no word that this CLIP was trained on; it reads it piece by piece,
-# and *red* does the work.
+# The vocabulary is open: other names make another classifier, at once. Here are words that are coarser than any
+# caption, asked about two images. In the mini run *thing* is no word that this CLIP was trained on; it reads it piece
+# by piece, and *red* does the work.
 
 # %%
 coarse = {
@@ -244,10 +244,9 @@ figures.show(
 )
 
 # %% [markdown]
-# Before the name all rows are the same, and those of two names stay the same as long as their words do: the text encoder
-# is causal, no token knows what follows. Mixing therefore touches only the words that differ, and what stands behind
-# them.
-# The CLIP above reads two sentences for each name; the condition is made of one, "a photo of a …".
+# Before the name all rows are the same, and those of two names stay the same as long as their words do: the text
+# encoder is causal, no token knows what follows. Mixing therefore touches only the words that differ, and what stands
+# behind them. The CLIP above reads two sentences for each name; the condition is made of one, "a photo of a …".
 #
 # The text-to-image model here was trained on captions, on an empty text now and then, and, for half of each batch, on
 # mixtures of names by beliefs of which the true name is a fair draw. Stable Diffusion never saw a mixture.
@@ -470,17 +469,18 @@ report.line(f"of the summary token's attention on the picture: {shares}; the res
 # %% [markdown]
 # CLIP looks more at the picture and less at its own summary token, whose share is more than halved. The largest gains
 # are on the cube's right face and on the middle of its front face's upper half; what lies round the cube gets a little
-# less. What CLIP makes of what it sees moves too: the update of the values is five times as large as that of the queries and more, and most of it is one direction, the
-# first singular value. One portrait's update has little to say, and says it in few numbers.
+# less. What CLIP makes of what it sees moves too: the update of the values is about five times as large as that of
+# the queries, or more, and most of it is one direction, the first singular value. One portrait's update has little to say,
+# and says it in few numbers.
 #
 # Why is the rate 300, when others here are thousandths? The loss is a mean over pixels and changes by a thousandth when
 # the name changes, and at the start $B$ is zero, so that no gradient reaches $A$.
 #
 # ## By how much
 #
-# Twenty-four test portraits under each of nineteen {term}`shifts <shift>`, at {term}`severity` 3, 240 different ones in all, each adapted alone,
-# twenty names to choose from. The settings were chosen on validation portraits, among those that
-# `dtta/experiments/scenes-clip-test.toml` names. The numbers are stored results that
+# Twenty-four test portraits under each of nineteen {term}`shifts <shift>`, at {term}`severity` 3, 240 different ones in
+# all, each adapted alone, twenty names to choose from. The settings were chosen on validation portraits, among those
+# that `dtta/experiments/scenes-clip-test.toml` names. The numbers are stored results that
 # `dtta evaluate --table scenes-clip-test` makes again.
 
 # %%
@@ -516,9 +516,9 @@ if scale == "mini":
 
 # %% [markdown]
 # Six points on average, by an interval above zero; between compositions that were never seen and those that were no
-# difference was shown. Clean portraits lose nothing. Of single shifts only depth fog gains by an interval above zero: twenty-four
-# portraits are few. None loses by an interval below zero; erasing, motion blur and camera roll lose one or two
-# portraits.
+# difference was shown. Clean portraits lose nothing. Of single shifts only depth fog gains by an interval above zero:
+# twenty-four portraits are few. None loses by an interval below zero; erasing, motion blur and camera roll lose one or
+# two portraits.
 #
 # One thing must be said about the winners. The text-to-image model was trained on portraits of which half had another
 # contrast, exposure or tint (`dtta.problems.scenes.training.distort`), CLIP on clear ones alone. So for contrast,
@@ -578,14 +578,14 @@ if behind:
     report.line(f"points: {told}", tolerance=0.6)
 
 # %% [markdown]
-# * **TENT** changes no answer. It makes CLIP surer of what it says, and one image gives it nothing else to say; at
-#   larger rates it did harm on validation portraits (`dtta/results/scenes-clip-test-settings.csv`).
+# * **TENT** mends no answer and breaks none. It makes CLIP surer of what it says, and one image gives it nothing else
+#   to say; at larger rates it did harm on validation portraits (`dtta/results/scenes-clip-test-settings.csv`).
 # * **TPT**: no difference was shown.
 # * The **Diffusion Classifier** alone is right in three quarters of the shifted portraits, nine points ahead of
-#   Diffusion-TTA. So is its staged schedule, at half the evaluations. For twenty names, and with such a teacher at hand,
-#   asking it outright is the better choice here. But its lead is not everywhere: with a patch erased it loses half of
-#   the portraits that CLIP has, where adaptation loses one of twelve, and under five more shifts it is behind CLIP by
-#   one portrait or two. Of these five none is sure: twelve portraits a shift are few.
+#   Diffusion-TTA. So is its staged schedule, at half the evaluations. For twenty names, and with such a teacher at
+#   hand, asking it outright is the better choice here. But its lead is not everywhere: with a patch erased it is
+#   six of twelve portraits behind CLIP, where adaptation is one behind, and under five more shifts it is behind by one
+#   portrait or two. Of these five none is sure: twelve portraits a shift are few.
 # * The **ensemble** lies between, and costs nothing on clean portraits.
 #
 # Between seen and unseen compositions no difference was shown, for any of these methods.
@@ -624,8 +624,8 @@ report.gains(
 # None of these beats LoRA by an interval above zero; all weights come closest, two and a half points ahead with an
 # interval that reaches zero. LoRA is the paper's choice for its size. The words of the prompt show no gain here.
 #
-# How fair was the choice of settings? The next table has what was tried on validation portraits. LoRA on φ has a rate of
-# its own, and the one of CLIP was left at 300.
+# How fair was the choice of settings? The next table has what was tried on validation portraits. LoRA on φ has a rate
+# of its own, and the one of CLIP was left at 300.
 
 # %%
 if scale == "mini":
@@ -657,16 +657,17 @@ print(f"right with LoRA on φ and wrong without, or the reverse: {changed} of {l
 # Three things stand out.
 #
 # * LoRA was given 21 settings, each of the others three or four. So LoRA had more chances to be lucky, and on 114
-#   portraits luck counts: the words of the prompt won as many points there as the others, and next to none here.
+#   portraits luck counts: the words of the prompt won about as many points there as the others, and next to none here.
 # * The grids end at their winners. All weights did best at 0.3, the words of the prompt at 1, LoRA on φ at 1: in each
 #   the lowest rate that was tried. Of the other methods, TPT did best at the highest rate with the most crops kept, and
 #   the ensemble at 0.3, the lower of two temperatures. Better settings may lie beyond. These rows say what the tried
 #   settings do, not what each kind of weights could do at best.
-# * LoRA on φ as well changes no test answer at a rate of 1. On validation portraits larger rates did worse: 5.3 points
-#   at 1, 4.4 at 100, 3.5 at 1000, where plain LoRA had 6.1. No difference is shown by these either.
+# * LoRA on φ as well, at a rate of 1, is right and wrong on the same test images as LoRA on CLIP alone. On validation
+#   portraits larger rates did worse: 5.3 points at 1, 4.4 at 100, 3.5 at 1000, where plain LoRA had 6.1. No difference
+#   is shown by these either.
 #
-# One more: learnable words start as those of the *first* sentence, "a photo of a", while CLIP's own answers are the mean
-# over two. So these rows, and TPT's, start from a slightly different classifier.
+# One more: learnable words start as those of the *first* sentence, "a photo of a", while CLIP's own answers are the
+# mean over two. So these rows, and TPT's, start from a slightly different classifier.
 #
 # ## From five names to fifty
 #
@@ -807,10 +808,10 @@ print(f"right answers broken by adaptation: {broken} of {right}")
 #
 # The gain is a difference: to 39 answers mended come 11 broken.
 #
-# A milder belief in the condition (`temperature`) ought to help. It was not tried thoroughly. On validation portraits, all
-# else alike, a temperature of 3 tied with 1 in four of six cases, was three portraits ahead in one and two behind in
-# another. A temperature of 10 was tried at one rate in one range of timesteps, three portraits behind 1 there; 30 only
-# at a rate of 1000, where no other temperature was tried in that range.
+# A milder belief in the condition (`temperature`) ought to help. It was not tried thoroughly. On validation portraits,
+# all else alike, a temperature of 3 tied with 1 in four of six cases, was three portraits ahead in one and two behind
+# in another. A temperature of 10 was tried at one rate in one range of timesteps, three portraits behind 1 there; 30
+# only at a rate of 1000, where no other temperature was tried in that range.
 #
 # ## Beside the paper
 #
@@ -824,9 +825,9 @@ print(f"right answers broken by adaptation: {broken} of {right}")
 #
 # `scale = "full"` runs this page's code on CLIP and Stable Diffusion 1.5, on any of these six data sets, and so does
 # `dtta evaluate --problem` (`dtta.problems.open_vocabulary`). Two things differ from the paper there: it used Stable
-# Diffusion 2.0, and the sentence "a photo of a <class>" for every data set; here it is 1.5, and the sentences that CLIP's
-# authors wrote for each. No number from there is shown here: that code was tried out on tiny models of random weights in
-# the public checkpoints' layout, and not yet on those.
+# Diffusion 2.0, and the sentence "a photo of a <class>" for every data set; here it is 1.5, and the sentences that
+# CLIP's authors wrote for each. No number from there is shown here: that code was tried out on tiny models of random
+# weights in the public checkpoints' layout, and not yet on those.
 #
 # ```{exercise}
 # :label: own-words
@@ -855,7 +856,7 @@ print(f"right answers broken by adaptation: {broken} of {right}")
 #   shown.
 # * LoRA moves one and a half per cent of the weights; no other part was shown to gain more, and the words of the prompt
 #   were not shown to gain at all.
-# * Mixing embeddings costs the same for five names and for fifty. Asking for each name costs more with each, and was the
-#   stronger method for twenty, the one list on which its accuracy was measured.
-# * A belief that is sure and wrong cannot be taught by a mixture: less than a thousandth of belief is next to none. What
-#   is learnt instead may be another wrong name, believed almost for sure.
+# * Mixing embeddings costs the same for five names and for fifty. Asking for each name costs more with each, and was
+#   the stronger method for twenty, the one list on which its accuracy was measured.
+# * A belief that is sure and wrong cannot be taught by a mixture: less than a thousandth of belief is next to none.
+#   What is learnt instead may be another wrong name, believed almost for sure.

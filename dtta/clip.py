@@ -135,7 +135,8 @@ class ClipClassifier(nn.Module):
         self.size = clip.config.vision_config.image_size
         self.vision_model, self.visual_projection = clip.vision_model, clip.visual_projection
         self.logit_scale = clip.logit_scale
-        self.names, self.template = tuple(check_names(names)), templates[0]
+        self.names, self.templates = tuple(check_names(names)), tuple(templates)
+        self.template = self.templates[0]
         self.register_buffer("mean", torch.as_tensor(mean).clone().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.as_tensor(std).clone().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("text", text_features(clip, tokenizer, names, templates), persistent=False)
@@ -182,8 +183,9 @@ class ClipClassifier(nn.Module):
 class PromptedClip(nn.Module):
     """CLIP whose only free weights are the embeddings of the words before the name (CoOp, arXiv 2109.01134).
 
-    They start as the words of the template, "a photo of a", so that nothing changes until they move. TPT
-    (arXiv 2209.07511) learns the same weights on one image.
+    They start as the words of the classifier's first template, "a photo of a". If it has no other, nothing changes
+    until they move. If it has several, whose vectors it averages, the first alone is read here: the answers start as
+    those of a classifier with that one template. TPT (arXiv 2209.07511) learns the same weights on one image.
 
     Args:
         classifier: gives the image's vectors, and is never changed.

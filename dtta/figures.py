@@ -294,14 +294,28 @@ def belief(
     return fig
 
 
-def bars(ax: Axes, before: Tensor, after: Tensor, classes: Sequence[str], most: int = 10) -> None:
-    """The belief (L,) in each class before and after; of many classes the `most` believed ones."""
+def bars(
+    ax: Axes,
+    before: Tensor,
+    after: Tensor,
+    classes: Sequence[str],
+    most: int = 10,
+    order: Sequence[int] | None = None,
+) -> None:
+    """The belief (L,) in each class before and after; of many classes the `most` believed ones.
+
+    Args:
+        order: the numbers of the classes to draw, in their order, whatever is believed; so the frames of a film agree.
+    """
     import torch
 
     many = len(classes) > most or max(map(len, classes)) > 8
-    place = range(min(len(classes), most))
-    chosen = torch.maximum(before, after).argsort(descending=True)[:most].tolist() if many else list(place)
-    names, both = [classes[j] for j in chosen], (before[chosen].tolist(), after[chosen].tolist())
+    if order is not None:
+        chosen = list(order)
+    else:
+        chosen = torch.maximum(before, after).argsort(descending=True)[:most].tolist() if many else range(len(classes))
+    place = range(len(chosen))
+    names, both = [classes[j] for j in chosen], ([values[j].item() for j in chosen] for values in (before, after))
     for side, values, colour, name in zip((-0.2, 0.2), both, (GREY, BLUE), ("before", "after"), strict=True):
         (ax.barh if many else ax.bar)([j + side for j in place], values, 0.4, color=colour, label=name)
     if many:

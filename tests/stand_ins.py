@@ -25,7 +25,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchvision.models import VisionTransformer
 from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
 
@@ -54,17 +54,49 @@ def vae(levels: int = 2) -> AutoencoderKL:
         )  # fmt: skip
 
 
-def clip(folder: Path) -> Path:
-    """A CLIP and its tokenizer."""
+def old_tokenizer(folder: Path) -> None:
+    """vocab.json and merges.txt in place of a folder's tokenizer.json, as with CLIP and Stable Diffusion."""
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+    ends = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>")
+    about = dict(model_max_length=77, tokenizer_class="CLIPTokenizer", do_lower_case=True, add_prefix_space=False)
+    written = {name: dict(content=token, lstrip=False, rstrip=False, normalized=True) for name, token in ends.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about | written | {"pad_token": "<|endoftext|>"}))
+    (folder / "special_tokens_map.json").write_text(json.dumps(written | {"pad_token": "<|endoftext|>"}))
+
+
+def old_keys(path: Path, prefix: str, parts: Collection[str]) -> None:
+    """A file of weights as older libraries wrote it: a prefix before each name, and the numbers of the positions."""
+    tensors = {prefix + name: tensor for name, tensor in load_file(path).items()}
+    for name in parts:
+        count = len(tensors[f"{name}.embeddings.position_embedding.weight"])
+        tensors[f"{name}.embeddings.position_ids"] = torch.arange(count)[None]
+    save_file(tensors, path, {"format": "pt"})
+
+
+def old_reader(folder: Path) -> None:
+    """A pipeline's tokenizer and text encoder in the layout in which Stable Diffusion 1.5 is published."""
+    old_tokenizer(folder / "tokenizer")
+    old_keys(folder / "text_encoder" / "model.safetensors", "text_model.", ("text_model",))
+
+
+def clip(folder: Path, published: bool = True) -> Path:
+    """A CLIP and its tokenizer, in the layout that is published; or in that which the library writes now."""
     words = copy.deepcopy(tiny.tokenizer())
     words.model_max_length = 77
     tiny.clip_model(length=77).save_pretrained(folder)
     words.save_pretrained(folder)
+    if published:
+        old_tokenizer(folder)
+        old_keys(folder / "model.safetensors", "", ("text_model", "vision_model"))
     return folder
 
 
-def stable_diffusion(folder: Path, levels: int = 2) -> Path:
-    """A Stable Diffusion pipeline; its VAE has so many levels."""
+def stable_diffusion(folder: Path, levels: int = 2, published: bool = True) -> Path:
+    """A Stable Diffusion pipeline, in either layout; its VAE has so many levels."""
     words = copy.deepcopy(tiny.tokenizer())
     words.model_max_length = 77
     schedule = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
@@ -75,12 +107,14 @@ def stable_diffusion(folder: Path, levels: int = 2) -> Path:
         scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **schedule),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
+    if published:
+        old_reader(folder)
     return folder
 
 
 def controlled(folder: Path) -> Path:
     """A Stable Diffusion pipeline under a ControlNet; the VAE makes pictures smaller by 8, as the ControlNet does."""
-    base = StableDiffusionPipeline.from_pretrained(stable_diffusion(folder, levels=4))
+    base = StableDiffusionPipeline.from_pretrained(stable_diffusion(folder, levels=4, published=False))
     with torch.random.fork_rng():
         torch.manual_seed(3)
         controlnet = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
@@ -90,6 +124,7 @@ def controlled(folder: Path) -> Path:
     StableDiffusionControlNetPipeline(**parts, controlnet=controlnet, requires_safety_checker=False).save_pretrained(
         folder
     )
+    old_reader(folder)
     return folder
 
 
@@ -238,6 +273,21 @@ def food101(root: Path) -> list[str]:
     for split, found in meta.items():
         (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(found))
     return ["apple pie", "ice cream", "pad thai"]
+
+
+def pets(root: Path) -> list[str]:
+    """Three pets in torchvision's layout; their names."""
+    folder = root / "oxford-iiit-pet"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations" / "trimaps").mkdir(parents=True)
+    for s, split in enumerate(("trainval", "test")):
+        lines = []
+        for k in range(6):
+            name = f"{('Abyssinian', 'great_pyrenees', 'pug')[k % 3]}_{s}{k}"
+            picture(100 * s + k).save(folder / "images" / f"{name}.jpg")
+            lines.append(f"{name} {k % 3 + 1} 1 1")
+        (folder / "annotations" / f"{split}.txt").write_text("\n".join(lines))
+    return ["Abyssinian", "Great Pyrenees", "Pug"]
 
 
 def numbers(seed: int, most: int, size: tuple[int, int] = (40, 36), kind: type = np.uint8) -> Image.Image:

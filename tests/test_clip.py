@@ -130,6 +130,15 @@ def test_learnable_words_start_as_the_template(words):
     assert prompted.context.shape == (words, 16)
 
 
+def test_of_several_templates_learnable_words_start_as_the_first():
+    clip, x, templates = tiny.clip_model(), pictures(), ("a photo of a {}", "red {}")
+    both = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS, templates)
+    first = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS, templates[:1])
+    assert both.templates == templates and both.template == templates[0]
+    assert torch.allclose(both.prompted()(x), first(x), atol=1e-5)
+    assert not torch.allclose(both(x), first(x), atol=1e-3)
+
+
 def test_learnable_words_are_what_moves():
     prompted, x = tiny.clip_classifier().prompted(), pictures(1)
     y = prompted(x)
@@ -290,9 +299,16 @@ def test_prompts_need_a_network_that_reads():
         build(tiny.problem(), "diffusion-tta", part="prompt")
 
 
-def test_tent_and_tpt_go_with_every_part():
-    x = pictures(1)
-    for method, part in (("tent", "lora"), ("tent", "norm"), ("tpt", "prompt"), ("tpt", "lora")):
-        problem = tiny.open_problem()
-        before = problem.model(x)
-        assert not torch.allclose(build(problem, method, part=part, lr=0.1, steps=2)(x), before, atol=1e-3)
+@pytest.mark.parametrize(("name", "part"), [("tent", "lora"), ("tent", "norm"), ("tpt", "prompt"), ("tpt", "lora")])
+def test_tent_and_tpt_go_with_every_part_and_reset_puts_all_back(name, part):
+    problem, x = tiny.open_problem(), pictures(1)
+    before = problem.model(x)
+    method = build(problem, name, part=part, lr=0.1, steps=2)
+    everything = {n: t.detach().clone() for n, t in method.state_dict().items()}
+    first = method(x, torch.Generator().manual_seed(0))
+    assert not torch.allclose(first, before, atol=1e-3)
+    method.reset()
+    after = method.state_dict()
+    assert after.keys() == everything.keys() and all(torch.equal(after[n], t) for n, t in everything.items())
+    assert torch.equal(problem.model(x), before)
+    assert torch.equal(method(x, torch.Generator().manual_seed(0)), first)

@@ -68,6 +68,16 @@ def test_of_many_classes_the_believed_ones_are_drawn_with_their_names():
     assert ax.yaxis_inverted()
 
 
+def test_a_given_order_of_classes_is_kept():
+    before, after = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.8, 0.1])
+    _, (few, many) = plt.subplots(1, 2)
+    figures.bars(few, before, after, "abc", order=[1, 0])
+    assert [t.get_text() for t in few.get_xticklabels()] == ["b", "a"]
+    assert [bar.get_height() for bar in few.patches] == pytest.approx([0.2, 0.7, 0.8, 0.1])
+    figures.bars(many, before, after, ["the first", "the second", "the third"], most=1, order=[2, 0])
+    assert [t.get_text() for t in many.get_yticklabels()] == ["the third", "the first"]
+
+
 def test_listening_draws_differences_from_the_truth():
     losses = torch.rand(5, 3, 4)
     fig = figures.listening(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")

@@ -17,6 +17,7 @@ import tiny
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 from scipy.io import savemat
 from stand_ins import SIZE, clip, picture, stable_diffusion
 from torchvision import datasets
@@ -91,17 +92,7 @@ def aircraft(root: Path, monkeypatch) -> list[str]:
 
 
 def pets(root: Path, monkeypatch) -> list[str]:
-    folder = root / "oxford-iiit-pet"
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations" / "trimaps").mkdir(parents=True)
-    for s, split in enumerate(("trainval", "test")):
-        lines = []
-        for k in range(6):
-            name = f"{('Abyssinian', 'great_pyrenees', 'pug')[k % 3]}_{s}{k}"
-            picture(100 * s + k).save(folder / "images" / f"{name}.jpg")
-            lines.append(f"{name} {k % 3 + 1} 1 1")
-        (folder / "annotations" / f"{split}.txt").write_text("\n".join(lines))
-    return ["Abyssinian", "Great Pyrenees", "Pug"]
+    return stand_ins.pets(root)
 
 
 def flowers102(root: Path, monkeypatch) -> list[str]:
@@ -219,6 +210,24 @@ def test_the_diffusion_model_reads_a_row_for_each_word(hub):
     same = (l[0] - l[1]).abs().amax(1) < 1e-5
     assert same[:4].all() and not same[4:].any()  # no word knows what follows
     assert len(build(problem, "tpt").model.context) == 3  # "a photo of": the template has no more before the name
+
+
+@torch.no_grad()
+def test_the_published_layout_and_the_librarys_own_hold_the_same(hub, tmp_path):
+    """vocab.json and merges.txt, prefixes and position numbers; or tokenizer.json and the names of today."""
+    own = clip(tmp_path / "clip", published=False), stable_diffusion(tmp_path / "sd", published=False)
+    files = {path.name for path in (hub / "sd" / "tokenizer").iterdir()}
+    assert {"vocab.json", "merges.txt"} < files and "tokenizer.json" not in files
+    assert (own[1] / "tokenizer" / "tokenizer.json").is_file()
+    names = load_file(hub / "sd" / "text_encoder" / "model.safetensors")
+    assert "text_model.embeddings.position_ids" in names and all(name.startswith("text_model.") for name in names)
+    assert not names.keys() & load_file(own[1] / "text_encoder" / "model.safetensors").keys()
+    things, x = ["red ball", "blue box"], tiny.images(1, channels=3, size=tiny.CLIP_SIZE)
+    sentences = [*things, "a PHOTO of a red-ball 12", ""]
+    first, second = (dtta.load(NAMES[0], str(a), str(b), things) for a, b in ((hub / "clip", hub / "sd"), own))
+    assert [first.reader.words(s) for s in sentences] == [second.reader.words(s) for s in sentences]
+    assert torch.equal(first.reader(sentences), second.reader(sentences))
+    assert torch.equal(first.model(x), second.model(x))
 
 
 def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
@@ -349,7 +358,8 @@ def test_the_page_runs_at_full_scale_and_goes_on_from_the_rows_it_has(hub, data,
 
     full, mini = outputs(tmp_path / f"{name}.ipynb"), outputs(ROOT / "notebooks" / f"{name}.ipynb")
     kinds, texts = Counter(kind for kind, _ in full), [text for _, text in full]
-    only_mini = {"image/png": 2, "text/html": 1, "stream": 1}  # what was held out, seen and unseen; stored and true
+    # what was held out; cards, seen and unseen (three tables), what was tried (two); stored and true
+    only_mini = {"image/png": 2, "text/html": 5, "stream": 1}
     assert kinds + Counter(only_mini) == Counter(kind for kind, _ in mini)
     assert [text.count("True") for text in texts if "True" in text] == [1, 2, 1]  # what is computed by hand
     assert not [text for text in texts if any(word in text for word in ("False", "portrait", "nan"))]

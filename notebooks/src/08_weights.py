@@ -235,10 +235,13 @@ for family, network in families.items():
 #   LoRA was not tried so low.
 # * **The answer from zero** does as well as the network for the ResNet, by an interval that holds zero, and better for the ViT. Is it the
 #   ViT's *weights* that hold it back? No: the answer that starts from the ViT's own logits moves no weights, and is behind
-#   the answer from zero as well (last row). What holds it back is the answer from which it starts.
-# * **The network averaged in** makes the gain of the answer from zero smaller, for both families, and that is shown.
+#   the answer from zero as well (last row). So it would be the answer from which it starts.
+#   Two rates stand in the way of a firmer word: that of the whole ViT is the highest tried, with gains still rising, and that of
+#   the logits from the ViT's own was chosen for the ResNet. Better rates may make the lead smaller.
+# * **The network averaged in** makes the gain of the answer from zero smaller, for both families, and that is shown; at a rate that was
+#   chosen for the logits alone.
 # * **φ** adds a point or two for the ResNet. For the ViT nothing is shown: the interval holds zero. The best rate is the
-#   lowest tried; at the highest both networks fell below no adaptation on validation images. In the paper φ brings most of the gain.
+#   lowest tried, for both; at the highest both networks fell below no adaptation on validation images. In the paper φ brings most of the gain.
 # * **Random weights** can be taught after all. That deserves a section of its own, below.
 #
 # ## What each way keeps, and what it mends

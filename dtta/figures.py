@@ -253,7 +253,8 @@ def label(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]
     for place in zip(x, y, names, strict=True):
         places.setdefault(place[:2], []).append(place[2])
     for (across, up), found in places.items():
-        ax.text(across, up, "\n".join(found), size=8, linespacing=0.95, gid=_LABEL)
+        text = ax.text(across, up, "\n".join(found), size=8, linespacing=0.95, gid=_LABEL)
+        text.set_in_layout(False)  # it is moved inside later; room kept for it beside the axes would stay blank
 
 
 def _part_labels(fig: Figure) -> None:

@@ -198,3 +198,15 @@ def test_names_of_crowded_points_are_parted_when_the_figure_is_shown(scale):
         for one, other in combinations(boxes.values(), 2):
             assert not one.overlaps(other)
         assert all(frame.contains(*corner) for box in boxes.values() for corner in (box.min, box.max))
+
+
+def test_names_at_the_edge_take_no_room_from_the_axes():
+    widths = []
+    for names in ([], ["a name that is long", "another long name"]):
+        fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+        for ax in axes:
+            ax.plot([0, 1], [0, 1], "o")
+            figures.label(ax, [0.0, 1.0][: len(names)], [0.0, 1.0][: len(names)], names)
+        figures._png(fig)
+        widths.append([ax.get_position().width for ax in axes])
+    assert widths[1] == pytest.approx(widths[0], abs=0.003)  # the file is drawn finer than the page

@@ -292,7 +292,8 @@ def _as_stored(table: Table, out: Path) -> dict[str, tuple[Run, Run, list[dict],
             numbers = table.numbers(entry.images, seed)
             recalled = {AFTER + shift: range(size - first.recalled, size) for shift in numbers}
             wanted |= {(s, table.severity, i, seed) for s, of in (numbers | recalled).items() for i in of}
-        same = [row["settings"] for row in settings] == [first.settings | own for own in entry.grid]
+        asked = [(first.settings | own, table.tried * len(table.shifts)) for own in entry.grid]
+        same = [(row["settings"], row["images"]) for row in settings] == asked
         if same and told[name] == best(first, settings) and {row.key for row in rows} == wanted:
             found[name] = first, told[name], settings, rows
     return found

@@ -26,6 +26,7 @@ def test_a_stored_table_is_what_its_file_says(name):
         settings += [(name, run.method, run.settings | own) for own in entry.grid]
         runs[name] = tables.best(run, [row for row in tried if row["run"] == name])
     assert [(row["run"], row["method"], row["settings"]) for row in tried] == settings
+    assert {row["images"] for row in tried} <= {table.tried * len(table.shifts)}
     assert list(stored.names(table.name).items()) == list(runs.items())
     against = {name: e.against for name, e in table.entries.items() if e.run.method != "none"}
     assert stored.against(table.name) == {name: other for name, other in against.items() if other != "none"}

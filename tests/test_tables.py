@@ -229,6 +229,7 @@ def test_one_row_made_again_goes_into_the_stored_table_beside_the_others(tmp_pat
         ("seeds = [0, 4]", "seeds = [0, 5]", ["none", "diffusion-tta", "few images"]),
         ("settings = { steps = 2 }", "settings = { steps = 3 }", ["few images"]),
         ("lr = [0.01, 1.0]", "lr = [0.01, 2.0]", ["diffusion-tta", "few images"]),
+        ("tried = 2", "tried = 3", ["diffusion-tta", "few images"]),
     ],
 )
 def test_a_row_that_is_not_as_the_file_says_is_not_taken_from_the_store(tmp_path, old, new, missing):

@@ -87,7 +87,8 @@ def test_generated_page_opens_on_colab_and_installs_dtta_there(site):
     assert 'if "google.colab" in sys.modules:' in install
     assert re.findall(r"^    %pip (.*)$", install, re.MULTILINE) == [
         "uninstall -q -y torchao",
-        'install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "dtta @ git+https://github.com/someone/somewhere@v9.9.9"',
+        'install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "adjustText>=1.3" '
+        '"dtta @ git+https://github.com/someone/somewhere@v9.9.9"',
     ]
     assert page.metadata.kernelspec.name == "python3"
     assert page.metadata.accelerator == "GPU"

@@ -149,7 +149,7 @@ def test_colab_has_or_gets_every_core_dependency_inside_its_range(requirement):
 def test_what_the_pages_install_on_colab_works_without_its_dependencies():
     """They are pure Python, and all that they need is there: shipped, needed by what is shipped, or installed too."""
     extra = set(installed_on_colab()) - {"dtta"}
-    assert extra == {"torchmetrics", "lightning-utilities"}
+    assert extra == {"torchmetrics", "lightning-utilities", "adjusttext"}
     shipped = [r.name for r in CORE if canonicalize_name(r.name) in COLAB]
     there = set(COLAB).union(extra, *map(needs, shipped))
     for name in extra:

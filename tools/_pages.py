@@ -23,7 +23,7 @@ if "google.colab" in sys.modules:
     # Colab's torchao is older than Colab's peft accepts, and peft then refuses to work. Nothing here needs torchao.
     %pip uninstall -q -y torchao
     # All else that dtta needs is there already; --no-deps leaves it as it is.
-    %pip install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "dtta @ git+{url}@{tag}"
+    %pip install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "adjustText>=1.3" "dtta @ git+{url}@{tag}"
 """
 
 

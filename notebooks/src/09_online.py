@@ -334,7 +334,7 @@ def recalled(run, against="none"):
     mean = {stream: sum(values) / len(values) for stream, values in changes.items()}
     # Streams are independent of each other; the images recalled after them are always the same. A stream that changes is
     # recalled after each of its shifts.
-    whole = [seed if runs[run].stream == "changing" else hash((shift, seed)) for shift, seed in mean]
+    whole = [seed if runs[run].stream == "changing" else number for number, (_, seed) in enumerate(mean)]
     low, high = bootstrap_interval(list(mean.values()), whole)
     least = min(then, key=lambda stream: sum(then[stream]))
     return {

@@ -229,6 +229,7 @@ def make(
     Raises:
         ValueError: no such run in the table.
     """
+    only = None if only is None else list(only)
     if unknown := set(only or ()) - set(table.entries):
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
     folder, tried, runs, found, spent = rows / table.name, {}, {}, {}, []
@@ -267,9 +268,10 @@ def make(
     if missing := [name for name in table.entries if name not in found]:
         return missing
     seconds = sum(spent)
-    if only is not None:  # what the grids of the runs made again took before is not known, and stays in
-        replaced = (done for name, (_, _, _, done) in kept.items() if found[name] is not done)
-        seconds += stored.seconds(table.name, out) - sum(row.seconds for done in replaced for row in done)
+    if kept:  # a run made again takes what it took; a new one comes on top
+        before = stored.names(table.name, out)
+        seconds = stored.seconds(table.name, out)
+        seconds += sum(row.seconds for name, done in found.items() if name not in before for row in done)
     if ranks is None or ranks.first:
         whole = {name: (runs[name], found[name]) for name in table.entries}
         _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], seconds, out)

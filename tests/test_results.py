@@ -56,7 +56,7 @@ def test_stored_scores_are_what_a_run_gives(problem, name):
 
 
 def moved(table: str, name: str, run: Run) -> dict[str, list[int]]:
-    """Images to run again, those last under each shift whose answer the method changed: one mended, one broken if any.
+    """Images to run again, by shift: up to one that the method mended, and up to one that it broke.
 
     An image to which a method answers as the network does by itself tells nothing. A stream is run from its beginning
     up to one such image; of streams through all shifts only the first shift can be.
@@ -104,6 +104,11 @@ def test_each_run_of_a_table_gives_its_stored_scores_again(table):
         looked_at.append(name)
     assert len(looked_at) >= 0.7 * sum(run.method != "none" for run in stored.names(table).values())
     assert sum(same) >= 0.9 * len(same)
+
+
+def test_the_bar_all_results_within_three_hours_on_two_cores():
+    """By what the command tells: see tools/time_results.py."""
+    assert 0 < sum(stored.seconds(name) for name in tables.names()) / 2 < 3 * 3600
 
 
 @pytest.mark.parametrize("problem", SCENES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -134,6 +134,27 @@ def gain(
         if (first is None or r.index < first) and (only is None or only(r)) and (wanted is None or r.key in wanted)
     ]
     return paired_gain([before[i] for i in kept], [after[i] for i in kept], metric)
+
+
+def compared(
+    table: str,
+    pairs: Iterable[tuple[str, str]],
+    shifts: Collection[str],
+    title: Callable[[str], str] = str,
+    folder: Path = FOLDER,
+) -> dict[str, dict[str, float]]:
+    """One run against another on the same images (see `gain`), for all pairs of which the table holds both.
+
+    Args:
+        pairs: a run, and that against which it stands.
+        title: a run's name -> what a page calls it.
+    """
+    known = names(table, folder)
+    return {
+        f"{title(one)}, against {title(other)}": gain(table, one, shifts, against=other, folder=folder)
+        for one, other in pairs
+        if {one, other} <= set(known)
+    }
 
 
 def standing(table: str, run: str, shift: str, place: float, folder: Path = FOLDER) -> int:

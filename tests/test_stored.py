@@ -64,6 +64,20 @@ def test_gain_is_that_of_the_images_both_hold(tmp_path):
     assert same["images"] == 4
 
 
+def test_pairs_are_compared_where_the_table_holds_both(tmp_path):
+    rows = {
+        name: [Row("clean", 3, i, float(i < right), 0.1) for i in range(count)]
+        for name, right, count in (("none", 0, 4), ("a", 3, 4), ("b", 1, 3))
+    }
+    stored.save(
+        "small", {name: (Run(name if name == "none" else "tent"), found) for name, found in rows.items()}, tmp_path
+    )
+    found = stored.compared("small", [("a", "b"), ("a", "c"), ("b", "none")], ["clean"], str.upper, tmp_path)
+    assert list(found) == ["A, against B", "B, against NONE"]
+    assert found["A, against B"] == stored.gain("small", "a", ["clean"], against="b", folder=tmp_path)
+    assert (found["A, against B"]["gain"], found["A, against B"]["images"]) == (pytest.approx(200 / 3), 3)
+
+
 def test_a_summary_names_the_worst_shift(tmp_path):
     before = [Row(s, 3, i, 0.5, 0.1) for s in ("clean", "fog", "light_snow") for i in range(4)]
     after = [Row(r.shift, 3, r.index, {"clean": 0.25, "fog": 1.0, "light_snow": 0.5}[r.shift], 0.1) for r in before]

@@ -46,6 +46,7 @@ from dtta.elsewhere import opened
 from dtta.evaluate import image_generator
 from dtta.methods import build
 from dtta.presets import TABLE_1
+from dtta.summary import published
 
 figures.style()
 problem, shifts, folder = opened(
@@ -189,9 +190,9 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # ## By how much
 #
 # Thirty test images for each of three seeds (of the shifts' noise and of the method's), severity 3, each image
-# adapted alone. The settings were chosen on *validation* images, among those that `dtta/experiments/digits-test.toml` names.
-# The interval is a paired bootstrap over the images; one that holds zero means no gain was shown. The numbers are
-# stored results that `dtta evaluate --table digits-test` makes again.
+# adapted alone. The settings were chosen on *validation* images, among those that `dtta/experiments/digits-test.toml`
+# names. The interval is a paired bootstrap over the images; one that holds zero means no gain was shown. The numbers
+# are stored results that `dtta evaluate --table digits-test` makes again.
 
 # %%
 gain_of = partial(stored.gain, "digits-test", folder=folder)  # of a run, over no adaptation, under some shifts
@@ -222,19 +223,20 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # ## Every baseline, every shift
 #
 # The diffusion model could be used without adapting anything: ask it alone (*Diffusion Classifier*
-# {cite:p}`li2023diffusion`), average its belief with the network's (*ensemble*), or let only the answer move and not the
-# network (*logits*). And there is test-time adaptation without a diffusion model: by surer answers (TENT
+# {cite:p}`li2023diffusion`), average its belief with the network's (*ensemble*), or let only the answer move and not
+# the network (*logits*). And there is test-time adaptation without a diffusion model: by surer answers (TENT
 # {cite:p}`wang2021tent`, EATA {cite:p}`niu2022eata`, SAR {cite:p}`niu2023sar`), by agreement of views (MEMO
-# {cite:p}`zhang2022memo`), by an averaged teacher (CoTTA {cite:p}`wang2022cotta`), by painting in what was masked (TTT-MAE
-# {cite:p}`gandelsman2022tttmae`), by batch norm's statistics {cite:p}`schneider2020batchnorm`. DUSA {cite:p}`li2024dusa`
-# asks a diffusion model too, and mixes its predictions instead of its conditions.
+# {cite:p}`zhang2022memo`), by an averaged teacher (CoTTA {cite:p}`wang2022cotta`), by painting in what was masked
+# (TTT-MAE {cite:p}`gandelsman2022tttmae`), by batch norm's statistics {cite:p}`schneider2020batchnorm`. DUSA
+# {cite:p}`li2024dusa` asks a diffusion model too, and mixes its predictions instead of its conditions.
 #
 # Each is one file in `dtta/baselines/`, called like `DiffusionTTA`, with its own settings from the same validation
-# images. The Diffusion Classifier, logits, MEMO and TTT-MAE are made for *one image*, which is then forgotten. TENT, EATA, SAR,
-# CoTTA and DUSA are made for a *stream*, with the weights carried along, and for batches: 64 images in most of their papers.
-# Here a stream is the thirty images of a shift one after the other, one or sixteen at a time. One at a time it matters
-# whether batch norm goes by the statistics of that single image, as those papers have it (*own statistics*), or by those of
-# training. All adapt first and answer then, so that each image is answered with weights that have seen it.
+# images. The Diffusion Classifier, logits, MEMO and TTT-MAE are made for *one image*, which is then forgotten. TENT,
+# EATA, SAR, CoTTA and DUSA are made for a *stream*, with the weights carried along, and for batches: 64 images in most
+# of their papers. Here a stream is the thirty images of a shift one after the other, one or sixteen at a time. One at a
+# time it matters whether batch norm goes by the statistics of that single image, as those papers have it (*own
+# statistics*), or by those of training. All adapt first and answer then, so that each image is answered with weights
+# that have seen it.
 
 # %%
 runs = stored.names("digits-test", folder)
@@ -311,28 +313,28 @@ for run, (name, sees) in NAMES.items():
 before = {run: f"{gain_of(run, shifts)['before']:.1f}%" for run in ("diffusion-tta", "ttt-mae") if run in runs}
 told = " No adaptation: " + ", of TTT-MAE's own network ".join(before.values())
 seeds = len({r.seed for r in stored.rows("digits-test", "none", folder)})
-caption = f"Points over no adaptation, mean over the shifts, {seeds} seeds, settings from validation images.{told}"
+caption = f"Points over no adaptation, mean over the shifts, {seeds} seeds, settings {origin}.{told}"
 report.table(rows, tolerance=0.3, caption=caption)
 
 # %% [markdown]
 # Read this table soberly.
 #
-# * **One image at a time**, what gains asks the diffusion model, or has learnt to paint (TTT-MAE, which starts from a weaker
-#   network). Surer answers (TENT), agreement of views (MEMO) and batch norm's statistics have nothing to hold on to in a
-#   single 8 × 8 image: validation chose settings for them that do almost nothing.
-# * **Nothing beats using both models side by side** on ten classes: the *ensemble* has the best mean and a mild worst case,
-#   and adapts nothing. The diffusion model alone is ahead of the network that learnt from it.
-# * **DUSA** gains for single images as much as Diffusion-TTA, with about a ninth of its arithmetic, and under shear, where
-#   Diffusion-TTA loses most, it loses nothing; its worst is JPEG. That is not quite its paper's DUSA: φ is frozen, five steps
-#   are made, and the timesteps are those of the middle, as for Diffusion-TTA; at the paper's $t = 100$ no rate gained more
-#   than 0.7 points on validation images. [Page 10](10_beyond) takes it apart.
-# * **Sixteen at a time**, batch norm's statistics alone gain what Diffusion-TTA gains. TENT, EATA, SAR and CoTTA stand on the
-#   same statistics and add nothing to them that could be seen. Diffusion-TTA gains more than DUSA there.
-# * **One at a time in a stream**, those four lose about 26 points with the statistics of the one image, and gain nothing with
-#   those of training; CoTTA loses a little. What asks the diffusion model gains there too; whether the *stream* adds anything to what single images
-#   teach is the question of [page 09](09_online).
-# * **Carrying weights along**: under shear, where it does worst, Diffusion-TTA loses 4 points in a stream of single images
-#   instead of 18, at a rate that is a twentieth; 10 in a stream of sixteens.
+# * **One image at a time**, what gains asks the diffusion model, or has learnt to paint (TTT-MAE, which starts from a
+#   weaker network). Surer answers (TENT), agreement of views (MEMO) and batch norm's statistics have nothing to hold on
+#   to in a single 8 × 8 image: validation chose settings for them that do almost nothing.
+# * **Nothing beats using both models side by side** on ten classes: the *ensemble* has the best mean and a mild worst
+#   case, and adapts nothing. The diffusion model alone is ahead of the network that learnt from it.
+# * **DUSA** gains for single images as much as Diffusion-TTA, with about a ninth of its arithmetic, and under shear,
+#   where Diffusion-TTA loses most, it loses nothing; its worst is JPEG. That is not quite its paper's DUSA: φ is
+#   frozen, five steps are made, and the timesteps are those of the middle, as for Diffusion-TTA; at the paper's
+#   $t = 100$ no rate gained more than 0.7 points on validation images. [Page 10](10_beyond) takes it apart.
+# * **Sixteen at a time**, batch norm's statistics alone gain what Diffusion-TTA gains. TENT, EATA, SAR and CoTTA stand
+#   on the same statistics and add nothing to them that could be seen. Diffusion-TTA gains more than DUSA there.
+# * **One at a time in a stream**, those four lose about 26 points with the statistics of the one image, and gain
+#   nothing with those of training; CoTTA loses a little. What asks the diffusion model gains there too; whether the
+#   *stream* adds anything to what single images teach is the question of [page 09](09_online).
+# * **Carrying weights along**: under shear, where it does worst, Diffusion-TTA loses 4 points in a stream of single
+#   images instead of 18, at a rate that is a twentieth; 10 in a stream of sixteens.
 #
 # Which differences are sure? On the same images:
 
@@ -347,19 +349,15 @@ PAIRS = (
     ("diffusion-tta, online, 16", "dusa, online, 16"),
 )
 report.gains(
-    {
-        f"{', '.join(NAMES[one])}, against {', '.join(NAMES[other])}": gain_of(one, shifts, against=other)
-        for one, other in PAIRS
-        if {one, other} <= set(NAMES)
-    },
+    stored.compared("digits-test", PAIRS, shifts, lambda run: ", ".join(NAMES[run]), folder),
     tolerance=0.1,
     caption="One method against the other; accuracy in %, mean of the shifts",
 )
 
 # %% [markdown]
-# What is not in the table: the Diffusion Classifier pays one evaluation for each class and pair. With a thousand classes
-# it would pay a hundred times as much, and adaptation what it pays now. And adaptation leaves a *network* behind, for the
-# next image of a stream, or for an answer (a map, a depth) that cannot be listed class by class.
+# What is not in the table: the Diffusion Classifier pays one evaluation for each class and pair. With a thousand
+# classes it would pay a hundred times as much, and adaptation what it pays now. And adaptation leaves a *network*
+# behind, for the next image of a stream, or for an answer (a map, a depth) that cannot be listed class by class.
 
 # %%
 import matplotlib.pyplot as plt
@@ -369,9 +367,8 @@ limits = {"mini": (0.01, 40), "full": (min(costs) / 3, 3 * max(costs))}[scale]
 COLOURS = {"one image": figures.BLUE, "stream, 1": figures.GREEN, "stream, 16": figures.ORANGE}
 fig, axes = plt.subplots(1, len(COLOURS), figsize=(10, 4.4), sharex=True, sharey=True, width_ratios=(1.5, 1, 1.2))
 for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):
-    some = [
-        row for row in rows if row["sees"] == sees and "own statistics" not in row["method"]
-    ]  # far below the others
+    # What goes by the statistics of one image lies far below the others.
+    some = [row for row in rows if row["sees"] == sees and "own statistics" not in row["method"]]
     cost, gain, name = ([row[key] for row in some] for key in ("GFLOP an image", "gain", "method"))
     for row in some:
         ax.plot([row["GFLOP an image"]] * 2, [row["from"], row["to"]], color=colour, lw=0.8)
@@ -385,13 +382,14 @@ figures.show(
     alt="Three scatter plots of gain against cost, for methods that see one image, streams of single images, and streams of "
     "sixteen at a time. For one image those gain that ask the diffusion model, DUSA at a ninth of the cost of the "
     "others, and the masked autoencoder at an eighth. In streams of single images only what asks the diffusion model gains; "
-    "what goes by the statistics of one image lies far below and is not drawn. For sixteen at a time batch norm and what stands on it gain as much for a hundredth "
-    "of the cost and less.",
+    "what goes by the statistics of one image lies far below and is not drawn. For sixteen at a time batch norm and what "
+    "stands on it gain as much for a hundredth of the cost and less.",
 )
 
 # %% [markdown]
 # Operations are counted, not timed, so that they are the same on every machine. Asking the diffusion
-# model costs hundreds of times what the small network costs. Where images come in batches that share a shift, try batch norm first.
+# model costs hundreds of times what the small network costs. Where images come in batches that share a shift, try batch
+# norm first.
 #
 # ## What decides: timesteps, networks, labels
 #
@@ -410,13 +408,14 @@ by_teacher = {run: stored.gain("teachers", run, shifts, folder=folder) for run i
 report.gains(by_teacher, tolerance=0.1, caption="Accuracy in %, gain in points, mean of the shifts")
 
 # %% [markdown]
-# All rows but the last two use the settings that were chosen for the ResNet and the soft-label UNet, a head start for it.
+# All rows but the last two use the settings that were chosen for the ResNet and the soft-label UNet, a head start for
+# it.
 #
-# * **Timesteps.** Hearing all of them costs the UNet 7.6 points [3.8, 11.8] and the DiT 23.6 [17.7, 29.5]; the DiT then does
-#   great harm. Both models classify clean digits about equally well: quality on clean images does not tell how well a
-#   model teaches.
-# * **UNet or DiT.** At the shared settings the small DiT is behind, by 6.9 points [2.8, 11.5]. At settings of its own, later
-#   timesteps above all, it gains 8.3 [2.4, 14.2]. Adapting φ as well adds 2.1 [-0.7, 5.2]: not shown.
+# * **Timesteps.** Hearing all of them costs the UNet 7.6 points [3.8, 11.8] and the DiT 23.6 [17.7, 29.5]; the DiT then
+#   does great harm. Both models classify clean digits about equally well: quality on clean images does not tell how
+#   well a model teaches.
+# * **UNet or DiT.** At the shared settings the small DiT is behind, by 6.9 points [2.8, 11.5]. At settings of its own,
+#   later timesteps above all, it gains 8.3 [2.4, 14.2]. Adapting φ as well adds 2.1 [-0.7, 5.2]: not shown.
 # * **Hard or soft labels.** No difference was shown, for either model.
 # * **Network.** The ViT gains about as much as the ResNet.
 #
@@ -445,10 +444,10 @@ report.line(f"correlation over the shifts: {correlation:.2f}", tolerance=0.05)
 # The points lie close to a line: gain follows what the diffusion model knows better, shift by shift. Where it is behind
 # the network, its feedback breaks answers that were right: by 18 points under shear, and by two or three, within the
 # intervals, under blur and rotation. Shear is the plainest case: a slanted digit is *sharp*, only in the wrong
-# place, and to a model of upright digits a slanted 7 explains itself best as something else. No choice of timestep mends
-# that: noise drowns grain and blur, not a slant. How the teacher is listened to does: DUSA, and mixed losses on
-# [page 10](10_beyond), do not follow it there. Or one would have to tell, without labels, that the teacher is out of its
-# depth.
+# place, and to a model of upright digits a slanted 7 explains itself best as something else. No choice of timestep
+# mends that: noise drowns grain and blur, not a slant. How the teacher is listened to does: DUSA, and mixed losses on
+# [page 10](10_beyond), do not follow it there. Or one would have to tell, without labels, that the teacher is out of
+# its depth.
 #
 # How much of what could be reached is reached? An oracle that may choose, for each image, between the network and the
 # Diffusion Classifier marks what the two know together.
@@ -468,11 +467,12 @@ report.line(
 # %% [markdown]
 # ## Beside the paper
 #
-# The paper's Table 1 has ImageNet classifiers with DiT-XL/2, 180 samples a step, all timesteps, and φ adapted too. Two of
-# its six columns have a counterpart here: ImageNet-C, Gaussian noise of severity 5 there and 3 here, and ImageNet itself,
-# which is our clean images. The others (natural adversarial images, renditions, a second collection, stylised ones) are
-# not to be had for digits. ResNet18 has batch norm, as our ResNet; ViT-B/32 and ConvNext-Tiny have layer norm, and the mini
-# ViT stands beside both, with page 09's streams of sixteen images (48 for each number; 90 for the ResNet's).
+# The paper's Table 1 has ImageNet classifiers with DiT-XL/2, 180 samples a step, all timesteps, and φ adapted too. Two
+# of its six columns have a counterpart here: ImageNet-C, Gaussian noise of severity 5 there and 3 here, and ImageNet
+# itself, which is our clean images. The others (natural adversarial images, renditions, a second collection, stylised
+# ones) are not to be had for digits. ResNet18 has batch norm, as our ResNet; ViT-B/32 and ConvNext-Tiny have layer
+# norm, and the mini ViT stands beside both, with page 09's streams of sixteen images (48 for each number; 90 for the
+# ResNet's).
 
 # %%
 TABLES = {"TENT": "tent, online, 16", "CoTTA": "cotta, online, 16", "Diffusion-TTA": "diffusion-tta"}
@@ -490,19 +490,19 @@ for data, (shift, here) in COLUMNS.items():
             family = "ResNet" if table == "digits-test" else "ViT"
             told.append((f"{theirs} + {method}, {data}", paper - before_, f"{family}: {run}, {here}", ours))
     if "ttt-mae" in runs and shift in (*shifts, "clean"):
-        gained_there = {"imagenet-c": +10.0, "imagenet": -0.1}[data]
-        told.append(
-            (f"vit-l-16 + TTT-MAE, {data}", gained_there, f"its own network, {here}", gain_of("ttt-mae", {shift}))
-        )
+        column = {"imagenet-c": "ImageNet-C", "imagenet": "ImageNet"}[data]
+        before_, after_ = (published("table 1")[f"ViT-L/16, {method}"][column] for method in ("none", "TTT-MAE"))
+        ours = gain_of("ttt-mae", {shift})
+        told.append((f"vit-l-16 + TTT-MAE, {data}", after_ - before_, f"its own network, {here}", ours))
 report.beside(told, tolerance=0.3, caption=f"Gain in points, {seeds} seeds", paper="paper, Table 1")
 
 # %% [markdown]
-# Diffusion-TTA gains under noise, here as there, for both kinds of network, and so does TTT-MAE. TENT and CoTTA agree with the
-# paper's ResNet18, which has batch norm; for networks with layer norm they do nothing here, and nothing or harm there.
-# Clean digits are a ceiling: all networks but the ViT have them all right, so that the paper's gain of 7.7 points on
-# ImageNet, and the harm of TENT and CoTTA there, have no counterpart. On timesteps the mini world disagrees with the
-# paper's setting: here, on 8 × 8 pixels, the whole range does less well than its middle. The sizes of the gains cannot be
-# compared.
+# Diffusion-TTA gains under noise, here as there, for both kinds of network, and so does TTT-MAE. TENT and CoTTA agree
+# with the paper's ResNet18, which has batch norm; for networks with layer norm they do nothing here, and nothing or
+# harm there. Clean digits are a ceiling: all networks but the ViT have them all right, so that the paper's gain of 7.7
+# points on ImageNet, and the harm of TENT and CoTTA there, have no counterpart. On timesteps the mini world disagrees
+# with the paper's setting: here, on 8 × 8 pixels, the whole range does less well than its middle. The sizes of the
+# gains cannot be compared.
 #
 # ```{exercise}
 # :label: fewer-samples

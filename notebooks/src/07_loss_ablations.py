@@ -9,15 +9,16 @@
 # %% [markdown]
 # # The loss, piece by piece
 #
-# One step of Diffusion-TTA averages the diffusion loss over pairs $(t, \epsilon)$. How many pairs? Which timesteps, which
-# noise, which norm? The paper's Table 5 {cite:p}`prabhudesai2023diffusion` shows three of these choices, one on top of
-# the other. Here each is changed alone as well, and beside each gain stands what explains it: how noisy the gradient is.
+# One step of Diffusion-TTA averages the diffusion loss over pairs $(t, \epsilon)$. How many pairs? Which timesteps,
+# which noise, which norm? The paper's Table 5 {cite:p}`prabhudesai2023diffusion` shows three of these choices, one on
+# top of the other. Here each is changed alone as well, and beside each gain stands what explains it: how noisy the
+# gradient is.
 #
-# **You will learn** to measure the noise of a gradient, what many pairs buy and when they stop paying, and which choices
-# do not matter.
+# **You will learn** to measure the noise of a gradient, what many pairs buy and when they stop paying, and which
+# choices do not matter.
 #
-# **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 25 minutes to read, about a minute to
-# run on two CPU cores.
+# **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 25 minutes to read, about a minute
+# to run on two CPU cores.
 
 # %% tags=["parameters"]
 scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -46,6 +47,7 @@ from dtta import figures, report, stored
 from dtta.elsewhere import PLAIN, opened
 from dtta.evaluate import image_generator
 from dtta.methods import build
+from dtta.presets import TABLE_1, TABLE_5
 from dtta.sampling import Sampling
 
 figures.style()
@@ -170,15 +172,16 @@ report.table(
 )
 
 # %% [markdown]
-# The interval is over images, and it is wide: few images, few draws. So the table can tell factors apart, not tenths. Blue
-# bars have the same mean, orange ones are gradients of other losses. What stands out is **one noise for all timesteps**:
-# the pairs then all err the same way, and what is particular to one noise does not average out.
+# The interval is over images, and it is wide: few images, few draws. So the table can tell factors apart, not tenths.
+# Blue bars have the same mean, orange ones are gradients of other losses. What stands out is **one noise for all
+# timesteps**: the pairs then all err the same way, and what is particular to one noise does not average out.
 #
-# Fixed pairs are one stratified draw, so the first step's noise is that of "stratified". But it is the same at each step:
-# over five steps fresh draws average out and fixed ones do not. Steps, micro-batches, the optimiser and the rate come after
-# the gradient: they cannot change the noise of the first step's.
+# Fixed pairs are one stratified draw, so the first step's noise is that of "stratified". But it is the same at each
+# step: over five steps fresh draws average out and fixed ones do not. Steps, micro-batches, the optimiser and the rate
+# come after the gradient: they cannot change the noise of the first step's.
 #
-# A quiet gradient is not yet a right one. How much of the mean gradient pulls the true class up, by part of the timesteps?
+# A quiet gradient is not yet a right one. How much of the mean gradient pulls the true class up, by part of the
+# timesteps?
 
 # %%
 parts = {f"quarter {k + 1} of the timesteps": Sampling(low=k / 4, high=(k + 1) / 4) for k in range(4)}
@@ -203,17 +206,14 @@ report.table(
 # ## Table 5
 #
 # The paper's Table 5 starts from one random timestep with one noise, and adds: 180 timesteps that share one noise; a
-# noise for each; moving φ as well. All timesteps are heard, as in the paper. Each row stands on all test images that it has,
-# up to eight of each shift for each of three seeds; rows with 180 pairs have half as many. A later table says where each
-# row's rate comes from.
+# noise for each; moving φ as well. All timesteps are heard, as in the paper. Each row stands on all test images that it
+# has, up to eight of each shift for each of three seeds; rows with 180 pairs have half as many. A later table says
+# where each row's rate comes from.
 
 # %%
-PAPER = {
-    "one timestep, one noise": -2.9,
-    "180 timesteps, one noise": +1.8,
-    "180 timesteps, 180 noises": +2.0,
-    "and φ": +3.1,
-}
+ROWS = ("one timestep, one noise", "180 timesteps, one noise", "180 timesteps, 180 noises", "and φ")
+alone = TABLE_1["convnext-tiny"]["imagenet-a"][0]
+PAPER = {run: adapted - alone for run, (_, adapted) in zip(ROWS, TABLE_5.values(), strict=True)}
 report.beside(
     [(run, paper, f"{run}", gain_of(run, shifts)) for run, paper in PAPER.items()],
     tolerance=0.1,
@@ -232,11 +232,12 @@ steps_of = {
 report.gains(steps_of, tolerance=0.1, caption="Each row against the one before it, on images both have; %")
 
 # %% [markdown]
-# The paper's first row does harm, and each addition helps. Where the verdict column says "disagrees", here it does not: one
-# timestep, at the small rate that validation chose for it, gains. The second table pairs each row with the one before it.
+# The paper's first row does harm, and each addition helps. Where the verdict column says "disagrees", here it does not:
+# one timestep, at the small rate that validation chose for it, gains. The second table pairs each row with the one
+# before it.
 #
-# What does hearing all timesteps cost? Against 24 pairs from the middle, once at about the same rate and once at the rate
-# chosen for the middle:
+# What does hearing all timesteps cost? Against 24 pairs from the middle, once at about the same rate and once at the
+# rate chosen for the middle:
 
 # %%
 last = "180 timesteps, 180 noises"
@@ -268,15 +269,16 @@ if chosen:
     )
 
 # %% [markdown]
-# A row that is not in this table was not tried: it takes the rate of the row above it in Table 5, or that of the validated
-# settings. A choice at an end of what was tried may lie beyond it. φ was run on test images at one rate only, the chosen
-# one; [page 08](08_weights) adapts φ too.
+# A row that is not in this table was not tried: it takes the rate of the row above it in Table 5, or that of the
+# validated settings. A choice at an end of what was tried may lie beyond it. φ was run on test images at one rate only,
+# the chosen one; [page 08](08_weights) adapts φ too.
 #
 # ## How many pairs, how many steps
 #
 # From here on the timesteps are those of the middle of the range, chosen on validation images.
 #
-# **Predict, then run.** The noise of a step falls with the root of the number of pairs. Where will the gain stop growing?
+# **Predict, then run.** The noise of a step falls with the root of the number of pairs. Where will the gain stop
+# growing?
 
 # %%
 SAMPLES = [n for n in (1, 3, 6, 12, 24, 48, 96, 180, 360) if n == B or f"{n} samples" in runs]
@@ -345,10 +347,10 @@ report.gains(
 report.gains({f"{n} steps": g for n, g in by_steps.items()}, tolerance=0.1, caption=f"{B} pairs a step; accuracy in %")
 
 # %% [markdown]
-# At the rate of 24 pairs, one or three pairs are too few: their intervals lie below zero. Much of that is the rate. At a
-# smaller rate of their own, no difference from 24 pairs is shown any more, and none for shared noise either. A noisy step
-# asks for a small rate. Runs of 96 pairs and more stand on half as many images. Whether a large model on large images
-# needs the paper's 180 pairs cannot be said from this page.
+# At the rate of 24 pairs, one or three pairs are too few: their intervals lie below zero. Much of that is the rate. At
+# a smaller rate of their own, no difference from 24 pairs is shown any more, and none for shared noise either. A noisy
+# step asks for a small rate. Runs of 96 pairs and more stand on half as many images. Whether a large model on large
+# images needs the paper's 180 pairs cannot be said from this page.
 #
 # One step does most of the work, and twenty do no more than five.
 #
@@ -373,8 +375,8 @@ print(f"{differ} of {len(stored.rows('loss', 'diffusion-tta', folder))} stored a
 # ## One choice at a time
 #
 # From the validated settings (stratified timesteps in the middle of the range, fresh noise, squared error, SGD) one
-# thing is changed. Where the change rescales the gradient, the rate was chosen anew on validation images; see the table of
-# rates above.
+# thing is changed. Where the change rescales the gradient, the rate was chosen anew on validation images; see the table
+# of rates above.
 
 # %%
 CHANGES = (
@@ -397,10 +399,10 @@ report.gains(
 )
 
 # %% [markdown]
-# At the rate of the validated settings **shared noise** takes the whole gain away; at a rate of its own it gains, and no
-# difference is shown. It was the rate that did the harm. No other change is shown to matter: absolute errors, weights by
-# signal-to-noise, Adam or AdamW instead of SGD, other timesteps, fixed pairs. Each of the first five was given a rate of
-# its own. The table of rates says how far the wrong rate can cost, and which choices lie at an end.
+# At the rate of the validated settings **shared noise** takes the whole gain away; at a rate of its own it gains, and
+# no difference is shown. It was the rate that did the harm. No other change is shown to matter: absolute errors,
+# weights by signal-to-noise, Adam or AdamW instead of SGD, other timesteps, fixed pairs. Each of the first five was
+# given a rate of its own. The table of rates says how far the wrong rate can cost, and which choices lie at an end.
 #
 # ## The rate
 
@@ -428,8 +430,8 @@ figures.show(
 report.gains({f"rate {r:.1e}": g for r, g in by_rate.items()}, tolerance=0.1, caption="SGD; accuracy in %")
 
 # %% [markdown]
-# Over a factor of eight the rate hardly matters for the mean. One shift alone has too few images to say more. A smaller rate
-# may do better on these test images; the choice was made on validation images, and it stands.
+# Over a factor of eight the rate hardly matters for the mean. One shift alone has too few images to say more. A smaller
+# rate may do better on these test images; the choice was made on validation images, and it stands.
 #
 # Are the stored numbers true? An image of each shift, run now:
 
@@ -441,17 +443,18 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # ```{exercise}
 # :label: mirrored-noise
 #
-# Antithetic *noise*: let each $\epsilon$ be followed by $-\epsilon$ at the same timestep. Draw such pairs yourself, measure
-# the noise of a step's gradient with the functions above, and compare it with stratified timesteps and fresh noise. Before
-# you run it: is the gradient nearer to an odd or to an even function of $\epsilon$?
+# Antithetic *noise*: let each $\epsilon$ be followed by $-\epsilon$ at the same timestep. Draw such pairs yourself,
+# measure the noise of a step's gradient with the functions above, and compare it with stratified timesteps and fresh
+# noise. Before you run it: is the gradient nearer to an odd or to an even function of $\epsilon$?
 # ```
 #
 # ```{solution} mirrored-noise
 # :class: dropdown
 #
 # Draw half as many pairs, then `t = torch.cat([t, t], 1)` and `noise = torch.cat([noise, -noise], 1)`; the rest of
-# `gradients` stays. Mirroring cancels the part of the gradient that is odd in $\epsilon$ and doubles the weight of the part
-# that is even, so whether it helps is a question of which part is larger. Measure both with the same number of pairs.
+# `gradients` stays. Mirroring cancels the part of the gradient that is odd in $\epsilon$ and doubles the weight of the
+# part that is even, so whether it helps is a question of which part is larger. Measure both with the same number of
+# pairs.
 # ```
 #
 # ## Take-aways

@@ -47,6 +47,7 @@ from dtta.elsewhere import PLAIN, opened
 from dtta.evaluate import bootstrap_interval, image_generator
 from dtta.methods import build
 from dtta.parameters import select
+from dtta.presets import TABLE_6
 
 figures.style()
 problem, shifts, folder = opened(
@@ -95,13 +96,14 @@ for name, settings in ways.items():
 # %% [markdown]
 # ## Table 6
 #
-# Eight test images of each shift for each of three seeds, all different ones, severity 3 (`dtta evaluate --table weights`
-# makes the stored results again). The random start is *one* draw of weights for each family, the same for every image
-# and seed: what is said of it below is said of those two draws.
+# Eight test images of each shift for each of three seeds, all different ones, severity 3 (`dtta evaluate --table
+# weights` makes the stored results again). The random start is *one* draw of weights for each family, the same for
+# every image and seed: what is said of it below is said of those two draws.
 #
 # Rates were chosen on validation images: here are those tried, and where the best one lies among
-# them. A best rate at an end of what was tried says that a better one may lie beyond. Where none are listed, the rate is
-# another row's: the ensemble has that of the logits, and the ViT's logits that start from the network's have the ResNet's.
+# them. A best rate at an end of what was tried says that a better one may lie beyond. Where none are listed, the rate
+# is another row's: the ensemble has that of the logits, and the ViT's logits that start from the network's have the
+# ResNet's.
 
 # %%
 WAYS = ("random start", "logits", "logits and ensemble", "logits, from the network's")
@@ -161,15 +163,9 @@ figures.show(
 )
 
 # %%
-PAPER = {  # ResNet18 on ImageNet and on ImageNet-R, accuracy in %
-    "random start": (0.7, 4.0),
-    "logits": (71.8, 31.0),
-    "logits and ensemble": (72.6, 36.5),
-    "norm": (69.0, 37.0),
-    "head": (68.6, 37.5),
-    "all": (73.0, 38.0),
-    "all and φ": (78.2, 42.6),
-}
+THEIRS = ("random start", "logits", "logits and ensemble", "norm", "head", "all", "all and φ")
+# ResNet18 on ImageNet and on ImageNet-R, accuracy in %
+PAPER = {way: numbers for way, (_, *numbers) in zip(THEIRS, TABLE_6.values(), strict=True)}
 ALONE = {"ImageNet": (68.4, 1000), "ImageNet-R": (37.0, 200)}  # the network's, and of how many images
 
 
@@ -216,32 +212,33 @@ for family, gains in list(by_way.items())[1:]:
 PAIRS = [(way, "all") for way in WAYS if way != "all"]
 PAIRS += [("random start", "logits"), ("logits and ensemble", "logits"), ("logits", "logits, from the network's")]
 for family, network in families.items():
+    known = {named(way, network): way for way in WAYS}
     report.gains(
-        {
-            f"{one}, against {other}": gain_of(named(one, network), shifts, against=named(other, network))
-            for one, other in PAIRS
-        },
+        stored.compared(
+            "weights", [(named(a, network), named(b, network)) for a, b in PAIRS], shifts, known.__getitem__, folder
+        ),
         tolerance=0.1,
         caption=f"{family}: one way against another, on the same images; accuracy in %, mean over the shifts; {drawn}",
     )
 
 # %% [markdown]
-# * **Beside the paper** there is less to compare than there seems. Of its gains on ImageNet-R's 200 images only the random
-#   start's is larger than two standard errors of an accuracy. On clean images the ResNet is at its *ceiling*: it has all of
-#   them right. The ViT has all but one right, and nothing is shown for it either.
-# * **Parts do as well as the whole**, or no difference was shown: norm layers, the last layer and LoRA against all weights,
-#   for both networks, by intervals that hold zero and reach less than five points. Each needs a rate of its own. At 0.02, which suits
-#   the whole ResNet, its norm layers and its last layer gained a fraction on validation images of what they gain at more.
-#   LoRA was not tried so low.
-# * **The answer from zero** does as well as the network for the ResNet, by an interval that holds zero, and better for the ViT. Is it the
-#   ViT's *weights* that hold it back? No: the answer that starts from the ViT's own logits moves no weights, and is behind
-#   the answer from zero as well (last row). So it would be the answer from which it starts.
-#   Two rates stand in the way of a firmer word: that of the whole ViT is the highest tried, with gains still rising, and that of
-#   the logits from the ViT's own was chosen for the ResNet. Better rates may make the lead smaller.
-# * **The network averaged in** makes the gain of the answer from zero smaller, for both families, and that is shown; at a rate that was
-#   chosen for the logits alone.
-# * **φ** adds a point or two for the ResNet. For the ViT nothing is shown: the interval holds zero. The best rate is the
-#   lowest tried, for both; at the highest both networks fell below no adaptation on validation images. In the paper φ brings most of the gain.
+# * **Beside the paper** there is less to compare than there seems. Of its gains on ImageNet-R's 200 images only the
+#   random start's is larger than two standard errors of an accuracy. On clean images the ResNet is at its *ceiling*: it
+#   has all of them right. The ViT has all but one right, and nothing is shown for it either.
+# * **Parts do as well as the whole**, or no difference was shown: norm layers, the last layer and LoRA against all
+#   weights, for both networks, by intervals that hold zero and reach less than five points. Each needs a rate of its
+#   own. At 0.02, which suits the whole ResNet, its norm layers and its last layer gained a fraction on validation
+#   images of what they gain at more. LoRA was not tried so low.
+# * **The answer from zero** does as well as the network for the ResNet, by an interval that holds zero, and better for
+#   the ViT. Is it the ViT's *weights* that hold it back? No: the answer that starts from the ViT's own logits moves no
+#   weights, and is behind the answer from zero as well (last row). So it would be the answer from which it starts. Two
+#   rates stand in the way of a firmer word: that of the whole ViT is the highest tried, with gains still rising, and
+#   that of the logits from the ViT's own was chosen for the ResNet. Better rates may make the lead smaller.
+# * **The network averaged in** makes the gain of the answer from zero smaller, for both families, and that is shown; at
+#   a rate that was chosen for the logits alone.
+# * **φ** adds a point or two for the ResNet. For the ViT nothing is shown: the interval holds zero. The best rate is
+#   the lowest tried, for both; at the highest both networks fell below no adaptation on validation images. In the paper
+#   φ brings most of the gain.
 # * **Random weights** can be taught after all. That deserves a section of its own, below.
 #
 # ## What each way keeps, and what it mends
@@ -307,17 +304,18 @@ if page_03 := (folder / "digits-test.json").is_file():  # page 03's table
     )
 
 # %% [markdown]
-# Averaging, at this rate, keeps nearly all of what was right, and mends about a third of what was wrong. That is not the fate of
-# averaging: page [03](03_classification)'s *ensemble* keeps as much and mends about two thirds (last line). It asks the Diffusion
-# Classifier, at a temperature that was chosen for it on validation images; the rate here was chosen for the logits alone. Moving
-# the ResNet or a part of it trades a few right answers for half to seven tenths of the wrong ones. For the ViT all ways that start from its
-# answer mend about half, whether they move weights or, as *logits, from the network's*, none; the two that start from
-# nothing mend about three quarters.
+# Averaging, at this rate, keeps nearly all of what was right, and mends about a third of what was wrong. That is not
+# the fate of averaging: page [03](03_classification)'s *ensemble* keeps as much and mends about two thirds (last line).
+# It asks the Diffusion Classifier, at a temperature that was chosen for it on validation images; the rate here was
+# chosen for the logits alone. Moving the ResNet or a part of it trades a few right answers for half to seven tenths of
+# the wrong ones. For the ViT all ways that start from its answer mend about half, whether they move weights or, as
+# *logits, from the network's*, none; the two that start from nothing mend about three quarters.
 #
 # ## Where the network knows better
 #
-# Moving the answer from zero throws the network's opinion away. One would expect that to cost most where the opinion was
-# good. Each pair of points is a shift. **Predict, then run:** where the network is good, will the open points lie below the filled ones?
+# Moving the answer from zero throws the network's opinion away. One would expect that to cost most where the opinion
+# was good. Each pair of points is a shift. **Predict, then run:** where the network is good, will the open points lie
+# below the filled ones?
 
 # %%
 names = [shift.replace("_", " ") for shift in ("clean", *shifts)]
@@ -342,9 +340,9 @@ figures.show(
 )
 
 # %% [markdown]
-# A slope through these points would deceive: where the network was unlucky on 24 images, its accuracy is low *and* the gain
-# is high, on the same images. So take the accuracy from one half of a shift's images and the gain from the other half.
-# And take what page [03](03_classification) found to explain the gain: by how much the diffusion model alone (the
+# A slope through these points would deceive: where the network was unlucky on 24 images, its accuracy is low *and* the
+# gain is high, on the same images. So take the accuracy from one half of a shift's images and the gain from the other
+# half. And take what page [03](03_classification) found to explain the gain: by how much the diffusion model alone (the
 # Diffusion Classifier) is ahead of the ResNet, on page 03's images that are not among those here.
 
 
@@ -403,15 +401,16 @@ if len(shifts) > 2 and images > 1:
     )
 
 # %% [markdown]
-# For the ResNet both slopes on the Diffusion Classifier's lead are far from zero, and alike: where the diffusion model is a
-# point ahead, both ways gain about a point, and where it is well behind, both lose. On the accuracy before, no slope of either
-# family is shown to differ from zero, now that both are not taken from the same images. (Half of a shift is a dozen
-# images; so few blur an accuracy and flatten a slope.) The ViT lost under no shift, by either way. So for the
-# ResNet the teacher's lead tells the gain, and its own accuracy is not shown to.
+# For the ResNet both slopes on the Diffusion Classifier's lead are far from zero, and alike: where the diffusion model
+# is a point ahead, both ways gain about a point, and where it is well behind, both lose. On the accuracy before, no
+# slope of either family is shown to differ from zero, now that both are not taken from the same images. (Half of a
+# shift is a dozen images; so few blur an accuracy and flatten a slope.) The ViT lost under no shift, by either way. So
+# for the ResNet the teacher's lead tells the gain, and its own accuracy is not shown to.
 #
 # What if the teacher is bad, and the network knows better almost everywhere? Page [03](03_classification) has such a
-# teacher: the small DiT, heard on all timesteps. **Predict, then run:** who loses least under it, the answer from zero, the
-# same averaged with the network, or the network that is moved? Beside it stands shear, where the usual teacher is behind.
+# teacher: the small DiT, heard on all timesteps. **Predict, then run:** who loses least under it, the answer from zero,
+# the same averaged with the network, or the network that is moved? Beside it stands shear, where the usual teacher is
+# behind.
 
 # %%
 TEACHERS = {"DiT, all timesteps": ("dit", dict(low=0.0, high=1.0), "ResNet, DiT, all timesteps")}
@@ -456,22 +455,22 @@ if found:
     )
 
 # %% [markdown]
-# The teacher alone is well behind the network here. The answer from zero goes where the teacher is, and so does the network
-# that is moved: knowing better at the start does not save it. Only the ensemble, which asks the unmoved network again at the
-# end, keeps what the network knew. Under shear the counts are small: a loss is shown for the network that is moved, and for
-# the other two none is.
+# The teacher alone is well behind the network here. The answer from zero goes where the teacher is, and so does the
+# network that is moved: knowing better at the start does not save it. Only the ensemble, which asks the unmoved network
+# again at the end, keeps what the network knew. Under shear the counts are small: a loss is shown for the network that
+# is moved, and for the other two none is.
 #
-# So what the network knows is no voice against its teacher when all of it is moved. It is where the answer starts, and in the ensemble it is
-# asked a second time.
+# So what the network knows is no voice against its teacher when all of it is moved. It is where the answer starts, and
+# in the ensemble it is asked a second time.
 #
 #
 # ## A network of random weights
 #
-# A network that has learnt nothing can still be moved until its answer explains the image: its last layer has a bias for
-# each class, so ten free numbers are in there somewhere. What differs is how fast they move. Below, the trained network,
-# one of random weights and the answer from zero get forty steps each, at the rates chosen above, on an image of each
-# shift, for both families (twelve images: one more or less is eight points). The answer from zero asks no network: at one rate its
-# curve is the same for both.
+# A network that has learnt nothing can still be moved until its answer explains the image: its last layer has a bias
+# for each class, so ten free numbers are in there somewhere. What differs is how fast they move. Below, the trained
+# network, one of random weights and the answer from zero get forty steps each, at the rates chosen above, on an image
+# of each shift, for both families (twelve images: one more or less is eight points). The answer from zero asks no
+# network: at one rate its curve is the same for both.
 
 
 # %%
@@ -523,19 +522,21 @@ report.table(
 )
 
 # %% [markdown]
-# The answer from zero is fastest. The ViT of random weights follows it closely: after five steps, on the 288 images above, no
-# difference between the two is shown, and it is ahead of the trained ViT. The ResNet of random weights is slower: after five
-# steps it is behind the trained one, and that is shown. Its rate is the highest tried, so a better one may be left.
+# The answer from zero is fastest. The ViT of random weights follows it closely: after five steps, on the 288 images
+# above, no difference between the two is shown, and it is ahead of the trained ViT. The ResNet of random weights is
+# slower: after five steps it is behind the trained one, and that is shown. Its rate is the highest tried, so a better
+# one may be left.
 #
 # What comes after the fifth step is seen only here, on twelve images, at rates that were chosen for five steps. The
-# ResNet of random weights leads for a while in the middle. The answer from zero has all twelve right at one step and eight
-# at a later one. At the end no two curves of a family are more than an image or two apart. Do not read an order off them.
+# ResNet of random weights leads for a while in the middle. The answer from zero has all twelve right at one step and
+# eight at a later one. At the end no two curves of a family are more than an image or two apart. Do not read an order
+# off them.
 #
-# So a network that has learnt nothing can be taught by one image; these two could. What it learns can only be the diffusion model's opinion,
-# since there is nothing else in it: a Diffusion Classifier by a detour. The paper's random network ends at 0.7% on ImageNet
-# and 4.0% on ImageNet-R. Table 6 does not say at which rate. Ours needed rates from ten to a hundred times those of the trained ones.
-# At 0.02, which suits the trained ResNet, the ResNet of random weights ends near chance on validation images, and the ViT
-# between chance and the trained one (first table).
+# So a network that has learnt nothing can be taught by one image; these two could. What it learns can only be the
+# diffusion model's opinion, since there is nothing else in it: a Diffusion Classifier by a detour. The paper's random
+# network ends at 0.7% on ImageNet and 4.0% on ImageNet-R. Table 6 does not say at which rate. Ours needed rates from
+# ten to a hundred times those of the trained ones. At 0.02, which suits the trained ResNet, the ResNet of random
+# weights ends near chance on validation images, and the ViT between chance and the trained one (first table).
 #
 # Are the stored numbers true? An image of each shift, run now, with the network that moved and with the answer:
 
@@ -548,28 +549,28 @@ for way in ("all", "logits"):
 # ```{exercise}
 # :label: fewest-weights
 #
-# How few weights will do? `select` gives you lists of parameters, and an optimizer takes any list. Move only the *biases*
-# of the ResNet's convolutions and last layer, then only its first convolution. Choose a rate for each on **validation**
-# images, and compare both with "norm" and "head" on test images, paired.
+# How few weights will do? `select` gives you lists of parameters, and an optimizer takes any list. Move only the
+# *biases* of the ResNet's convolutions and last layer, then only its first convolution. Choose a rate for each on
+# **validation** images, and compare both with "norm" and "head" on test images, paired.
 # ```
 #
 # ```{solution} fewest-weights
 # :class: dropdown
 #
 # `chosen = [p for name, p in problem.model.named_parameters() if name.endswith("bias")]`, then
-# `dtta.DiffusionTTA(problem.model, problem.diffusion, problem.condition, torch.optim.SGD(chosen, lr=rate), ...)`, a loop
-# over validation images for each rate, and `dtta.evaluate.paired_gain` on rows of test images. Rates differ by orders of
-# magnitude between parts: a part that fails may only have had the wrong one.
+# `dtta.DiffusionTTA(problem.model, problem.diffusion, problem.condition, torch.optim.SGD(chosen, lr=rate), ...)`, a
+# loop over validation images for each rate, and `dtta.evaluate.paired_gain` on rows of test images. Rates differ by
+# orders of magnitude between parts: a part that fails may only have had the wrong one.
 # ```
 #
 # ## Take-aways
 #
 # * What moves is an argument: the list that the optimizer holds.
-# * No difference was shown between moving a part of the network and all of it, at rates of their own. Comparing parts at one rate
-#   compares rates.
-# * The gain follows what the teacher knows better, whether the answer moves or the network. Where the teacher knows less,
-#   both go wrong with it; the network's opinion is kept where the network is asked again at the end.
-# * Adapting φ adds a point or two for the ResNet, at a small rate; at a large one the gain is gone. In the paper it brings most of the
-#   gain.
+# * No difference was shown between moving a part of the network and all of it, at rates of their own. Comparing parts
+#   at one rate compares rates.
+# * The gain follows what the teacher knows better, whether the answer moves or the network. Where the teacher knows
+#   less, both go wrong with it; the network's opinion is kept where the network is asked again at the end.
+# * Adapting φ adds a point or two for the ResNet, at a small rate; at a large one the gain is gone. In the paper it
+#   brings most of the gain.
 # * A network of random weights is not lost; its rate was. What it then says can only be the diffusion model's
 #   opinion. One draw of weights for each family was tried.

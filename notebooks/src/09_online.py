@@ -62,8 +62,8 @@ print(f"online, and φ: rate of φ {runs['online, and φ'].settings.get('lr_diff
 # %% [markdown]
 # ## One stream, by hand
 #
-# Online adaptation is Algorithm 1 without its last line, the reset. The weights that one image leaves are where the next
-# one starts, and so is the optimizer's momentum.
+# Online adaptation is Algorithm 1 without its last line, the reset. The weights that one image leaves are where the
+# next one starts, and so is the optimizer's momentum.
 #
 # **Predict, then run.** The rate that was chosen for streams on validation images is not the one chosen for single
 # images. Is it larger or smaller?
@@ -144,8 +144,8 @@ report.line(f"after {length} images the weights have gone {100 * moved[-1]:.2f}%
 #
 # Sixteen test images of each shift come one after the other; with the next shift the network starts from its original
 # weights. Each of three seeds has 160 digits of its own for the thirteen streams, so that some digits stand under two
-# shifts. All rates were chosen on validation streams of the same length, but for those of single images, which come from
-# the tables of pages 03 and 08, and that of *online*, which comes from page 03's, from streams of 24
+# shifts. All rates were chosen on validation streams of the same length, but for those of single images, which come
+# from the tables of pages 03 and 08, and that of *online*, which comes from page 03's, from streams of 24
 # (`dtta/experiments/online.toml` says which; `dtta evaluate --table online` makes the stored results again). TENT and
 # CoTTA get eight images at a time, since they stand on the statistics of a batch ([page 03](03_classification)).
 
@@ -183,14 +183,14 @@ pairs = {
 report.gains(pairs, tolerance=0.1, caption="On the same images, one way against another; accuracy in %")
 
 # %% [markdown]
-# **No stream is shown to teach more than its images do one by one.** At rates that suit each, the ResNet's streams gain what
-# adaptation of its single images gains; the ViT's gain less, by an interval below zero. At the *same* rate, so that only the
-# reset differs, the ResNet's difference is smaller still. The paper's online gains are several times its single-sample ones;
-# its streams, as released, hold a thousand images. Ours are long enough to see that the weights move (above), and not to see
-# what a thousand images would do.
+# **No stream is shown to teach more than its images do one by one.** At rates that suit each, the ResNet's streams gain
+# what adaptation of its single images gains; the ViT's gain less, by an interval below zero. At the *same* rate, so
+# that only the reset differs, the ResNet's difference is smaller still. The paper's online gains are several times its
+# single-sample ones; its streams, as released, hold a thousand images. Ours are long enough to see that the weights
+# move (above), and not to see what a thousand images would do.
 #
-# What TENT and CoTTA gain is batch norm's ([page 03](03_classification)): at the rates chosen they move next to no answer
-# beyond it, and their lines are one and the same. The ViT has layer norm, and neither does anything for it.
+# What TENT and CoTTA gain is batch norm's ([page 03](03_classification)): at the rates chosen they move next to no
+# answer beyond it, and their lines are one and the same. The ViT has layer norm, and neither does anything for it.
 #
 # By shift, with the network that moved:
 
@@ -207,10 +207,10 @@ figures.show(
 )
 
 # %% [markdown]
-# For the ResNet it is as on page 03: noise, brightness, fog and coarse pixels gain. The ViT, weaker to begin with, gains
-# almost everywhere. Under shear and rotation the ResNet loses much when adapted to one image at a time at its usual rate, and
-# little in a stream; but it loses as little one at a time at the stream's rate. So it is the small rate, and not the stream,
-# that spares it.
+# For the ResNet it is as on page 03: noise, brightness, fog and coarse pixels gain. The ViT, weaker to begin with,
+# gains almost everywhere. Under shear and rotation the ResNet loses much when adapted to one image at a time at its
+# usual rate, and little in a stream; but it loses as little one at a time at the stream's rate. So it is the small
+# rate, and not the stream, that spares it.
 #
 # ## Does a stream learn as it goes?
 #
@@ -253,15 +253,15 @@ figures.show(
 )
 
 # %% [markdown]
-# For the ViT the lines rise: in the first quarter a stream is behind adaptation of single images, which takes larger steps,
-# and by the last quarter it has caught up. That is what learning along a stream looks like, over sixteen images; whether it
-# would go on to overtake, these streams are too short to say. For the ResNet no trend is seen.
+# For the ViT the lines rise: in the first quarter a stream is behind adaptation of single images, which takes larger
+# steps, and by the last quarter it has caught up. That is what learning along a stream looks like, over sixteen images;
+# whether it would go on to overtake, these streams are too short to say. For the ResNet no trend is seen.
 #
 # ## Streams that change, and streams that are sorted
 #
 # A camera does not tell when the fog begins. In the *changing* streams all shifts follow each other, clean images
-# among them, in an order drawn anew for each seed, and nothing is put back in between. In the *sorted* ones all zeros of
-# a shift come first, then all ones, and so on, as in the authors' released code.
+# among them, in an order drawn anew for each seed, and nothing is put back in between. In the *sorted* ones all zeros
+# of a shift come first, then all ones, and so on, as in the authors' released code.
 
 # %%
 LONG = ("online", "online, and φ", "tent", "cotta")
@@ -301,20 +301,21 @@ report.gains(
 )
 
 # %% [markdown]
-# **Sorted classes** cost online Diffusion-TTA nothing that could be shown: each image still gets its own feedback. They are
-# poison for TENT and CoTTA, which normalise with the statistics of the batch: eight images in a row then hold about half of
-# the classes, batch norm takes these for the average digit, and most or all of the gain is gone. The authors' released code
-# sorts its streams by class, so a comparison with methods that stand on batch statistics had better not be made there.
+# **Sorted classes** cost online Diffusion-TTA nothing that could be shown: each image still gets its own feedback. They
+# are poison for TENT and CoTTA, which normalise with the statistics of the batch: eight images in a row then hold about
+# half of the classes, batch norm takes these for the average digit, and most or all of the gain is gone. The authors'
+# released code sorts its streams by class, so a comparison with methods that stand on batch statistics had better not
+# be made there.
 #
-# **Shifts that follow each other**, thirteen streams in one, cost the ResNet's online adaptation about half of its gain, by an
-# interval below zero. What one shift has taught is in the way under the next. With φ moving too it costs less, and there φ is
-# worth having, by an interval above zero (its rate, 0.002, is the largest that was tried). TENT and CoTTA do not notice,
-# since at their rates nothing is carried along.
+# **Shifts that follow each other**, thirteen streams in one, cost the ResNet's online adaptation about half of its
+# gain, by an interval below zero. What one shift has taught is in the way under the next. With φ moving too no cost is
+# shown, and there φ is worth having, by an interval above zero (its rate, 0.002, is the largest that was tried). TENT
+# and CoTTA do not notice, since at their rates nothing is carried along.
 #
 # ## What is forgotten
 #
-# After each stream sixteen clean images are answered with the weights as they are by then, without adapting. The network
-# had nearly all of them right at the start.
+# After each stream sixteen clean images are answered with the weights as they are by then, without adapting. The
+# network had nearly all of them right at the start.
 
 # %%
 after = [AFTER + shift for shift in ("clean", *shifts)]
@@ -363,16 +364,17 @@ report.table(
 )
 
 # %% [markdown]
-# After streams of one shift next to nothing is forgotten: less than one clean image in a hundred, and the worst of 39 streams
-# leaves fourteen of sixteen. After *changing* streams it is another matter. There are only three of them, so the interval is
-# rough, but one of the three broke: at its worst moment, the last column says after which shift, two thirds of the clean
-# images were lost. The ViT, whose start is weaker on clean images, even gains on them.
+# After streams of one shift next to nothing is forgotten: less than one clean image in a hundred, and the worst of 39
+# streams leaves fourteen of sixteen. After *changing* streams it is another matter. There are only three of them, so
+# the interval is rough, but one of the three broke: at its worst moment, the last column says after which shift, two
+# thirds of the clean images were lost. The ViT, whose start is weaker on clean images, even gains on them.
 #
 # ## Ways back
 #
-# Two ways to keep a network from straying when nobody says that the shift has changed: to start afresh after every so many
-# images (`period`), or to go a little of the way back after each one (`pull`). How many and how far was chosen on changing
-# validation streams, at two rates: that of the streams above, and *fast*, twenty times as much, which suits single images.
+# Two ways to keep a network from straying when nobody says that the shift has changed: to start afresh after every so
+# many images (`period`), or to go a little of the way back after each one (`pull`). How many and how far was chosen on
+# changing validation streams, at two rates: that of the streams above, and *fast*, twenty times as much, which suits
+# single images.
 
 # %%
 BACK = {"online, changing": ("afresh", "some of the way back"),
@@ -398,16 +400,17 @@ report.table(
 )
 
 # %% [markdown]
-# At the streams' own rate a pull of a tenth after each image wins back what the change of shifts had cost, by an interval
-# above zero, and nothing clean is forgotten. At the fast rate, which suits single images, a stream without a way back is
-# ruined: it loses 16 points under the shifts and 40 on clean images. Ways back repair most of that, and none of them makes
-# the fast rate worth it: to start afresh after every image, which is adaptation of single images, gains more.
+# At the streams' own rate a pull of a tenth after each image wins back what the change of shifts had cost, by an
+# interval above zero, and nothing clean is forgotten. At the fast rate, which suits single images, a stream without a
+# way back is ruined: it loses 16 points under the shifts and 40 on clean images. Ways back repair most of that, but no
+# gain over no adaptation is shown with any of them, and clean images are still lost. Adaptation of single images, which
+# starts afresh after each one, does gain at this rate (first table).
 #
 # ## Beside the paper
 #
-# The paper's Table 2 has streams of ImageNet-C, five corruptions at severity 5, and adapts φ too. Four of the five exist
-# here, at severity 3, so that the table can be mirrored cell by cell. Networks like ConvNeXt, with which the paper gains
-# most (+27.0 and +22.8 on the mean of its five), have no counterpart here.
+# The paper's Table 2 has streams of ImageNet-C, five corruptions at severity 5, and adapts φ too. Four of the five
+# exist here, at severity 3, so that the table can be mirrored cell by cell. Networks like ConvNeXt, with which the
+# paper gains most (+27.0 and +22.8 on the mean of its five), have no counterpart here.
 
 # %%
 SHARED = [name for name, shift in CORRUPTIONS.items() if shift in shifts]
@@ -449,11 +452,11 @@ report.beside(
 )
 
 # %% [markdown]
-# TENT and CoTTA agree with the paper's cell by cell: what they do for a network with batch norm, and that they do nothing for
-# a ViT. Diffusion-TTA agrees in sign in all cells where something is shown but one: under **contrast**, the paper's only
-# failure with its ResNet50, our ResNet gains. The mean over the shared corruptions is close to the paper's for both
-# networks. TTT-MAE disagrees: in the paper it gains as much in a stream as Diffusion-TTA, and here nothing, at the best of
-# six settings; it gains one image at a time ([page 03](03_classification)).
+# TENT and CoTTA agree with the paper in all cells where something is shown: what they do for a network with batch norm,
+# and that nothing is shown for a ViT. Diffusion-TTA agrees in sign in all cells where something is shown but one: under
+# **contrast**, the paper's only failure with its ResNet50, our ResNet gains. The mean over the shared corruptions is
+# close to the paper's for both networks. TTT-MAE disagrees: in the paper it gains as much in a stream as Diffusion-TTA,
+# and here nothing, at the best of six settings; it gains one image at a time ([page 03](03_classification)).
 #
 # Are the stored numbers true? The first images of three streams, run now:
 
@@ -465,25 +468,26 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # ```{exercise}
 # :label: a-stream-goes-wrong
 #
-# Make a stream go wrong. Build `build(problem, "diffusion-tta", episodic=False, lr=0.02)`, the rate for single images, and
-# lead it through 40 **validation** images of shear. When does it break, and does the loss in `history` tell before the
-# accuracy does? Then try `period=10` and `pull=0.1`, and write a rule of your own that calls `reset` when the loss says so.
+# Make a stream go wrong. Build `build(problem, "diffusion-tta", episodic=False, lr=0.02)`, the rate for single images,
+# and lead it through 40 **validation** images of shear. When does it break, and does the loss in `history` tell before
+# the accuracy does? Then try `period=10` and `pull=0.1`, and write a rule of your own that calls `reset` when the loss
+# says so.
 # ```
 #
 # ```{solution} a-stream-goes-wrong
 # :class: dropdown
 #
-# Keep `float(step.loss)` of the first step of each image, and a running mean of it. Unlike the accuracy it needs no label.
-# Reset when it lies above the mean of the first ten images by more than two of their standard deviations. Compare accuracies
-# paired, and count the resets: a rule that resets after every image is adaptation to single images.
+# Keep `float(step.loss)` of the first step of each image, and a running mean of it. Unlike the accuracy it needs no
+# label. Reset when it lies above the mean of the first ten images by more than two of their standard deviations.
+# Compare accuracies paired, and count the resets: a rule that resets after every image is adaptation to single images.
 # ```
 #
 # ## Take-aways
 #
 # * Online adaptation is the same loop without its reset, at a much smaller rate.
-# * Whether a stream teaches more than its images must be shown against adaptation of single images, at the same rate, and not
-#   only against no adaptation. Here that was not shown.
-# * Shifts that follow each other cost gain and, now and then, the network. A small pull back to the start after each image
-#   mends both.
+# * Whether a stream teaches more than its images must be shown against adaptation of single images, at the same rate,
+#   and not only against no adaptation. Here that was not shown.
+# * Shifts that follow each other cost gain and, now and then, the network. A small pull back to the start after each
+#   image mends both.
 # * Ask how a stream is sorted before you compare methods on it.
 # * Forgetting is measured on images that the stream did not hold.

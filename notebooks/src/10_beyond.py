@@ -66,8 +66,9 @@ runs = stored.names("beyond", folder)
 # DUSA {cite:p}`li2024dusa` what it *predicts*, and one can mix what it *loses*:
 #
 # $$ \underbrace{\big\lVert \epsilon_\phi(x_t, \textstyle\sum_k p_k l_k) - \epsilon \big\rVert^2}_{\text{embeddings}}
-# \qquad \underbrace{\big\lVert \textstyle\sum_k p_k\, \epsilon_\phi(x_t, l_k) - \epsilon \big\rVert^2}_{\text{predictions}}
-# \qquad \underbrace{\textstyle\sum_k p_k \big\lVert \epsilon_\phi(x_t, l_k) - \epsilon \big\rVert^2}_{\text{losses}} $$
+# \qquad \underbrace{\big\lVert \textstyle\sum_k p_k\, \epsilon_\phi(x_t, l_k) - \epsilon
+# \big\rVert^2}_{\text{predictions}} \qquad \underbrace{\textstyle\sum_k p_k \big\lVert \epsilon_\phi(x_t, l_k) -
+# \epsilon \big\rVert^2}_{\text{losses}} $$
 #
 # The first needs one evaluation for any number of classes, and a backward pass through the model. The others need one
 # evaluation for each class that is a candidate, and no backward pass: the model's answers $\epsilon_k$ do not depend on
@@ -198,11 +199,7 @@ PAIRS = (
     ("losses, hard labels", "losses"),
 )
 report.gains(
-    {
-        f"{one}, against {other}": gain_of(one, shifts, against=other)
-        for one, other in PAIRS
-        if {one, other} <= set(runs)
-    },
+    stored.compared("beyond", PAIRS, shifts, folder=folder),
     tolerance=0.1,
     caption="One against the other; accuracy in %, mean of the shifts",
 )
@@ -227,20 +224,22 @@ if scale == "mini":
     )
 
 # %% [markdown]
-# Mixed *losses* have the best mean, with either diffusion model. They are ahead of plain mixed predictions by an interval
-# above zero; their lead over embeddings holds zero, and so it is not shown. *Predictions* and embeddings are not told apart,
-# nor is the diffusion model alone (*classifier*) from either. The rate matters most to predictions: what suits losses leaves
-# them nothing, since the parabola above pulls towards its middle with full force. Below that, rates that are ten times apart
-# do about as well. Hard or soft labels make no difference that could be shown, once each has a rate of its own.
+# Mixed *losses* have the best mean, with either diffusion model. They are ahead of plain mixed predictions by an
+# interval above zero; their lead over embeddings holds zero, and so it is not shown. *Predictions* and embeddings are
+# not told apart, nor is the diffusion model alone (*classifier*) from either. The rate matters most to predictions:
+# what suits losses leaves them nothing, since the parabola above pulls towards its middle with full force. Below that,
+# rates that are ten times apart do about as well. Hard or soft labels make no difference that could be shown, once each
+# has a rate of its own.
 #
-# *LogitNorm* is a part of DUSA: all logits are given one length before the softmax, so that the belief is never sharp and the
-# gradient never dies. At 120 evaluations it changes little that could be shown. Its worth shows below.
+# *LogitNorm* {cite:p}`wei2022logitnorm` is a part of DUSA: all logits are given one length before the softmax, so that
+# the belief is never sharp and the gradient never dies. At 120 evaluations it changes little that could be shown. Its
+# worth shows below.
 #
 # ## The same gain for less
 #
-# The paper draws $t$ evenly by chance, from the whole range, and takes 900 pairs an image. Here pairs drawn evenly by chance
-# from the middle half, 600 and 120 of them, stand beside stratified ones, and beside budgets of 24 evaluations, a fifth of
-# what the methods above had. Each has a rate of its own from validation images.
+# The paper draws $t$ evenly by chance, from the whole range, and takes 900 pairs an image. Here pairs drawn evenly by
+# chance from the middle half, 600 and 120 of them, stand beside stratified ones, and beside budgets of 24 evaluations,
+# a fifth of what the methods above had. Each has a rate of its own from validation images.
 #
 # **Predict, then run.** How far down can the budget go before the gain is lost?
 
@@ -302,21 +301,21 @@ fewer += [(run, run.removesuffix(", 24 evaluations")) for run in cheap] + [
     (run, "uniform, 600 evaluations") for run in cheap
 ]
 report.gains(
-    {f"{one}, against {other}": gain_of(one, shifts, against=other) for one, other in fewer},
+    stored.compared("beyond", fewer, shifts, folder=folder),
     tolerance=0.1,
     caption="Fewer evaluations against more; accuracy in %",
 )
 
 # %% [markdown]
-# * **A fifth.** 120 stratified pairs gain what 600 pairs drawn evenly by chance gain: no difference, and one of more than
-#   about two points of the seven is ruled out by the interval. But so do 120 evenly drawn ones. Fewer pairs simply suffice
-#   ([page 07](07_loss_ablations)); how they are drawn was not what saved.
-# * **A twenty-fifth.** With 24 evaluations embeddings and losses lose against themselves at 120, by intervals below zero.
-#   Predictions with LogitNorm lose nothing that could be shown: with 24 evaluations, and no backward pass through the
-#   diffusion model, they gain what embeddings gain with 600. A difference of more than about three points is ruled out.
+# * **A fifth.** 120 stratified pairs gain what 600 pairs drawn evenly by chance gain: no difference, and one of more
+#   than about two points of the seven is ruled out by the interval. But so do 120 evenly drawn ones. Fewer pairs simply
+#   suffice ([page 07](07_loss_ablations)); how they are drawn was not what saved.
+# * **A twenty-fifth.** With 24 evaluations embeddings and losses lose against themselves at 120, by intervals below
+#   zero. Predictions with LogitNorm lose nothing that could be shown: with 24 evaluations, and no backward pass through
+#   the diffusion model, they gain what embeddings gain with 600. A loss of more than about three points is ruled out.
 #
-# So a fifth is free, and with the right mixture a twenty-fifth is nearly so. The settings with 24 evaluations were chosen on
-# 144 validation images, among up to eight; the choice itself is uncertain by a few points.
+# So a fifth is free, and with the right mixture a twenty-fifth is nearly so. The settings with 24 evaluations were
+# chosen on 144 validation images, among up to eight; the choice itself is uncertain by a few points.
 #
 # ## Which images, and how long
 #
@@ -366,11 +365,11 @@ for run, rule in SAVINGS.items():
 report.table(saved, tolerance=0.1, caption="Points over no adaptation, mean of the shifts")
 
 # %% [markdown]
-# To leave alone what the network is 70% sure of halves the work and costs nothing that could be shown; above 97% next to no
-# image is that sure under a shift, and nothing is saved. Stopping when the answer has settled even gains. But these are test
-# images, and the best of six rules is always a little lucky. So the choice is made once more, on validation images alone: the
-# same rules, and one that combines two of them (`dtta/experiments/stopping.toml`). The one that is best *there* is what
-# would have been used; its test images are the same as above.
+# To leave alone what the network is 70% sure of halves the work and costs nothing that could be shown; above 97% next
+# to no image is that sure under a shift, and nothing is saved. Stopping when the answer has settled even gains. But
+# these are test images, and the best of six rules is always a little lucky. So the choice is made once more, on
+# validation images alone: the same rules, and one that combines two of them (`dtta/experiments/stopping.toml`). The one
+# that is best *there* is what would have been used; its test images are the same as above.
 
 # %%
 rule = stored.names("stopping", folder)["chosen rule"].settings
@@ -387,9 +386,9 @@ report.gains(
 )
 
 # %% [markdown]
-# Validation chooses the rule that looked best above too, so its lead is not the luck of having looked. Ten steps are allowed,
-# and most images stop long before. More steps for *all* do not do that, nor do fewer ([page 07](07_loss_ablations)): what
-# helps is that an image may go on until its answer has stood still.
+# Validation chooses the rule that looked best above too, so its lead is not the luck of having looked. Ten steps are
+# allowed, and most images stop long before. More steps for *all* do not do that, nor do fewer ([page
+# 07](07_loss_ablations)): what helps is that an image may go on until its answer has stood still.
 #
 # ## When the teacher is biased
 #
@@ -407,6 +406,14 @@ for shift in ("clean", *shifts):
          "losses, gain": gain_of("losses", {shift})["gain"], "images": taught["images"]}
     )  # fmt: skip
 report.table(teaching, tolerance=0.1, caption="Accuracy in %; lead and gain over the network in points")
+
+# %%
+if "shear" in shifts:
+    report.gains(
+        stored.compared("beyond", [("losses", "embeddings"), ("losses", "none")], {"shear"}, folder=folder),
+        tolerance=0.1,
+        caption="Mixed losses under shear; accuracy in %",
+    )
 
 # %% [markdown]
 # Is there a class that the teacher falls for, and whose answers does adaptation take over? That takes the answers
@@ -464,19 +471,19 @@ for shift, found in answers.items():
 report.table(rows, tolerance=1, whole=2, caption=f"Of {asked} test images each")
 
 # %% [markdown]
-# **Shear** is where it is biased: there it is behind the network, by an interval below zero, and adaptation follows it down.
-# The diffusion model was trained on upright digits; slanted ones look to it like good pictures of something else. Under the
-# other shifts nothing of the kind is shown: it is ahead of the network or not told apart from it, rotation among them. Its
-# errors spread over the classes. Under noise and under shear most answers that move go to what the diffusion model says:
-# right under noise, wrong under shear. It is the same willingness, and only the teacher differs.
+# **Shear** is where it is biased: there it is behind the network, by an interval below zero, and adaptation follows it
+# down. The diffusion model was trained on upright digits; slanted ones look to it like good pictures of something else.
+# Under the other shifts nothing of the kind is shown: it is ahead of the network or not told apart from it, rotation
+# among them. Its errors spread over the classes. Under noise and under shear most answers that move go to what the
+# diffusion model says: right under noise, wrong under shear. It is the same willingness, and only the teacher differs.
 #
-# Mixed losses, at the same evaluations and with the same teacher, do not follow it down under shear. So it is not the
-# teacher alone.
+# Mixed losses, at the same evaluations and with the same teacher, do not follow it down: under shear they are ahead of
+# embeddings by an interval far above zero, and not told apart from the network. So it is not the teacher alone.
 #
 # ## What limits the method
 #
-# An oracle knows the label, and may choose. What the network or the diffusion model alone has right is what two models can
-# reach together, if somebody knew whom to trust; how much of the way there does each method go? An oracle over two
+# An oracle knows the label, and may choose. What the network or the diffusion model alone has right is what two models
+# can reach together, if somebody knew whom to trust; how much of the way there does each method go? An oracle over two
 # methods gains by luck too, as it keeps the better of two draws: so one that may choose between two draws of the same
 # method stands beside them.
 
@@ -564,23 +571,24 @@ report.line(
 )  # fmt: skip
 
 # %% [markdown]
-# Plain Diffusion-TTA goes about half of the way to what the two models have right together, losses two thirds, and up to ten
-# steps until the answer has settled three quarters. So part of what limits it is how the teacher is listened to.
+# Plain Diffusion-TTA goes about half of the way to what the two models have right together, losses two thirds, and up
+# to ten steps until the answer has settled three quarters. So part of what limits it is how the teacher is listened to.
 #
-# Of the images within reach that it misses, about a third are the network's right answers *undone* after a wrong teacher.
-# That part no better sample finds: one would need a sign, without labels, that the teacher is out of its depth. The other
-# two thirds the teacher had right, alone or with the network, and adaptation ended elsewhere: there more steps, or another
-# way of mixing, may still gain. The oracle that may undo adaptation gains by luck too: about half of its lead over adaptation
-# is what the better of two draws of the same method has as well.
+# Of the images within reach that it misses, about a third are the network's right answers *undone* after a wrong
+# teacher. That part no better sample finds: one would need a sign, without labels, that the teacher is out of its
+# depth. The other two thirds the teacher had right, alone or with the network, and adaptation ended elsewhere: there
+# more steps, or another way of mixing, may still gain. The oracle that may undo adaptation gains by luck too: about
+# half of its lead over adaptation is what the better of two draws of the same method has as well.
 #
 # ## Beside DUSA's paper
 #
-# DUSA's authors compare with Diffusion-TTA at six evaluations an image, in batches of 64 along all 50 000 images of each
-# corruption, φ adapted: ahead by 2.0 points (ResNet50), 4.5 (ViT-B/16) and 5.1 (ConvNeXt-L) over fifteen corruptions of
-# ImageNet-C. Here single images are adapted to, φ is frozen, all ten classes are candidates, and the beliefs are mixed as
-# they are: DUSA's own LogitNorm, a softmax of logits of one length, is left out so that only what is mixed differs
-# ([page 03](03_classification) has DUSA with it). Ten classes and a small model are not their setting, and the two results
-# do not contradict each other. What carries over is the cost of a step: with φ frozen nothing goes back through the model.
+# DUSA's authors compare with Diffusion-TTA at six evaluations an image, in batches of 64 along all 50 000 images of
+# each corruption, φ adapted: ahead by 2.0 points (ResNet50), 4.5 (ViT-B/16) and 5.1 (ConvNeXt-L) over fifteen
+# corruptions of ImageNet-C. Here single images are adapted to, φ is frozen, all ten classes are candidates, and the
+# beliefs are mixed as they are: DUSA's own LogitNorm, a softmax of logits of one length, is left out so that only what
+# is mixed differs ([page 03](03_classification) has DUSA with it). Ten classes and a small model are not their setting,
+# and the two results do not contradict each other. What carries over is the cost of a step: with φ frozen nothing goes
+# back through the model.
 #
 # Are the stored numbers true? An image of each shift, run now:
 
@@ -593,25 +601,25 @@ for run in ("embeddings", "losses"):
 # ```{exercise}
 # :label: a-doubting-rule
 #
-# Find a sign of a teacher out of its depth. For each validation image, compute one number without its label: the diffusion
-# loss after adaptation, how far the adapted belief lies from the network's, how much two seeds of adaptation disagree. Undo
-# adaptation where that number is above a bar that you choose on half of the validation images, and report the paired gain
-# over always adapting on the other half.
+# Find a sign of a teacher out of its depth. For each validation image, compute one number without its label: the
+# diffusion loss after adaptation, how far the adapted belief lies from the network's, how much two seeds of adaptation
+# disagree. Undo adaptation where that number is above a bar that you choose on half of the validation images, and
+# report the paired gain over always adapting on the other half.
 # ```
 #
 # ```{solution} a-doubting-rule
 # :class: dropdown
 #
-# Adapt twice, with `image_generator(0, k)` and `image_generator(1, k)`; where the two answers differ, return the network's
-# own. `dtta.evaluate.paired_gain` takes two lists of `Row`. Report the number of images that the rule touched: a rule that
-# touches five images cannot show a gain.
+# Adapt twice, with `image_generator(0, k)` and `image_generator(1, k)`; where the two answers differ, return the
+# network's own. `dtta.evaluate.paired_gain` takes two lists of `Row`. Report the number of images that the rule
+# touched: a rule that touches five images cannot show a gain.
 # ```
 #
 # ## Take-aways
 #
-# * A belief can meet a diffusion model in its condition, its predictions or its losses. On ten classes all three gain, each
-#   at a rate of its own; the last two need no backward pass through the model, the first costs the same for any number of
-#   classes.
+# * A belief can meet a diffusion model in its condition, its predictions or its losses. On ten classes all three gain,
+#   each at a rate of its own; the last two need no backward pass through the model, the first costs the same for any
+#   number of classes.
 # * The same gain is had for a fifth of the evaluations; less has a price, but for mixed predictions with LogitNorm.
 # * Let an image go on until its answer has settled: it is cheaper than five steps for all, and here it is better.
 # * Feedback is only as good as the teacher and the way it is listened to. Here about a third of what is missed is the

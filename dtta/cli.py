@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 import dtta
-from dtta import doctor, fetch, presets, ranks, stored, summary, tables
+from dtta import doctor, experiments, fetch, presets, ranks, stored, summary, tables
 from dtta.evaluate import Run, evaluate, image_generator, paired_gain
 from dtta.methods import METHODS, build
 from dtta.problems import PROBLEMS, load, recipes_of
@@ -356,7 +356,7 @@ def _table(options, together: ranks.Ranks | None) -> None:
     if options.table == "all":
         if options.only:
             raise ValueError("--only is for one table")
-        names = tables.names()
+        names = experiments.names()
         print(_time("all tables", sum(stored.seconds(name, options.store) for name in names), options.workers))
         for name in names:
             _one_table(name, options, together)
@@ -370,7 +370,7 @@ def _time(what: str, seconds: float, workers: int) -> str:
 
 def _one_table(name: str, options, together: ranks.Ranks | None) -> None:
     # float32 unless it is asked for: the rows that are stored must come out again on any machine
-    table = tables.read(name, precision="float32" if options.precision == "auto" else options.precision)
+    table = experiments.read(name, precision="float32" if options.precision == "auto" else options.precision)
     if seconds := stored.seconds(table.name, options.store):
         print(_time(table.name, seconds, options.workers))
     rows = options.out or Path("runs/tables")

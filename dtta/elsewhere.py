@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 
 from dtta import stored
+from dtta.experiments import read
 from dtta.methods import METHODS, methods_for, settings_of
 from dtta.problems import Problem, load, module
 from dtta.speed import native
-from dtta.tables import make, read
+from dtta.tables import make
 
 # Timesteps spread evenly over all there are; and where ablations start from: these, the paper's SGD, and φ at rest. One
 # thing at a time is changed then, as in the mini tables.

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 
 from dtta.methods import online
@@ -140,6 +141,21 @@ def read(path: Path, run: Run) -> dict[Cell, Row]:
     return found
 
 
+def set_aside(path: Path, run: Run) -> list[Path]:
+    """Give files at `path` that hold rows of another run, or something else, other names, so that this one can begin.
+
+    Returns:
+        Their new paths, beside the old ones.
+
+    Raises:
+        ValueError: another command is writing there. OSError: a file cannot be moved.
+    """
+    if not any(_of_another(part, run) for part in (path, *_parts(path))):
+        return []
+    with alone(path), _told(path):
+        return [part.rename(_free(part)) for part in (path, *_parts(path)) if _of_another(part, run)]
+
+
 def begin(path: Path, run: Run) -> None:
     """A new file: its first line is the run, and there are no rows yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,17 +240,35 @@ def _parts(path: Path) -> list[Path]:
 def _rows(path: Path, run: Run) -> list[Row] | None:
     """Rows of one file, None if it was not begun. A last line that was cut off is taken away: its image comes again."""
     text = path.read_bytes() if path.exists() else b""
-    if _line(asdict(run))[:-1].startswith(text):
+    if _unbegun(text, run):
         return None
-    first, end, rest = text.partition(b"\n")
-    if not end or not same(first, run):
+    if _of_another(path, run):
         raise ValueError(f"{path} holds rows of another run; choose another file or delete it")
-    *lines, last = rest.split(b"\n")
+    _, *lines, last = text.split(b"\n")
     rows = [_row(line, f"{path}, line {k}") for k, line in enumerate(lines, 2)]
     if last:
         log.warning("%s: the last line was cut off; its image is done again", path)
         os.truncate(path, len(text) - len(last))
     return rows
+
+
+def _unbegun(text: bytes, run: Run) -> bool:
+    """Whether a file holds nothing, or no more than the beginning of this run's first line."""
+    return _line(asdict(run))[:-1].startswith(text)
+
+
+def _of_another(path: Path, run: Run) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        first = file.readline()
+    return not _unbegun(first, run) and not (first.endswith(b"\n") and same(first, run))
+
+
+def _free(path: Path) -> Path:
+    """A name beside `path` that no file has, and that none of its own processes would give to a file."""
+    names = (path.with_name(f"{path.name}.before{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _row(line: bytes, where: str) -> Row:

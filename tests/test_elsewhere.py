@@ -12,7 +12,7 @@ from torchvision.models import VisionTransformer
 
 from dtta import elsewhere as module
 from dtta import evaluate as evaluation
-from dtta import stored, tables
+from dtta import experiments, stored, tables
 from dtta.elsewhere import announce, elsewhere, starting
 from dtta.parameters import add_lora, lora_updates, select
 from dtta.problems.networks import Classifier
@@ -88,9 +88,9 @@ def test_a_table_on_another_problem(tmp_path, monkeypatch):
         loaded.append(names)
         return tiny.problem(settings={"tent": {"steps": 2}})
 
-    for place in (tables, evaluation, module):
+    for place in (experiments, tables, evaluation, module):
         monkeypatch.setattr(place, "load", load)
-    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(experiments, "FOLDER", tmp_path)
     (tmp_path / "few.toml").write_text(TEXT)
 
     def made(folder, **options):
@@ -138,9 +138,9 @@ def test_nothing_but_the_models_that_were_named_is_loaded(kind, tmp_path, monkey
             raise WeightsError("it cannot be reached")
         return tiny.problem()
 
-    for where in (tables, evaluation, module):
+    for where in (experiments, tables, evaluation, module):
         monkeypatch.setattr(where, "load", load)
-    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(experiments, "FOLDER", tmp_path)
     (tmp_path / "few.toml").write_text(TEXT)
     folder = elsewhere("few", "other", 1, tmp_path / "a", shifts=["fog"], tried=1, **{f"{kind}s": {"": "own"}})
     assert {getattr(run, kind) for run in stored.names("few", folder).values()} == {"own"}
@@ -159,9 +159,9 @@ def test_what_a_method_says_by_default_is_cut_too_and_stages_stay_in_proportion(
 def test_without_validation_images_eata_is_left_out(tmp_path, monkeypatch):
     whole = tiny.problem()
     for sizes, wanted in ((whole.sizes, ["none", "eata", "tent"]), ({"test": 4}, ["none", "tent"])):
-        for place in (tables, evaluation, module):
+        for place in (experiments, tables, evaluation, module):
             monkeypatch.setattr(place, "load", lambda *names, sizes=sizes: replace(whole, sizes=sizes))
-        monkeypatch.setattr(tables, "FOLDER", tmp_path)
+        monkeypatch.setattr(experiments, "FOLDER", tmp_path)
         text = 'about = "x"\nproblem = "tiny"\nimages = 1\n[runs.none]\n[runs.eata]\n[runs.tent]\n'
         (tmp_path / "few.toml").write_text(text)
         folder = elsewhere("few", "other", 1, tmp_path / f"{len(sizes)}", shifts=["fog"], most={"anchors": 2})

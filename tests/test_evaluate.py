@@ -356,6 +356,26 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     assert path.read_text() == "my notes\n"
 
 
+def test_rows_of_another_run_can_be_set_aside(tmp_path):
+    """Of all processes, as often as it takes, and nothing of the run itself, begun or cut off in its first line."""
+    path, other = tmp_path / "rows.jsonl", run(seed=1)
+    assert files.set_aside(path, run()) == []
+    quiet(run(), SHIFTS, [0], path=path)
+    before = path.read_bytes()
+    files.begin(files.file_of(path, 1), run())
+    assert files.set_aside(path, run()) == []
+    with files.alone(path), pytest.raises(ValueError, match="another command is writing"):
+        files.set_aside(path, other)
+    moved = files.set_aside(path, other)
+    assert [p.name for p in moved] == ["rows.jsonl.before1", "rows.rank1.jsonl.before1"]
+    assert moved[0].read_bytes() == before and sorted(tmp_path.iterdir()) == sorted(moved)
+    assert len(quiet(other, SHIFTS, [0], path=path)) == 2
+    assert [p.name for p in files.set_aside(path, run())] == ["rows.jsonl.before2"]
+    path.write_bytes(before.partition(b"\n")[0])  # cut off in the first line, as a full disk leaves it
+    assert files.set_aside(path, run()) == [] and path.exists()
+    assert [p.name for p in files.set_aside(path, other)] == ["rows.jsonl.before3"]
+
+
 def test_a_stream_is_one_shift():
     """Weights are carried from image to image, and each shift starts from the original ones."""
     online = run(settings=TTA | dict(episodic=False))

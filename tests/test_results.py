@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 import dtta
-from dtta import stored, tables
+from dtta import experiments, stored
 from dtta.evaluate import AFTER, Run, evaluate
 from dtta.problems import module
 from dtta.problems.scenes.words import VOCABULARY
@@ -16,15 +16,15 @@ from dtta.problems.scenes.words import VOCABULARY
 SCENES = ("scenes-segmentation", "scenes-depth", "scenes-clip")
 
 
-@pytest.mark.parametrize("name", tables.names())
+@pytest.mark.parametrize("name", experiments.names())
 def test_a_stored_table_is_what_its_file_says(name):
-    table = tables.read(name)
+    table = experiments.read(name)
     grids = any(entry.grid for entry in table.entries.values())
     tried, runs, settings = stored.tried(table.name) if grids else [], {}, []
     for name, entry in table.entries.items():
-        run = tables.start(table, name, runs)
+        run = experiments.start(table, name, runs)
         settings += [(name, run.method, run.settings | own) for own in entry.grid]
-        runs[name] = tables.best(run, [row for row in tried if row["run"] == name])
+        runs[name] = experiments.best(run, [row for row in tried if row["run"] == name])
     assert [(row["run"], row["method"], row["settings"]) for row in tried] == settings
     assert {row["images"] for row in tried} <= {table.tried * len(table.shifts)}
     assert list(stored.names(table.name).items()) == list(runs.items())
@@ -108,7 +108,7 @@ def test_each_run_of_a_table_gives_its_stored_scores_again(table):
 
 def test_the_bar_all_results_within_three_hours_on_two_cores():
     """By what the command tells: see tools/time_results.py."""
-    assert 0 < sum(stored.seconds(name) for name in tables.names()) / 2 < 3 * 3600
+    assert 0 < sum(stored.seconds(name) for name in experiments.names()) / 2 < 3 * 3600
 
 
 @pytest.mark.parametrize("problem", SCENES)

@@ -7,7 +7,7 @@ import json
 import pytest
 import tiny
 
-from dtta import cli, problems, stored, tables
+from dtta import cli, experiments, problems, stored, tables
 from dtta import evaluate as evaluation
 from dtta.evaluate import Run, evaluate, paired_gain
 
@@ -48,14 +48,14 @@ def tiny_problem(monkeypatch):
         object.__setattr__(problem, "score", lambda output, label: output.softmax(1)[0, label].item())
         return problem
 
-    monkeypatch.setattr(evaluation, "load", load)
-    monkeypatch.setattr(tables, "load", load)
+    for place in (evaluation, experiments, tables):
+        monkeypatch.setattr(place, "load", load)
 
 
-def table(tmp_path, text=TEXT) -> tables.Table:
+def table(tmp_path, text=TEXT) -> experiments.Table:
     path = tmp_path / "few.toml"
     path.write_text(text)
-    return tables.read(path)
+    return experiments.read(path)
 
 
 def made(tmp_path, text=TEXT, **options) -> None:
@@ -95,12 +95,12 @@ def test_precision_and_compiled_blocks_reach_every_row(tmp_path, monkeypatch):
         return original(run, *args, **options)  # a compiler is slow to start, and has tests of its own
 
     monkeypatch.setattr(tables, "evaluate", watched)
-    half = tables.read(path, precision="bfloat16")
+    half = experiments.read(path, precision="bfloat16")
     tables.make(half, 1, rows=tmp_path / "rows", out=tmp_path / "out", compile=True)
     assert set(asked) == {("bfloat16", True)}
     assert {run.precision for run in stored.names("few", tmp_path / "out").values()} == {"bfloat16"}
     with pytest.raises(ValueError, match="precision must be one of"):
-        tables.read(path, precision="int8")
+        experiments.read(path, precision="int8")
 
 
 def test_settings_are_the_best_on_validation_images(tmp_path):
@@ -242,16 +242,18 @@ def test_a_row_that_is_not_as_the_file_says_is_not_taken_from_the_store(tmp_path
     assert (tmp_path / "out" / "few.csv").read_text() == before
 
 
-def test_a_choice_made_again_makes_those_again_that_start_from_it(tmp_path):
-    """A grid with another best setting: what is like it is not what it was, and the table is not stored without it."""
+def test_a_choice_made_again_makes_those_again_that_start_from_it(tmp_path, caplog):
+    """A grid with another best setting: what is like it is made from it anew, and the rows of before are not lost."""
     made(tmp_path)
-    other = TEXT.replace("lr = [0.01, 1.0], low = [0.0, 0.5]", "lr = [0.02], low = [0.25]")
-    assert tables.make(table(tmp_path, other), 1, ["diffusion-tta"], tmp_path / "new", tmp_path / "out") == [
-        "few images"
-    ]
-    assert tables.make(table(tmp_path, other), 1, ["few images"], tmp_path / "new", tmp_path / "out") == []
+    old = {path.name: path.read_text() for path in (tmp_path / "rows" / "few").glob("*-0.jsonl")}
+    few = table(tmp_path, TEXT.replace("lr = [0.01, 1.0], low = [0.0, 0.5]", "lr = [0.02], low = [0.25]"))
+    assert tables.make(few, 1, ["diffusion-tta"], tmp_path / "rows", tmp_path / "out") == []
     runs = stored.names("few", tmp_path / "out")
     assert runs["few images"].settings == {"lr": 0.02, "low": 0.25, "samples": 2, "steps": 2}
+    assert "held rows of other settings; they are kept in" in caplog.text
+    for name in ("diffusion-tta-0.jsonl", "few-images-0.jsonl"):
+        assert (tmp_path / "rows" / "few" / f"{name}.before1").read_text() == old[name]
+    assert not list((tmp_path / "rows" / "few").glob("none-*.before1"))  # nothing of it has changed
 
 
 @pytest.mark.parametrize(
@@ -280,11 +282,11 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, old, new, message):
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing.toml"):
-        tables.read(tmp_path / "nothing.toml")
+        experiments.read(tmp_path / "nothing.toml")
 
 
 def test_by_the_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "load", tables.load)
+    monkeypatch.setattr(cli, "load", experiments.load)
     (tmp_path / "few.toml").write_text(TEXT)
     folders = ["--out", str(tmp_path / "rows"), "--store", str(tmp_path / "out"), "--workers", "1"]
     command = ["evaluate", "--table", str(tmp_path / "few.toml"), *folders]
@@ -305,23 +307,23 @@ def test_by_the_command_line(tmp_path, capsys, monkeypatch):
     assert "few has no run sent" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", tables.names())
+@pytest.mark.parametrize("name", experiments.names())
 def test_every_table_of_the_book_is_read(name, monkeypatch):
-    monkeypatch.setattr(tables, "load", problems.load)
-    table = tables.read(name)
+    monkeypatch.setattr(experiments, "load", problems.load)
+    table = experiments.read(name)
     assert table.name == name and table.about and "none" in table.entries
 
 
 def test_the_tables_that_choose_a_problems_settings_come_first():
-    names = tables.names()
+    names = experiments.names()
     first = [name.endswith("-test") for name in names]
     assert first == sorted(first, reverse=True) and sum(first) == 4
     assert {"loss", "weights", "online", "beyond"} < set(names)
 
 
 def test_all_tables_by_the_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "load", tables.load)
-    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(cli, "load", experiments.load)
+    monkeypatch.setattr(experiments, "FOLDER", tmp_path)
     for name in ("few", "few-test"):
         (tmp_path / f"{name}.toml").write_text(TEXT)
     store = tmp_path / "out"

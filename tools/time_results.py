@@ -17,14 +17,14 @@ from dataclasses import replace
 import torch
 from tqdm.auto import tqdm
 
-from dtta import stored, tables
+from dtta import experiments, stored
 from dtta.evaluate import evaluate
 from dtta.rows import Run
 
 
 def jobs(name: str) -> list[tuple[str, Run, int]]:
     """For each run of a table: the table, a run of images apart, and how many images `make results` gives to it."""
-    table, runs, found = tables.read(name), stored.names(name), []
+    table, runs, found = experiments.read(name), stored.names(name), []
     for run, entry in table.entries.items():
         tested = entry.images * (1 + len(table.shifts)) * len(table.seeds)
         tried = len(entry.grid) * table.tried * len(table.shifts)
@@ -40,11 +40,11 @@ def seconds(job: tuple[str, Run, int]) -> float:
 
 
 def main() -> None:
-    todo = [job for name in tables.names() for job in jobs(name)]
+    todo = [job for name in experiments.names() for job in jobs(name)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, context, torch.set_num_threads, (1,)) as pool:
         found = list(tqdm(pool.map(seconds, todo), "runs", len(todo)))
-    total = dict.fromkeys(tables.names(), 0.0)
+    total = dict.fromkeys(experiments.names(), 0.0)
     for (name, _, _), spent in zip(todo, found, strict=True):
         total[name] += spent
     for name, spent in total.items():

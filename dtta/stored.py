@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -83,6 +83,84 @@ def tried(table: str, folder: Path = FOLDER) -> list[dict]:
         r | {"settings": json.loads(r["settings"])} | {k: kind(r[k]) for k, kind in numbers.items() if k in r}
         for r in found
     ]
+
+
+def choices(table: str, runs: Mapping[str, str] | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
+    """How the settings of a table's runs were chosen: a row for each run for which several were tried.
+
+    A best value at the end of what was tried says that a better one may lie beyond it.
+
+    Args:
+        runs: some of them, and what a page calls each; None: all, by their own names.
+
+    Returns:
+        What was tried on validation images, with the gain at each value if one setting alone varied; what was chosen,
+        and which of its numbers lie at an end; the gain there in points with its interval; how many images.
+
+    Raises:
+        FileNotFoundError: nothing was tried, or there is no such table.
+    """
+    found: dict[str, list[dict]] = {}
+    for row in tried(table, folder):
+        found.setdefault(row["run"], []).append(row)
+    told = []
+    for run, title in ({run: run for run in found} if runs is None else runs).items():
+        of = found.get(run, [])
+        values = {key: _apart(row["settings"].get(key) for row in of) for row in of for key in row["settings"]}
+        varied = {key: each for key, each in values.items() if len(each) > 1}
+        if not varied:
+            continue
+        best = max(of, key=lambda row: row["gain"])
+        now = {key: best["settings"].get(key) for key in varied}
+        each = ""
+        if len(varied) == 1:
+            ((key, order),) = varied.items()
+            gains = {str(row["settings"].get(key)): row["gain"] for row in of}
+            each = ", ".join(f"{gains[str(value)]:+.1f}" for value in order)
+        ends = {key: _end(now[key], order) for key, order in varied.items()}
+        told.append(
+            {
+                "": title,
+                "tried": "; ".join(f"{key} {', '.join(map(_text, order))}" for key, order in varied.items()),
+                "gain at each": each,
+                "chosen": ", ".join(f"{key} {_text(value)}" for key, value in now.items()),
+                "at an end": ", ".join(f"{key}: {end}" for key, end in ends.items() if end),
+                "gain": best["gain"],
+                "from": best["low"],
+                "to": best["high"],
+                "images": best["images"],
+            }
+        )
+    return told
+
+
+def _apart(values: Iterable[object]) -> list:
+    """Different values, numbers by size."""
+    found = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return sorted(found) if all(map(_number, found)) else found
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _end(value: object, values: Sequence) -> str:
+    if not all(map(_number, values)):
+        return ""
+    return {values[0]: "lowest", values[-1]: "highest"}.get(value, "")
+
+
+def _text(value: object) -> str:
+    """A setting in a table: small numbers with an exponent, which says that they are exact (see ``dtta.report``)."""
+    if isinstance(value, list):
+        return "/".join(map(_text, value))
+    if not _number(value) or value == round(value, 1):
+        return "–" if value is None else f"{value:g}" if _number(value) else str(value)
+    digits, exponent = f"{value:.6e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 def _command(table: str) -> str:

@@ -165,7 +165,10 @@ def at_work(
 
 
 def _do(job: Job, ranks: Ranks | None = None, compile: bool = False) -> list[Row]:
-    return evaluate(*job, progress=False, ranks=ranks, compile=compile)
+    try:
+        return evaluate(*job, progress=False, ranks=ranks, compile=compile)
+    except FloatingPointError as error:  # which of hundreds of runs it was; what the others have done stays
+        raise FloatingPointError(f"{job[-1].stem}: {error}, or take it out of the table") from error
 
 
 def _with_those_before(table: Table, only: Iterable[str] | None) -> list[str]:

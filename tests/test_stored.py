@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 
 import pytest
@@ -101,3 +103,33 @@ def test_what_stands_where_and_what_was_tried(tmp_path):
     (tmp_path / "t-settings.csv").write_text('run,method,settings,gain\n"tent, slow",tent,"{""lr"": 0.1}",-2.5\n')
     row = {"run": "tent, slow", "method": "tent", "settings": {"lr": 0.1}, "gain": -2.5}
     assert stored.tried("t", tmp_path) == [row]
+
+
+def test_choices_say_what_was_tried_and_what_lies_at_an_end(tmp_path):
+    """Numbers by size, whatever the order of the file; the first of two equal gains, as in ``experiments.best``."""
+    tried = [
+        ("rates", dict(lr=0.02, steps=5), 1.0), ("rates", dict(lr=0.005, steps=5), 2.0),
+        ("rates", dict(lr=30.0, steps=5), -1.25),
+        ("both", dict(lr=0.1, own=True, tau="none"), 0.5), ("both", dict(lr=1.0, own=False, tau="none"), 3.0),
+        ("both", dict(lr=0.5, own=True, tau=1.0), 3.0), ("both", dict(lr=0.5), 2.0),
+        ("one", dict(lr=0.1), 1.0),
+    ]  # fmt: skip
+    lines = [
+        {"run": run, "method": "m", "settings": json.dumps(settings), "gain": gain, "low": 0, "high": 4, "images": 96}
+        for run, settings, gain in tried
+    ]
+    with (tmp_path / "t-settings.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    rates, both = stored.choices("t", folder=tmp_path)
+    assert rates == {
+        "": "rates", "tried": "lr 5e-3, 2e-2, 30", "gain at each": "+2.0, +1.0, -1.2", "chosen": "lr 5e-3",
+        "at an end": "lr: lowest", "gain": 2.0, "from": 0.0, "to": 4.0, "images": 96,
+    }  # fmt: skip
+    assert both["tried"] == "lr 0.1, 0.5, 1; own True, False, –; tau none, 1, –"
+    assert (both["chosen"], both["at an end"], both["gain at each"]) == ("lr 1, own False, tau none", "lr: highest", "")
+    (named,) = stored.choices("t", {"none": "nothing", "both": "two"}, tmp_path)
+    assert named == both | {"": "two"}
+    with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table u"):
+        stored.choices("u", folder=tmp_path)

@@ -206,6 +206,15 @@ def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypat
         made(tmp_path, only=["sent"])
 
 
+def test_a_run_that_diverges_is_named_and_what_was_done_stays(tmp_path):
+    """At a rate like this nothing is finite after a step."""
+    text = f'{TEXT}\n[runs."too fast"]\nlike = "diffusion-tta"\nsettings = {{ lr = 1e30 }}\n'
+    with pytest.raises(FloatingPointError, match=r"too-fast-0: .*lower the rate.*, or take it out of the table"):
+        tables.make(table(tmp_path, text), 1, rows=tmp_path / "rows", out=tmp_path / "out")
+    kept = (tmp_path / "rows" / "few" / "diffusion-tta-4.jsonl").read_text().splitlines()
+    assert len(kept) == 1 + 3 * len(["clean", *SHIFTS])
+
+
 def test_one_row_made_again_goes_into_the_stored_table_beside_the_others(tmp_path, monkeypatch):
     """Neither the rows' files nor the grids of the others are needed for it; what comes out is as if all were made."""
     made(tmp_path)

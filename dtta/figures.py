@@ -249,11 +249,14 @@ def label(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]
 
     Where points crowd, names move apart when the figure is shown (see `show`), for only then the axes have their size.
     """
+    from matplotlib.patheffects import withStroke
+
     places: dict[tuple[float, float], list[str]] = {}
     for place in zip(x, y, names, strict=True):
         places.setdefault(place[:2], []).append(place[2])
     for (across, up), found in places.items():
         text = ax.text(across, up, "\n".join(found), size=8, linespacing=0.95, gid=_LABEL)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # to be read across lines and bars
         text.set_in_layout(False)  # it is moved inside later; room kept for it beside the axes would stay blank
 
 
@@ -272,7 +275,8 @@ def _part_labels(fig: Figure) -> None:
         x, y = zip(*(text.get_position() for text in texts), strict=True)
         line = {"arrowstyle": "-", "color": GREY, "lw": 0.5}
         # A count of rounds, not a time: the same picture on a slow machine.
-        adjust_text(texts, x, y, ax=ax, iter_lim=300, expand=(1.1, 1.3), arrowprops=line)
+        forces = {"force_text": (0.4, 0.8), "force_explode": (0.5, 1.5)}
+        adjust_text(texts, x, y, ax=ax, iter_lim=1000, expand=(1.2, 1.7), arrowprops=line, **forces)
         for text in texts:
             text.set_gid(None)
 

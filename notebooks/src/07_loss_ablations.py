@@ -23,7 +23,7 @@
 # %% tags=["parameters"]
 scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
 seed = 0
-pictures = 6  # validation images whose gradients are measured
+pictures = 12  # validation images whose gradients are measured
 draws = 10  # times that a step's pairs are drawn anew for each of them
 live = 1  # images of each shift that are run again and compared with the stored results
 
@@ -42,6 +42,7 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import Patch
+from tqdm import tqdm
 
 from dtta import figures, report, stored
 from dtta.elsewhere import PLAIN, opened
@@ -79,13 +80,14 @@ print(f"settings, {origin}:", settings)
 
 # %%
 def gradients(image, index, sampling, norm="l2", weighting="none", size=None):
-    """What each pair of each draw says at the logits, (draws, B, L); a step hears its mean over the pairs."""
+    """What each pair of each draw says at the logits, (draws, B, L), of which a step hears the mean; and each one's t,
+    (draws, B)."""
     tta = build(problem, "diffusion-tta", norm=norm, weighting=weighting)
     tta.sampling = sampling
     with torch.no_grad():
         logits = problem.model(image)
     z0, g = diffusion.encode(image), image_generator(seed, index)
-    found, size = [], size or B
+    found, times, size = [], [], size or B
     for _ in range(draws):
         t, noise = sampling.draw(z0, size, diffusion.timesteps, g)
         each = []
@@ -95,7 +97,8 @@ def gradients(image, index, sampling, norm="l2", weighting="none", size=None):
             losses = diffusion.loss(z0.expand(len(i), -1, -1, -1), t[0, i], noise[0, i], c, norm) * count
             each.append(torch.autograd.grad(losses.sum(), y)[0].cpu())
         found.append(torch.cat(each))
-    return torch.stack(found)
+        times.append(t[0].cpu())
+    return torch.stack(found), torch.stack(times)
 
 
 def noise_of(found, mean):
@@ -114,35 +117,49 @@ split = "validation" if "validation" in problem.sizes else "test"  # ImageNet's 
 shown, labels = zip(*(problem.image(k, shift, 3, split) for k, shift in enumerate(under)), strict=True)
 span = dict(low=settings["low"], high=settings["high"])
 stratified = Sampling("stratified", **span)
-same = {  # four ways to the same mean
+same = {  # ways to the same mean
     "uniform": Sampling("uniform", **span),
     "antithetic": Sampling("antithetic", **span),
     "stratified": stratified,
     "importance": Sampling("stratified", density=DENSITY, **span),
+    "shared noise": Sampling("stratified", noise="shared", **span),
 }
-other = {  # four other losses
-    "shared noise": dict(sampling=Sampling("stratified", noise="shared", **span)),
-    "all timesteps, stratified": dict(sampling=Sampling("stratified")),
-    "all timesteps, uniform": dict(sampling=Sampling()),
+broad = {  # the same for all timesteps
+    "all timesteps, stratified": Sampling("stratified"),
+    "all timesteps, uniform": Sampling(),
+}
+other = {  # other losses
     "L1": dict(sampling=stratified, norm="l1"),
     "signal-to-noise": dict(sampling=stratified, weighting="snr"),
     "signal-to-noise, at most 5": dict(sampling=stratified, weighting="min-snr"),
 }
+pairs, times = {}, {}
+for name, how in tqdm(({name: dict(sampling=s) for name, s in (same | broad).items()} | other).items(), "gradients"):
+    pairs[name], times[name] = map(
+        torch.stack, zip(*(gradients(x, k, **how) for k, x in enumerate(shown)), strict=True)
+    )
+found = {name: each.mean(2) for name, each in pairs.items()}  # what a step hears
+
+
+def within(name, low, high):
+    """Of the pairs drawn in a way, those with t between two shares of the range, image by image."""
+    t = (times[name] + 0.5) / diffusion.timesteps
+    return [each[(low <= at) & (at < high)] for each, at in zip(pairs[name], t, strict=True)]
+
+
 ends = torch.linspace(span["low"], span["high"], len(DENSITY) + 1).tolist()
-quarters = [Sampling(low=low, high=high) for low, high in pairwise(ends)]
-sizes = torch.stack(
-    [torch.stack([gradients(x, k, part).square().sum(2).mean() for k, x in enumerate(shown)]) for part in quarters]
-).mean(1).sqrt()  # fmt: skip
+sizes = torch.stack([torch.cat(within("uniform", *part)).square().sum(1).mean() for part in pairwise(ends)]).sqrt()
+sizes = sizes.nan_to_num()  # of so few pairs that none fell into a quarter
 print(f"the density that is used: {DENSITY}; by quarter, the root mean square of a pair's gradient over its mean:")
 report.line(", ".join(f"{size:.1f}" for size in sizes / sizes.mean()), tolerance=0.1)
 
-pairs = {
-    name: torch.stack([gradients(x, k, **how) for k, x in enumerate(shown)])
-    for name, how in ({name: dict(sampling=s) for name, s in same.items()} | other).items()
-}
-found = {name: each.mean(2) for name, each in pairs.items()}  # what a step hears
-mean = torch.stack([found[name] for name in same]).mean((0, 2))[:, None]
-noises = {name: noise_of(g, mean if name in same else g.mean(1, keepdim=True)) for name, g in found.items()}
+# The best estimate of a mean: all that have it, but for shared noise, which is far from it after ten draws.
+mean, mean_of_all = (
+    torch.stack([found[name] for name in ways if name != "shared noise"]).mean((0, 2))[:, None]
+    for ways in (same, broad)
+)
+means = dict.fromkeys(same, mean) | dict.fromkeys(broad, mean_of_all)
+noises = {name: noise_of(g, means.get(name, g.mean(1, keepdim=True))) for name, g in found.items()}
 fig, ax = plt.subplots(figsize=(7, 3.6))
 middle = [n["noise"] for n in noises.values()]
 bars = [[n["noise"] - n["from"] for n in noises.values()], [n["to"] - n["noise"] for n in noises.values()]]
@@ -151,17 +168,18 @@ ax.barh(
     middle,
     xerr=bars,
     ecolor=figures.GREY,
-    color=[figures.BLUE if n in same else figures.ORANGE for n in noises],
+    color=[figures.BLUE if n in same else figures.GREEN if n in broad else figures.ORANGE for n in noises],
 )
-ax.legend(handles=[Patch(color=figures.BLUE, label="the same mean"), Patch(color=figures.ORANGE, label="another loss")])
+told = {"the same mean": figures.BLUE, "the same, all timesteps": figures.GREEN, "other losses": figures.ORANGE}
+ax.legend(handles=[Patch(color=colour, label=label) for label, colour in told.items()])
 ax.axvline(1, color=figures.BLACK, lw=1)
 ax.invert_yaxis()
 ax.set(xlabel=f"noise of a step's gradient, {B} pairs")
 figures.show(
     fig,
     alt="Bars: the noise of a step's gradient for four ways to draw timesteps, uniform, antithetic, stratified and by "
-    "importance, and for shared noise, all timesteps, absolute errors and two weightings by signal-to-noise; each with an "
-    "interval.",
+    "importance, for shared noise, for all timesteps, and for absolute errors and two weightings by signal-to-noise; each "
+    "with an interval.",
 )
 
 # %%
@@ -173,8 +191,9 @@ report.table(
 
 # %% [markdown]
 # The interval is over images, and it is wide: few images, few draws. So the table can tell factors apart, not tenths.
-# Blue bars have the same mean, orange ones are gradients of other losses. What stands out is **one noise for all
-# timesteps**: the pairs then all err the same way, and what is particular to one noise does not average out.
+# Blue bars have the same mean, green ones that of all timesteps, each orange one its own. What stands out is **one
+# noise for all timesteps**: the pairs then all err the same way, and what is particular to one noise does not average
+# out.
 #
 # Fixed pairs are one stratified draw, so the first step's noise is that of "stratified". But it is the same at each
 # step: over five steps fresh draws average out and fixed ones do not. Steps, micro-batches, the optimiser and the rate
@@ -184,12 +203,13 @@ report.table(
 # timesteps?
 
 # %%
-parts = {f"quarter {k + 1} of the timesteps": Sampling(low=k / 4, high=(k + 1) / 4) for k in range(4)}
-parts |= {"all timesteps": Sampling(), "those of this page": Sampling(**span)}
+everywhere, here = "all timesteps, uniform", "uniform"
+parts = {f"quarter {k + 1} of the timesteps": within(everywhere, k / 4, (k + 1) / 4) for k in range(4)}
+parts |= {"all timesteps": within(everywhere, 0, 1), "those of this page": within(here, 0, 1)}
 pulls = {}
 for name, part in parts.items():
-    each = torch.stack([gradients(x, k, part).mean((0, 1)) for k, x in enumerate(shown)])
-    pulls[name] = -each[range(len(each)), [int(k) for k in labels]] / each.norm(dim=1)
+    each = torch.stack([g.mean(0) for g in part]).nan_to_num()
+    pulls[name] = -each[range(len(each)), [int(k) for k in labels]] / each.norm(dim=1).clamp_min(1e-12)
 report.table(
     [
         {"": n, "pull": p.mean().item(), "images pulled to the truth": f"{(p > 0).sum()} of {len(p)}"}
@@ -201,7 +221,8 @@ report.table(
 )
 
 # %% [markdown]
-# On so few images no part is seen to pull to the truth or away from it: this does not show a bias of low timesteps.
+# Every part pulls more images to the truth than away from it, but of twelve images none does so by more than chance
+# would: this does not show a bias of low timesteps.
 #
 # ## Table 5
 #
@@ -224,6 +245,34 @@ report.beside(
 # %%
 report.gains({run: gain_of(run, shifts) for run in PAPER}, tolerance=0.1, caption="The same rows; accuracy in %")
 
+# %% [markdown]
+# And how noisy is a step of each row? The pairs of the first and of the third are drawn independently, so both follow
+# from the single pairs above: the noise of one pair, and that over $\sqrt{180}$. With one noise for all, the pairs hang
+# together, and it has to be measured.
+
+# %%
+single = pairs[everywhere].flatten(1, 2)  # images, pairs, L
+many = next((runs[run].settings["samples"] for run in ROWS[1:] if run in runs), 180)
+shared = torch.stack(
+    [gradients(x, k, Sampling(noise="shared"), size=many)[0].mean(1) for k, x in enumerate(tqdm(shown, "shared noise"))]
+)
+of_one = noise_of(single, mean_of_all)
+noisy = {
+    ROWS[0]: of_one,
+    ROWS[1]: noise_of(shared, mean_of_all),
+    ROWS[2]: {key: value / many**0.5 for key, value in of_one.items()},
+}
+report.table(
+    [{"": name} | value for name, value in noisy.items()],
+    tolerance=0.1,
+    caption=f"Noise of the first step's gradient, median of {len(shown)} {split} images; φ moves after it",
+)
+
+# %% [markdown]
+# 180 pairs that share one noise are about as noisy as half a dozen pairs with noises of their own: $3.3 / \sqrt{6}$ is
+# 1.3. What is particular to that one noise stays, however many timesteps it is laid on. With a noise for each the step
+# is quiet. Below, each row stands against the one before it.
+
 # %%
 steps_of = {
     f"{second}\nagainst {first}": gain_of(second, shifts, against=first)
@@ -233,8 +282,8 @@ report.gains(steps_of, tolerance=0.1, caption="Each row against the one before i
 
 # %% [markdown]
 # The paper's first row does harm, and each addition helps. Where the verdict column says "disagrees", here it does not:
-# one timestep, at the small rate that validation chose for it, gains. The second table pairs each row with the one
-# before it.
+# one timestep, at the small rate that validation chose for it, gains. No row is shown to be better than the one before
+# it.
 #
 # What does hearing all timesteps cost? Against 24 pairs from the middle, once at about the same rate and once at the
 # rate chosen for the middle:
@@ -251,27 +300,16 @@ moved = stored.shared(stored.rows("loss", last, folder), stored.rows("loss", "an
 print(f"moving φ changes {sum(a.score != b.score for a, b in zip(*moved, strict=True))} of {len(moved[0])} scores")
 
 # %%
-RATE = {"and φ": "lr_diffusion"}
-tried = stored.tried("loss", folder) if (folder / "loss-settings.csv").is_file() else []
-chosen = []
-for run in dict.fromkeys(t["run"] for t in tried):
-    key, of = RATE.get(run, "lr"), [t for t in tried if t["run"] == run]
-    rates, now = sorted(t["settings"][key] for t in of), runs[run].settings[key]
-    end = "lowest" if now == rates[0] else "highest" if now == rates[-1] else "no"
-    gain = next(t["gain"] for t in of if t["settings"][key] == now)
-    many = ", ".join(f"{x:.2e}" for x in rates)
-    chosen.append(
-        {"": run, "rate": f"{now:.2e}", "tried": many, "at an end": end, "gain": gain, "images": of[0]["images"]}
-    )
-if chosen:
+if scale == "mini":
     report.table(
-        chosen, tolerance=0.1, caption="Rates chosen on validation images, and the gain there in points (φ: its own)"
+        stored.choices("loss"),
+        tolerance=0.1,
+        caption="Rates: what was tried on validation images, and gains there in points",
     )
 
 # %% [markdown]
-# A row that is not in this table was not tried: it takes the rate of the row above it in Table 5, or that of the
-# validated settings. A choice at an end of what was tried may lie beyond it. φ was run on test images at one rate only,
-# the chosen one; [page 08](08_weights) adapts φ too.
+# A row that is not in this table has the rate of the validated settings. A choice at an end of what was tried may lie
+# beyond it. For φ all rates did equally well, so the lowest was taken; [page 08](08_weights) adapts φ too.
 #
 # ## How many pairs, how many steps
 #
@@ -288,7 +326,7 @@ by_steps = {n: gain_of("diffusion-tta" if n == 5 else f"{n} step{'s' * (n > 1)}"
 measured = {
     n: noises["stratified"]
     if n == B
-    else noise_of(torch.stack([gradients(x, k, stratified, size=n).mean(1) for k, x in enumerate(shown)]), mean)
+    else noise_of(torch.stack([gradients(x, k, stratified, size=n)[0].mean(1) for k, x in enumerate(shown)]), mean)
     for n in sorted({1, 6, 48, B})
 }
 

@@ -239,8 +239,8 @@ def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
     """A point with its name for each pair; blue above zero, orange-red below, and lines through both zeros."""
     for across, up in zip(x, y, strict=True):
         ax.plot(across, up, "o", color=BLUE if up > 0 else VERMILION)
-    ax.axhline(0, color=GREY, lw=1)
-    ax.axvline(0, color=GREY, lw=1)
+    ax.axhline(0, color=GREY, lw=1, zorder=1)
+    ax.axvline(0, color=GREY, lw=1, zorder=1)
     label(ax, x, y, names)
 
 
@@ -255,8 +255,9 @@ def label(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]
     for place in zip(x, y, names, strict=True):
         places.setdefault(place[:2], []).append(place[2])
     for (across, up), found in places.items():
-        text = ax.text(across, up, "\n".join(found), size=8, linespacing=0.95, gid=_LABEL)
-        text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # to be read across lines and bars
+        # Across the grid, but never over a point.
+        text = ax.text(across, up, "\n".join(found), size=8, linespacing=0.95, gid=_LABEL, zorder=1.9)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
         text.set_in_layout(False)  # it is moved inside later; room kept for it beside the axes would stay blank
 
 

@@ -389,7 +389,7 @@ for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):
     ax.plot(cost, gain, "o", color=colour)
     ax.set(title=sees, xscale="log", xlim=limits, xlabel="billions of operations an image")
     figures.label(ax, cost, gain, name)
-    ax.axhline(0, color=figures.GREY, lw=1)
+    ax.axhline(0, color=figures.GREY, lw=1, zorder=1)
 axes[0].set_ylabel("gain in points, mean of the shifts")
 figures.show(
     fig,

@@ -410,7 +410,15 @@ report.gains(
     caption="The same, against the first row, on the scenes that both have seen",
 )
 
+# %%
+if scale == "mini":
+    report.table(
+        stored.choices(table), tolerance=0.1, caption="What was tried on validation scenes, and gains there in points"
+    )
+
 # %% [markdown]
+# A best value at an end of what was tried says that a better one may lie beyond it.
+#
 # * **The optimiser.** Plain gradient descent gains less under shifts and costs almost nothing on clean scenes. Its
 #   steps shrink with the gradient. Adam's do not: it divides the gradient by its own size, so that a network that is
 #   right already is moved as far as one that is wrong. This is where the losses on clean scenes, under blur and from

@@ -303,7 +303,7 @@ for ax, (family, network) in zip(axes[0], families.items(), strict=True):
     across, up = ([g[k] for g in free] for k in ("before", "gain"))
     ax.plot(across, up, "o", color=figures.ORANGE, mfc="none", ms=9, mew=1.5, label="logits")
     figures.label(ax, across, up, names)
-    ax.axhline(0, color=figures.BLACK, lw=1)
+    ax.axhline(0, color=figures.BLACK, lw=1, zorder=1)
     ax.set(title=family, xlabel="accuracy of the network alone, %")
 axes[0, 0].set_ylabel("gain in points")
 axes[0, -1].legend()

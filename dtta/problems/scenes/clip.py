@@ -178,7 +178,7 @@ SETTINGS: dict[str, dict] = {
     "tent": dict(part="lora", lr=1e-3, steps=1),
     "tpt": dict(views=32, lr=5e-2, steps=1, keep=0.5),
     "diffusion-classifier": dict(samples=12, low=0.2, high=0.8),
-    "ensemble": dict(samples=12, low=0.2, high=0.8, temperature=0.3),
+    "ensemble": dict(samples=12, low=0.2, high=0.8, temperature=0.1),
 }  # fmt: skip
 
 

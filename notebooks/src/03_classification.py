@@ -357,8 +357,8 @@ report.gains(
 )
 
 # %% [markdown]
-# How was each set? Where the best of what was tried lies at an end, a better one may lie beyond it. (That two settings
-# are told apart on 288 images is not said: most of these choices could have gone another way.)
+# How was each set? Where the best of what was tried lies at an end, a better one may lie beyond it. (Whether 288
+# images tell two settings apart is not said here.)
 
 # %%
 if scale == "mini":

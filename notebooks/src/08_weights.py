@@ -524,12 +524,12 @@ if scale == "mini":
         fig,
         alt="For the ResNet and the ViT the gain on validation images against the rate, with intervals. The ResNet of random "
         "weights loses over fifty points at a rate of 0.1 and gains from 2 on; the answer from zero gains at all rates tried; the "
-        "trained network gains at rates of a hundredth and less.",
+        "trained network gains at rates of a tenth and less.",
     )
 
 # %% [markdown]
-# At a tenth, five times the rate that suits the trained ResNet, the ResNet of random weights ends near chance, and its
-# table would look like the paper's. At a rate of 32 it gains what the answer from zero gains. The ViT of random weights
+# At a tenth, five times the rate that suits the trained ResNet, the ResNet of random weights ends near chance. At a
+# rate of 32 it gains what the answer from zero gains. The ViT of random weights
 # has its best rate at ten times the trained one's, and falls back beyond. The ten numbers of the answer from zero do
 # not care: over two orders of magnitude they gain the same.
 #

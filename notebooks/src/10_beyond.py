@@ -304,7 +304,7 @@ report.gains(
 #   suffice ([page 07](07_loss_ablations)); how they are drawn was not what saved.
 # * **A twenty-fifth.** With 24 evaluations losses lose against themselves at 120, by an interval below zero. For
 #   embeddings, at a quarter of their rate, a loss is neither shown nor ruled out: the interval holds zero and reaches
-#   five points. Predictions with LogitNorm lose nothing that could be shown: with 24 evaluations, and no backward pass
+#   5.6 points. Predictions with LogitNorm lose nothing that could be shown: with 24 evaluations, and no backward pass
 #   through the diffusion model, they gain what embeddings gain with 600. A loss of more than about three points is
 #   ruled out.
 #

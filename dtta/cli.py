@@ -357,7 +357,11 @@ def _table(options, together: ranks.Ranks | None) -> None:
         if options.only:
             raise ValueError("--only is for one table")
         names = experiments.names()
-        print(_time("all tables", sum(stored.seconds(name, options.store) for name in names), options.workers))
+        print(
+            _time(
+                "all tables", sum(sum(stored.seconds(name, options.store).values()) for name in names), options.workers
+            )
+        )
         for name in names:
             _one_table(name, options, together)
     else:
@@ -372,7 +376,7 @@ def _one_table(name: str, options, together: ranks.Ranks | None) -> None:
     # float32 unless it is asked for: the rows that are stored must come out again on any machine
     table = experiments.read(name, precision="float32" if options.precision == "auto" else options.precision)
     if seconds := stored.seconds(table.name, options.store):
-        print(_time(table.name, seconds, options.workers))
+        print(_time(table.name, sum(seconds.values()), options.workers))
     rows = options.out or Path("runs/tables")
     missing = tables.make(table, options.workers, options.only, rows, options.store, together, options.compile)
     if missing:

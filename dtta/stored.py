@@ -39,10 +39,13 @@ def against(table: str, folder: Path = FOLDER) -> dict[str, str]:
     return {run: other for run, other in told.items() if other != "none"}
 
 
-def seconds(table: str, folder: Path = FOLDER) -> float:
-    """How long a table's rows took in all, one after the other; 0 if there is no such table, or it does not say."""
+def seconds(table: str, folder: Path = FOLDER) -> dict[str, float]:
+    """How long the rows of each run took, those of its grid too, one after the other; empty if there is no such table.
+
+    Where a run has a grid, the validation rows of what it is compared with come on top; they are made once for all.
+    """
     path = folder / f"{table}.json"
-    return json.loads(path.read_text()).get("seconds", 0) if path.is_file() else 0
+    return json.loads(path.read_text())["seconds"] if path.is_file() else {}
 
 
 @cache

@@ -63,7 +63,7 @@ def make(
     only = None if only is None else list(only)
     if unknown := set(only or ()) - set(table.entries):
         raise ValueError(f"{table.name} has no run {', '.join(sorted(unknown))}; it has {', '.join(table.entries)}")
-    folder, tried, runs, found, spent = rows / table.name, {}, {}, {}, []
+    folder, tried, runs, found, seconds = rows / table.name, {}, {}, {}, {}
     wanted = _with_those_before(table, only)
     again, kept = (wanted, {}) if only is None else (set(only), _as_stored(table, out))
     left = list(table.entries)
@@ -74,10 +74,9 @@ def make(
                 _set_aside(jobs)
             else:
                 ranks.share(lambda: _set_aside(jobs))
-            done = work(jobs, text) if jobs else []
-            spent.append(sum(row.seconds for rows in done for row in rows))
-            return done
+            return work(jobs, text) if jobs else []
 
+        # All choices first: they need no test images, and the cores then wait for each other once, at the end.
         while wave := [name for name in left if set(needs(table, name)) <= set(runs)]:  # their predecessors are done
             left = [name for name in left if name not in wave]
             first = {name: start(table, name, runs) for name in wave}
@@ -88,29 +87,31 @@ def make(
             due = {*wanted, *kept} - set(runs)  # what is kept, but was to start from something else, is due as well
             first = {name: run for name, run in first.items() if name in due}
             grids = {name: run for name, run in first.items() if table.entries[name].grid}
-            tried |= choose(table, grids, runs, folder, do)
-            now = {name: best(run, tried.get(name, [])) for name, run in first.items()}
-            cells = [(shift, table.severity) for shift in ("clean", *table.shifts)]
-            jobs = [
-                (replace(run, seed=seed), cells, table.numbers(table.entries[name].images, seed),
-                 folder / f"{_file(name)}-{seed}.jsonl")
-                for name, run in now.items()
-                for seed in table.seeds
-            ]  # fmt: skip
-            results = iter(do(jobs, f"{table.name}, test images"))
-            for name in now:
-                found[name] = [replace(r, seed=seed) for seed in table.seeds for r in next(results)]
-            runs |= now
+            told, spent = choose(table, grids, runs, folder, do)
+            tried |= told
+            seconds |= spent
+            runs |= {name: best(run, tried.get(name, [])) for name, run in first.items()}
+        before = stored.seconds(table.name, out)
+        rest = sorted(set(runs) - set(found), key=lambda name: (-before.get(name, 0), name))  # long ones are not last
+        cells = [(shift, table.severity) for shift in ("clean", *table.shifts)]
+        jobs = [
+            (replace(runs[name], seed=seed), cells, table.numbers(table.entries[name].images, seed),
+             folder / f"{_file(name)}-{seed}.jsonl")
+            for name in rest
+            for seed in table.seeds
+        ]  # fmt: skip
+        results = iter(do(jobs, f"{table.name}, test images"))
+        for name in rest:
+            found[name] = [replace(r, seed=seed) for seed in table.seeds for r in next(results)]
+            seconds[name] = seconds.get(name, 0) + sum(r.seconds for r in found[name])
     if missing := [name for name in table.entries if name not in found]:
         return missing
-    seconds = sum(spent)
-    if kept:  # a run made again takes what it took; a new one comes on top
-        before = stored.names(table.name, out)
-        seconds = stored.seconds(table.name, out)
-        seconds += sum(row.seconds for name, done in found.items() if name not in before for row in done)
+    if kept:  # what those took that were not made again
+        seconds = before | seconds
     if ranks is None or ranks.first:
         whole = {name: (runs[name], found[name]) for name in table.entries}
-        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], seconds, out)
+        took = {name: round(seconds.get(name, 0), 1) for name in table.entries}
+        _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], took, out)
     return []
 
 
@@ -136,7 +137,7 @@ def _as_stored(table: Table, out: Path) -> dict[str, tuple[Run, Run, list[dict],
             numbers = table.numbers(entry.images, seed)
             recalled = {AFTER + shift: range(size - first.recalled, size) for shift in numbers}
             wanted |= {(s, table.severity, i, seed) for s, of in (numbers | recalled).items() for i in of}
-        asked = [(first.settings | own, table.tried * len(table.shifts)) for own in entry.grid]
+        asked = [(first.settings | own, entry.tried * len(table.shifts)) for own in entry.grid]
         same = [(row["settings"], row["images"]) for row in settings] == asked
         if same and told[name] == best(first, settings) and {row.key for row in rows} == wanted:
             found[name] = first, told[name], settings, rows
@@ -185,7 +186,7 @@ def _with_those_before(table: Table, only: Iterable[str] | None) -> list[str]:
 
 def choose(
     table: Table, runs: dict[str, Run], others: dict[str, Run], folder: Path, do: Callable
-) -> dict[str, list[dict]]:
+) -> tuple[dict[str, list[dict]], dict[str, float]]:
     """Try the grids of some runs on validation images, with the first seed.
 
     Args:
@@ -194,43 +195,47 @@ def choose(
 
     Returns:
         name -> a row for each setting: run, method, settings, and the mean gain over the shifts, with its interval.
+        name -> the seconds that all its settings took.
     """
     cells = [(shift, table.severity) for shift in table.shifts]
-    numbers = table.numbers(table.tried, table.seeds[0])
+    most = max((table.entries[name].tried for name in runs), default=0)
 
-    def job(run: Run, name: str) -> Job:
+    def job(run: Run, name: str, images: int) -> Job:
+        numbers = table.numbers(images, table.seeds[0])
         path = folder / f"{_file(name)}-validation.jsonl"
         return replace(run, split="validation", seed=table.seeds[0], recalled=0), cells, numbers, path
 
     jobs = {}
     for name, run in runs.items():
         entry = table.entries[name]
-        jobs[entry.against, ""] = job(others[entry.against], entry.against)
+        jobs[entry.against, ""] = job(others[entry.against], entry.against, most)
         for settings in entry.grid:
             text = json.dumps(settings)
-            jobs[name, text] = job(replace(run, settings=run.settings | settings), f"{name} {text}")
+            jobs[name, text] = job(replace(run, settings=run.settings | settings), f"{name} {text}", entry.tried)
     rows = dict(zip(jobs, do(list(jobs.values()), f"{table.name}, validation images"), strict=True)) if jobs else {}
     problem = load(table.problem, table.network, table.diffusion)
     metric = problem.metrics.get(problem.metric)
-    told = {}
+    told, seconds = {}, {}
     for name, run in runs.items():
         before = rows[table.entries[name].against, ""]
-        told[name] = []
+        told[name], seconds[name] = [], 0.0
         for settings in table.entries[name].grid:
-            gain = paired_gain(*stored.shared(before, rows[name, json.dumps(settings)]), metric)
+            after = rows[name, json.dumps(settings)]
+            seconds[name] += sum(row.seconds for row in after)
+            gain = paired_gain(*stored.shared(before, after), metric)
             about = {"run": name, "method": run.method, "settings": run.settings | settings}
             rounded = {k: v if k == "images" else round(float(v), 2) for k, v in gain.items()}
             told[name].append(about | rounded)
-    return told
+    return told, seconds
 
 
 def _file(text: str) -> str:
     return "-".join("".join(c if c.isalnum() or c in ".φ" else " " for c in text).split())
 
 
-def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], seconds: float, out: Path) -> None:
+def _save(table: Table, found: dict[str, tuple[Run, list[Row]]], tried: list[dict], seconds: dict, out: Path) -> None:
     about = dict(about=table.about, command=f"dtta evaluate --table {table.name}", seeds=table.seeds)
-    about |= dict(seconds=round(seconds, 1), torch=torch.__version__)  # of all rows, those of the grids too
+    about |= dict(seconds=seconds, torch=torch.__version__)  # of all rows, those of the grids too
     about["against"] = {name: entry.against for name, entry in table.entries.items() if entry.run.method != "none"}
     stored.save(table.name, found, out, **about)
     if tried:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -206,6 +207,42 @@ def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypat
         made(tmp_path, only=["sent"])
 
 
+def test_a_run_with_validation_images_of_its_own(tmp_path):
+    """Each gain is over its own images, though all are compared with the same run."""
+    said = TEXT.replace('like = "diffusion-tta"', 'like = "diffusion-tta"\ntried = 3\ngrid = { samples = [2, 3] }')
+    few = table(
+        tmp_path, said.replace("tried = 2\n", "", 1).replace("[runs.diffusion-tta]", "[runs.diffusion-tta]\ntried = 1")
+    )
+    assert [entry.tried for entry in few.entries.values()] == [0, 1, 3, 0]
+    tables.make(few, 1, rows=tmp_path / "rows", out=tmp_path / "out")
+    tried = stored.tried("few", tmp_path / "out")
+    assert [(row["run"], row["images"]) for row in tried] == [("diffusion-tta", 2)] * 4 + [("few images", 6)] * 2
+    assert tables.make(few, 1, ["none"], tmp_path / "new", tmp_path / "out") == []  # the others are as the file says
+
+
+def test_the_time_of_a_run_counts_its_grid_and_one_made_again_takes_what_it_takes_now(tmp_path, monkeypatch):
+    original = evaluation._Scorer.rows
+
+    def took(seconds: float, text: str, **options) -> list[float]:
+        def rows(self, cells):
+            return [replace(row, seconds=seconds) for row in original(self, cells)]
+
+        monkeypatch.setattr(evaluation._Scorer, "rows", rows)
+        tables.make(table(tmp_path, text), 1, rows=tmp_path / f"{seconds}", out=tmp_path / "out", **options)
+        return list(stored.seconds("few", tmp_path / "out").values())
+
+    assert took(1.0, TEXT) == [
+        18,
+        18 + 4 * 2 * 2,
+        12,
+        18,
+    ]  # tested: images, cells, seeds; tried: settings, images, shifts
+    assert took(2.0, TEXT, only=["tent, two at once"]) == [18, 34, 12, 36]
+    longer = TEXT.replace("lr = [0.01, 1.0]", "lr = [0.01, 1.0, 2.0]")
+    assert took(3.0, longer, only=["diffusion-tta", "few images"]) == [18, 3 * (18 + 6 * 2 * 2), 36, 36]
+    assert took(4.0, longer.split('[runs."few')[0], only=["none"]) == [72, 126]  # what is gone counts no more
+
+
 def test_a_run_that_diverges_is_named_and_what_was_done_stays(tmp_path):
     """At a rate like this nothing is finite after a step."""
     text = f'{TEXT}\n[runs."too fast"]\nlike = "diffusion-tta"\nsettings = {{ lr = 1e30 }}\n'
@@ -309,7 +346,7 @@ def test_by_the_command_line(tmp_path, capsys, monkeypatch):
     (line,) = (found for found in lines if found.startswith("few images"))
     assert [float(x) for x in line.split()[2:5]] == [round(g[k], 1) for k in ("before", "after", "gain")]
     path = tmp_path / "out" / "few.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 600}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {"none": 400, "sent": 200}}))
     assert cli.main(command) == 0
     assert capsys.readouterr().out.startswith("few: about 10 minutes with 1 at work")
     assert cli.main([*command, "--only", "sent"]) == 2
@@ -343,7 +380,7 @@ def test_all_tables_by_the_command_line(tmp_path, capsys, monkeypatch):
         f"{n}{s}.csv" for n in ("few", "few-test") for s in ("", "-settings")
     }
     for path in store.glob("*.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 600}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": {"none": 400, "sent": 200}}))
     assert cli.main(command) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if "minutes" in line]
     assert [line.split(" minutes")[0] for line in told] == [

@@ -18,6 +18,10 @@ A file says:
     [runs."tent, online"]
     like = "tent"                # the settings chosen for that run, but for what is said here
     settings = { episodic = false }
+    images = 20                  # its own number of images, where one takes long; so for `tried`
+
+The book's grids hold the best value found and its neighbours: of what was tried once and did far worse, most was taken
+out again, so that all tables are made within three hours.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ class Entry:
         grid: settings to try on validation images; empty: nothing is tried.
         like: the entry whose chosen settings are the starting point.
         against: the entry it is compared with when settings are chosen, and on the page.
-        images: test images for each shift.
+        images: test images for each shift. tried: validation images for each shift, for the grid.
     """
 
     run: Run
@@ -55,6 +59,7 @@ class Entry:
     like: str | None
     against: str
     images: int
+    tried: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Table:
 
 _TABLE = {"about", "problem", "network", "diffusion", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
 _RUN = ("method", "network", "diffusion", "classes", "batch", "stream", "by_class", "recalled")
-_ENTRY = {*_RUN, "settings", "grid", "like", "against", "images"}
+_ENTRY = {*_RUN, "settings", "grid", "like", "against", "images", "tried"}
 
 
 def names() -> tuple[str, ...]:
@@ -177,13 +182,14 @@ def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: 
         raise ValueError(f"{where}: it is to be compared with {against!r}, which does not stand above it")
     grid = [said["grid"]] if isinstance(said.get("grid"), dict) else said.get("grid", [])
     grid = tuple(dict(zip(g, values, strict=True)) for g in grid for values in product(*map(_many, g.values())))
-    if grid and not table.tried:
+    tried = said.get("tried", table.tried)
+    if grid and not tried:
         raise ValueError(f"{where}: a grid needs `tried`, the number of validation images for each shift")
     problem = known(run.problem, run.network, run.diffusion, run.classes)
     quick = {"anchors": 1} if "anchors" in settings_of(run.method) else {}  # EATA's take a second for each setting
     for settings in grid or ({},):
         build(problem, run.method, **quick | run.settings | settings)  # unknown settings fail here, before any work
-    return Entry(run, own, grid, like, against, said.get("images", whole["images"]))
+    return Entry(run, own, grid, like, against, said.get("images", whole["images"]), tried)
 
 
 def _many(values: object) -> list:

@@ -419,10 +419,10 @@ if scale == "mini":
 # %% [markdown]
 # A best value at an end of what was tried says that a better one may lie beyond it.
 #
-# * **The optimiser.** Plain gradient descent gains less under shifts and costs almost nothing on clean scenes. Its
-#   steps shrink with the gradient. Adam's do not: it divides the gradient by its own size, so that a network that is
-#   right already is moved as far as one that is wrong. This is where the losses on clean scenes, under blur and from
-#   other views come from.
+# * **The optimiser.** Plain gradient descent gains as much under shifts, at a rate of its own, and costs clean scenes
+#   about half as much, though not nothing. Its steps shrink with the gradient. Adam's do not: it divides the gradient
+#   by its own size, so that a network that is right already is moved as far as one that is wrong. That is part of
+#   the losses on clean scenes.
 # * **Timesteps.** With all of them heard, most of the gain goes: the low ones mislead, as the curves above said.
 # * **φ.** Adapting the diffusion model too changes next to nothing at the rate chosen for it.
 # * **Online** does *harm* here, and there is a lesson in it. Its rate was chosen on streams of six validation scenes,

@@ -174,6 +174,7 @@ DIFFUSIONS = {"unet": unet}
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(
         steps=5, samples=12, timesteps="stratified", part="lora", rank=4, low=0.4, high=0.8, optimizer="sgd", lr=300.0,
+        temperature=3.0,
     ),
     "tent": dict(part="lora", lr=1e-3, steps=1),
     "tpt": dict(views=32, lr=5e-2, steps=1, keep=0.5),

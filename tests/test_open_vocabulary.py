@@ -358,8 +358,8 @@ def test_the_page_runs_at_full_scale_and_goes_on_from_the_rows_it_has(hub, data,
 
     full, mini = outputs(tmp_path / f"{name}.ipynb"), outputs(ROOT / "notebooks" / f"{name}.ipynb")
     kinds, texts = Counter(kind for kind, _ in full), [text for _, text in full]
-    # what was held out; cards, seen and unseen (three tables), what was tried (two); stored and true
-    only_mini = {"image/png": 2, "text/html": 5, "stream": 1}
+    # what was held out; cards, seen and unseen (three tables), what was tried, temperatures (two); stored and true
+    only_mini = {"image/png": 2, "text/html": 7, "stream": 1}
     assert kinds + Counter(only_mini) == Counter(kind for kind, _ in mini)
     assert [text.count("True") for text in texts if "True" in text] == [1, 2, 1]  # what is computed by hand
     assert not [text for text in texts if any(word in text for word in ("False", "portrait", "nan"))]

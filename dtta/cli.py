@@ -357,11 +357,8 @@ def _table(options, together: ranks.Ranks | None) -> None:
         if options.only:
             raise ValueError("--only is for one table")
         names = experiments.names()
-        print(
-            _time(
-                "all tables", sum(sum(stored.seconds(name, options.store).values()) for name in names), options.workers
-            )
-        )
+        total = sum(sum(stored.seconds(name, options.store).values()) for name in names)
+        print(_time("all tables", total, options.workers))
         for name in names:
             _one_table(name, options, together)
     else:

@@ -231,12 +231,8 @@ def test_the_time_of_a_run_counts_its_grid_and_one_made_again_takes_what_it_take
         tables.make(table(tmp_path, text), 1, rows=tmp_path / f"{seconds}", out=tmp_path / "out", **options)
         return list(stored.seconds("few", tmp_path / "out").values())
 
-    assert took(1.0, TEXT) == [
-        18,
-        18 + 4 * 2 * 2,
-        12,
-        18,
-    ]  # tested: images, cells, seeds; tried: settings, images, shifts
+    tested, tried = [18, 18, 12, 18], 4 * 2 * 2  # images, cells, seeds; settings, images, shifts
+    assert took(1.0, TEXT) == [tested[0], tested[1] + tried, *tested[2:]]
     assert took(2.0, TEXT, only=["tent, two at once"]) == [18, 34, 12, 36]
     longer = TEXT.replace("lr = [0.01, 1.0]", "lr = [0.01, 1.0, 2.0]")
     assert took(3.0, longer, only=["diffusion-tta", "few images"]) == [18, 3 * (18 + 6 * 2 * 2), 36, 36]

@@ -107,18 +107,24 @@ def test_each_run_of_a_table_gives_its_stored_scores_again(table):
 
 
 @pytest.mark.parametrize("problem", ["digits", *SCENES])
-def test_the_settings_chosen_gain_on_validation_images_what_is_stored(problem):
-    """Gains from older code or weights would choose settings for what is no longer there."""
+def test_the_two_best_settings_gain_on_validation_images_what_is_stored(problem):
+    """Gains from older code or weights would choose settings for what is no longer there.
+
+    Two, since the one that was chosen wrongly may be off by one image, within rounding.
+    """
     table, loaded = experiments.read(f"{problem}-test"), dtta.load(problem)
     chosen = stored.names(table.name)["diffusion-tta"]
-    told = next(row for row in stored.tried(table.name) if row["settings"] == chosen.settings)
+    tried = [row for row in stored.tried(table.name) if row["run"] == "diffusion-tta"]
+    told = sorted(tried, key=lambda row: -row["gain"])[:2]
+    assert told[0]["settings"] == chosen.settings
     cells, numbers = [(shift, table.severity) for shift in table.shifts], table.numbers(table.tried, table.seeds[0])
-    after = replace(chosen, split="validation", seed=table.seeds[0])
-    before = replace(after, method="none", settings={})
+    run = replace(chosen, split="validation", seed=table.seeds[0])
     metric = loaded.metrics.get(loaded.metric)
-    rows = [evaluate(run, cells, numbers, progress=False) for run in (before, after)]
-    within = 200 / told["images"] if metric is None else 0.3  # two images; another processor rounds otherwise
-    assert paired_gain(*rows, metric)["gain"] == pytest.approx(told["gain"], abs=within)
+    before = evaluate(replace(run, method="none", settings={}), cells, numbers, progress=False)
+    for row in told:
+        after = evaluate(replace(run, settings=row["settings"]), cells, numbers, progress=False)
+        within = 200 / row["images"] if metric is None else 0.3  # two images; another processor rounds otherwise
+        assert paired_gain(before, after, metric)["gain"] == pytest.approx(row["gain"], abs=within)
 
 
 def test_the_bar_all_results_within_three_hours_on_two_cores():

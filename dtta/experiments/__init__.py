@@ -20,8 +20,8 @@ A file says:
     settings = { episodic = false }
     images = 20                  # its own number of images, where one takes long; so for `tried`
 
-The book's grids hold the best value found and its neighbours: of what was tried once and did far worse, most was taken
-out again, so that all tables are made within three hours.
+Most of the book's grids hold the best value found and its neighbours: of what was tried once and did far worse, most
+was taken out again, so that all tables are made within three hours.
 """
 
 from __future__ import annotations

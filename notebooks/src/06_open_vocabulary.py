@@ -820,8 +820,8 @@ if scale == "mini":
 
 # %% [markdown]
 # It nearly doubles the gain, and most of what is won lies where CLIP believed in the true name by less than a hundredth:
-# divided by three, a logarithm of a thousandth is one of a tenth. It mends more and breaks no more. A temperature of 10
-# did worse than 3 on validation portraits: there every name is in the mixture, and the mixture says little.
+# a name with a thousandth of the favourite's belief has a tenth of the favourite's share in the mixture. A temperature of
+# 10 gained less than 3 on validation portraits (`dtta/results/scenes-clip-test-settings.csv`).
 #
 # ## Beside the paper
 #

@@ -209,14 +209,13 @@ def test_nothing_is_done_twice_and_one_row_can_be_made_again(tmp_path, monkeypat
 
 def test_a_run_with_validation_images_of_its_own(tmp_path):
     """Each gain is over its own images, though all are compared with the same run."""
-    said = TEXT.replace('like = "diffusion-tta"', 'like = "diffusion-tta"\ntried = 3\ngrid = { samples = [2, 3] }')
-    few = table(
-        tmp_path, said.replace("tried = 2\n", "", 1).replace("[runs.diffusion-tta]", "[runs.diffusion-tta]\ntried = 1")
-    )
-    assert [entry.tried for entry in few.entries.values()] == [0, 1, 3, 0]
+    said = TEXT.replace('method = "tent"', 'method = "tent"\ntried = 3\ngrid = { steps = [1, 2] }')
+    said = said.replace("tried = 2\n", "", 1).replace("[runs.diffusion-tta]", "[runs.diffusion-tta]\ntried = 1")
+    few = table(tmp_path, said)
+    assert [entry.tried for entry in few.entries.values()] == [0, 1, 0, 3]
     tables.make(few, 1, rows=tmp_path / "rows", out=tmp_path / "out")
     tried = stored.tried("few", tmp_path / "out")
-    assert [(row["run"], row["images"]) for row in tried] == [("diffusion-tta", 2)] * 4 + [("few images", 6)] * 2
+    assert [(row["run"], row["images"]) for row in tried] == [("diffusion-tta", 2)] * 4 + [("tent, two at once", 6)] * 2
     assert tables.make(few, 1, ["none"], tmp_path / "new", tmp_path / "out") == []  # the others are as the file says
 
 

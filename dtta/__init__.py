@@ -8,7 +8,9 @@
     tta = dtta.DiffusionTTA(problem.model, problem.diffusion, problem.condition, optimizer)
     print(tta(image).softmax(1))
 
-The names below are all that most uses need; the rest is in the modules.
+The rooms, from the bottom up: ``core`` (the method), ``methods`` and ``problems``, ``evaluation``, ``experiments``,
+``profiling``, ``pages``, ``course``, ``cli``. Each imports only rooms below it. The names below are all that most uses
+need; they are imported when they are first used, so that ``import dtta`` loads neither torch nor diffusers.
 """
 
 from __future__ import annotations
@@ -17,20 +19,40 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dtta.adapt import DiffusionTTA
-    from dtta.parameters import select
-    from dtta.problems import load
-    from dtta.sampling import Sampling
+    from dtta.core.conditions import ClassMixture, DepthMap, PixelMixture, RelativeDepth, Tempered
+    from dtta.core.diffusion import ClassUNet, ConcatUNet, ControlledUNet, Diffusion, DiT, TextUNet
+    from dtta.core.parameters import select
+    from dtta.core.problem import Problem
+    from dtta.core.sampling import Sampling
+    from dtta.core.stopping import Stopping
+    from dtta.core.tta import DiffusionTTA
+    from dtta.evaluation.evaluate import evaluate
+    from dtta.evaluation.run import Run
+    from dtta.methods.registry import build
+    from dtta.problems.registry import load
 
-__all__ = ["DiffusionTTA", "Sampling", "load", "select"]
 __version__ = "0.1.0"
 
-_HOME = {"DiffusionTTA": "adapt", "Sampling": "sampling", "load": "problems", "select": "parameters"}
+_MODULES = {
+    "core.tta": ("DiffusionTTA",),
+    "core.sampling": ("Sampling",),
+    "core.stopping": ("Stopping",),
+    "core.parameters": ("select",),
+    "core.problem": ("Problem",),
+    "core.conditions": ("ClassMixture", "DepthMap", "PixelMixture", "RelativeDepth", "Tempered"),
+    "core.diffusion": ("ClassUNet", "ConcatUNet", "ControlledUNet", "Diffusion", "DiT", "TextUNet"),
+    "methods.registry": ("build",),
+    "problems.registry": ("load",),
+    "evaluation.run": ("Run",),
+    "evaluation.evaluate": ("evaluate",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is asked for: the course's checks need torch alone, which loads in a second."""
-    if name not in _HOME:
+    """Import a name when it is first used."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"dtta.{_HOME[name]}"), name)
+    value = globals()[name] = getattr(importlib.import_module(f"dtta.{_MODULE_OF[name]}"), name)
     return value

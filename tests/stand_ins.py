@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import VisionTransformer
 from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
 
-from dtta.problems.imagenet_data import LAYOUTS, kept_classes, synsets
+from dtta.problems.data.imagenet import LAYOUTS, kept_classes, synsets
 
 SIZE = 32  # of the tiny diffusion models' pictures
 

@@ -10,13 +10,13 @@ from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from dtta.clip import ClipClassifier, prompt_embeddings
-from dtta.conditions import ClassMixture, DepthMap, PixelMixture
-from dtta.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT, TextUNet
+from dtta.core.conditions import ClassMixture, DepthMap, PixelMixture
+from dtta.core.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT, TextUNet
+from dtta.core.problem import Problem
+from dtta.problems.digits.shifts import SHIFTS, apply_shift
 from dtta.problems.metrics import DEPTH_METRICS, class_counts, depth_errors, segmentation_metrics
-from dtta.problems.problem import Problem
+from dtta.problems.networks.clip import ClipClassifier, prompt_embeddings
 from dtta.problems.scenes.clip import make_tokenizer
-from dtta.problems.shifts import SHIFTS, apply_shift
 
 CLASSES, SIZE = 5, 8
 NAMES = tuple("abcde")

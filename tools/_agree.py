@@ -1,4 +1,4 @@
-"""Whether two texts of a page agree, within the tolerance that they state (dtta.report)."""
+"""Whether two texts of a page agree, within the tolerance that they state (dtta.pages.report)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 # The file alone: importing the package would load torch into every test process.
-_spec = importlib.util.spec_from_file_location("report", Path(__file__).parents[1] / "dtta" / "report.py")
+_spec = importlib.util.spec_from_file_location("report", Path(__file__).parents[1] / "dtta" / "pages" / "report.py")
 report = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(report)
 

@@ -119,7 +119,7 @@ def _cell(cell: NotebookNode) -> Iterator[str]:
                 if mime == "image/svg+xml":
                     yield "an SVG figure, which nbval compares by its text: show it as PNG"
                 if len(output.metadata.get(mime, {}).get("alt", "")) < 20:
-                    yield "a figure without alt text: show it with dtta.figures.show(fig, alt=...)"
+                    yield "a figure without alt text: show it with dtta.pages.figures.show(fig, alt=...)"
     if images > 1:
         yield f"{images} figures in one cell, but the book keeps one alt text for each cell: split the cell"
 

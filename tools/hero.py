@@ -14,9 +14,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import dtta
-from dtta import figures, stored
-from dtta.evaluate import paired_gain
-from dtta.problems.shifts import SHIFTS
+from dtta.evaluation.statistics import paired_gain
+from dtta.experiments import stored
+from dtta.pages import figures
+from dtta.problems.digits.shifts import SHIFTS
 
 OUT = Path(__file__).parent.parent / "book" / "_static" / "hero.png"
 
@@ -24,7 +25,7 @@ OUT = Path(__file__).parent.parent / "book" / "_static" / "hero.png"
 def main() -> None:
     figures.style()
     problem = dtta.load("digits")
-    pairs = list(zip(*stored.shared(*(stored.rows("digits-test", r) for r in ("none", "diffusion-tta"))), strict=True))
+    pairs = list(zip(*stored.align(*(stored.rows("digits-test", r) for r in ("none", "diffusion-tta"))), strict=True))
     mended = [b for a, b in pairs if b.score > a.score]
     broken = [b for a, b in pairs if b.score < a.score]
     fig = plt.figure(figsize=(11, 4.2), layout="constrained")

@@ -3,7 +3,7 @@
     python tools/metrics.py compare _build/executed/full       exit status 1 where numbers left their tolerance
     python tools/metrics.py collect _build/executed/full       write them as the reference, to be committed
 
-A reference, notebooks/references/<device>.json, holds for each page the outputs that state a tolerance (dtta.report):
+A reference, notebooks/references/<device>.json, holds for each page the outputs that state a tolerance (dtta.pages.report):
 
     {"device": "NVIDIA A10G", "factor": 1.0, "pages": {"01_diffusion_loss": {"commit": "...", "outputs": ["..."]}}}
 

@@ -1,6 +1,6 @@
 """A pytest plugin (-p nbval_tolerance) that lets nbval compare numbers within the tolerance an output states.
 
-nbval compares text exactly. Where the fresh output states a tolerance (dtta.report), its numbers are
+nbval compares text exactly. Where the fresh output states a tolerance (dtta.pages.report), its numbers are
 compared with the committed ones within it; if all agree, the committed text takes the fresh text's
 place and nbval's exact comparison passes. It judges everything else itself, except two things that it
 misses: the number and kinds of the outputs (it skips images, so it would not miss a lost figure), and

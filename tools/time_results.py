@@ -19,16 +19,17 @@ from dataclasses import replace
 import torch
 from tqdm.auto import tqdm
 
-from dtta import experiments, stored
-from dtta.evaluate import evaluate
-from dtta.rows import Run
+from dtta.evaluation.evaluate import evaluate
+from dtta.evaluation.run import Run
+from dtta.experiments import spec as experiments
+from dtta.experiments import stored
 
 
 def jobs(name: str) -> list[tuple[str, str, Run, int]]:
     """A table, a run of it, that run with some settings on images apart, and how many `make results` gives to it."""
-    table, runs, found = experiments.read(name), stored.names(name), []
+    table, runs, found = experiments.read(name), stored.runs(name), []
     for run, entry in table.entries.items():
-        first = replace(experiments.start(table, run, runs), recalled=0, stream="apart")
+        first = replace(experiments.start(table, run, runs), forgetting_images=0, stream="apart")
         tested = entry.images * (1 + len(table.shifts)) * len(table.seeds)
         found.append((name, run, replace(first, settings=runs[run].settings), tested))
         for own in entry.grid:

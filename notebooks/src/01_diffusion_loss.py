@@ -34,8 +34,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report
-from dtta.elsewhere import announce
+from dtta.experiments.transfer import announce
+from dtta.pages import figures, report
 
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
@@ -125,7 +125,7 @@ report.line(f"as a {names[true]}: {losses[0]:.3f}, as a {names[wrong]}: {losses[
 # see *the same* $(t, \epsilon)$: we care for differences between labels, and what they share cancels.
 
 # %%
-from dtta.baselines import DiffusionClassifier
+from dtta.methods.diffusion_classifier import DiffusionClassifier
 
 scorer = DiffusionClassifier(diffusion, samples=pairs, seed=seed, embeddings=table)  # t spread evenly over 0..T
 losses = scorer.losses(x).cpu()  # (images, labels, timesteps)

@@ -35,11 +35,12 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report
-from dtta.adapt import accumulate, gradients_only_for
-from dtta.conditions import ClassMixture, DepthMap, PixelMixture
-from dtta.elsewhere import announce
-from dtta.sampling import Sampling
+from dtta.core.adapter import gradients_only_for
+from dtta.core.conditions import ClassMixture, DepthMap, PixelMixture
+from dtta.core.feedback import accumulate
+from dtta.core.sampling import Sampling
+from dtta.experiments.transfer import announce
+from dtta.pages import figures, report
 
 figures.style()
 problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
@@ -115,7 +116,7 @@ for name, found in {"segmentation": soft_map, "depth": depth_map, "text": words}
 # $p \sim \operatorname{Dirichlet}(0.15 + \operatorname{onehot}(y))$. Both models have the same shape, data and steps.
 
 # %%
-sampling = Sampling(timesteps="stratified", low=0.25, high=0.75)
+sampling = Sampling(timesteps="stratified", t_min=0.25, t_max=0.75)
 
 
 def along_the_line(diffusion, points):

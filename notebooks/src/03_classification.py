@@ -40,20 +40,20 @@ from functools import partial
 import torch
 
 import dtta
-from dtta import figures, report, stored
-from dtta.cost import operations
-from dtta.elsewhere import opened
-from dtta.evaluate import image_generator
-from dtta.methods import build
-from dtta.presets import TABLE_1
-from dtta.summary import published
+from dtta.evaluation.evaluate import image_generator
+from dtta.experiments import stored
+from dtta.experiments.paper import TABLE_1, published
+from dtta.experiments.transfer import opened
+from dtta.methods.registry import build
+from dtta.pages import figures, report
+from dtta.profiling.flops import operations
 
 figures.style()
 problem, shifts, folder = opened(
     scale, ["digits-test", "teachers"], "digits", "imagenet", images, seed, shifts=shifts,
     networks={"": network, "vit": vit}, diffusion=diffusion, most=most, results=results,
 )  # fmt: skip
-settings = stored.names("digits-test", folder)["diffusion-tta"].settings
+settings = stored.runs("digits-test", folder)["diffusion-tta"].settings
 origin = {"mini": "chosen on validation images", "full": "the paper's, not chosen on validation images"}[scale]
 print(f"settings, {origin}:", settings)
 
@@ -77,7 +77,7 @@ diffusion = problem.diffusion
 rate = {"mini": settings["lr"], "full": 5e-3}[scale]  # of SGD; at full scale the paper's second setting
 optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
 generator = image_generator(seed, first.index)
-low, high = settings.get("low", 0.0), settings.get("high", 1.0)
+low, high = settings.get("t_min", 0.0), settings.get("t_max", 1.0)
 B = min(settings["samples"], settings.get("micro_batch", 180))  # what goes through the diffusion model at once
 
 z0 = diffusion.encode(image)
@@ -124,7 +124,7 @@ tta = dtta.DiffusionTTA(
     torch.optim.SGD(dtta.select(problem.model), lr=rate, momentum=0.9),
     steps=settings["steps"],
     samples=B,
-    sampling=dtta.Sampling("stratified", low=low, high=high),
+    sampling=dtta.Sampling("stratified", t_min=low, t_max=high),
 )
 start = [p.clone() for p in problem.model.parameters()]
 output = tta(image, image_generator(seed, first.index))
@@ -216,7 +216,7 @@ report.gains(
 # Are the stored numbers true? A few images of each shift, run now:
 
 # %%
-agree, count = stored.agreement("digits-test", "diffusion-tta", live, shifts, folder=folder)
+agree, count = stored.reproduce("digits-test", "diffusion-tta", live, shifts, folder=folder)
 report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
 # %% [markdown]
@@ -239,7 +239,7 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # that have seen it.
 
 # %%
-runs = stored.names("digits-test", folder)
+runs = stored.runs("digits-test", folder)
 NAMES = {
     "diffusion-tta": ("Diffusion-TTA", "one image"),
     "logits": ("logits", "one image"),
@@ -351,7 +351,7 @@ PAIRS = (
     ("diffusion-tta, online, 16", "dusa, online, 16"),
 )
 report.gains(
-    stored.compared("digits-test", PAIRS, shifts, lambda run: ", ".join(NAMES[run]), folder),
+    stored.compare("digits-test", PAIRS, shifts, lambda run: ", ".join(NAMES[run]), folder),
     tolerance=0.1,
     caption="One method against the other; accuracy in %, mean of the shifts",
 )
@@ -363,7 +363,7 @@ report.gains(
 # %%
 if scale == "mini":
     report.table(
-        stored.choices("digits-test", {run: ", ".join(name) for run, name in NAMES.items()}),
+        stored.selection_table("digits-test", {run: ", ".join(name) for run, name in NAMES.items()}),
         tolerance=0.1,
         caption="What was tried on validation images, the mean over twelve shifts, and gains there in points",
     )
@@ -417,7 +417,7 @@ TEACHERS = (
     "ResNet, DiT, all timesteps", "ResNet, DiT, hard labels", "ResNet, DiT, its own settings",
     "ResNet, DiT, its own settings, and φ",
 )  # fmt: skip
-taught = stored.names("teachers", folder)
+taught = stored.runs("teachers", folder)
 by_teacher = {run: stored.gain("teachers", run, shifts, folder=folder) for run in TEACHERS if run in taught}
 report.gains(by_teacher, tolerance=0.1, caption="Accuracy in %, gain in points, mean of the shifts")
 
@@ -467,7 +467,7 @@ report.line(f"correlation over the shifts: {correlation:.2f}", tolerance=0.05)
 # Diffusion Classifier marks what the two know together.
 
 # %%
-none, classifier = stored.shared(
+none, classifier = stored.align(
     stored.rows("digits-test", "none", folder), stored.rows("digits-test", "diffusion-classifier", folder), shifts
 )
 union = 100 * sum(max(a.score, b.score) for a, b in zip(none, classifier, strict=True)) / len(none)

@@ -41,12 +41,14 @@ import torch
 from torch.nn import functional as F
 
 import dtta
-from dtta import figures, report, stored
-from dtta.adapt import accumulate, gradients_only_for
-from dtta.elsewhere import EVEN, opened
-from dtta.evaluate import image_generator
-from dtta.listening import losses_by_timestep, losses_under
-from dtta.methods import build
+from dtta.core.adapter import gradients_only_for
+from dtta.core.feedback import accumulate
+from dtta.core.probe import losses_by_timestep, losses_under
+from dtta.evaluation.evaluate import image_generator
+from dtta.experiments import stored
+from dtta.experiments.transfer import EVEN, opened
+from dtta.methods.registry import build
+from dtta.pages import figures, report
 from dtta.problems.metrics import class_accuracy
 
 figures.style()
@@ -128,7 +130,7 @@ print("the same as PixelMixture:", torch.allclose(c, problem.condition(logits)[0
 
 # %%
 z0 = diffusion.encode(x)
-heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
+heard = dtta.Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"])
 t, noise = heard.draw(z0, 96, diffusion.timesteps, image_generator(seed, 0))
 leaf = logits.detach().requires_grad_()
 c = problem.condition(leaf)
@@ -229,7 +231,7 @@ figures.show(
 
 # %%
 tta = build(problem, "diffusion-tta")
-standing = partial(stored.standing, table, "diffusion-tta", folder=folder)  # by their gain
+standing = partial(stored.at_quantile, table, "diffusion-tta", folder=folder)  # by their gain
 index = standing(deep, 0.75)
 x, truth = problem.image(index, deep, 3)
 answer = tta(x, image_generator(seed, index))
@@ -329,7 +331,7 @@ figures.show(
 
 # %%
 some = ("clean", "contrast", "fog", "shot_noise", "night")
-agree, count = stored.agreement(table, "diffusion-tta", live, some, folder=folder, within=0.02)
+agree, count = stored.reproduce(table, "diffusion-tta", live, some, folder=folder, within=0.02)
 report.line(f"{agree} of {count} scenes score as stored, to two points", tolerance=0.1, whole=1)
 
 # %% [markdown]
@@ -409,7 +411,9 @@ report.gains(
 # %%
 if scale == "mini":
     report.table(
-        stored.choices(table), tolerance=0.3, caption="What was tried on validation scenes, and gains there in points"
+        stored.selection_table(table),
+        tolerance=0.3,
+        caption="What was tried on validation scenes, and gains there in points",
     )
 
 # %% [markdown]
@@ -428,7 +432,7 @@ if scale == "mini":
 # %%
 preferred, gained = [], []
 rows = stored.rows(table, "diffusion-tta", folder)
-heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
+heard = dtta.Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"])
 for shift in ("clean", *shifts):
     pairs = [problem.image(i, shift, 3) for i in [r.index for r in rows if r.shift == shift][:4]]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])

@@ -42,11 +42,13 @@ import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
 import dtta
-from dtta import figures, report, stored
-from dtta.elsewhere import EVEN, opened
-from dtta.evaluate import bootstrap_interval, image_generator
-from dtta.listening import losses_by_timestep, losses_under
-from dtta.methods import build
+from dtta.core.probe import losses_by_timestep, losses_under
+from dtta.evaluation.evaluate import image_generator
+from dtta.evaluation.statistics import bootstrap_interval
+from dtta.experiments import stored
+from dtta.experiments.transfer import EVEN, opened
+from dtta.methods.registry import build
+from dtta.pages import figures, report
 
 figures.style()
 table = "scenes-depth-test"
@@ -195,7 +197,7 @@ figures.show(
 
 # %%
 tta = build(problem, "diffusion-tta")
-standing = partial(stored.standing, table, "diffusion-tta", folder=folder)  # by their gain
+standing = partial(stored.at_quantile, table, "diffusion-tta", folder=folder)  # by their gain
 index = standing(deep, 0.75)
 x, truth = problem.image(index, deep, 3)
 after = tta(x, image_generator(seed, index))
@@ -347,7 +349,7 @@ figures.show(
 
 # %%
 some = ("clean", "contrast", "fog", "shot_noise", "night")
-agree, count = stored.agreement(table, "diffusion-tta", live, some, folder=folder, within=0.01)
+agree, count = stored.reproduce(table, "diffusion-tta", live, some, folder=folder, within=0.01)
 report.line(f"{agree} of {count} scenes score as stored, to one point", tolerance=0.1, whole=1)
 
 # %% [markdown]
@@ -390,7 +392,7 @@ variants = {
     "online": ("diffusion-tta, online", "none"),
     "GLPN": ("diffusion-tta, glpn", "none, glpn"),  # at full scale the network of all rows
 }
-variants = {name: pair for name, pair in variants.items() if pair[0] in stored.names(table, folder)}
+variants = {name: pair for name, pair in variants.items() if pair[0] in stored.runs(table, folder)}
 report.gains(
     {"as above": gain_of("diffusion-tta", shifts)}
     | {name: gain_of(run, shifts, against=other) for name, (run, other) in variants.items()},
@@ -413,7 +415,9 @@ report.gains(
 # %%
 if scale == "mini":
     report.table(
-        stored.choices(table), tolerance=0.1, caption="What was tried on validation scenes, and gains there in points"
+        stored.selection_table(table),
+        tolerance=0.1,
+        caption="What was tried on validation scenes, and gains there in points",
     )
 
 # %% [markdown]
@@ -438,7 +442,7 @@ if scale == "mini":
 
 # %%
 preferred, gained = [], []
-heard = dtta.Sampling("stratified", low=settings["low"], high=settings["high"])
+heard = dtta.Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"])
 for shift in ("clean", *shifts):
     pairs = [problem.image(i, shift, 3) for i in [i for name, i in kept if name == shift][:4]]
     x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])

@@ -49,13 +49,16 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report, stored
-from dtta.clip import ClipClassifier, tokens
-from dtta.elsewhere import announce
-from dtta.evaluate import Run, evaluate, image_generator, spread
-from dtta.listening import losses_by_timestep
-from dtta.methods import build
-from dtta.parameters import add_lora, lora_updates, select
+from dtta.core.lora import add_lora, lora_updates
+from dtta.core.parameters import select
+from dtta.core.probe import losses_by_timestep
+from dtta.evaluation.evaluate import evaluate, image_generator
+from dtta.evaluation.run import Run, spread
+from dtta.experiments import stored
+from dtta.experiments.transfer import announce
+from dtta.methods.registry import build
+from dtta.pages import figures, report
+from dtta.problems.networks.clip import ClipClassifier, tokens
 
 figures.style()
 problem = dtta.load({"mini": "scenes-clip", "full": f"open-vocabulary-{data}"}[scale], network, diffusion)
@@ -159,7 +162,7 @@ print("answer:", problem.classes[y.argmax()], "/ truth:", problem.classes[label]
 # %%
 import json
 
-from dtta.problems import weights as shipped
+from dtta.problems.training import weights as shipped
 
 if scale == "mini":
     rows = []
@@ -528,11 +531,11 @@ if scale == "mini":
 # Are the stored numbers true? A portrait of some shifts, run now:
 
 # %%
-known = stored.names(test, folder)
+known = stored.runs(test, folder)
 kept = {(r.shift, r.index): r.score for r in stored.rows(test, "diffusion-tta", folder)}
 if scale == "mini":
     some = ("clean", "contrast", "fog", "shot_noise", "night")
-    agree, count = stored.agreement(test, "diffusion-tta", live, some)
+    agree, count = stored.reproduce(test, "diffusion-tta", live, some)
     report.line(f"{agree} of {count} portraits are answered as stored", tolerance=0.1, whole=1)
 
 # %% [markdown]
@@ -635,7 +638,7 @@ if scale == "mini":
 if scale == "mini":
     mine = {run: name for name, run in variants.items()} | {run: run for run in methods[1:]}
     report.table(
-        stored.choices(test, mine),
+        stored.selection_table(test, mine),
         tolerance=0.6,
         caption="What was tried on validation portraits, and gains there in points",
     )
@@ -834,7 +837,7 @@ if scale == "mini":
 # Table 3 has one loss: −0.4 for ViT-B/16 on CIFAR-100.
 #
 # `scale = "full"` runs this page's code on CLIP and Stable Diffusion 1.5, on any of these six data sets, and so does
-# `dtta evaluate --problem` (`dtta.problems.open_vocabulary`). Two things differ from the paper there: it used Stable
+# `dtta evaluate --problem` (`dtta.problems.full.open_vocabulary`). Two things differ from the paper there: it used Stable
 # Diffusion 2.0, and the sentence "a photo of a <class>" for every data set; here it is 1.5, and the sentences that
 # CLIP's authors wrote for each. No number from there is shown here: that code was tried out on tiny models of random
 # weights in the public checkpoints' layout, and not yet on those.
@@ -854,7 +857,7 @@ if scale == "mini":
 # `[" ".join(label.kind) for label in VOCABULARY[:20]]` gives the canonical names, and with
 # `SYNONYMS` from `dtta.problems.scenes.words` the others. `problem.images(100, "fog", 3, "validation")` draws the
 # portraits, and their labels `y`. For the last part, `l_canonical = problem.reader([f"a photo of a {name}" for name in
-# canonical])` makes the conditions of one wording, and likewise `l_synonym`. Then, with `from dtta.listening import
+# canonical])` makes the conditions of one wording, and likewise `l_synonym`. Then, with `from dtta.core.probe import
 # losses_under`, `losses_under(problem.diffusion, x, [l_canonical[y], l_synonym[y], (l_canonical[y] + l_synonym[y]) /
 # 2])` compares the three on the same noise. Report intervals: 100 portraits are few.
 # ```

@@ -44,19 +44,20 @@ import torch
 from matplotlib.patches import Patch
 from tqdm import tqdm
 
-from dtta import figures, report, stored
-from dtta.elsewhere import PLAIN, opened
-from dtta.evaluate import image_generator
-from dtta.methods import build
-from dtta.presets import TABLE_1, TABLE_5
-from dtta.sampling import Sampling
+from dtta.core.sampling import Sampling
+from dtta.evaluation.evaluate import image_generator
+from dtta.experiments import stored
+from dtta.experiments.paper import TABLE_1, TABLE_5
+from dtta.experiments.transfer import PLAIN, opened
+from dtta.methods.registry import build
+from dtta.pages import figures, report
 
 figures.style()
 problem, shifts, folder = opened(
     scale, ["loss"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network},
     diffusion=diffusion, most=most, results=results, start=PLAIN,
 )  # fmt: skip
-runs = stored.names("loss", folder)
+runs = stored.runs("loss", folder)
 gain_of = partial(stored.gain, "loss", folder=folder)
 diffusion, settings = problem.diffusion, runs["diffusion-tta"].settings
 origin = {"mini": "chosen on validation images", "full": "the paper's SGD, nothing chosen here"}[scale]
@@ -111,17 +112,17 @@ def noise_of(found, mean):
 
 
 B = settings["samples"]
-DENSITY = runs["importance"].settings["density"]
+DENSITY = runs["importance"].settings["t_density"]
 under = shifts[:: max(1, len(shifts) // pictures)][:pictures]
 split = "validation" if "validation" in problem.sizes else "test"  # ImageNet's training part need not be there
 shown, labels = zip(*(problem.image(k, shift, 3, split) for k, shift in enumerate(under)), strict=True)
-span = dict(low=settings["low"], high=settings["high"])
+span = dict(t_min=settings["t_min"], t_max=settings["t_max"])
 stratified = Sampling("stratified", **span)
 same = {  # ways to the same mean
     "uniform": Sampling("uniform", **span),
     "antithetic": Sampling("antithetic", **span),
     "stratified": stratified,
-    "importance": Sampling("stratified", density=DENSITY, **span),
+    "importance": Sampling("stratified", t_density=DENSITY, **span),
     "shared noise": Sampling("stratified", noise="shared", **span),
 }
 broad = {  # the same for all timesteps
@@ -147,7 +148,7 @@ def within(name, low, high):
     return [each[(low <= at) & (at < high)] for each, at in zip(pairs[name], t, strict=True)]
 
 
-ends = torch.linspace(span["low"], span["high"], len(DENSITY) + 1).tolist()
+ends = torch.linspace(span["t_min"], span["t_max"], len(DENSITY) + 1).tolist()
 sizes = torch.stack([torch.cat(within("uniform", *part)).square().sum(1).mean() for part in pairwise(ends)]).sqrt()
 sizes = sizes.nan_to_num()  # of so few pairs that none fell into a quarter
 print(f"the density that is used: {DENSITY}; by quarter, the root mean square of a pair's gradient over its mean:")
@@ -296,13 +297,13 @@ report.gains(
     tolerance=0.1,
     caption=f"All timesteps at rate {runs[last].settings['lr']:.1e} against the middle, on images both have; accuracy in %",
 )
-moved = stored.shared(stored.rows("loss", last, folder), stored.rows("loss", "and φ", folder))
+moved = stored.align(stored.rows("loss", last, folder), stored.rows("loss", "and φ", folder))
 print(f"moving φ changes {sum(a.score != b.score for a, b in zip(*moved, strict=True))} of {len(moved[0])} scores")
 
 # %%
 if scale == "mini":
     report.table(
-        stored.choices("loss"),
+        stored.selection_table("loss"),
         tolerance=0.1,
         caption="Rates: what was tried on validation images, and gains there in points",
     )
@@ -475,7 +476,7 @@ report.gains({f"rate {r:.1e}": g for r, g in by_rate.items()}, tolerance=0.1, ca
 # Are the stored numbers true? An image of each shift, run now:
 
 # %%
-agree, count = stored.agreement("loss", "diffusion-tta", live, shifts, folder=folder)
+agree, count = stored.reproduce("loss", "diffusion-tta", live, shifts, folder=folder)
 report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
 # %% [markdown]

@@ -42,19 +42,21 @@ import numpy as np
 import torch
 
 import dtta
-from dtta import figures, report, stored
-from dtta.elsewhere import PLAIN, opened
-from dtta.evaluate import bootstrap_interval, image_generator
-from dtta.methods import build
-from dtta.parameters import select
-from dtta.presets import TABLE_6
+from dtta.core.parameters import select
+from dtta.evaluation.evaluate import image_generator
+from dtta.evaluation.statistics import bootstrap_interval
+from dtta.experiments import stored
+from dtta.experiments.paper import TABLE_6
+from dtta.experiments.transfer import PLAIN, opened
+from dtta.methods.registry import build
+from dtta.pages import figures, report
 
 figures.style()
 problem, shifts, folder = opened(
     scale, ["weights"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network, "vit": vit},
     diffusion=diffusion, most=most, results=results, start=PLAIN,
 )  # fmt: skip
-runs = stored.names("weights", folder)
+runs = stored.runs("weights", folder)
 families = {"ResNet": None} | ({"ViT": "vit"} if "all, vit" in runs else {})  # as the table names them
 second = runs["all, vit"].network if "ViT" in families else None
 networks = {"ResNet": problem} | ({"ViT": dtta.load(problem.name, second, diffusion)} if second else {})
@@ -81,13 +83,13 @@ for name, count in counts.items():
 # %%
 x, label = problem.image(0, "contrast", 3)
 ways = {
-    "logits from zero": dict(part="logits", start="random"),
-    "logits from zero, ensemble": dict(part="logits", start="random", ensemble=True),
-    "norm": dict(part="norm"),
-    "head": dict(part="head"),
-    "all": dict(part="all"),
-    "all and φ": dict(part="all", adapt_diffusion=True),
-    "all, from random weights": dict(part="all", start="random"),
+    "logits from zero": dict(trainable="logits", start="random"),
+    "logits from zero, ensemble": dict(trainable="logits", start="random", ensemble=True),
+    "norm": dict(trainable="norm"),
+    "head": dict(trainable="head"),
+    "all": dict(trainable="all"),
+    "all and φ": dict(trainable="all", adapt_diffusion=True),
+    "all, from random weights": dict(trainable="all", start="random"),
 }
 for name, settings in ways.items():
     answer = build(problem, "diffusion-tta", **settings)(x, image_generator(seed, 0))
@@ -120,7 +122,7 @@ def named(way, network):
 if scale == "mini":
     ways = {named(way, network): f"{family}: {way}" for family, network in families.items() for way in WAYS}
     report.table(
-        stored.choices("weights", ways),
+        stored.selection_table("weights", ways),
         tolerance=0.1,
         caption="Rates: what was tried on validation images, twelve shifts, severity 3, and gains there in points",
     )
@@ -189,7 +191,7 @@ PAIRS += [("random start", "logits"), ("logits and ensemble", "logits"), ("logit
 for family, network in families.items():
     known = {named(way, network): way for way in WAYS}
     report.gains(
-        stored.compared(
+        stored.compare(
             "weights", [(named(a, network), named(b, network)) for a, b in PAIRS], shifts, known.__getitem__, folder
         ),
         tolerance=0.1,
@@ -226,7 +228,7 @@ for family, network in families.items():
 # %%
 def kept_and_mended(way, network):
     """For what was right before and what was wrong: the share that is right now in %, its interval, and how many."""
-    before, after = stored.shared(
+    before, after = stored.align(
         stored.rows("weights", named("none", network), folder),
         stored.rows("weights", named(way, network), folder),
         set(shifts),
@@ -272,7 +274,7 @@ for family in families:
         f"right now; {drawn}",
     )
 if page_03 := (folder / "digits-test.json").is_file():  # page 03's table
-    none, both = stored.shared(*(stored.rows("digits-test", run, folder) for run in ("none", "ensemble")), set(shifts))
+    none, both = stored.align(*(stored.rows("digits-test", run, folder) for run in ("none", "ensemble")), set(shifts))
     kept, mended = ([100 * b.score for a, b in zip(none, both, strict=True) if a.score == score] for score in (1, 0))
     report.line(
         f"page 03's ensemble, of {len(none)} images: keeps {np.mean(kept):.1f}%, mends {np.mean(mended):.1f}%",
@@ -328,7 +330,7 @@ def halves(way, network):
     for k, shift in enumerate(shifts):
         before, after = (
             np.array([100 * r.score for r in side])
-            for side in stored.shared(
+            for side in stored.align(
                 stored.rows("weights", named("none", network), folder),
                 stored.rows("weights", named(way, network), folder),
                 {shift},
@@ -388,7 +390,7 @@ if len(shifts) > 2 and images > 1:
 # behind.
 
 # %%
-TEACHERS = {"DiT, all timesteps": ("dit", dict(low=0.0, high=1.0), "ResNet, DiT, all timesteps")}
+TEACHERS = {"DiT, all timesteps": ("dit", dict(t_min=0.0, t_max=1.0), "ResNet, DiT, all timesteps")}
 CASE = ("logits", "logits and ensemble", "all")
 
 
@@ -418,7 +420,7 @@ for title, (name, heard, told) in (TEACHERS if scale == "mini" else {}).items():
     found.append({"teacher": title, "answers": "all, as stored"} | change(some, [kept[row.key] for row in some]))
 if "shear" in shifts:
     for way in CASE:
-        rows, now = stored.shared(before, stored.rows("weights", way, folder), {"shear"})
+        rows, now = stored.align(before, stored.rows("weights", way, folder), {"shear"})
         found.append({"teacher": "the usual one, shear", "answers": way} | change(rows, [r.score for r in now]))
 if found:
     report.table(
@@ -510,7 +512,7 @@ if scale == "mini":
     fig, axes = plt.subplots(1, len(families), figsize=(9, 3.2), sharey=True, squeeze=False)
     for ax, (family, network) in zip(axes[0], families.items(), strict=True):
         for way, colour in FREE.items():
-            of = [row for row in stored.tried("weights") if row["run"] == named(way, network)]
+            of = [row for row in stored.trials("weights") if row["run"] == named(way, network)]
             rates, low, gain, high = (
                 np.array(each)
                 for each in zip(*sorted((r["settings"]["lr"], r["low"], r["gain"], r["high"]) for r in of), strict=True)
@@ -541,7 +543,7 @@ if scale == "mini":
 
 # %%
 for way in ("all", "logits"):
-    agree, count = stored.agreement("weights", way, live, shifts, folder=folder)
+    agree, count = stored.reproduce("weights", way, live, shifts, folder=folder)
     report.line(f"{way}: {agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
 # %% [markdown]

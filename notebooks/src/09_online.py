@@ -41,19 +41,21 @@ from functools import partial
 import matplotlib.pyplot as plt
 import torch
 
-from dtta import figures, report, stored
-from dtta.elsewhere import PLAIN, opened
-from dtta.evaluate import AFTER, bootstrap_interval, image_generator
-from dtta.methods import build
-from dtta.presets import CORRUPTIONS, TABLE_2
-from dtta.summary import published
+from dtta.evaluation.evaluate import image_generator
+from dtta.evaluation.run import AFTER
+from dtta.evaluation.statistics import bootstrap_interval
+from dtta.experiments import stored
+from dtta.experiments.paper import CORRUPTIONS, TABLE_2, published
+from dtta.experiments.transfer import PLAIN, opened
+from dtta.methods.registry import build
+from dtta.pages import figures, report
 
 figures.style()
 problem, shifts, folder = opened(
     scale, ["online"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network, "vit": vit},
     diffusion=diffusion, most=most, results=results, start=PLAIN,
 )  # fmt: skip
-runs = stored.names("online", folder)
+runs = stored.runs("online", folder)
 gain_of = partial(stored.gain, "online", folder=folder)
 for run in ("one at a time", "online"):
     print(f"{run}: rate {runs[run].settings['lr']}")
@@ -74,7 +76,7 @@ weights = copy.deepcopy(problem.model)
 optimizer = torch.optim.SGD(weights.parameters(), lr=settings["lr"], momentum=0.9)
 l, T = problem.condition.embeddings.detach(), problem.diffusion.timesteps
 B = min(settings["samples"], settings.get("micro_batch", 180))  # what goes through the diffusion model at once
-low, high = settings["low"], settings["high"]
+low, high = settings["t_min"], settings["t_max"]
 
 
 def by_hand(x, generator):
@@ -185,7 +187,7 @@ report.gains(pairs, tolerance=0.1, caption="On the same images, one way against 
 # %%
 if scale == "mini":
     report.table(
-        stored.choices("online"),
+        stored.selection_table("online"),
         tolerance=0.1,
         caption="What was tried on validation streams, and gains there in points; those of the ways back too (below)",
     )
@@ -231,7 +233,7 @@ PARTS = 4
 
 def by_place(run, against):
     """What one run has more than another in each part of the streams, in points, with its standard error over streams."""
-    before, after = stored.shared(
+    before, after = stored.align(
         stored.rows("online", against, folder), stored.rows("online", run, folder), set(shifts)
     )
     streams = {}
@@ -329,11 +331,9 @@ report.gains(
 after = [AFTER + shift for shift in ("clean", *shifts)]
 
 
-def recalled(run, against="none"):
+def forgetting_images(run, against="none"):
     """What a run's streams did to clean images: before, after, the change with its interval, the worst stream."""
-    before, found = stored.shared(
-        stored.rows("online", against, folder), stored.rows("online", run, folder), set(after)
-    )
+    before, found = stored.align(stored.rows("online", against, folder), stored.rows("online", run, folder), set(after))
     changes, then, start = {}, {}, {}
     for a, b in zip(before, found, strict=True):
         stream = (a.shift, a.seed)
@@ -341,8 +341,8 @@ def recalled(run, against="none"):
         then.setdefault(stream, []).append(100 * b.score)
         start.setdefault(stream, []).append(100 * a.score)
     mean = {stream: sum(values) / len(values) for stream, values in changes.items()}
-    # Streams are independent of each other; the images recalled after them are always the same. A stream that changes is
-    # recalled after each of its shifts.
+    # Streams are independent of each other; the images forgetting_images after them are always the same. A stream that changes is
+    # forgetting_images after each of its shifts.
     whole = [seed if runs[run].stream == "changing" else number for number, (_, seed) in enumerate(mean)]
     low, high = bootstrap_interval(list(mean.values()), whole)
     least = min(then, key=lambda stream: sum(then[stream]))
@@ -359,7 +359,7 @@ def recalled(run, against="none"):
 
 
 forgotten = {
-    f"{family}, {way}: {stream}": recalled(way + end + of, "none" + of)
+    f"{family}, {way}: {stream}": forgetting_images(way + end + of, "none" + of)
     for family, of in FAMILIES.items()
     for way in LONG
     for stream, end in STREAMS.items()
@@ -392,11 +392,11 @@ for plain, ways in BACK.items():
     for way in (plain, *ways):
         if way in runs:
             g, more = gain_of(way, shifts), gain_of(way, shifts, against=plain)
-            kept = recalled(way)
+            kept = forgetting_images(way)
             settings = runs[way].settings
             back.append(
-                {"": way, "rate": f"{settings['lr']:.0e}", "period": settings.get("period") or "–",
-                 "pull": f"{settings['pull']:.0e}" if settings.get("pull") else "–",
+                {"": way, "rate": f"{settings['lr']:.0e}", "period": settings.get("reset_every") or "–",
+                 "pull": f"{settings['restore_rate']:.0e}" if settings.get("restore_rate") else "–",
                  "gain": g["gain"], "from": g["low"], "to": g["high"], "over none of it": more["gain"],
                  "from ": more["low"], "to ": more["high"], "clean afterwards": kept["change"], "worst": kept["worst"],
                  "images": g["images"]}
@@ -472,7 +472,7 @@ report.beside(
 # Are the stored numbers true? The first images of three streams, run now:
 
 # %%
-agree, count = stored.agreement("online", "online", live, shifts[:3], seed, folder=folder)
+agree, count = stored.reproduce("online", "online", live, shifts[:3], seed, folder=folder)
 report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
 # %% [markdown]

@@ -41,13 +41,14 @@ import matplotlib.pyplot as plt
 import torch
 
 import dtta
-from dtta import figures, report, stored
-from dtta.baselines import DiffusionClassifier
-from dtta.cost import operations
-from dtta.elsewhere import PLAIN, opened
-from dtta.evaluate import image_generator
-from dtta.methods import build
-from dtta.sampling import Sampling
+from dtta.core.sampling import Sampling
+from dtta.evaluation.evaluate import image_generator
+from dtta.experiments import stored
+from dtta.experiments.transfer import PLAIN, opened
+from dtta.methods.diffusion_classifier import DiffusionClassifier
+from dtta.methods.registry import build
+from dtta.pages import figures, report
+from dtta.profiling.flops import operations
 
 figures.style()
 problem, shifts, folder = opened(
@@ -57,7 +58,7 @@ problem, shifts, folder = opened(
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 l = problem.condition.embeddings.detach()
 gain_of = partial(stored.gain, "beyond", folder=folder)
-runs = stored.names("beyond", folder)
+runs = stored.runs("beyond", folder)
 
 # %% [markdown]
 # ## Three things to mix
@@ -86,7 +87,7 @@ for k in range(min(problem.size(split), 500)):
     if label == second and y[second] > 0.2:
         break
 z0, T = diffusion.encode(x), diffusion.timesteps
-t, noise = Sampling("stratified", low=settings["low"], high=settings["high"]).draw(
+t, noise = Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"]).draw(
     z0, pairs, T, image_generator(seed, k)
 )
 t, noise, z0 = t[0], noise[0], z0.expand(pairs, -1, -1, -1)
@@ -199,7 +200,7 @@ PAIRS = (
     ("losses, hard labels", "losses"),
 )
 report.gains(
-    stored.compared("beyond", PAIRS, shifts, folder=folder),
+    stored.compare("beyond", PAIRS, shifts, folder=folder),
     tolerance=0.1,
     caption="One against the other; accuracy in %, mean of the shifts",
 )
@@ -210,7 +211,7 @@ report.gains(
 # %%
 if scale == "mini":
     report.table(
-        stored.choices("beyond"),
+        stored.selection_table("beyond"),
         tolerance=0.1,
         caption="What was tried on validation images, and gains there in points",
     )
@@ -293,7 +294,7 @@ fewer += [(run, run.removesuffix(", 24 evaluations")) for run in cheap] + [
     (run, "uniform, 600 evaluations") for run in cheap
 ]
 report.gains(
-    stored.compared("beyond", fewer, shifts, folder=folder),
+    stored.compare("beyond", fewer, shifts, folder=folder),
     tolerance=0.1,
     caption="Fewer evaluations against more; accuracy in %",
 )
@@ -366,7 +367,7 @@ report.table(saved, tolerance=0.1, caption="Points over no adaptation, mean of t
 # that is best *there* is what would have been used; its test images are the same as above.
 
 # %%
-rule = stored.names("stopping", folder)["chosen rule"].settings
+rule = stored.runs("stopping", folder)["chosen rule"].settings
 print({name: rule[name] for name in ("steps", "patience", "skip") if name in rule})
 stopping = partial(stored.gain, "stopping", folder=folder)
 report.gains(
@@ -404,7 +405,7 @@ report.table(teaching, tolerance=0.1, caption="Accuracy in %; lead and gain over
 # %%
 if "shear" in shifts:
     report.gains(
-        stored.compared("beyond", [("losses", "embeddings"), ("losses", "none")], {"shear"}, folder=folder),
+        stored.compare("beyond", [("losses", "embeddings"), ("losses", "none")], {"shear"}, folder=folder),
         tolerance=0.1,
         caption="Mixed losses under shear; accuracy in %",
     )
@@ -415,7 +416,7 @@ if "shear" in shifts:
 
 # %%
 alone = DiffusionClassifier(
-    diffusion, 12, Sampling("stratified", low=settings["low"], high=settings["high"]), embeddings=l
+    diffusion, 12, Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"]), embeddings=l
 )
 tta = build(problem, "diffusion-tta", **runs["embeddings"].settings)
 asked_under = [
@@ -588,7 +589,7 @@ report.line(
 
 # %%
 for run in ("embeddings", "losses"):
-    agree, count = stored.agreement("beyond", run, live, shifts, folder=folder)
+    agree, count = stored.reproduce("beyond", run, live, shifts, folder=folder)
     report.line(f"{run}: {agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
 # %% [markdown]

@@ -43,20 +43,25 @@ import pandas as pd
 import torch
 
 import dtta
-from dtta import figures, report, summary
-from dtta.adapt import DiffusionTTA, gradients_only_for
-from dtta.architectures import operations, random_problem
-from dtta.bench import bench
-from dtta.evaluate import Run, evaluate
-from dtta.parameters import select
-from dtta.presets import LEFT_OUT, presets
-from dtta.sampling import Sampling
-from dtta.speed import native, prepare
+from dtta.core.adapter import gradients_only_for
+from dtta.core.parameters import select
+from dtta.core.precision import native, prepare
+from dtta.core.sampling import Sampling
+from dtta.core.tta import DiffusionTTA
+from dtta.evaluation import summary
+from dtta.evaluation.evaluate import evaluate
+from dtta.evaluation.run import Run
+from dtta.experiments.paper import LEFT_OUT, presets, published
+from dtta.pages import figures, report
+from dtta.profiling.loops import bench
+from dtta.profiling.networks import operations, random_problem
 
 figures.style()
 if scale == "full":
     print("full scale: speed is measured at the published sizes; what is stopped and goes on stays in the mini world")
-logging.getLogger("dtta.rows").setLevel("ERROR")  # it would tell of the row below that we cut off ourselves
+logging.getLogger("dtta.evaluation.journal").setLevel(
+    "ERROR"
+)  # it would tell of the row below that we cut off ourselves
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 # %% [markdown]
@@ -116,7 +121,7 @@ print(f"the least there could be: {seconds.sum() / speed.sum():.0f} s")
 
 # %% [markdown]
 # So nobody owns a part: the processes share one counter, and each draws the next number when it is free
-# (`dtta.ranks`). Which process computes an image does not matter, since an image's noise is drawn from a seed of its own.
+# (`dtta.evaluation.distributed`). Which process computes an image does not matter, since an image's noise is drawn from a seed of its own.
 #
 # *Online* adaptation cannot be shared like this. Its weights after an image are where the next image starts, so that
 # images of a stream follow from one another. What can be shared are whole *streams*: the five of the paper's Table 2 keep
@@ -229,7 +234,7 @@ report.table(left, tolerance=0.05, caption="Cosine between the gradient and floa
 # A power of two changes no digit of a number, only its exponent. So the loss is multiplied by one before it goes back,
 # about as large as what the mean divides by, and the gradient divided by it afterwards in float32
 # (`DiffusionTTA.feedback`). bfloat16 needs none of this. A GPU older than an A100 has no bfloat16, though torch says it
-# has: it emulates. `dtta.speed.native` asks the hardware.
+# has: it emulates. `dtta.core.precision.native` asks the hardware.
 #
 # Weights that stand still are kept in the sixteen bits that they are multiplied in, so there is one copy of them, in half
 # the memory; weights that move stay float32 and are kept twice, as they were and as they are. Softmax, mixing, loss and
@@ -375,13 +380,13 @@ beside("table3")
 # severity 5, all 50 000 images, batches of 64 and *six* evaluations an image in place of 900.
 
 # %%
-dusa = pd.DataFrame(summary.published("DUSA table 1")).T
+dusa = pd.DataFrame(published("DUSA table 1")).T
 dusa.iloc[:, [0, 9, 13, 7, 11, 15]].map("{:.1f}".format)
 
 # %%
 paper = {name: every[f"table2/convnext-large/{name}"] for name in ("gauss", "fog", "pixelate", "snow", "contrast")}
 columns = dict(zip(paper, ("gaussian noise", "fog", "pixelate", "snow", "contrast"), strict=True))
-table = summary.published("DUSA table 1")
+table = published("DUSA table 1")
 
 fig, ax = plt.subplots(figsize=(7, 3.2))
 for k, name in enumerate(paper):

@@ -32,7 +32,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import torch
 
-from dtta import figures, report
+from dtta.pages import figures, report
 from dtta.problems.scenes import data, sdf
 from dtta.problems.scenes.render import render
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS, WORLD_SHIFTS, shift_image, shift_scene

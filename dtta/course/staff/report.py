@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 
-from dtta import figures
 from dtta.course.staff import grade
 from dtta.course.staff.grade import Score
 from dtta.course.staff.source import CourseError
+from dtta.pages import figures
 
 MISTAKES = 5  # the most frequent ones of each cell
 

@@ -14,20 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from dtta.baselines import DiffusionClassifier
-from dtta.clip import ClipClassifier, TextReader, check_names, prompt_embeddings, tokens
-from dtta.conditions import ClassMixture
-from dtta.diffusion import TextUNet
-from dtta.listening import losses_under
-from dtta.problems import weights
-from dtta.problems.problem import Problem, no_labels
-from dtta.problems.recipes import Recipe
+from dtta.core.conditions import ClassMixture
+from dtta.core.diffusion import TextUNet
+from dtta.core.probe import losses_under
+from dtta.core.problem import Problem, no_labels
+from dtta.core.sampling import Sampling
+from dtta.problems.networks.clip import ClipClassifier, TextReader, check_names, prompt_embeddings, tokens
 from dtta.problems.scenes import portraits, words
 from dtta.problems.scenes.data import SIZE
 from dtta.problems.scenes.shifts import SHIFTS
 from dtta.problems.scenes.training import LICENCE, denoising_loss, distort
 from dtta.problems.scenes.words import SEEN, VOCABULARY
-from dtta.sampling import Sampling
+from dtta.problems.training import weights
+from dtta.problems.training.recipes import Recipe
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 LENGTH = 16  # tokens of a sentence, padding included
@@ -173,13 +172,13 @@ DIFFUSIONS = {"unet": unet}
 # Chosen on validation portraits by dtta/experiments/scenes-clip-test.toml, which a test holds in step.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(
-        steps=5, samples=12, timesteps="stratified", part="lora", rank=4, low=0.4, high=0.8, optimizer="sgd", lr=300.0,
+        steps=5, samples=12, timesteps="stratified", trainable="lora", rank=4, t_min=0.4, t_max=0.8, optimizer="sgd", lr=300.0,
         temperature=3.0,
     ),
-    "tent": dict(part="lora", lr=1e-3, steps=1),
+    "tent": dict(trainable="lora", lr=1e-3, steps=1),
     "tpt": dict(views=32, lr=5e-2, steps=1, keep=0.5),
-    "diffusion-classifier": dict(samples=12, low=0.2, high=0.8),
-    "ensemble": dict(samples=12, low=0.2, high=0.8, temperature=0.1),
+    "diffusion-classifier": dict(samples=12, t_min=0.2, t_max=0.8),
+    "ensemble": dict(samples=12, t_min=0.2, t_max=0.8, temperature=0.1),
 }  # fmt: skip
 
 
@@ -231,8 +230,8 @@ def scores(model: nn.Module, count: int = 200) -> dict[str, float]:
     told = {"its name": embeddings[labels], "no text": empty, "another's name": embeddings[labels.roll(1)]}
     losses = losses_under(model, images, list(told.values())).mean(0).tolist()
     found = {f"loss under {k}": round(x, 5) for k, x in zip(told, losses, strict=True)}
-    classifier = DiffusionClassifier(model, 12, Sampling("stratified"), embeddings=embeddings)
-    answers = torch.cat([classifier(part).argmax(1) for part in images[:100].split(10)])
+    conditions = [name.expand(100, -1, -1) for name in embeddings]
+    answers = losses_under(model, images[:100], conditions, 12, Sampling("stratified")).argmin(1)
     return found | _by_seen(answers == labels[:100], labels[:100], "Diffusion Classifier accuracy, 10 names")
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from dtta.problems.scenes.render import Rendered, render
 from dtta.problems.scenes.shifts import shift_image, shift_scene
 from dtta.problems.scenes.world import FAR, Scene, random_scene
-from dtta.problems.training import write_tensors
+from dtta.problems.training.fit import write_tensors
 
 SIZE = 32
 SUPERSAMPLE = 2

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from dtta.conditions import DepthMap
-from dtta.diffusion import ConcatUNet
-from dtta.listening import losses_under
-from dtta.problems import weights
+from dtta.core.conditions import DepthMap
+from dtta.core.diffusion import ConcatUNet
+from dtta.core.probe import losses_under
+from dtta.core.problem import Problem
 from dtta.problems.metrics import DEPTH_METRICS, depth_errors
-from dtta.problems.problem import Problem
-from dtta.problems.recipes import Recipe
 from dtta.problems.scenes import data, models
 from dtta.problems.scenes.data import NEAR, SIZE
 from dtta.problems.scenes.shifts import SHIFTS
 from dtta.problems.scenes.training import DATA, LICENCE, denoising_loss, distort, smooth_noise
 from dtta.problems.scenes.world import FAR
-from dtta.problems.training import depth_loss
+from dtta.problems.training import weights
+from dtta.problems.training.fit import depth_loss
+from dtta.problems.training.recipes import Recipe
 
 condition = DepthMap(NEAR, FAR, scale="log")
 
@@ -59,7 +59,7 @@ DIFFUSIONS = {"unet": models.unet_depth}
 
 # Chosen on validation scenes by dtta/experiments/scenes-depth-test.toml, which a test holds in step.
 SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", low=0.3, high=0.8, optimizer="adam", lr=1e-4),
+    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", t_min=0.3, t_max=0.8, optimizer="adam", lr=1e-4),
     "augmentation": {},
     "consistency": dict(lr=1e-5, jitter=0.5),
 }

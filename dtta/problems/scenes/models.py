@@ -11,8 +11,8 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
-from dtta.diffusion import ConcatUNet
-from dtta.problems.networks import DenseDepth, Glpn, Segmenter
+from dtta.core.diffusion import ConcatUNet
+from dtta.problems.networks.wrappers import DenseDepth, Glpn, Segmenter
 from dtta.problems.scenes.data import NEAR, SIZE
 from dtta.problems.scenes.world import CLASSES, FAR
 

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from dtta.conditions import PixelMixture
-from dtta.diffusion import ConcatUNet
-from dtta.listening import losses_under
-from dtta.problems import weights
+from dtta.core.conditions import PixelMixture
+from dtta.core.diffusion import ConcatUNet
+from dtta.core.probe import losses_under
+from dtta.core.problem import Problem
 from dtta.problems.metrics import class_counts, segmentation_metrics
-from dtta.problems.problem import Problem
-from dtta.problems.recipes import Recipe
 from dtta.problems.scenes import data, models
 from dtta.problems.scenes.data import SIZE
 from dtta.problems.scenes.shifts import SHIFTS
 from dtta.problems.scenes.training import DATA, LICENCE, denoising_loss, distort, smooth_noise
 from dtta.problems.scenes.world import CLASSES
+from dtta.problems.training import weights
+from dtta.problems.training.recipes import Recipe
 
 L = len(CLASSES)
 
@@ -68,7 +68,7 @@ METRICS = segmentation_metrics(CLASSES)
 
 # Chosen on validation scenes by dtta/experiments/scenes-segmentation-test.toml, which a test holds in step.
 SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", low=0.3, high=0.8, optimizer="adam", lr=3e-5),
+    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", t_min=0.3, t_max=0.8, optimizer="adam", lr=3e-5),
     "tent": dict(lr=3e-2, steps=5),
     "augmentation": dict(scales=[0.75, 1.0, 1.25]),
 }

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
+from dtta.problems.digits.shifts import apply_shift, check_severity, shift_key
 from dtta.problems.scenes.world import UNSEEN_TEXTURES, Scene
-from dtta.problems.shifts import apply_shift, check_severity, shift_key
 
 # --- on the image (3, H, W) ---------------------------------------------------------------------------
 

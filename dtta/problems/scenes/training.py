@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dtta.diffusion import Diffusion
-from dtta.problems import training
+from dtta.core.diffusion import Diffusion
+from dtta.problems.training.fit import fit as training
 
 DATA = "12000 rendered scenes (dtta.problems.scenes, world 0), 32 x 32, half of them mirrored"
 LICENCE = "Apache-2.0; the data is rendered by this package"

@@ -358,8 +358,8 @@ for _n, _R, _level, _dtype in [(12, 400, 0.95, torch.bool), (30, 999, 0.5, torch
 # %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
 import dtta
-from dtta.evaluate import image_generator
-from dtta.methods import build
+from dtta.evaluation.evaluate import image_generator
+from dtta.methods.registry import build
 
 problem = dtta.load("digits")
 tta = build(problem, "diffusion-tta")

@@ -289,7 +289,7 @@ for _H, _W, _R, _level, _bump, _dtype in [(3, 3, 1.0, 0.5, 0.2, torch.float64), 
 #
 # ```python
 # import dtta
-# from dtta.listening import losses_under
+# from dtta.core.probe import losses_under
 #
 # problem = dtta.load("scenes-depth")
 # near, far = problem.condition.near, problem.condition.far
@@ -308,7 +308,7 @@ for _H, _W, _R, _level, _bump, _dtype in [(3, 3, 1.0, 0.5, 0.2, torch.float64), 
 # %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
 import dtta
-from dtta.listening import losses_under
+from dtta.core.probe import losses_under
 
 problem = dtta.load("scenes-depth")
 near, far = problem.condition.near, problem.condition.far

@@ -340,7 +340,7 @@ for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 
 # import dtta
 # from dtta.evaluate import image_generator
 # from dtta.methods import build
-# from dtta.parameters import lora_updates
+# from dtta.core.parameters import lora_updates
 #
 # problem = dtta.load("scenes-clip")
 # tta = build(problem, "diffusion-tta", episodic=False)  # LoRA of rank 4 on queries and values, five steps of SGD
@@ -362,9 +362,9 @@ for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 
 # %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
 import dtta
-from dtta.evaluate import image_generator
-from dtta.methods import build
-from dtta.parameters import lora_updates
+from dtta.core.lora import lora_updates
+from dtta.evaluation.evaluate import image_generator
+from dtta.methods.registry import build
 
 problem = dtta.load("scenes-clip")
 tta = build(problem, "diffusion-tta", episodic=False)

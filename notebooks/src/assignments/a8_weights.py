@@ -448,14 +448,14 @@ for _k, _shape, _rho, _dtype in [(4, (3,), 0.0, torch.float32), (3, (2,), 1.0, t
 # %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
 import dtta
-from dtta.evaluate import image_generator
-from dtta.methods import build
+from dtta.evaluation.evaluate import image_generator
+from dtta.methods.registry import build
 
 problem = dtta.load("digits")
 ways = {
     "all": build(problem, "diffusion-tta", samples=12),
-    "norm": build(problem, "diffusion-tta", part="norm", lr=0.5, samples=12),
-    "logits": build(problem, "diffusion-tta", part="logits", start="random", lr=30.0, samples=12),
+    "norm": build(problem, "diffusion-tta", trainable="norm", lr=0.5, samples=12),
+    "logits": build(problem, "diffusion-tta", trainable="logits", start="random", lr=30.0, samples=12),
 }
 for shift, severity, numbers in (("contrast", 4, range(12)), ("rotation", 5, range(12, 24))):
     images = [(number, *problem.image(number, shift, severity, "validation")) for number in numbers]

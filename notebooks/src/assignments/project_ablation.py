@@ -235,8 +235,8 @@ for _rows, _right in [([[2.0, 0.0, 4.0], [-2.0, -4.0, 0.0], [0.0, 0.0, 0.0]], [0
 # %% nbgrader={"grade": false, "grade_id": "experiment-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
 import dtta
-from dtta.evaluate import image_generator
-from dtta.methods import build
+from dtta.evaluation.evaluate import image_generator
+from dtta.methods.registry import build
 
 problem = dtta.load("digits")
 

@@ -1,0 +1,192 @@
+"""The life cycle shared by all methods that adapt a network at test time: `Adapter`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+
+class Adapter(nn.Module):
+    """Adapt a network to an image, then answer; called like the network.
+
+    Each call runs the same cycle: check the image; let only the adapted parameters require gradients; take `steps`
+    steps; predict; restore the parameters (episodic) or carry them along (online). A method is a subclass that says
+    what one `step` does, and may override `begin`, `statistics` and `answer`.
+
+    Args:
+        model: the task network f_θ, image -> output. Kept in eval mode.
+        optimizer: over the parameters to adapt, without state. `parameters` collects them (see ``select``).
+        steps: gradient steps for each call.
+        episodic: True: restore all parameters after each call (single-sample adaptation). False: carry parameters and
+            optimizer state along the stream of images (online adaptation).
+        others: further networks whose parameters the optimizer may hold.
+        reset_every: online only: start again from the initial parameters after this many calls; None: never.
+        restore_rate: online only: after each call, move the parameters by this fraction of the way back to their
+            initial values; 0: not at all.
+        seed: of the generator used by calls that pass none.
+
+    Attributes:
+        adapted: the adapted parameters. start: copies of their initial values.
+
+    Raises:
+        ValueError: a setting out of range, a used optimizer, or parameters in it that belong to no network given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps: int = 1,
+        episodic: bool = True,
+        others: Iterable[nn.Module] = (),
+        *,
+        reset_every: int | None = None,
+        restore_rate: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        check_counts(steps=steps)
+        if reset_every is not None:
+            check_counts(reset_every=reset_every)
+        if not 0 <= restore_rate <= 1:
+            raise ValueError(f"restore_rate must lie in [0, 1], not {restore_rate!r}")
+        if episodic and (reset_every or restore_rate):
+            raise ValueError("reset_every and restore_rate are for online adaptation: set episodic=False")
+        self.model = model.eval()
+        self.networks = (model, *others)  # a tuple: registers no network a second time
+        self.optimizer = optimizer
+        self.steps = steps
+        self.episodic = episodic
+        self.reset_every = reset_every
+        self.restore_rate = restore_rate
+        self.generator = torch.Generator().manual_seed(seed)
+        self.calls = 0
+        self.adapted = [p for group in optimizer.param_groups for p in group["params"]]
+        known = {id(p) for network in self.networks for p in network.parameters()}
+        if not all(id(p) in known for p in self.adapted):
+            raise ValueError("the optimizer holds parameters that belong to none of the networks given")
+        if optimizer.state:
+            raise ValueError("the optimizer has been used before; give a new one")
+        self.start = [p.detach().clone() for p in self.adapted]  # no copy of parameters that stay fixed
+
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Adapt to the image and answer.
+
+        Args:
+            image: (N, C, H, W) in [0, 1], usually N = 1; a larger batch shares one set of parameters.
+            generator: of all random numbers. One seeded by the image makes results independent of the order of
+                images. None: the adapter's own.
+
+        Returns:
+            The output after the last step, for example f_θ(x).
+
+        Raises:
+            ValueError: the image has the wrong shape, dtype or range.
+            FloatingPointError: the loss or the output is not finite. Episodic parameters are restored.
+        """
+        check_image(image)
+        for network in self.networks:
+            network.eval()  # a caller may have changed the mode since the last call
+        try:
+            with gradients_only_for(self.adapted, *self.networks), self.statistics(image):
+                output = self._steps(image, generator or self.generator)
+            if output is None:
+                output = self.predict(image)
+            if not output.isfinite().all():
+                raise FloatingPointError("the output of the adapted network is not finite; lower the learning rate")
+            self._carry_along()
+            return output
+        finally:
+            if self.episodic:
+                self.reset()
+
+    def _steps(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        self.begin(image)
+        for _ in range(self.steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            output = self.step(image, generator)
+            if output is not None:
+                return output
+        return None
+
+    def begin(self, image: Tensor) -> None:
+        """Prepare for a new image; called once before its steps."""
+
+    def step(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Take one step. Return None to go on, or the output if the network needs no more steps."""
+        raise NotImplementedError
+
+    def statistics(self, image: Tensor) -> AbstractContextManager:
+        """Return a context in which the networks run, for steps and for the answer; by default nothing changes."""
+        return nullcontext()
+
+    def answer(self, image: Tensor) -> Tensor:
+        """Return the output for the image with the present parameters."""
+        return self.model(image)
+
+    @torch.no_grad()
+    def predict(self, image: Tensor) -> Tensor:
+        """Answer with the present parameters, without adapting."""
+        check_image(image)
+        with self.statistics(image):
+            return self.answer(image)
+
+    @torch.no_grad()
+    def _carry_along(self) -> None:
+        self.calls += 1
+        if self.reset_every and self.calls % self.reset_every == 0:
+            self.reset()
+        elif self.restore_rate:
+            torch._foreach_lerp_(self.adapted, self.start, self.restore_rate)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Restore the initial parameters and clear the optimizer's state."""
+        torch._foreach_copy_(self.adapted, self.start)
+        self.calls = 0
+        self.optimizer.state.clear()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def train(self, mode: bool = True) -> Adapter:
+        """Do nothing: adaptation runs in eval mode (running statistics, no dropout)."""
+        return self
+
+
+@contextmanager
+def gradients_only_for(parameters: Iterable[nn.Parameter], *modules: nn.Module) -> Iterator[None]:
+    """Let only these of the modules' parameters require gradients; restore all flags at the end."""
+    flags = {p: p.requires_grad for module in modules for p in module.parameters()}
+    adapted = set(parameters)
+    try:
+        for p in flags:
+            p.requires_grad_(p in adapted)
+        with torch.enable_grad():
+            yield
+    finally:
+        for p, flag in flags.items():
+            p.requires_grad_(flag)
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError unless each argument is a whole number of at least 1."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def check_image(image: Tensor) -> None:
+    """Raise ValueError, saying what to do, unless the image is (N, C, H, W), float32, in [0, 1]."""
+    if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
+        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"the image must be a tensor of shape (N, C, H, W), not {got}; add image[None]?")
+    if image.dtype != torch.float32:
+        hint = "use image.float()" if image.is_floating_point() else "divide by 255?"
+        raise ValueError(f"the image must be float32, in [0, 1], not {image.dtype}; {hint}")
+    if not image.isfinite().all():
+        raise ValueError("the image holds NaN or infinite values")
+    if image.min() < 0 or image.max() > 1:
+        low, high = image.min().item(), image.max().item()
+        raise ValueError(f"the image must lie in [0, 1], not [{low:.3g}, {high:.3g}]; scale or clamp it first")

@@ -1,0 +1,146 @@
+"""From a task network's output to a diffusion model's condition, differentiably (paper, section 3).
+
+Each class here is called with the output and returns c; the gradient of the diffusion loss reaches
+the task network through it. Softmax and mixing are done in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class _Mixture(nn.Module):
+    """Holds l, as a buffer that moves with the module, or as a function that is called each time."""
+
+    def __init__(self, embeddings: Tensor | Callable[[], Tensor]):
+        super().__init__()
+        self._function = embeddings if callable(embeddings) else None
+        self.register_buffer("_fixed", None if callable(embeddings) else embeddings.detach(), persistent=False)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """l (L, ...), with their present values."""
+        return self._fixed if self._function is None else self._function()
+
+
+class ClassMixture(_Mixture):
+    """Classification: c = Σ_j y_j l_j, the class embeddings mixed by the network's belief.
+
+    For DiT and class-conditional UNets the l_j are vectors (L, D); for text-to-image models each is a
+    sequence of token embeddings (L, tokens, D), mixed token by token.
+
+    Args:
+        embeddings: l (L, ...), or a function that returns them. Give a function if the embeddings are adapted
+            parameters (of φ, or of a prompt), so that each step uses their present values.
+    """
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits (N, L) -> c (N, ...)."""
+        l = self.embeddings
+        if logits.ndim != 2 or logits.shape[1] != len(l):
+            raise ValueError(f"{len(l)} class embeddings need logits of shape (N, {len(l)}), not {tuple(logits.shape)}")
+        y = logits.float().softmax(dim=1)  # (N, L)
+        return (y @ l.float().flatten(1)).unflatten(1, l.shape[1:])
+
+
+class Tempered(nn.Module):
+    """A condition with a temperature: c(y / τ) for logits y.
+
+    The gradient of a softmax vanishes where the network is confident, so a network that is confident and wrong hardly
+    changes. A temperature above 1 softens the condition's belief, not the network's output. τ = 1 is the paper.
+
+    Args:
+        condition: logits (N, L, ...) -> c.
+        temperature: τ, above 0.
+    """
+
+    def __init__(self, condition: nn.Module, temperature: float):
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be above 0, not {temperature!r}")
+        self.condition, self.temperature = condition, temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits (N, L, ...) -> c."""
+        return self.condition(logits / self.temperature)
+
+
+class PixelMixture(_Mixture):
+    """Segmentation: the same mixture at every pixel, c_u = Σ_j y_j^u l_j, a map of embeddings.
+
+    Args:
+        embeddings: l (L, D), or a function that returns them; the identity matrix gives the
+            probabilities themselves, a palette (L, 3) gives a soft colour map for a ControlNet.
+    """
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits (N, L, H, W) -> c (N, D, H, W)."""
+        l = self.embeddings
+        if logits.ndim != 4 or logits.shape[1] != len(l):
+            raise ValueError(
+                f"{len(l)} class embeddings need logits of shape (N, {len(l)}, H, W), not {tuple(logits.shape)}"
+            )
+        y = logits.float().softmax(dim=1)  # (N, L, H, W)
+        return torch.einsum("nlhw,ld->ndhw", y, l.float())
+
+
+class DepthMap(nn.Module):
+    """Depth: the map is the condition, scaled from [near, far] to [-1, 1].
+
+    Args:
+        near, far: the range of depths, in the network's unit.
+        scale: "linear"; "log", in which equal steps are equal ratios; or "inverse", 1/depth, as depth
+            ControlNets expect (near = 1, far = -1).
+    """
+
+    def __init__(self, near: float, far: float, scale: str = "linear"):
+        super().__init__()
+        if not 0 < near < far:
+            raise ValueError(f"depths must satisfy 0 < near < far, not {near}, {far}")
+        if scale not in ("linear", "log", "inverse"):
+            raise ValueError(f"scale must be 'linear', 'log' or 'inverse', not {scale!r}")
+        self.near, self.far, self.scale = near, far, scale
+
+    def forward(self, depth: Tensor) -> Tensor:
+        """Depth (N, 1, H, W) or (N, H, W) -> c (N, 1, H, W)."""
+        depth = one_channel(depth).float().clamp(self.near, self.far)
+        if self.scale == "inverse":
+            return 2 * (1 / depth - 1 / self.far) / (1 / self.near - 1 / self.far) - 1
+        if self.scale == "log":
+            return 2 * (depth / self.near).log() / math.log(self.far / self.near) - 1
+        return 2 * (depth - self.near) / (self.far - self.near) - 1
+
+
+class RelativeDepth(nn.Module):
+    """Depth in the form that depth ControlNets were trained on: 1/depth, scaled in each image to [0, 1], in grey.
+
+    The nearest pixel is 1. Doubling all distances gives the same c, so the condition determines the shape of the map
+    but not its scale.
+
+    Args:
+        near, far: depths are clamped to this range first, in the network's unit.
+    """
+
+    def __init__(self, near: float, far: float):
+        super().__init__()
+        if not 0 < near < far:
+            raise ValueError(f"depths must satisfy 0 < near < far, not {near}, {far}")
+        self.near, self.far = near, far
+
+    def forward(self, depth: Tensor) -> Tensor:
+        """Depth (N, 1, H, W) or (N, H, W) -> c (N, 3, H, W)."""
+        inverse = 1 / one_channel(depth).float().clamp(self.near, self.far)
+        lowest, highest = inverse.amin((1, 2, 3), keepdim=True), inverse.amax((1, 2, 3), keepdim=True)
+        return ((inverse - lowest) / (highest - lowest).clamp(min=1e-6)).expand(-1, 3, -1, -1)
+
+
+def one_channel(depth: Tensor) -> Tensor:
+    """Depth (N, 1, H, W) or (N, H, W) -> (N, 1, H, W). Raises ValueError for any other shape."""
+    depth = depth.unsqueeze(1) if depth.ndim == 3 else depth
+    if depth.ndim != 4 or depth.shape[1] != 1:
+        raise ValueError(f"depth must have shape (N, 1, H, W) or (N, H, W), not {tuple(depth.shape)}")
+    return depth

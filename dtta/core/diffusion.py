@@ -1,0 +1,317 @@
+"""Diffusion models behind one interface.
+
+All model families share these calls:
+
+* ``encode(image)``                       an image in [0, 1] -> z0, to which noise is added
+* ``loss(z0, t, noise, condition)``       the squared error of the noise prediction, one number per sample
+* ``class_embeddings``                    one vector per class, for models conditioned on classes
+
+Each family has a small adapter class at the end of this file, so that the method never asks which model it has.
+Symbols are the paper's (arXiv 2311.16102, section 3): z0 is the clean latent, t the timestep, ε the noise,
+ᾱ_t = ``alphas_cumprod[t]``, c the condition.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WEIGHTINGS = ("none", "snr", "min-snr")
+
+
+class Diffusion(nn.Module):
+    """Forward process, target and loss, common to all families. An adapter adds ``predict``.
+
+    Args:
+        network: the noise-prediction network φ, put in eval mode.
+        scheduler: a ``DDPMScheduler``; its ``alphas_cumprod`` (T,) and ``prediction_type`` are read.
+        vae: an ``AutoencoderKL`` for a model of latents, or None for a model of pixels.
+
+    Raises:
+        TypeError: not a DDPMScheduler. Euler's ``add_noise``, for example, is z0 + σε: a different process.
+    """
+
+    def __init__(self, network: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None):
+        super().__init__()
+        if not isinstance(scheduler, DDPMScheduler):
+            raise TypeError(
+                f"the scheduler must be a DDPMScheduler, not {type(scheduler).__name__}; "
+                "load it with DDPMScheduler.from_pretrained(repository, subfolder='scheduler')"
+            )
+        if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type {scheduler.config.prediction_type!r} is not supported")
+        # eval matters beyond dropout: in train mode DiT's label embedding drops labels at random
+        self.network = network.eval()
+        self.vae = None if vae is None else vae.eval().requires_grad_(False)
+        self.prediction_type = scheduler.config.prediction_type
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of noise levels; t runs from 0 to T - 1."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image the model was trained on, in pixels."""
+        scale = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.network.config.sample_size * scale
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """Image (N, C, H, W) in [0, 1] -> z0: resized, scaled to [-1, 1], and encoded if there is a VAE.
+
+        The latent is the mean of the VAE's posterior times the VAE's scaling factor.
+        """
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        pixels = 2 * image - 1
+        if self.vae is None:
+            return pixels
+        latent = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
+        return latent.float() * self.vae.config.scaling_factor
+
+    def add_noise(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """z_t = √ᾱ_t z0 + √(1 - ᾱ_t) ε, the forward process (Eq. 1)."""
+        signal, sigma = self._levels(t, z0)
+        return signal * z0 + sigma * noise  # (N, C, h, w)
+
+    def target(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network was trained to predict: ε, or v = √ᾱ_t ε - √(1 - ᾱ_t) z0."""
+        if self.prediction_type == "epsilon":
+            return noise
+        signal, sigma = self._levels(t, z0)
+        return signal * noise - sigma * z0
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """ε_φ(z_t, t, c): the network's prediction (N, C, h, w), and no other channels."""
+        raise NotImplementedError
+
+    def loss(self, z0: Tensor, t: Tensor, noise: Tensor, condition: Tensor, norm: str = "l2") -> Tensor:
+        """‖ε_φ(z_t, t, c) - ε‖² of each sample (Eq. 2), averaged over its elements, not over samples.
+
+        Args:
+            z0: clean latents (N, C, h, w).
+            t: timesteps (N,), integers from 0 to T - 1.
+            noise: ε (N, C, h, w), standard normal.
+            condition: c, one for each sample, in the form this family takes.
+            norm: "l2" (the paper) or "l1".
+
+        Returns:
+            (N,) losses in float32.
+        """
+        prediction = self.predict(self.add_noise(z0, t, noise), t, condition)
+        error = prediction.float() - self.target(z0, t, noise).float()
+        return (error.abs() if norm == "l1" else error.square()).flatten(1).mean(1)
+
+    def snr(self, t: Tensor) -> Tensor:
+        """The signal-to-noise ratio ᾱ_t / (1 - ᾱ_t) at each t, in the shape of t."""
+        alpha_bar = self.alphas_cumprod[t]
+        return alpha_bar / (1 - alpha_bar)
+
+    def weight(self, t: Tensor, weighting: str = "none", t_min: float = 0.0, t_max: float = 1.0) -> Tensor:
+        """The weight of the loss at each t, in the shape of t, with mean 1 over the timesteps from t_min T to t_max T.
+
+        Args:
+            weighting: "none": 1 (the paper); "snr": the signal-to-noise ratio; "min-snr": the ratio, at most 5.
+            t_min, t_max: fractions of T.
+        """
+        self.check_weighting(weighting)
+        if weighting == "none":
+            return torch.ones(t.shape, device=t.device)
+        largest = 5.0 if weighting == "min-snr" else float("inf")
+        T = self.timesteps
+        used = torch.arange(int(t_min * T), math.ceil(t_max * T), device=t.device)
+        return self.snr(t).clamp(max=largest) / self.snr(used).clamp(max=largest).mean()
+
+    @staticmethod
+    def check_weighting(weighting: str) -> None:
+        """Raise ValueError if there is no such weighting."""
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+
+    def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return √ᾱ_t and √(1 - ᾱ_t), shaped to multiply `like`."""
+        alpha_bar = self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1)).to(like.dtype)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+class SoftLabel(nn.Module):
+    """An embedding table that also accepts embeddings.
+
+    Integer labels (N,) are looked up, as the library does. Floating-point inputs (N, D), mixtures of rows, pass
+    unchanged. This is all that is needed to condition a class-conditional model on probabilities.
+    """
+
+    def __init__(self, table: nn.Embedding):
+        super().__init__()
+        self.embedding_table = table
+
+    def forward(self, label: Tensor) -> Tensor:
+        return label if label.is_floating_point() else self.embedding_table(label)
+
+
+# --- one adapter per family ---------------------------------------------------------------------------
+
+
+class ClassUNet(Diffusion):
+    """``UNet2DModel`` with ``num_class_embeds``: c (N, D) is added to the timestep's embedding."""
+
+    def __init__(self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None):
+        super().__init__(unet, scheduler, vae)
+        if isinstance(unet.class_embedding, nn.Embedding):
+            unet.class_embedding = SoftLabel(unet.class_embedding)
+        if not isinstance(unet.class_embedding, SoftLabel):
+            raise ValueError("the UNet has no class embedding; build it with num_class_embeds=L")
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L, the rows (L, D) of the class table."""
+        return self.network.class_embedding.embedding_table.weight
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return self.network(z_t, t, class_labels=condition).sample
+
+
+class DiT(Diffusion):
+    """``DiTTransformer2DModel``: c (N, D) enters every block through its adaptive layer norm.
+
+    The library keeps a copy of the class and timestep embedder in each block. They are tied into one, as in the
+    original model, so that adapting φ changes one embedder, not 28.
+
+    Args:
+        official: compute what DiT's authors compute: timestep frequencies divided by 128 and a layer
+            norm ε of 1e-6. diffusers divides by 127 and takes 1e-5, which changes the output of a
+            randomly initialised DiT-XL/2 by a tenth. False keeps the library's numbers.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        scheduler: DDPMScheduler,
+        vae: nn.Module | None = None,
+        official: bool = True,
+    ):
+        super().__init__(transformer, scheduler, vae)
+        embedder = transformer.transformer_blocks[0].norm1.emb
+        if not isinstance(embedder.class_embedder, SoftLabel):
+            embedder.class_embedder = SoftLabel(embedder.class_embedder.embedding_table)
+        for block in transformer.transformer_blocks:
+            block.norm1.emb = embedder
+            block.norm3.eps = 1e-6 if official else block.norm3.eps
+        embedder.time_proj.downscale_freq_shift = 0 if official else 1
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L, the rows (L, D) of the class table; the last row, "no class", is left out."""
+        embedder = self.network.transformer_blocks[0].norm1.emb
+        return embedder.class_embedder.embedding_table.weight[:-1]
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        output = self.network(z_t, t, class_labels=condition).sample
+        return output[:, : z_t.shape[1]]  # a DiT that learnt its variance has σ in the channels behind ε
+
+
+class _Patched(Diffusion):
+    """A UNet that takes squares of patch x patch pixels as channels, as DiT does.
+
+    This leaves patch² times fewer positions; 1: single pixels. The shapes of z0, ε and c do not change.
+    """
+
+    def __init__(self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None, patch: int = 1):
+        super().__init__(unet, scheduler, vae)
+        self.patch = patch
+
+    @property
+    def image_size(self) -> int:
+        return super().image_size * self.patch
+
+    def unet(self, inputs: Tensor, t: Tensor, **condition) -> Tensor:
+        """The network's output (N, ..., h, w) for its input (N, ..., h, w)."""
+        return F.pixel_shuffle(self.network(F.pixel_unshuffle(inputs, self.patch), t, **condition).sample, self.patch)
+
+
+class ConcatUNet(_Patched):
+    """``UNet2DModel`` with c (N, D, H, W), a map, concatenated to the noisy image as channels.
+
+    The paper's form for segmentation and depth (section 3, Figure 7). Maps are resized to the size of z0.
+
+    Args:
+        patch: the UNet takes squares of patch x patch pixels as channels; 1: single pixels.
+        classes, dimension: L and D of a table of class embeddings that belongs to φ; 0 classes: no table.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: DDPMScheduler,
+        vae: nn.Module | None = None,
+        patch: int = 1,
+        classes: int = 0,
+        dimension: int = 0,
+    ):
+        super().__init__(unet, scheduler, vae, patch)
+        if classes and not hasattr(unet, "pixel_embedding"):
+            unet.pixel_embedding = nn.Embedding(classes, dimension)
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L, the rows (L, D) of the class table."""
+        return self.network.pixel_embedding.weight
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        if condition.shape[-2:] != z_t.shape[-2:]:
+            condition = F.interpolate(condition, z_t.shape[-2:], mode="bilinear", antialias=True)
+        return self.unet(torch.cat([z_t, condition], dim=1), t)
+
+
+class TextUNet(_Patched):
+    """``UNet2DConditionModel`` (Stable Diffusion): c (N, tokens, D) enters by cross-attention."""
+
+    lora_targets = r"network\..*\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return self.unet(z_t, t, encoder_hidden_states=condition)
+
+
+class ControlledUNet(TextUNet):
+    """Stable Diffusion with a ControlNet (Zhang et al., arXiv 2302.05543): c (N, 3, H, W) in [0, 1], a map.
+
+    Maps are resized to the size of the images. Only the UNet can be adapted; the ControlNet is fixed.
+
+    Args:
+        prompt: (1, tokens, D), the text encoder's output for the words that go with every image.
+        colours: (L, 3) in [0, 1], the colour of each class in the ControlNet's training maps; None: no classes.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        controlnet: nn.Module,
+        scheduler: DDPMScheduler,
+        vae: nn.Module | None,
+        prompt: Tensor,
+        colours: Tensor | None = None,
+    ):
+        super().__init__(unet, scheduler, vae)
+        self.controlnet = controlnet.eval().requires_grad_(False)
+        self.register_buffer("prompt", prompt, persistent=False)
+        self.register_buffer("colours", colours, persistent=False)
+
+    @property
+    def class_embeddings(self) -> Tensor:
+        """l_1 .. l_L: the colours (L, 3)."""
+        return self.colours
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        if condition.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            condition = F.interpolate(condition, size, mode="bilinear", antialias=True)
+        text = self.prompt.expand(len(z_t), -1, -1)
+        down, middle = self.controlnet(z_t, t, encoder_hidden_states=text, controlnet_cond=condition, return_dict=False)
+        added = dict(down_block_additional_residuals=down, mid_block_additional_residual=middle)
+        return self.unet(z_t, t, encoder_hidden_states=text, **added)

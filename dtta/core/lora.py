@@ -1,0 +1,70 @@
+"""LoRA (Hu et al., arXiv 2106.09685) next to the linear layers of a network: W x becomes W x + B A x."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def add_lora(
+    network: nn.Module,
+    targets: str | None = None,
+    rank: int = 4,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Add LoRA to a network. B starts at zero, so the output does not change until B is adapted.
+
+    LoRA that the network already has is removed first, adapted or not.
+
+    Args:
+        network: changed in place.
+        targets: a regular expression for the names of the layers; None: the network's ``lora_targets``.
+        rank: rows of A (rank, in) and columns of B (out, rank).
+        layers: numbers of the blocks that get LoRA (the first number in a layer's name); None: all.
+        seed: of A, which is drawn at random.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: no targets, no such layers, or a rank below 1.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only needed here
+
+    targets = targets or getattr(network, "lora_targets", None)
+    if targets is None:
+        raise ValueError(f"{type(network).__name__} has no lora_targets; give targets")
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"the rank must be a whole number of at least 1, not {rank!r}")
+    remove_lora(network)
+    blocks = {name: re.search(r"\d+", name) for name, _ in network.named_modules() if re.fullmatch(targets, name)}
+    chosen = [name for name, block in blocks.items() if layers is None or (block and int(block.group()) in layers)]
+    if not chosen:
+        where = "" if layers is None else f" in layers {', '.join(map(str, layers))}"
+        raise ValueError(f"{type(network).__name__} has no layers named {targets}{where}")
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen)  # α/r = 1: the update is B A itself
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, network)
+    return network.eval()
+
+
+def remove_lora(network: nn.Module) -> None:
+    """Remove LoRA; the layers are what they were before ``add_lora``."""
+    for name, layer in _lora_layers(network).items():
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, layer.get_base_layer())
+    network.__dict__.pop("peft_config", None)  # peft's record of what it added
+
+
+def lora_updates(network: nn.Module) -> dict[str, Tensor]:
+    """Return B A, the change of each weight matrix (out, in), by the layer's name."""
+    return {name: layer.get_delta_weight("default").detach() for name, layer in _lora_layers(network).items()}
+
+
+def _lora_layers(network: nn.Module) -> dict[str, nn.Module]:
+    return {name: layer for name, layer in network.named_modules() if hasattr(layer, "lora_A")}

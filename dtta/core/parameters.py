@@ -1,0 +1,90 @@
+"""Which parameters to adapt.
+
+    optimizer = torch.optim.SGD(select(model, "norm"), lr=5e-3, momentum=0.9)
+    optimizer = torch.optim.Adam([*select(model), *select(diffusion.network)], lr=1e-5)
+
+The first adapts what TENT adapts; the second adapts θ and φ together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+TRAINABLE = ("all", "norm", "head", "lora", "leaf_modules")
+
+
+def select(module: nn.Module, trainable: str = "all") -> list[nn.Parameter]:
+    """Return the parameters of a network to adapt, each once, even if layers share it.
+
+    Args:
+        trainable: "all": every parameter; "norm": scales and shifts of the normalisation layers (as TENT); "head":
+            the last linear or convolution layer; "lora": the parameters that peft added; "leaf_modules": what the
+            authors' released code adapts, the layers without sublayers except the last one. This leaves out the
+            last layer of a classifier, and parameters that a block holds directly (a quarter of torchvision's
+            ViT-B/32).
+
+    Raises:
+        ValueError: an unknown choice, or a network without such parameters.
+    """
+    if trainable not in TRAINABLE:
+        raise ValueError(f"unknown choice {trainable!r} of parameters; choose from {', '.join(TRAINABLE)}")
+    if trainable == "all":
+        parameters = list(module.parameters())
+    elif trainable == "norm":
+        norms = [m for m in module.modules() if "norm" in type(m).__name__.lower()]
+        parameters = [p for m in norms for p in m.parameters(recurse=False)]
+    elif trainable == "head":
+        layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        parameters = list(layers[-1].parameters()) if layers else []
+    elif trainable == "leaf_modules":
+        layers = [m for m in module.modules() if not list(m.children())]
+        parameters = [p for m in layers[:-1] for p in m.parameters(recurse=False)]
+    else:
+        parameters = [p for name, p in module.named_parameters() if "lora_" in name]
+    parameters = list(dict.fromkeys(parameters))
+    if not parameters:
+        raise ValueError(f"{type(module).__name__} has no parameters of the kind {trainable!r}")
+    return parameters
+
+
+@torch.no_grad()
+def reinitialize(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw all parameters again, as the layers do when they are made (others: normal, 0.02), and running statistics.
+
+    The result is an untrained network of the same shape (paper, Table 6, "random init"). Changes it in place.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset) and not list(module.children()):
+                reset()
+            else:
+                for p in module.parameters(recurse=False):
+                    p.normal_(std=0.02)
+    return network
+
+
+class Logits(nn.Module):
+    """A network whose only parameter is its output for one image (paper, Table 6, "adapt logits").
+
+    Args:
+        network: gives the logits to start from, and is never changed; None: start from zero.
+        classes: L.
+    """
+
+    def __init__(self, classes: int, network: nn.Module | None = None):
+        super().__init__()
+        self.network = network
+        self.delta = nn.Parameter(torch.zeros(1, classes))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """One image (1, C, H, W) -> logits (1, L)."""
+        if len(image) != 1:
+            raise ValueError(f"free logits belong to one image; got a batch of {len(image)}")
+        if self.network is None:
+            return self.delta.expand(1, -1).clone()
+        with torch.no_grad():
+            logits = self.network(image)
+        return logits + self.delta

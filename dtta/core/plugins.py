@@ -1,0 +1,58 @@
+"""Names of methods and problems: a short name, an installed package's entry point, or an import string.
+
+find("method", "tent", table, "dtta.methods")                      a name of the table
+find("method", "mypackage.methods:build", table, "dtta.methods")   a function of any importable module
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+
+
+def find(kind: str, name: str, table: Mapping[str, str], group: str) -> Callable:
+    """Return the function that a name stands for.
+
+    Args:
+        kind: "method" or "problem", for messages.
+        table: short name -> import string "package.module:function".
+        group: of the entry points that installed packages may offer under short names.
+
+    Raises:
+        ValueError: no such name, or an import string of which a part does not exist; one sentence says which.
+    """
+    if name in table:
+        return import_object(kind, table[name])
+    if ":" in name:
+        return import_object(kind, name)
+    installed = {entry.name: entry.value for entry in entry_points(group=group)}
+    if name in installed:
+        return import_object(kind, installed[name])
+    raise ValueError(f"unknown {kind} {name!r}; choose from {listing([*table, *installed])}")
+
+
+def import_object(kind: str, target: str) -> Callable:
+    """Import "package.module:function". Raises ValueError: the part that does not exist."""
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute.isidentifier():
+        raise ValueError(f"the {kind} {target!r} must have the form package.module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module exists, and something that it imports does not
+        raise ValueError(
+            f"{kind} {target!r}: there is no module {error.name!r} in the current folder or among installed packages"
+        ) from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"{kind} {target!r}: the module {module_name} has no function {attribute!r}")
+    function = getattr(module, attribute)
+    if not callable(function):
+        raise ValueError(f"{kind} {target!r}: {attribute} in {module_name} is not a function")
+    return function
+
+
+def listing(names: Iterable[str]) -> str:
+    """The names for a message or a help text, with the import string as the last choice."""
+    return f"{', '.join(names)}, or package.module:function of your own"

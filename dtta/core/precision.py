@@ -1,0 +1,105 @@
+"""Precision and speed: how a diffusion model computes, independent of what it computes.
+
+    precision = native(device)                 # "bfloat16" on an A100 or newer, "float16" on a T4, "float32" on a CPU
+    method = build(problem, "diffusion-tta")
+    prepare(method, problem.diffusion, precision)
+
+Softmax, mixing, loss and sums over samples stay in float32 in any precision. Attention needs nothing here: diffusers
+uses torch's fused ``scaled_dot_product_attention``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dtta.core.diffusion import Diffusion
+from dtta.core.tta import DiffusionTTA
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAYERS = (nn.Linear, nn.Conv2d)  # those that autocast computes in half precision
+
+
+def native(device: torch.device | str) -> str:
+    """Return the fastest precision of a device.
+
+    Tensor cores compute in bfloat16 from compute capability 8 (A100). On older ones (T4: 7.5, V100: 7.0) torch
+    emulates bfloat16 slowly and still reports it as supported, so this asks for the capability. They use float16.
+    """
+    if torch.device(device).type != "cuda":
+        return "float32"
+    major = torch.cuda.get_device_capability(device)[0]
+    return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
+
+
+def prepare(
+    method: nn.Module,
+    diffusion: Diffusion,
+    precision: str = "float32",
+    compile: bool = False,
+    channels_last: bool | None = None,
+) -> nn.Module:
+    """Prepare a method to run with its diffusion model in the given precision.
+
+    Fixed weights are stored in the precision in which they are multiplied, so there is one copy of them, in half the
+    memory. Adapted parameters stay float32, and so do normalisation layers, whose sums need it. Results equal those of
+    ``torch.autocast`` over float32 weights to the last bit. Changes the diffusion model in place.
+
+    Args:
+        compile: compile the diffusion model's blocks (see `compile_blocks`).
+        channels_last: the memory layout in which tensor cores are fastest at convolutions; None: on a GPU.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: unknown precision, or no blocks to compile.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"precision must be one of {', '.join(DTYPES)}, not {precision!r}")
+    dtype, network = DTYPES[precision], diffusion.network
+    device = next(network.parameters()).device
+    adapters = [m for m in method.modules() if isinstance(m, DiffusionTTA)]
+    adapted = {id(p) for tta in adapters for p in tta.adapted}
+    if dtype is not None:
+        layers = [m for m in network.modules() if isinstance(m, LAYERS)]
+        for layer in layers[1:]:  # the first stays float32: diffusers reads the dtype of embeddings from it
+            if not any(id(p) in adapted for p in layer.parameters()):
+                layer.to(dtype)
+        network.forward = torch.autocast(device.type, dtype)(network.forward)
+    if channels_last is None:
+        channels_last = device.type == "cuda"
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+        if diffusion.vae is not None:
+            diffusion.vae.to(memory_format=torch.channels_last)
+    if compile:
+        compile_blocks(network)
+    for tta in adapters:
+        tta.autocast = dtype
+    return method
+
+
+def compile_blocks(network: nn.Module, **options) -> int:
+    """Compile each of a network's repeated blocks, which takes seconds; the whole network would take minutes.
+
+    diffusers lists a UNet's blocks by name (``_repeated_blocks``) but not a DiT's, which are looked up. If the
+    micro-batch divides the number of samples, all shapes are equal and the blocks are compiled only once.
+
+    Args:
+        options: for ``torch.compile``, such as backend.
+
+    Returns:
+        The number of blocks.
+
+    Raises:
+        ValueError: the network has none.
+    """
+    names = getattr(network, "_repeated_blocks", None) or []
+    blocks = [m for m in network.modules() if type(m).__name__ in names]
+    blocks = blocks or list(getattr(network, "transformer_blocks", []))
+    if not blocks:
+        raise ValueError(f"{type(network).__name__} has no repeated blocks to compile; leave --compile out")
+    for block in blocks:
+        block.compile(**options)
+    return len(blocks)

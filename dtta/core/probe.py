@@ -1,0 +1,66 @@
+"""Is a diffusion model sensitive to its condition? Its loss on the same images under different conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dtta.core.diffusion import Diffusion
+from dtta.core.sampling import Sampling
+
+
+@torch.no_grad()
+def losses_under(
+    diffusion: Diffusion,
+    image: Tensor,
+    conditions: Sequence[Tensor],
+    samples: int = 4,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    batch: int = 100,
+) -> Tensor:
+    """Return the diffusion loss (Eq. 2) of each image under each condition, with the same (t, ε) for all conditions.
+
+    Args:
+        image: (N, C, H, W) in [0, 1].
+        conditions: K conditions (N, ...).
+        samples: pairs (t, ε) for each image.
+        sampling: how they are drawn; None: stratified over all timesteps.
+        seed: of the pairs; the same seed and N give the same pairs.
+        batch: images in one pass.
+
+    Returns:
+        (N, K) means over the pairs.
+
+    Raises:
+        ValueError: a condition has another number of images.
+    """
+    wrong = [len(c) for c in conditions if len(c) != len(image)]
+    if wrong:
+        raise ValueError(f"each condition must be for all {len(image)} images, not for {wrong[0]}")
+    z0 = diffusion.encode(image)
+    sampling = sampling or Sampling("stratified")
+    t, noise = sampling.draw(z0, samples, diffusion.timesteps, torch.Generator().manual_seed(seed))
+    losses = torch.zeros(len(z0), len(conditions))
+    for part in torch.arange(len(z0)).split(batch):
+        for k, c in enumerate(conditions):
+            for b in range(samples):
+                losses[part, k] += diffusion.loss(z0[part], t[part, b], noise[part, b], c[part]).cpu() / samples
+    return losses
+
+
+def losses_by_timestep(
+    diffusion: Diffusion, image: Tensor, conditions: Sequence[Tensor], samples: int = 4, parts: int = 6, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return the same for each of `parts` equal parts of the timesteps.
+
+    Returns:
+        the middle timestep of each part (parts,), and the losses (N, K, parts).
+    """
+    edges = torch.linspace(0, 1, parts + 1)
+    ranges = [Sampling("stratified", t_min=a, t_max=b) for a, b in pairwise(edges.tolist())]
+    losses = [losses_under(diffusion, image, conditions, samples, sampling, seed) for sampling in ranges]
+    return (edges[:-1] + edges[1:]) / 2 * diffusion.timesteps, torch.stack(losses, dim=2)

@@ -1,0 +1,87 @@
+"""Timesteps and noise: the (t, ε) pairs over which the loss is averaged.
+
+The paper draws t uniformly from 1..T and a new ε for each t (section 3.2). The other schemes here have the same
+expectation and less variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TIMESTEPS = ("uniform", "stratified", "antithetic")
+NOISE = ("fresh", "shared")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the (t, ε) pairs of one adaptation step are drawn.
+
+    Args:
+        timesteps: "uniform": t independent and uniform (the paper); "stratified": one t from each of B
+            equal parts of the range; "antithetic": pairs t, t' mirrored at the middle of the range.
+        noise: "fresh": one ε for each t (the paper); "shared": one ε for all t of a step.
+        t_min, t_max: the range of t, as fractions of T. (0, 1) is the paper.
+        reuse_noise: draw once for each image and use the same pairs at every step, so that the losses of two steps
+            can be compared (common random numbers).
+        t_density: importance sampling: relative frequencies of t in equal parts of the range. ``weight`` corrects for
+            them, so that the loss has the same expectation. Empty: uniform.
+    """
+
+    timesteps: str = "uniform"
+    noise: str = "fresh"
+    t_min: float = 0.0
+    t_max: float = 1.0
+    reuse_noise: bool = False
+    t_density: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if self.timesteps not in TIMESTEPS:
+            raise ValueError(f"timesteps must be one of {', '.join(TIMESTEPS)}, not {self.timesteps!r}")
+        if self.noise not in NOISE:
+            raise ValueError(f"noise must be one of {', '.join(NOISE)}, not {self.noise!r}")
+        if not 0 <= self.t_min < self.t_max <= 1:
+            raise ValueError(f"the range of t must satisfy 0 <= t_min < t_max <= 1, not {self.t_min}, {self.t_max}")
+        if not all(0 < d < float("inf") for d in self.t_density):
+            raise ValueError(f"t_density must hold numbers above 0, not {self.t_density}")
+
+    def draw(self, z0: Tensor, samples: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """B = `samples` pairs for each of N images.
+
+        Returns:
+            t (N, B), integers in 0..T-1, and ε (N, B, *z0.shape[1:]), both on z0's device.
+        """
+        images, device = len(z0), generator.device
+        u = torch.rand(images, samples, generator=generator, device=device)
+        if self.timesteps == "stratified":  # part k of B covers [k/B, (k+1)/B)
+            u = (torch.arange(samples, device=device) + u) / samples
+        elif self.timesteps == "antithetic":
+            half = u[:, : (samples + 1) // 2]
+            u = torch.cat([half, 1 - half], dim=1)[:, :samples]
+        u = self._with_density(u)
+        t = ((self.t_min + u * (self.t_max - self.t_min)) * T).long().clamp(0, T - 1)
+        each = 1 if self.noise == "shared" else samples
+        noise = torch.randn(images, each, *z0.shape[1:], generator=generator, device=device)
+        noise = noise.expand(-1, samples, *[-1] * (z0.ndim - 1))
+        return t.to(z0.device), noise.to(z0.device, z0.dtype)
+
+    def weight(self, t: Tensor, T: int) -> Tensor:
+        """The weight of the loss at each t, in the shape of t: 1, or the uniform density divided by `t_density`."""
+        if not self.t_density:
+            return torch.ones(t.shape, device=t.device)
+        parts, q = len(self.t_density), torch.tensor(self.t_density, device=t.device)
+        place = ((t + 0.5) / T - self.t_min) / (self.t_max - self.t_min)  # of t's middle within the range
+        return (q.mean() / q)[(place * parts).long().clamp(0, parts - 1)]
+
+    def _with_density(self, u: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) -> numbers in [0, 1) with density `t_density`."""
+        if not self.t_density:
+            return u
+        parts, q = len(self.t_density), torch.tensor(self.t_density, dtype=torch.float64, device=u.device)
+        ends = (q / q.sum()).cumsum(0)
+        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+        part = torch.searchsorted(ends, u.double(), right=True).clamp(max=parts - 1)
+        inside = (u.double() - starts[part]) / (ends - starts)[part]
+        return ((part + inside.clamp(0, 1 - 1e-9)) / parts).to(u.dtype)

@@ -1,0 +1,148 @@
+"""Algorithm 1 of the paper: adapt a model to one image with the feedback of a diffusion model.
+
+ 1  given an image x, a task network f_θ, a diffusion model ε_φ
+ 2  for each of N steps:
+ 3      y ← f_θ(x)
+ 4      c ← c(y)
+ 5      draw B timesteps t and noises ε
+ 6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z0 + √(1 − ᾱ_t) ε, t, c) − ε‖²,  z0 = encode(x)
+ 7      θ ← θ − η ∇_θ L
+ 8      φ ← φ − η ∇_φ L  (optional)
+ 9  return f_θ(x)
+
+tta = DiffusionTTA(model, diffusion, condition, optimizer, steps=5, samples=180)
+output = tta(image)        # adapts, then answers, like calling the model
+tta.history                # loss, condition and output at every step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dtta.core.adapter import Adapter, check_counts
+from dtta.core.diffusion import Diffusion
+from dtta.core.feedback import Feedback, accumulate, halve_until_it_fits, with_scaled_gradients
+from dtta.core.sampling import Sampling
+from dtta.core.stopping import Stopping
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step computed before it changed the parameters."""
+
+    loss: Tensor  # L(θ, φ), a scalar
+    condition: Tensor  # c
+    output: Tensor  # y = f_θ(x)
+
+
+class DiffusionTTA(Adapter):
+    """Wrap a task network; each call adapts it to the image, then answers.
+
+    The optimizer decides what is adapted: θ, a part of θ, or θ and φ (see ``dtta.core.parameters``). The paper uses
+    SGD (learning rate 5e-3, momentum 0.9) or Adam (1e-5) on all of θ, and also on φ except under Stable Diffusion.
+
+    Args:
+        model: the task network f_θ, image -> output. Kept in eval mode.
+        diffusion: the diffusion model ε_φ (see ``dtta.core.diffusion``). Kept in eval mode.
+        condition: output -> c, differentiable (see ``dtta.core.conditions``).
+        optimizer, steps, episodic: see ``Adapter``; so are reset_every, restore_rate and seed in `life_cycle`.
+        samples: B, (t, ε) pairs for each step and image.
+        sampling: how (t, ε) are drawn.
+        stopping: when to stop before the last step; None: never.
+        micro_batch: pairs in one pass through the diffusion model; None: all at once. If memory runs out it is halved
+            until a pass fits. It changes memory and speed, not the gradient.
+        norm: "l2" (the paper) or "l1".
+        weighting: of the loss at each t, see ``Diffusion.weight``; "none" is the paper.
+        autocast: dtype of the diffusion model's pass, such as torch.bfloat16; everything else stays float32. With
+            torch.float16 the gradients are scaled, so that small ones are not lost.
+        on_step: called with each ``Step`` before the parameters change: a progress bar, a log.
+
+    Raises:
+        ValueError: see ``Adapter``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        diffusion: Diffusion,
+        condition: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps: int = 5,
+        samples: int = 180,
+        episodic: bool = True,
+        *,
+        sampling: Sampling | None = None,
+        stopping: Stopping | None = None,
+        micro_batch: int | None = None,
+        norm: str = "l2",
+        weighting: str = "none",
+        autocast: torch.dtype | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        **life_cycle,
+    ):
+        super().__init__(model, optimizer, steps, episodic, (diffusion, condition), **life_cycle)
+        check_counts(samples=samples, micro_batch=1 if micro_batch is None else micro_batch)
+        if norm not in ("l1", "l2"):
+            raise ValueError(f"norm must be 'l1' or 'l2', not {norm!r}")
+        diffusion.check_weighting(weighting)
+        self.diffusion = diffusion.eval()
+        self.condition = condition
+        self.samples = samples
+        self.sampling = sampling or Sampling()
+        self.stopping = stopping or Stopping()
+        self.micro_batch = micro_batch
+        self.norm = norm
+        self.weighting = weighting
+        self.autocast = autocast
+        self.on_step = on_step
+        self.history: list[Step] = []
+
+    def begin(self, x: Tensor) -> None:
+        """Encode the image once for all steps."""
+        self.history = []
+        self.z0 = self.diffusion.encode(x)
+
+    def step(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Lines 3 to 8 of Algorithm 1."""
+        y = self.model(x)  # line 3
+        if self.stopping.should_stop([*(step.output for step in self.history), y.detach()]):
+            return y.detach()
+        c = self.condition(y)  # line 4
+        if not self.history or not self.sampling.reuse_noise:
+            self.pairs = self.sampling.draw(self.z0, self.samples, self.diffusion.timesteps, generator)  # line 5
+        loss, c_grad = self.feedback(self.z0, *self.pairs, c)  # line 6, ∂L/∂c and, if φ is adapted, ∂L/∂φ
+        if not loss.isfinite():
+            raise FloatingPointError(f"the diffusion loss is {loss.item()}; lower the learning rate")
+        if c_grad is not None:
+            c.backward(c_grad)  # ∂L/∂θ: θ is fixed within a step, so one backward pass serves all pairs
+        self.history.append(Step(loss, c.detach(), y.detach()))
+        if self.on_step:
+            self.on_step(self.history[-1])
+        self.optimizer.step()  # lines 7 and 8
+        return None
+
+    def feedback(self, z0: Tensor, t: Tensor, noise: Tensor, c: Tensor) -> Feedback:
+        """Return L and ∂L/∂c, see `accumulate`, in passes that fit into memory."""
+        sampling, pairs = self.sampling, t.numel()
+        weight = sampling.weight(t, self.diffusion.timesteps)
+        weight = weight * self.diffusion.weight(t, self.weighting, sampling.t_min, sampling.t_max)
+
+        def attempt(micro_batch: int, scale: float) -> Feedback:
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(z0.device.type, self.autocast, enabled=self.autocast is not None):
+                return accumulate(self.diffusion, z0, t, noise, c, micro_batch, self.norm, weight, scale)
+
+        def fitting(scale: float = 1.0) -> Feedback:
+            largest = min(self.micro_batch or pairs, pairs)
+            result, size = halve_until_it_fits(largest, lambda size: attempt(size, scale))
+            if size < largest:
+                self.micro_batch = size
+            return result
+
+        if self.autocast != torch.float16:
+            return fitting()
+        return with_scaled_gradients(pairs * z0[0].numel(), fitting, self.adapted)

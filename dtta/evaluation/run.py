@@ -1,0 +1,105 @@
+"""A run, and its rows: everything that decides a result, and the result of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dtta.methods import online
+
+Cell = tuple[str, int, int]  # shift, severity, the image's number
+AFTER = "after "  # before a shift's name: a clean image, answered by the weights that the shift has left
+STREAMS = ("apart", "changing")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides a row, besides the image.
+
+    Args:
+        problem, network, diffusion, classes: see ``dtta.load``.
+        method, settings: see ``dtta.methods.build``.
+        split: which images; "validation" to choose settings, "test" to report.
+        seed: of the shifts' and of the method's randomness.
+        batch: how many images of a shift the method is given at once, in the order given; the last batch may be
+            smaller. What it answers for one of them may then depend on the others.
+        stream: what an online method goes through: "apart": each shift for itself, with the original weights at its
+            start; "changing": one shift after the other, in an order drawn by the seed.
+        by_class: the images of a shift come sorted by their label.
+        forgetting_images: after each shift of a stream this many clean images, the last of the split, are answered
+            with the weights as they are by then and without adapting; their rows stand under "after <shift>".
+        precision: in which the diffusion model computes (see ``dtta.core.precision``).
+
+    Raises:
+        ValueError: a batch below 1, an unknown stream or precision, or a negative number of images to recall.
+    """
+
+    method: str
+    problem: str = "digits"
+    network: str | None = None
+    diffusion: str | None = None
+    settings: dict = field(default_factory=dict)
+    split: str = "test"
+    seed: int = 0
+    classes: int | None = None
+    batch: int = 1
+    stream: str = "apart"
+    by_class: bool = False
+    forgetting_images: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self):
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise ValueError(f"batch must be a whole number of at least 1, not {self.batch!r}")
+        if self.stream not in STREAMS:
+            raise ValueError(f"stream must be one of {', '.join(STREAMS)}, not {self.stream!r}")
+        if not isinstance(self.forgetting_images, int) or self.forgetting_images < 0:
+            raise ValueError(f"forgetting_images must be a whole number of at least 0, not {self.forgetting_images!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+
+    @property
+    def online(self) -> bool:
+        """Whether weights are carried along a stream."""
+        return online(self.method, self.settings)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether a row depends on other images of its stream: the run is online, or has batches."""
+        return self.online or self.batch > 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image under one shift: its score, the seconds it took (in a batch, its share), and the metrics' sums.
+
+    The seed is the run's, where rows of several are kept together.
+    """
+
+    shift: str
+    severity: int
+    index: int
+    score: float
+    seconds: float
+    sums: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What two rows share that may be compared."""
+        return self.shift, self.severity, self.index, self.seed
+
+    @property
+    def cell(self) -> Cell:
+        """Where it stands in its run."""
+        return self.shift, self.severity, self.index
+
+
+def spread(shifts: Sequence[str], count: int, total: int) -> dict[str, list[int]]:
+    """`count` images for each shift out of the first `total`, each shift starting at another place.
+
+    So many different images are seen without each of them under every shift.
+    """
+    start = {shift: k * total // len(shifts) for k, shift in enumerate(shifts)}
+    return {shift: [(start[shift] + i) % total for i in range(count)] for shift in shifts}

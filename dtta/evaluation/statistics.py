@@ -1,0 +1,96 @@
+"""Paired gains with bootstrap intervals, and metrics of a data set from sums over its images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from dtta.core.problem import Metric
+from dtta.evaluation.run import Row
+
+
+def paired_gain(
+    before: list[Row], after: list[Row], metric: Metric | None = None, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float]:
+    """The gain on the same images, with its 95% paired bootstrap interval.
+
+    An image that stands under several shifts or seeds is one image: images are resampled, with all their rows.
+
+    Args:
+        metric: one of the problem's, computed for each shift from the sums of its images, then averaged over
+            shifts; None: 100 x the mean score.
+
+    Returns:
+        "before", "after", "gain", "low", "high" (in the metric's unit) and "images", the number of rows compared.
+
+    Raises:
+        ValueError: the two lists are not about the same images, in the same order.
+    """
+    keys = [[r.key for r in rows] for rows in (before, after)]
+    if keys[0] != keys[1] or not before:
+        raise ValueError("a paired comparison needs the same images, in the same order, in both lists")
+    if metric is None:
+        a, b = (100 * np.array([r.score for r in rows]) for rows in (before, after))
+        low, high = bootstrap_interval(b - a, [r.index for r in before], resamples, seed)
+        return dict(before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a))
+    images = np.unique([r.index for r in before])
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=resamples)
+    weight = np.concatenate([np.ones((1, len(images)), dtype=int), draws])  # the first row: the images as they are
+    a, b = (value(rows, metric, images, weight) for rows in (before, after))
+    gains = (b - a)[1:]
+    gains = gains[~np.isnan(gains)]  # a resample may hold nothing that the metric is about
+    low, high = np.percentile(gains, [2.5, 97.5]).tolist() if len(gains) else (np.nan, np.nan)
+    before_, after_ = float(a[0]), float(b[0])
+    return dict(before=before_, after=after_, gain=after_ - before_, low=low, high=high, images=len(before))
+
+
+def value(
+    rows: list[Row], metric: Metric, images: np.ndarray | None = None, weight: np.ndarray | None = None
+) -> np.ndarray:
+    """A metric of each shift, from the totals of its images' sums, averaged over shifts.
+
+    Args:
+        images, weight: R weightings (R, n) of the images with these numbers (n,); None: each once.
+
+    Returns:
+        (R,) values, in the metric's unit.
+    """
+    images = np.unique([r.index for r in rows]) if images is None else images
+    weight = np.ones((1, len(images))) if weight is None else weight
+    place = {index: i for i, index in enumerate(images.tolist())}
+    by_shift: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        by_shift.setdefault((row.shift, row.severity), []).append(row)
+    values = []
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        # a resample may leave a shift without images: its value is NaN, and the mean is over the other shifts
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        for found in by_shift.values():
+            names = list(found[0].sums)
+            table = np.array([[*(row.sums[name] for name in names), 1] for row in found])
+            own = weight[:, [place[row.index] for row in found]]  # a shift may hold few of the images
+            values.append(metric(dict(zip([*names, "images"], (own @ table).T, strict=True))))
+        return np.nanmean(values, axis=0)
+
+
+def bootstrap_interval(
+    values: Sequence[float], groups: Sequence[int] | None = None, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval of the mean of `values` (n,).
+
+    Args:
+        groups: of which image each value is, if an image has several; groups are resampled whole.
+    """
+    rng = np.random.default_rng(seed)
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    group = np.unique(groups, return_inverse=True)[1]
+    sums, counts = np.bincount(group, weights=np.asarray(values, dtype=float)), np.bincount(group)
+    means = []
+    for _ in range(-(-resamples // 500)):  # in portions, to spare memory
+        pick = rng.integers(len(sums), size=(500, len(sums)))
+        means.append(sums[pick].sum(axis=1) / counts[pick].sum(axis=1))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,164 @@
+"""What an evaluation comes to, as a small file beside its rows, and the table that such files make together.
+
+dtta evaluate --shift all --out rows                  writes rows/digits-diffusion-tta-test.summary.json
+dtta report rows                                      the table of all summaries in the folder
+dtta report rows more --format markdown               of several folders, to be pasted into a page
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from dtta.core.problem import Metric
+from dtta.evaluation.run import Row, Run
+from dtta.evaluation.statistics import paired_gain
+
+FORMATS = ("text", "markdown", "csv")
+ENDING = ".summary.json"
+LIBRARIES = ("torch", "diffusers", "transformers", "timm")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run against no adaptation, shift by shift.
+
+    Args:
+        run: what was run.
+        metric: what the numbers are, in its unit.
+        severity: of the shifts.
+        gains: for each shift, and "mean" if there are several, what ``paired_gain`` says.
+        seconds: for each image and process.
+        about: device, versions and commit.
+        preset: the name under which the run was asked for, if it had one.
+    """
+
+    run: Run
+    metric: str
+    severity: int
+    gains: dict[str, dict[str, float]]
+    seconds: float
+    about: dict[str, str]
+    preset: str | None = None
+
+
+def of_rows(
+    run: Run,
+    before: Sequence[Row],
+    after: Sequence[Row],
+    metric: Metric | None = None,
+    name: str = "",
+    preset: str | None = None,
+) -> Summary:
+    """The summary of a run's rows and of those without adaptation, on the same images.
+
+    Raises:
+        ValueError: the two are not about the same images.
+    """
+    shifts = list(dict.fromkeys(r.shift for r in after))
+    parts = {shift: [[r for r in rows if r.shift == shift] for rows in (before, after)] for shift in shifts}
+    if len(shifts) > 1:
+        parts["mean"] = [[r for r in rows if r.shift != "clean"] for rows in (before, after)]
+    gains = {shift: _plain(paired_gain(*pair, metric)) for shift, pair in parts.items()}
+    seconds = sum(r.seconds for r in after) / len(after)
+    return Summary(run, name, after[0].severity, gains, round(seconds, 4), about_here(), preset)
+
+
+def _plain(gain: dict[str, float]) -> dict[str, float]:
+    return {k: int(v) if k == "images" else round(float(v), 4) for k, v in gain.items()}
+
+
+@cache
+def about_here() -> dict[str, str]:
+    """The device, the libraries' versions and the commit, as far as they can be found out."""
+    found = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
+    found |= {name: version(name) for name in ("dtta", *LIBRARIES)}
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists():  # a checkout, not an installed package that lies in another project's
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+        try:
+            done = subprocess.run(git, capture_output=True, text=True, check=False)
+        except OSError:
+            return found
+        found["commit"] = done.stdout.strip() or "unknown"
+    return found
+
+
+def write(summary: Summary, path: Path) -> Path:
+    """Write it beside the rows in `path`; returns where."""
+    target = path.with_name(path.stem + ENDING)
+    temporary = target.with_suffix(".part")
+    temporary.write_text(json.dumps(asdict(summary), indent=1) + "\n")
+    temporary.replace(target)
+    return target
+
+
+def read(folder: Path) -> list[Summary]:
+    """All summaries of a folder, by name.
+
+    Raises:
+        FileNotFoundError: no such folder, or none in it. ValueError: one is damaged.
+    """
+    files = sorted(folder.rglob(f"*{ENDING}")) if folder.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no summaries; make one with: dtta evaluate ... --out {folder}")
+    found = []
+    for file in files:
+        try:
+            told = json.loads(file.read_text())
+            found.append(Summary(**told | {"run": Run(**told["run"])}))
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{file} is damaged; delete it and give the command that made it again") from error
+    return found
+
+
+def by_preset(folder: Path) -> dict[str, Summary]:
+    """The summaries in a folder that belong to cells of the paper's tables, by name; none if there is no folder."""
+    if not folder.is_dir() or not any(folder.rglob(f"*{ENDING}")):
+        return {}
+    return {s.preset: s for s in read(folder) if s.preset}
+
+
+def table(summaries: Iterable[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: a line for each run and shift."""
+    heads = ["problem", "network", "method", "shift", "metric", "before", "after", "gain", "95% interval", "images"]
+    cells = []
+    for s in summaries:
+        for shift, g in s.gains.items():
+            named = [s.run.problem, s.run.network or "usual", s.run.method, shift.replace("_", " "), s.metric]
+            numbers = [f"{g['before']:.2f}", f"{g['after']:.2f}", f"{g['gain']:+.2f}"]
+            cells.append([*named, *numbers, f"[{g['low']:+.2f}, {g['high']:+.2f}]", str(g["images"])])
+    return heads, cells
+
+
+def formatted(heads: list[str], cells: list[list[str]], kind: str = "text") -> str:
+    """A table as text for a terminal, as Markdown for a page, or as CSV.
+
+    Raises:
+        ValueError: another format.
+    """
+    if kind not in FORMATS:
+        raise ValueError(f"the format must be one of {', '.join(FORMATS)}, not {kind!r}")
+    if kind == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([heads, *cells])
+        return text.getvalue().rstrip()
+    if kind == "markdown":
+        lines = [heads, ["---"] * len(heads), *cells]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (heads, *cells))
+
+
+def report(options) -> None:
+    """The command ``dtta report``."""
+    print(formatted(*table(s for folder in options.folders for s in read(folder)), options.format))

@@ -1,0 +1,128 @@
+"""CoTTA (Wang et al., CVPR 2022, arXiv 2203.13591): learn from an averaged teacher, and restore some weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from dtta.core.parameters import select
+from dtta.core.problem import Problem
+from dtta.methods.self_training import SelfTraining
+from dtta.methods.settings import make_optimizer
+from dtta.methods.views import jittered
+
+
+class Cotta(SelfTraining):
+    """Minimise the cross-entropy -Σ_j y'_j log y_j with the belief y' of a teacher, the moving average of the student.
+
+    If the network before any adaptation is confident (above `threshold`), y' is the teacher's belief for the image;
+    otherwise it is the mean of the teacher's beliefs for `views` augmented views. After each step the teacher becomes
+    θ' ← α θ' + (1 - α) θ, and each weight of the student returns to its initial value with probability `restore`. The
+    teacher gives the answer. The paper adapts all weights, online, in batches of 200 (64 for ImageNet).
+
+    The authors' code differs from its paper's equations, and from this: it makes one decision for the whole batch, by
+    its mean confidence; it averages logits over views; for ImageNet it uses the cross-entropy in both directions.
+
+    Args:
+        momentum: α, 0.999 in the paper.
+        restore: p, 0.01 in the paper (0.001 for ImageNet).
+        threshold: p_th, 0.92 for CIFAR-10 in the paper.
+        views: 32 in the paper. mirror: whether views are mirrored at random.
+        batch_statistics: batch norm of student, teacher and source uses the batch's statistics, as in the authors' code
+            (see ``Tent``); each view is of the whole batch.
+        The rest: see ``Adapter``.
+    """
+
+    def __init__(
+        self,
+        model,
+        optimizer,
+        steps=1,
+        episodic=False,
+        momentum: float = 0.999,
+        restore: float = 0.01,
+        threshold: float = 0.92,
+        views: int = 32,
+        mirror: bool = True,
+        batch_statistics: bool = True,
+    ):
+        super().__init__(model, optimizer, steps, episodic)
+        for name, value in dict(momentum=momentum, restore=restore, threshold=threshold).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {value!r}")
+        if not isinstance(views, int) or views < 1:
+            raise ValueError(f"views must be a whole number of at least 1, not {views!r}")
+        self.momentum, self.restore, self.threshold = momentum, restore, threshold
+        self.views, self.mirror = views, mirror
+        self.prior = 0 if batch_statistics else None
+        # In lists, so that their weights are not registered as the student's.
+        self.teacher: list[nn.Module] = [copy.deepcopy(model).eval().requires_grad_(False)]
+        self.source: list[nn.Module] = [copy.deepcopy(self.teacher[0])]
+
+    def normalised_networks(self) -> list[nn.Module]:
+        return [self.model, *self.teacher, *self.source]
+
+    def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        self.random = generator
+        with torch.no_grad():
+            target = self.teacher[0](image).softmax(dim=1)
+            uncertain = self.source[0](image).softmax(dim=1).amax(dim=1) < self.threshold
+            if uncertain.any():
+                # Each view includes all images, so that batch norm sees a batch like the one to be answered.
+                belief = torch.zeros_like(target)
+                for _ in range(self.views):
+                    belief += self.teacher[0](jittered(image, 1, generator, self.mirror)).softmax(dim=1)
+                target[uncertain] = belief[uncertain] / self.views
+        return -(target * self.model(image).log_softmax(dim=1)).sum(dim=1).mean()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for teacher, student in zip(self.teacher[0].parameters(), self.model.parameters(), strict=True):
+            teacher.lerp_(student.detach(), 1 - self.momentum)
+        for w, start in zip(self.adapted, self.start, strict=True):
+            u = torch.rand(w.shape, generator=self.random, device=self.random.device).to(w.device)
+            w.copy_(torch.where(u < self.restore, start, w))
+
+    def answer(self, image: Tensor) -> Tensor:
+        return self.teacher[0](image)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        super().reset()
+        self.teacher[0].load_state_dict(self.source[0].state_dict())
+
+
+def build(
+    problem: Problem,
+    *,
+    optimizer: str = "adam",
+    lr: float = 1e-3,
+    steps: int = 1,
+    momentum: float = 0.999,
+    restore: float = 0.01,
+    threshold: float = 0.92,
+    views: int = 32,
+    batch_statistics: bool = True,
+    episodic: bool = False,
+) -> Cotta:
+    """Build CoTTA; the defaults are its paper's for CIFAR-10.
+
+    Args:
+        optimizer: "sgd" has momentum 0.9; for ImageNet the authors use it (with Nesterov's momentum) at a learning
+            rate of 0.01, with a threshold of 0.1 and `restore` 0.001.
+        momentum: of the teacher.
+    """
+    return Cotta(
+        problem.model,
+        make_optimizer(optimizer, select(problem.model), lr),
+        steps,
+        episodic,
+        momentum=momentum,
+        restore=restore,
+        threshold=threshold,
+        views=views,
+        mirror=problem.mirrored,
+        batch_statistics=batch_statistics,
+    )

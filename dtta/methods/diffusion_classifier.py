@@ -1,0 +1,122 @@
+"""Diffusion Classifier (Li et al., ICCV 2023, arXiv 2303.16203): the class with the lowest diffusion loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from dtta.core.adapter import check_image
+from dtta.core.diffusion import Diffusion
+from dtta.core.problem import Problem
+from dtta.core.sampling import Sampling
+
+
+class DiffusionClassifier(nn.Module):
+    """log p_φ(c_j | x) ∝ -E_{t,ε} ‖ε_φ(z_t, t, l_j) - ε‖², one evaluation per class and pair (its Eq. 6).
+
+    All classes are evaluated with the same (t, ε), because noise that they share cancels in their differences.
+    Nothing is adapted or carried along.
+
+    Args:
+        diffusion: the diffusion model; its ``class_embeddings`` are the candidates unless given.
+        samples: B, pairs (t, ε) for each image; or, for a staged schedule, the number of pairs of each remaining
+            class at the end of each stage.
+        keep: how many classes remain after each stage except the last (as the authors' code prunes), so that an
+            unlikely class costs few evaluations. The logit of a class that was dropped is -infinity.
+        sampling: how the pairs are drawn; the paper of this method spaces t evenly.
+        temperature: divides the losses (summed over elements). It changes the belief, not the predicted class. 1 is
+            the method's equation.
+        embeddings: l (L, ...), other candidates.
+        micro_batch: the largest number of evaluations in one pass.
+
+    Attributes:
+        evaluations: of the diffusion model, in the last call.
+    """
+
+    def __init__(
+        self,
+        diffusion: Diffusion,
+        samples: int | Sequence[int] = 48,
+        sampling: Sampling | None = None,
+        temperature: float = 1.0,
+        embeddings: Tensor | None = None,
+        micro_batch: int = 512,
+        seed: int = 0,
+        keep: Sequence[int] = (),
+    ):
+        super().__init__()
+        stages = [samples] if isinstance(samples, int) else list(samples)
+        if not stages or stages[0] < 1 or micro_batch < 1 or temperature <= 0:
+            raise ValueError(
+                f"samples ({samples}) and micro_batch ({micro_batch}) must be at least 1, "
+                f"temperature ({temperature}) above 0"
+            )
+        if (
+            any(a >= b for a, b in pairwise(stages))
+            or any(a <= b for a, b in pairwise(keep))
+            or min(keep, default=1) < 1
+        ):
+            raise ValueError(f"samples must grow from stage to stage and keep must shrink, not {stages}, {list(keep)}")
+        if len(keep) != len(stages) - 1:
+            raise ValueError(f"{len(stages)} stages need {len(stages) - 1} numbers of classes to keep, not {len(keep)}")
+        self.diffusion, self.stages, self.keep = diffusion.eval(), stages, list(keep)
+        self.samples, self.temperature = stages[-1], temperature
+        self.sampling = sampling or Sampling(timesteps="stratified")
+        self.embeddings, self.micro_batch = embeddings, micro_batch
+        self.generator = torch.Generator().manual_seed(seed)
+        self.evaluations = 0
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Image (N, C, H, W) in [0, 1] -> logits (N, L) = -losses / temperature."""
+        check_image(image)
+        losses = self.losses(image, generator).nanmean(dim=2)  # (N, L)
+        if self.keep:  # a class that was dropped has fewer pairs, and cannot win
+            losses[self.dropped] = torch.inf
+        elements = self.diffusion.encode(image[:1]).numel()
+        return -losses * elements / self.temperature
+
+    @torch.no_grad()
+    def losses(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the loss of every class under every pair, (N, L, B); NaN where a class had been dropped."""
+        generator = generator or self.generator
+        l = self.diffusion.class_embeddings if self.embeddings is None else self.embeddings
+        z0 = self.diffusion.encode(image)
+        N, L, B = len(z0), len(l), self.samples
+        t, noise = self.sampling.draw(z0, B, self.diffusion.timesteps, generator)
+        if self.keep:  # each stage's pairs are spread over the timesteps
+            order = torch.randperm(B, generator=generator, device=generator.device).to(t.device)
+            t, noise = t[:, order], noise[:, order]
+        losses = torch.full((N, L, B), torch.nan, device=z0.device)
+        self.dropped = torch.zeros(N, L, dtype=torch.bool, device=z0.device)
+        self.evaluations, done = 0, 0
+        for end, keep in zip(self.stages, [*self.keep, L], strict=True):
+            due = torch.zeros_like(losses, dtype=torch.bool)
+            due[:, :, done:end] = ~self.dropped[:, :, None]
+            for n, j, b in zip(*(i.split(self.micro_batch) for i in due.nonzero(as_tuple=True)), strict=True):
+                losses[n, j, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[j])
+                self.evaluations += len(n)
+            if keep < L:
+                mean = losses[:, :, :end].mean(2).nan_to_num(torch.inf)
+                self.dropped |= mean.argsort(dim=1).argsort(dim=1) >= keep
+            done = end
+        return losses
+
+
+def build(
+    problem: Problem,
+    *,
+    samples: Sequence[int] | int = 48,
+    keep: Sequence[int] | int = (),
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    temperature: float = 1.0,
+) -> DiffusionClassifier:
+    """Build a Diffusion Classifier over the problem's classes; several numbers of samples make a staged schedule."""
+    sampling = Sampling("stratified", t_min=t_min, t_max=t_max)
+    keep = [keep] if isinstance(keep, int) else keep
+    embeddings = problem.condition.embeddings
+    return DiffusionClassifier(problem.diffusion, samples, sampling, temperature, embeddings, keep=keep)

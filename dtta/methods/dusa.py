@@ -1,0 +1,184 @@
+"""DUSA (Li et al., NeurIPS 2024, arXiv 2501.00873): mix the diffusion model's predictions, not its conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dtta.core.diffusion import Diffusion
+from dtta.core.parameters import select
+from dtta.core.problem import Problem
+from dtta.core.sampling import Sampling
+from dtta.methods.self_training import SelfTraining
+from dtta.methods.settings import make_optimizer
+
+
+class Dusa(SelfTraining):
+    """Minimise ‖Σ_k p_k ε_φ(z_t, t, l_k) - ε‖², for K candidate classes and the belief p among them.
+
+    It rests on an identity: the score of an image is the mean of the class scores, weighted by p(y | x). If φ is fixed,
+    the predictions ε_k need no gradient, so no backward pass through the diffusion model is needed: with
+    G_kl = ⟨ε_k, ε_l⟩ and b_k = ⟨ε_k, ε⟩ the loss is pᵀ G p - 2 pᵀ b + ⟨ε, ε⟩, and its gradient 2 (G p - b). If the
+    sampling reuses its noise, pairs and candidates are drawn once for all steps and, if φ is fixed, the predictions are
+    computed only once.
+
+    The paper adapts online, in batches of 64.
+
+    ``mix="loss"`` minimises Σ_k p_k ‖ε_k - ε‖² instead, which leads towards the Diffusion Classifier's answer.
+
+    Args:
+        model: logits (N, L). Kept in eval mode.
+        optimizer: over parameters of the model and, to adapt φ as in the paper, of the diffusion network. The authors'
+            code does not adapt DiT's table of class embeddings; to do the same, keep it out of the optimizer.
+        diffusion: ε_φ. embeddings: l (L, ...), or a function that returns them.
+        samples: pairs (t, ε) for each image and step; the paper takes one.
+        top, others: candidates: the likeliest classes, and some drawn from the rest by their probabilities;
+            4 and 2 in the paper. If both cover L, all classes are candidates.
+        mix: "noise" (the paper) or "loss".
+        tau: logits are divided by τ times their Euclidean norm before the softmax over the candidates (LogitNorm, Wei
+            et al., arXiv 2205.09310), 1 in the authors' code; None: they are not changed. The candidates are drawn with
+            the unchanged logits in both cases.
+        sampling: how (t, ε) are drawn; None: only t = 100 of 1000, as in the paper.
+        The rest: see ``Adapter``.
+
+    Attributes:
+        evaluations: of the diffusion model, in the last call.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        diffusion: Diffusion,
+        embeddings: Tensor | Callable[[], Tensor],
+        steps: int = 1,
+        episodic: bool = False,
+        samples: int = 1,
+        top: int = 4,
+        others: int = 2,
+        mix: str = "noise",
+        tau: float | None = 1.0,
+        sampling: Sampling | None = None,
+    ):
+        super().__init__(model, optimizer, steps, episodic, (diffusion.eval(),))
+        if mix not in ("noise", "loss"):
+            raise ValueError(f"mix must be 'noise' or 'loss', not {mix!r}")
+        if samples < 1 or top < 1 or others < 0:
+            raise ValueError(f"samples ({samples}) and top ({top}) must be at least 1, others ({others}) 0 or more")
+        if tau is not None and not tau > 0:
+            raise ValueError(f"tau must be above 0, not {tau!r}")
+        self.diffusion = diffusion
+        self.samples = samples
+        self.top = top
+        self.others = others
+        self.mix = mix
+        self.tau = tau
+        self.sampling = sampling or Sampling(t_min=0.1, t_max=0.1 + 1 / diffusion.timesteps)
+        self.embeddings = embeddings if callable(embeddings) else lambda: embeddings
+        phi = {id(p) for p in diffusion.network.parameters()}
+        self.adapts_phi = any(id(p) in phi for p in self.adapted)
+        self.evaluations = 0
+        self._drawn: tuple | None = None  # z0, candidates, t, ε
+        self._products: tuple | None = None  # G, b, ⟨ε, ε⟩
+
+    def begin(self, image: Tensor) -> None:
+        super().begin(image)
+        self.evaluations = 0
+        self._drawn = None
+        self._products = None
+
+    def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        logits = self.model(image)
+        if self._drawn is None or not self.sampling.reuse_noise:
+            z0 = self.diffusion.encode(image)
+            chosen = candidates(logits.detach(), self.top, self.others, generator)
+            t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
+            self._drawn = z0, chosen, t, noise
+            self._products = None
+        if self._products is None or self.adapts_phi:
+            self._products = self.products(*self._drawn)
+        chosen = self._drawn[1]
+        G, b, size = self._products
+        if self.tau is not None:
+            logits = logits / (self.tau * logits.norm(dim=1, keepdim=True))
+        p = logits.float().gather(1, chosen).softmax(dim=1)  # (N, K)
+        if self.mix == "loss":
+            losses = G.diagonal(dim1=1, dim2=2) - 2 * b + size[:, None]
+            return (p * losses).sum(dim=1).mean()
+        return (torch.einsum("nk,nkl,nl->n", p, G, p) - 2 * (p * b).sum(dim=1) + size).mean()
+
+    def products(self, z0: Tensor, chosen: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return G (N, K, K), b (N, K) and ⟨ε, ε⟩ (N,), as means over elements and pairs."""
+        (N, K), B, l = chosen.shape, self.samples, self.embeddings()
+        n, k, i = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (N, K, B)), indexing="ij"))
+        with torch.set_grad_enabled(self.adapts_phi):
+            z_t = self.diffusion.add_noise(z0[n], t[n, i], noise[n, i])
+            predicted = self.diffusion.predict(z_t, t[n, i], l[chosen[n, k]]).float()
+            self.evaluations += N * K * B
+            predicted = predicted.reshape(N, K, -1)  # all pairs and elements in a row
+            target = self.diffusion.target(z0.repeat_interleave(B, 0), t.flatten(), noise.flatten(0, 1)).reshape(N, -1)
+            G = predicted @ predicted.transpose(1, 2) / target.shape[1]
+            b = torch.einsum("nkd,nd->nk", predicted, target) / target.shape[1]
+        return G, b, target.square().mean(dim=1)
+
+
+def candidates(logits: Tensor, top: int, others: int, generator: torch.Generator) -> Tensor:
+    """Return indices (N, K): the `top` likeliest classes, and `others` drawn from the rest by their probabilities."""
+    L = logits.shape[1]
+    order = logits.argsort(dim=1, descending=True)
+    if top >= L:
+        return order
+    if top + others >= L or others == 0:
+        return order[:, : top + others]
+    # If the belief is almost certain, the probabilities of the rest underflow to 0; they must stay drawable.
+    p = logits.float().softmax(dim=1).clamp(min=1e-12).scatter(1, order[:, :top], 0.0)
+    drawn = torch.multinomial(p.to(generator.device), others, generator=generator)
+    return torch.cat([order[:, :top], drawn.to(order.device)], dim=1)
+
+
+def build(
+    problem: Problem,
+    *,
+    optimizer: str = "adam",
+    lr: float = 1e-5,
+    steps: int = 1,
+    samples: int = 1,
+    top: int = 4,
+    others: int = 2,
+    mix: str = "noise",
+    tau: float | str | None = 1.0,
+    adapt_diffusion: bool = True,
+    lr_diffusion: float | None = None,
+    timesteps: str = "uniform",
+    t_min: float = 0.1,
+    t_max: float = 0.101,
+    reuse_noise: bool = False,
+    episodic: bool = False,
+) -> Dusa:
+    """Build DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too.
+
+    Of φ all parameters are adapted, including the table of class embeddings, which its authors' code does not adapt.
+
+    Args:
+        tau: of LogitNorm (see ``Dusa``); None, or "none" in a TOML file: the logits are not changed.
+    """
+    groups = [{"params": select(problem.model)}]
+    if adapt_diffusion:
+        rate = lr if lr_diffusion is None else lr_diffusion
+        groups.append({"params": select(problem.diffusion.network), "lr": rate})
+    return Dusa(
+        problem.model,
+        make_optimizer(optimizer, groups, lr),
+        problem.diffusion,
+        lambda: problem.condition.embeddings,  # read at each step, since φ may be adapted
+        steps,
+        episodic,
+        samples=samples,
+        top=top,
+        others=others,
+        mix=mix,
+        tau=None if tau == "none" else tau,
+        sampling=Sampling(timesteps, t_min=t_min, t_max=t_max, reuse_noise=reuse_noise),
+    )

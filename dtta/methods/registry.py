@@ -1,0 +1,89 @@
+"""Methods by name. A method of your own needs no entry here: give "package.module:build", or install a package with an
+entry point in the group dtta.methods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from dtta.core import plugins
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dtta.core.problem import Problem
+
+GROUP = "dtta.methods"  # of entry points
+METHODS = {
+    "none": "dtta.methods.none:build",
+    "diffusion-tta": "dtta.methods.diffusion_tta:build",
+    "diffusion-classifier": "dtta.methods.diffusion_classifier:build",
+    "ensemble": "dtta.methods.ensemble:build",
+    "logits": "dtta.methods.diffusion_tta:build_logits",
+    "tent": "dtta.methods.tent:build",
+    "tpt": "dtta.methods.marginal_entropy:build_tpt",
+    "memo": "dtta.methods.marginal_entropy:build_memo",
+    "batch-norm": "dtta.methods.batch_norm:build",
+    "cotta": "dtta.methods.cotta:build",
+    "eata": "dtta.methods.eata:build",
+    "sar": "dtta.methods.sar:build",
+    "ttt-mae": "dtta.methods.ttt_mae:build",
+    "dusa": "dtta.methods.dusa:build",
+    "augmentation": "dtta.methods.augmentation:build",
+    "consistency": "dtta.methods.consistency:build",
+}
+# The tasks of each method; one that is not named here suits all.
+TASKS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("diffusion-classifier", "ensemble", "logits"), ("classification",)),
+    **dict.fromkeys(("tpt", "memo", "cotta", "eata", "sar", "ttt-mae", "dusa"), ("classification",)),
+    "tent": ("classification", "segmentation"),
+    "augmentation": ("segmentation", "depth"),
+    "consistency": ("depth",),
+}
+
+
+def builder(method: str) -> Callable[..., nn.Module]:
+    """Return the function that builds a method from a problem and settings.
+
+    Raises:
+        ValueError: unknown method.
+    """
+    return plugins.find("method", method, METHODS, GROUP)
+
+
+def methods_for(task: str) -> tuple[str, ...]:
+    """Return the names of the methods that suit a task."""
+    return tuple(name for name in METHODS if task in TASKS.get(name, (task,)))
+
+
+def settings_of(method: str) -> dict[str, object]:
+    """Return the settings that a method takes, with their defaults."""
+    function = builder(method)
+    fixed = getattr(function, "keywords", {})  # of a functools.partial
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
+
+
+def online(method: str, settings: Mapping[str, object]) -> bool:
+    """Return whether a method with these settings carries its parameters from image to image."""
+    return not settings.get("episodic", settings_of(method).get("episodic", True))
+
+
+def build(problem: Problem, method: str, **settings) -> nn.Module:
+    """Build a method for a problem: with the problem's chosen settings, overridden by those given.
+
+    Raises:
+        ValueError: unknown method or setting, or a setting out of range.
+    """
+    function, known = builder(method), settings_of(method)
+    if problem.task not in TASKS.get(method, (problem.task,)):
+        raise ValueError(f"{method} does not suit {problem.task}; choose from {', '.join(methods_for(problem.task))}")
+    for name in settings:
+        if name not in known:
+            choice = f"choose from {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"{method} has no setting {name!r}; {choice}")
+    try:
+        return function(problem, **{**problem.settings.get(method, {}), **settings})
+    except TypeError as error:
+        raise ValueError(f"{method}: {error}") from error

@@ -1,0 +1,102 @@
+"""SAR (Niu et al., ICLR 2023, arXiv 2302.12400): TENT on reliable images, towards flat minima, with a reset."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dtta.core.parameters import select
+from dtta.core.problem import Problem
+from dtta.methods.self_training import SelfTraining, check_loss
+from dtta.methods.settings import make_optimizer
+from dtta.methods.tent import entropy
+
+
+class Sar(SelfTraining):
+    """min over θ of S(x) max_{‖ε‖ ≤ ρ} H(f(x; θ + ε)), S(x) = [H < E_0].
+
+    The inner maximum is approximated at ε = ρ ∇H / ‖∇H‖; the images that are still reliable there give the gradient. If
+    the moving average of that entropy falls below e_0, the network has collapsed to confident answers, and is reset.
+    The paper adapts the normalisation layers except those of the last block, with SGD, online, in batches of 64.
+    Batches of one image are one of the hard cases that it is designed for.
+
+    Args:
+        rho: ρ, 0.05 in the paper.
+        margin: E_0 as a fraction of ln L; 0.4 in the paper.
+        floor: e_0, 0.2 in the paper, for a thousand classes, whose entropy is at most 6.9.
+        batch_statistics: batch norm uses the batch's statistics, as in the paper (see ``Tent``).
+        The rest: see ``Adapter``.
+    """
+
+    def __init__(
+        self,
+        model,
+        optimizer,
+        steps=1,
+        episodic=False,
+        rho: float = 0.05,
+        margin: float = 0.4,
+        floor: float = 0.2,
+        batch_statistics: bool = True,
+    ):
+        super().__init__(model, optimizer, steps, episodic)
+        if not rho > 0 or not margin > 0 or floor < 0:
+            raise ValueError(f"rho ({rho}) and margin ({margin}) must be above 0, floor ({floor}) 0 or more")
+        self.rho = rho
+        self.margin = margin
+        self.floor = floor
+        self.prior = 0 if batch_statistics else None
+        self.average: float | None = None
+
+    def step(self, image: Tensor, generator: torch.Generator) -> None:
+        logits = self.model(image)
+        H = entropy(logits)
+        limit = self.margin * math.log(logits.shape[1])  # E_0
+        reliable = limit > H
+        if not reliable.any():
+            return
+        here = H[reliable].mean()
+        gradients = torch.autograd.grad(here, self.adapted)
+        size = torch.stack([g.norm() for g in gradients]).norm()
+        old = [w.detach().clone() for w in self.adapted]
+        try:
+            with torch.no_grad():
+                torch._foreach_add_(self.adapted, [self.rho * g / (size + 1e-12) for g in gradients])
+            above = entropy(self.model(image))[reliable]  # the whole batch, since batch norm uses its statistics
+            still = above < limit
+            if still.any():
+                above[still].mean().backward()
+        finally:  # whatever happens, no parameter stays at the maximum
+            with torch.no_grad():
+                torch._foreach_copy_(self.adapted, old)
+        check_loss(here)
+        if not still.any():
+            return
+        self.optimizer.step()
+        self.losses.append(here.item())
+        mean = above[still].mean().item()
+        self.average = mean if self.average is None else 0.9 * self.average + 0.1 * mean
+        if self.average < self.floor:
+            self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        self.average = None
+
+
+def build(
+    problem: Problem,
+    *,
+    lr: float = 2.5e-4,
+    steps: int = 1,
+    rho: float = 0.05,
+    margin: float = 0.4,
+    floor: float = 0.2,
+    batch_statistics: bool = True,
+    episodic: bool = False,
+) -> Sar:
+    """Build SAR on all normalisation layers (its paper leaves out the last block's); its defaults for ImageNet."""
+    optimizer = make_optimizer("sgd", select(problem.model, "norm"), lr)
+    return Sar(problem.model, optimizer, steps, episodic, rho, margin, floor, batch_statistics)

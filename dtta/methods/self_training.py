@@ -1,0 +1,70 @@
+"""What the methods share that adapt a network by an objective of its own output, without a second model."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from dtta.core.adapter import Adapter
+from dtta.methods.batch_norm import mixed_statistics
+
+
+class SelfTraining(Adapter):
+    """Minimise `objective` by some gradient steps, then answer; called like ``DiffusionTTA``.
+
+    All methods follow one protocol: the parameters have been adapted to an image before they answer for it, with a
+    forward pass after the last step. The authors' code of TENT, EATA, SAR, CoTTA and DUSA answers with the forward pass
+    of the step itself, before the parameters change; MEMO, TPT and TTT-MAE answer after it, as here.
+
+    Args: see ``Adapter``.
+
+    Attributes:
+        prior: the number of images that batch norm's running statistics count as, next to the images given (see
+            ``mixed_statistics``); None: only the running statistics are used.
+        losses: the objective at each step of the last call that changed the parameters.
+    """
+
+    prior: float | None = None
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.losses: list[float] = []
+
+    def objective(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Return the scalar to minimise, or None if nothing can be learnt from this image."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after each step that changed the parameters."""
+
+    def begin(self, image: Tensor) -> None:
+        self.losses = []
+
+    def step(self, image: Tensor, generator: torch.Generator) -> None:
+        """Take one gradient step on the objective."""
+        loss = self.objective(image, generator)
+        if loss is None:
+            return
+        check_loss(loss)
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+        self.after_step()
+
+    def normalised_networks(self) -> list[nn.Module]:
+        """Return the networks whose batch norm uses `prior`."""
+        return [self.model]
+
+    def statistics(self, image: Tensor) -> AbstractContextManager:
+        """Use `prior` in steps and answer; the number of images is that given, however many views there are."""
+        if self.prior is None:
+            return nullcontext()
+        return mixed_statistics(nn.ModuleList(self.normalised_networks()), self.prior, len(image))
+
+
+def check_loss(loss: Tensor) -> None:
+    """Raise FloatingPointError if the objective is not finite."""
+    if not loss.isfinite():
+        raise FloatingPointError(f"the objective is {loss.item()}; lower the learning rate")

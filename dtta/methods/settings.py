@@ -1,0 +1,51 @@
+"""What the methods' ``build`` functions share: optimizers by name, and the choice of parameters to adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from dtta.core.lora import add_lora
+from dtta.core.parameters import Logits, select
+from dtta.core.problem import Problem
+
+OPTIMIZERS: dict[str, Callable] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def make_optimizer(name: str, parameters: list, lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:
+    """Make an optimizer by name; only SGD uses the momentum. Raises ValueError if there is none of that name."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name](parameters, lr=lr, **({"momentum": momentum} if name == "sgd" else {}))
+
+
+def model_and_parameters(
+    problem: Problem,
+    trainable: str,
+    rank: int = 4,
+    layers: Sequence[int] | int | None = None,
+    words: int = 4,
+) -> tuple[nn.Module, list[nn.Parameter]]:
+    """Return the network to adapt, wrapped or changed if `trainable` needs it, and its parameters to adapt.
+
+    Args:
+        trainable: a choice of ``select``; "logits": the output itself; "prompt": the words before a CLIP's class
+            names.
+        rank, layers: of LoRA, for "lora"; layers: the blocks that get it, None: all.
+        words: how many words are adapted, for "prompt".
+    """
+    if trainable == "logits":
+        if problem.task != "classification":
+            raise ValueError(f"trainable='logits' is for classification only, not for {problem.task}")
+        model = Logits(len(problem.classes), problem.model)
+        return model, [model.delta]
+    if trainable == "prompt":
+        if not hasattr(problem.model, "prompted"):
+            raise ValueError(f"trainable='prompt' needs a network that reads class names; {problem.name} has none")
+        model = problem.model.prompted(words)
+        return model, [model.context]
+    if trainable == "lora":
+        add_lora(problem.model, rank=rank, layers=[layers] if isinstance(layers, int) else layers)
+    return problem.model, select(problem.model, trainable)

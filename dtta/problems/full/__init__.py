@@ -1,0 +1,1 @@
+"""Problems at full scale: public checkpoints and data sets, on a GPU."""

@@ -1,0 +1,71 @@
+"""A small masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377), for TTT-MAE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskedAutoencoder(nn.Module):
+    """A small masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377) with a classification head.
+
+    The encoder sees the patches that are not masked; the decoder, one block deep, says what was in the others. The
+    head reads the mean of the encoder's tokens; called like a classifier, nothing is masked.
+
+    Args:
+        size: side of the square image. patch: side of a patch. channels, classes: C and L.
+        mean, std: of the pixels.
+    """
+
+    def __init__(
+        self,
+        size: int = 8,
+        patch: int = 2,
+        channels: int = 1,
+        classes: int = 10,
+        width: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+        mean: float = 0.5,
+        std: float = 0.5,
+    ):
+        super().__init__()
+        self.patch, self.mean, self.std, self.tokens = patch, mean, std, (size // patch) ** 2
+        pixels = channels * patch**2
+
+        def blocks(n: int) -> nn.TransformerEncoder:
+            layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            return nn.TransformerEncoder(layer, n, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+
+        self.embed, self.place = nn.Linear(pixels, width), nn.Parameter(torch.randn(self.tokens, width) * 0.02)
+        self.encoder, self.head = blocks(depth), nn.Linear(width, classes)
+        self.hole, self.decoder_place = nn.Parameter(torch.zeros(width)), nn.Parameter(self.place.detach().clone())
+        self.between, self.decoder, self.paint = nn.Linear(width, width), blocks(1), nn.Linear(width, pixels)
+
+    def patches(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] -> (N, tokens, C patch²), normalised."""
+        x = (image - self.mean) / self.std
+        return nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] -> logits (N, L)."""
+        return self.head(self.encoder(self.embed(self.patches(image)) + self.place).mean(dim=1))
+
+    def reconstruction_loss(self, image: Tensor, hidden: float, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the patches that were masked, each image with a mask of its own: (N,).
+
+        Args:
+            hidden: share of the patches that is masked, 0.75 in the paper.
+        """
+        pieces = self.patches(image)
+        N, T, _ = pieces.shape
+        seen = max(1, round((1 - hidden) * T))
+        device = generator.device
+        order = torch.rand(N, T, generator=generator, device=device).argsort(dim=1).to(image.device)
+        shown, masked = order[:, :seen], order[:, seen:]
+        at = torch.arange(N, device=image.device)[:, None]
+        known = self.between(self.encoder((self.embed(pieces) + self.place)[at, shown]))
+        full = self.hole.expand(N, T, -1).clone()
+        full[at, shown] = known
+        painted = self.paint(self.decoder(full + self.decoder_place))
+        return (painted - pieces)[at, masked].square().mean(dim=(1, 2))

@@ -1,0 +1,85 @@
+"""Problems by name. A problem of your own needs no entry here: give "package.module:function", or install a package
+with an entry point in the group dtta.problems.
+
+The function returns a ``Problem`` and may take ``network``, ``diffusion`` and ``classes``. Its module may also have
+``RECIPES``, how its shipped models are trained, or ``recipes(name)``, if that depends on the user's data; and
+``needs(name, network, diffusion)``, the checkpoints and data that ``dtta doctor`` looks for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from dtta.core import plugins
+
+if TYPE_CHECKING:
+    from dtta.core.problem import Problem
+    from dtta.problems.training.recipes import Recipe
+
+GROUP = "dtta.problems"  # of entry points
+_IMAGENET = ["imagenet", *(f"imagenet-{name}" for name in ("a", "r", "c", "v2", "s", "sketch")), "objectnet"]
+_DATA_SETS = ("food101", "cifar100", "aircraft", "pets", "flowers102", "imagenet")
+PROBLEMS = {
+    "digits": "dtta.problems.digits:problem",
+    "scenes-segmentation": "dtta.problems.scenes.segmentation:problem",
+    "scenes-depth": "dtta.problems.scenes.depth:problem",
+    "scenes-clip": "dtta.problems.scenes.clip:problem",
+    **{f"open-vocabulary-{name}": "dtta.problems.full.open_vocabulary:problem" for name in _DATA_SETS},
+    **dict.fromkeys(_IMAGENET, "dtta.problems.full.imagenet:problem"),
+    **dict.fromkeys(("ade20k", "own-segmentation"), "dtta.problems.full.ade20k:problem"),
+    **dict.fromkeys(("nyuv2", "own-depth"), "dtta.problems.full.nyuv2:problem"),
+}
+
+
+def load(
+    name: str,
+    network: str | None = None,
+    diffusion: str | None = None,
+    classes: int | Sequence[str] | None = None,
+) -> Problem:
+    """Load a problem by name.
+
+    >>> load("digits").classes[3]
+    '3'
+
+    Args:
+        network, diffusion: another task network or diffusion model than the problem's first.
+        classes: for a problem with an open vocabulary: how many of its class names, or names of your own; None: the
+            problem's default.
+
+    Raises:
+        ValueError: unknown problem, network or diffusion model; classes of a problem where they are fixed.
+        dtta.problems.training.weights.WeightsError: its weights are missing or damaged.
+    """
+    make = plugins.find("problem", name, PROBLEMS, GROUP)
+    accepted = inspect.signature(make).parameters
+    if classes is not None and "classes" not in accepted:
+        raise ValueError(f"the classes of {name} are fixed")
+    options = {"network": network, "diffusion": diffusion, "classes": classes}
+    options = {key: value for key, value in options.items() if value is not None}
+    for key in options:
+        if key not in accepted:
+            raise ValueError(f"{name} has no choice of {key}; leave it out")
+    if "name" in accepted:  # a function of several problems
+        options["name"] = name
+    return make(**options)
+
+
+def module(name: str) -> ModuleType:
+    """Return the module of a problem. Raises ValueError if there is no such problem."""
+    make = plugins.find("problem", name, PROBLEMS, GROUP)
+    return importlib.import_module(make.__module__)
+
+
+def recipes_of(name: str) -> Mapping[str, Recipe]:
+    """Return how a problem's models are trained, by their names; empty if nothing of it is trained.
+
+    Raises:
+        ValueError: unknown problem. FileNotFoundError: it is trained on data that are not here.
+    """
+    source = module(name)
+    return source.recipes(name) if hasattr(source, "recipes") else getattr(source, "RECIPES", {})

@@ -1,0 +1,322 @@
+"""The command line: what it prints and draws, and one clear sentence for each bad input."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from dtta import cli
+from dtta.cli import main
+from dtta.evaluation import evaluate as evaluation
+from dtta.pages import figures
+
+matplotlib.use("Agg")
+QUICK = ["--set", "steps=1", "--set", "samples=2"]
+
+
+def refused(capsys, *arguments) -> str:
+    """Run a command that must fail; return its one sentence."""
+    assert main([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    sentence = captured.err.strip().splitlines()[-1]
+    assert sentence.startswith("dtta: ")
+    assert "Traceback" not in captured.err
+    return sentence
+
+
+def test_adapt_prints_both_beliefs_and_draws_them(tmp_path, capsys):
+    assert main(["adapt", "--index", "3", "--shift", "fog", "--out", str(tmp_path), *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "true class" in printed and "before" in printed and "after" in printed
+    shares = [float(p) for p in re.findall(r"([\d.]+)%", printed)]
+    assert len(shares) == 10 and all(0 <= p <= 100 for p in shares)
+    with Image.open(tmp_path / "digits-3-fog-adapted.png") as figure:
+        assert figure.width > 600
+
+
+def test_adapt_takes_files_and_folders(tmp_path, capsys):
+    for i in range(2):
+        pixels = torch.randint(0, 255, (20, 20), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).convert("RGB").save(tmp_path / f"{i}.png")
+    assert main(["adapt", str(tmp_path / "0.png"), "--out", str(tmp_path / "out"), *QUICK]) == 0
+    assert main(["adapt", str(tmp_path), "--out", str(tmp_path / "out"), *QUICK]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0-adapted.png", "1-adapted.png"]
+
+
+def test_an_image_goes_where_the_models_are(tmp_path):
+    """The meta device holds no numbers, but is a device that is not the CPU."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    problem = tiny.problem()
+    problem.model.to("meta")
+    assert cli.read_image(tmp_path / "a.png", problem).device.type == "meta"
+
+
+def test_adapt_with_every_method(tmp_path):
+    for method in ("none", "ensemble", "logits", "diffusion-classifier", "tent"):
+        quick = [] if method in ("none", "tent") else ["--set", "samples=2"]
+        assert main(["adapt", "--index", "0", "--method", method, "--out", str(tmp_path), *quick]) == 0
+
+
+def test_evaluate_prints_a_paired_table_and_goes_on(tmp_path, capsys):
+    command = ["evaluate", "--shift", "contrast", "--images", "3", "--workers", "1", "--out", str(tmp_path), *QUICK]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert re.search(r"contrast +\d+\.\d +\d+\.\d +[+-]\d+\.\d +\[", first)
+    (kept,) = tmp_path.glob("*diffusion-tta*.jsonl")
+    written = kept.read_text()
+    assert len(written.splitlines()) == 4
+    assert main(command) == 0
+    assert kept.read_text() == written  # nothing was run again
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_report_tables_what_evaluations_left(tmp_path, capsys):
+    """The numbers that evaluate printed, from the summaries alone, in each format."""
+    for shift in ("fog", "contrast"):
+        command = ["evaluate", "--shift", shift, "--images", "3", "--workers", "1", "--out", str(tmp_path / shift)]
+        assert main([*command, *QUICK]) == 0
+    printed = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if "[" in line}
+    assert main(["report", str(tmp_path), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["shift"] for row in rows] == ["contrast", "fog"]
+    for row in rows:
+        before, after, gain = (float(n) for n in printed[row["shift"]][1:4])
+        assert [float(row[k]) for k in ("before", "after", "gain")] == pytest.approx([before, after, gain], abs=0.051)
+        assert (row["problem"], row["method"], row["metric"], row["images"]) == (
+            "digits", "diffusion-tta", "accuracy", "3",
+        )  # fmt: skip
+    assert main(["report", str(tmp_path / "fog"), str(tmp_path / "contrast"), "--format", "markdown"]) == 0
+    head, rule, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("| problem |") and set(rule) <= set("| -") and len(lines) == 2 and "| fog |" in lines[0]
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("digits") == 2
+    assert "holds no summaries; make one with" in refused(capsys, "report", tmp_path / "elsewhere")
+    (file,) = (tmp_path / "fog").glob("*.summary.json")
+    file.write_text(file.read_text()[:-30])
+    assert "is damaged; delete it and give the command that made it again" in refused(capsys, "report", tmp_path)
+
+
+def test_evaluate_all_shifts_ends_with_their_mean(capsys):
+    assert main(["evaluate", "--shift", "all", "--images", "1", "--workers", "1", "--method", "none"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "[" in line]
+    assert lines[0][0] == "clean" and lines[-1][0] == "mean" and len(lines) == 14
+    before = [float(line[1]) for line in lines]
+    assert before[-1] == pytest.approx(sum(before[1:-1]) / 12, abs=0.06)  # of the shifts, without clean
+    assert before[-1] != pytest.approx(sum(before[:-1]) / 13, abs=0.06)
+
+
+def test_the_main_metric_may_be_named(capsys):
+    command = ["evaluate", "--shift", "fog", "--images", "2", "--workers", "1", "--method", "none"]
+    printed = []
+    for named in ([], ["--metric", "accuracy"]):
+        assert main([*command, *named]) == 0
+        printed.append(capsys.readouterr().out.splitlines()[:-1])  # but for the seconds
+    assert printed[0] == printed[1]
+
+
+# --- a number, or several, for each pixel --------------------------------------------------------------
+
+
+@pytest.fixture
+def dense(monkeypatch):
+    """Segmentation and depth in small, as the problems "tiny-segmentation" and "tiny-depth"."""
+
+    def load(name, network=None, diffusion=None, classes=None):
+        return tiny.dense_problem(name.removeprefix("tiny-"))
+
+    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(evaluation, "load", load)
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_adapt_tells_of_maps_and_their_metrics(dense, tmp_path, capsys, task):
+    problem = tiny.dense_problem(task)
+    x, truth = problem.image(3, "fog")
+    with torch.no_grad():
+        before = problem.model(x)
+    command = ["adapt", "--problem", f"tiny-{task}", "--index", "3", "--shift", "fog", "--out", str(tmp_path), *QUICK]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    table = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if line.startswith(" ")}
+    sums = problem.sums(before, truth) | {"images": 1}
+    for name in list(problem.metrics)[:4]:
+        assert float(table[name][0]) == pytest.approx(problem.metrics[name](sums), abs=0.006, nan_ok=True)
+    if task == "depth":
+        told = [float(table[name][0]) for name in ("nearest", "mean", "furthest")]
+        assert told == pytest.approx([f(before).item() for f in (torch.amin, torch.mean, torch.amax)], abs=0.006)
+    else:
+        for j, name in enumerate(problem.classes):
+            share = (before.argmax(1) == j).float().mean().item()
+            assert float(table[name][0].rstrip("%")) == pytest.approx(100 * share, abs=0.06)
+    with Image.open(tmp_path / f"tiny-{task}-3-fog-adapted.png") as figure:
+        assert figure.width > figure.height
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_adapt_to_a_picture_whose_truth_is_unknown(dense, tmp_path, capsys, task):
+    Image.new("RGB", (30, 20), (200, 90, 40)).save(tmp_path / "a.png")
+    assert main(["adapt", str(tmp_path / "a.png"), "--problem", f"tiny-{task}", "--out", str(tmp_path), *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "before" in printed
+    assert not any(name in printed for name in tiny.dense_problem(task).metrics)
+    assert (tmp_path / "a-adapted.png").exists()
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_what_adaptation_did_to_a_map_is_drawn(task):
+    """Image, truth if there is one, before, after and where it moved; the loss if there is one."""
+    problem = tiny.dense_problem(task)
+    x, truth = problem.image(0)
+    with torch.no_grad():
+        before, after = problem.model(x), problem.model(x.flip(3))
+    for label, losses, panels in ((truth, [0.3, 0.2], 6), (truth, [], 5), (None, [0.3], 5), (None, [], 4)):
+        fig = figures.adapted(problem, x, before, after, label, losses)
+        assert isinstance(fig, matplotlib.figure.Figure)
+        assert len(fig.axes) == panels
+        assert sum(bool(ax.images) for ax in fig.axes) == panels - bool(losses)
+        assert fig.axes[0].images[0].get_array().shape == (8, 8, 3)
+        if losses:
+            assert fig.axes[-1].lines[0].get_ydata().tolist() == losses
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+@pytest.mark.parametrize("method", ["none", "augmentation"])
+def test_evaluate_prints_every_metric(dense, capsys, tmp_path, task, method):
+    problem = tiny.dense_problem(task)
+    command = ["evaluate", "--problem", f"tiny-{task}", "--shift", "fog", "--images", "3", "--workers", "1"]
+    assert main([*command, "--method", method, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
+    assert lines.keys() == {"fog", *problem.metrics} - {problem.metric}
+    with torch.no_grad():
+        each = [problem.sums(problem.model(x), y) for x, y in (problem.image(i, "fog") for i in range(3))]
+    totals = {name: sum(e[name] for e in each) for name in each[0]} | {"images": 3}
+    for name, line in lines.items():
+        expected = problem.metrics[problem.metric if name == "fog" else name](totals)
+        assert float(line[0]) == pytest.approx(expected, abs=0.006, nan_ok=True)
+    assert f"{method} against no adaptation, {problem.metric}, 3 test images" in printed
+    kept = (tmp_path / f"tiny-{task}-{method}-test.jsonl").read_text()
+    assert next(iter(each[0])) in kept
+
+
+@pytest.mark.parametrize(("task", "metric"), [("segmentation", "IoU b"), ("depth", "AbsRel")])
+def test_evaluate_shows_the_metric_that_is_asked_for(dense, capsys, task, metric):
+    problem = tiny.dense_problem(task)
+    command = ["evaluate", "--problem", f"tiny-{task}", "--images", "2", "--workers", "1", "--method", "none"]
+    assert main([*command, "--shift", "all", "--metric", metric]) == 0
+    printed = capsys.readouterr().out
+    lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
+    assert list(lines) == ["clean", *problem.shifts, "mean"]
+    with torch.no_grad():
+        each = [problem.sums(problem.model(x), y) for x, y in (problem.image(i) for i in range(2))]
+    totals = {name: sum(e[name] for e in each) for name in each[0]} | {"images": 2}
+    assert float(lines["clean"][0]) == pytest.approx(problem.metrics[metric](totals), abs=0.006)
+    assert "other metrics" not in printed
+    assert f"none against no adaptation, {metric}, 2 test images" in printed
+    sentence = refused(capsys, *command, "--metric", "accuracy")
+    assert f"{problem.name} has no metric 'accuracy'; it has {', '.join(problem.metrics)}" in sentence
+
+
+@pytest.mark.parametrize(("task", "method"), [("segmentation", "ensemble"), ("depth", "tent")])
+def test_methods_of_another_task_are_refused(dense, capsys, task, method):
+    command = ["--problem", f"tiny-{task}", "--method", method]
+    for given in (["evaluate", "--images", "2"], ["adapt", "--index", "0"]):
+        assert f"{method} does not go with {task}" in refused(capsys, *given, *command)
+
+
+def test_bench_prints_ratio_and_floor(capsys):
+    assert main(["bench", "--samples", "4", "--micro-batch", "2"]) == 0
+    printed = capsys.readouterr().out
+    ratio = float(re.search(r"naive / fast = ([\d.]+)", printed)[1])
+    share = float(re.search(r"floor / fast = ([\d.]+)", printed)[1])
+    difference = float(re.search(r"gradients differ by (\S+)", printed)[1])
+    assert ratio > 0 and share > 0 and difference < 1e-5
+
+
+def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
+    assert main(["train", "digits", "--only", "vit", "--steps", "2", "--to", str(tmp_path)]) == 0
+    assert (tmp_path / "digits" / "vit.json").exists()
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    assert "make it with: dtta train digits --only resnet" in refused(capsys, "adapt", "--index", "0")
+    from dtta.problems import digits
+    from dtta.problems.training import weights
+
+    weights.ready("digits", digits.NETWORKS, "vit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["adapt"], "give an image file"),
+        (["adapt", "x.png", "--index", "1"], "give an image file"),
+        (["adapt", "no-such-file.png"], "no file no-such-file.png"),
+        (["adapt", "--index", "5000"], "images 0 to 499, not 5000"),
+        (["adapt", "--index", "0", "--problem", "numbers"], "unknown problem 'numbers'; choose from digits"),
+        (["adapt", "--index", "0", "--network", "vgg"], "has resnet, vit, mae, not 'vgg'"),
+        (["adapt", "--index", "0", "--diffusion", "gan"], "not 'gan'"),
+        (["adapt", "--index", "0", "--method", "magic"], "unknown method 'magic'"),
+        (["adapt", "--index", "0", "--shift", "rain"], "unknown shift 'rain'"),
+        (["adapt", "--index", "0", "--shift", "fog", "--severity", "6"], "severity must be"),
+        (["adapt", "--index", "0", "--set", "speed=3"], "speed"),
+        (["adapt", "--index", "0", "--set", "lr"], "NAME=VALUE"),
+        (["adapt", "--index", "0", "--set", "steps=0"], "at least 1"),
+        (["evaluate", "--shift", "rain"], "unknown shift 'rain'"),
+        (["evaluate", "--shift", "all", "--severity", "0"], "severity must be"),
+        (["evaluate", "--images", "0"], "between 1 and 500"),
+        (["evaluate", "--split", "holdout"], "unknown split 'holdout'"),
+        (["evaluate", "--metric", "F1"], "digits has no metric 'F1'; it has accuracy alone, which needs no naming"),
+        (["evaluate", "--method", "consistency"], "consistency does not go with classification; choose from none, "),
+        (["train", "numbers"], "unknown problem 'numbers'"),
+        (["train", "digits", "--only", "vgg"], "unknown model 'vgg'"),
+        (["bench", "--samples", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *arguments)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path, capsys):
+    for kind in ("png", "bmp"):
+        Image.new("L", (8, 8)).save(tmp_path / f"a.{kind}")
+    assert "share a name" in refused(capsys, "adapt", tmp_path, "--out", tmp_path / "out")
+
+
+def test_unreadable_images_and_empty_folders(tmp_path, capsys):
+    assert "holds no images" in refused(capsys, "adapt", tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    assert "not a readable image" in refused(capsys, "adapt", tmp_path / "broken.png")
+
+
+def test_damaged_weights(tmp_path, capsys, monkeypatch):
+    from dtta.problems.training import weights
+
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    for name in ("resnet", "unet"):
+        for kind in (".safetensors", ".json"):
+            original = weights.path_of("digits", name, weights.Path(weights.__file__).parents[2] / "weights")
+            copy = weights.path_of("digits", name, tmp_path).with_suffix(kind)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(original.with_suffix(kind).read_bytes())
+    with (tmp_path / "digits" / "unet.safetensors").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff\xff")
+    assert "is damaged: its checksum" in refused(capsys, "adapt", "--index", "0")
+
+
+def test_help_teaches():
+    command = [sys.executable, "-m", "dtta", "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout
+    assert "dtta adapt --index 12 --shift fog" in printed and "evaluate" in printed and "bench" in printed

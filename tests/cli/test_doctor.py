@@ -1,0 +1,93 @@
+"""dtta doctor: what is there, what is missing, and how long an image takes."""
+
+from __future__ import annotations
+
+import pytest
+import stand_ins
+
+from dtta.cli import doctor, main
+from dtta.problems import PROBLEMS
+from dtta.problems.data.hub import need
+from dtta.problems.full import open_vocabulary
+
+
+@pytest.fixture(autouse=True)
+def nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DTTA_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path / "weights"))
+
+
+def told(capsys) -> dict[str, str]:
+    """Each line's mark and words, by what it is about."""
+    lines = capsys.readouterr().out.splitlines()
+    return {
+        line[9:22].strip(): line[:8].strip() + " " + line[22:]
+        for line in lines
+        if line[:7] not in ("", "nothing", "missing")
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if "digits" not in name and "scenes" not in name])
+def test_on_a_bare_machine_everything_is_missing(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", name])
+    assert stop.value.code == 1
+    found = told(capsys)
+    assert all(found[what].startswith("MISSING") for what in ("network", "diffusion", "data"))
+    assert "unknown: it can be timed when nothing is missing" in found["time"]
+    trained = name.startswith("own")
+    assert (f"dtta train {name} --only latent" if trained else "GB; it is downloaded at first use") in found[
+        "diffusion"
+    ]
+
+
+def test_with_everything_in_place_an_image_is_timed(tmp_path, capsys):
+    stand_ins.imagenet(tmp_path / "data")
+    folders = [str(stand_ins.classifier(tmp_path / "resnet")), str(stand_ins.dit(tmp_path / "dit"))]
+    main(["doctor", "imagenet", "--network", folders[0], "--diffusion", folders[1]])
+    found = told(capsys)
+    assert all(found[what].startswith("ok") for what in ("network", "diffusion", "data"))
+    assert "s for an image, 5 steps of 180 pairs" in found["time"]
+    (tmp_path / "dit/vae/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(SystemExit):
+        main(["doctor", "imagenet", "--network", folders[0], "--diffusion", folders[1]])
+    found = told(capsys)
+    assert found["diffusion"].startswith("MISSING") and found["diffusion"].endswith("has no safetensors in: vae")
+
+
+def test_what_has_to_be_converted_says_how(capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "imagenet", "--network", "vit-b-32", "--diffusion", "dit-xl-2-512", "--quick"])
+    found = told(capsys)
+    assert "save_file(vit_b_32(weights='IMAGENET1K_V1')" in found["network"]
+    assert "save_pretrained('dit-xl-2-512')" in found["diffusion"]
+    assert "not asked for" in found["time"]
+
+
+def test_the_hubs_cache_counts(monkeypatch):
+    asked = need("network", None, open_vocabulary.NETWORKS)
+    assert doctor.checkpoint(asked).good is False
+    cached = {(asked.place.path, "model.safetensors", asked.place.checkpoint.revision)}
+
+    def look(repository, file, revision=None):
+        return "/somewhere" if (repository, file, revision) in cached else None
+
+    monkeypatch.setattr("dtta.problems.data.hub.try_to_load_from_cache", look)
+    assert doctor.checkpoint(asked).good and doctor.checkpoint(asked).told.endswith("in the cache")
+
+
+def test_mini_problems_need_their_weights(capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        main(["doctor", "digits", "--quick"])
+    assert "make it with: dtta train digits" in told(capsys)["weights"]
+    monkeypatch.delenv("DTTA_WEIGHTS")
+    main(["doctor", "digits", "--quick"])
+    assert told(capsys)["weights"].startswith("ok")
+    assert main(["doctor", "nothing"]) == 2
+    assert "unknown problem 'nothing'" in capsys.readouterr().err
+
+
+def test_too_little_memory_or_disk_is_said(monkeypatch):
+    assert doctor.memory(1e6).good is False
+    assert doctor.disk(1e9).good is False
+    assert doctor.disk(0).good is None

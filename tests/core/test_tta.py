@@ -1,0 +1,809 @@
+"""Algorithm 1: the fast loop against the naive one, restoring, determinism, refusals."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from dtta.core.adapter import check_image, gradients_only_for
+from dtta.core.conditions import PixelMixture
+from dtta.core.diffusion import ConcatUNet
+from dtta.core.feedback import accumulate
+from dtta.core.parameters import Logits, select
+from dtta.core.sampling import Sampling
+from dtta.core.tta import DiffusionTTA
+
+
+def seeded(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def snapshot(*modules: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, copied."""
+    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    assert before.keys() == after.keys()
+    return {k for k in before if not torch.equal(before[k], after[k])}
+
+
+def wrap(model, phi, parameters=None, lr=0.1, kind=torch.optim.SGD, momentum=None, **options) -> DiffusionTTA:
+    settings = {} if momentum is None else {"momentum": momentum}
+    optimizer = kind(select(model) if parameters is None else parameters, lr=lr, **settings)
+    options = dict(steps=2, samples=6) | options
+    return DiffusionTTA(model, phi, tiny.mixture(phi), optimizer, **options)
+
+
+def naive_gradients(model, phi, image, t, noise, micro_batch, norm, parameters):
+    """The loop as one would first write it: everything in one graph, f run again for every micro-batch.
+
+    Only the networks' own forward passes are used; noising, mixing and loss are written out.
+    """
+    N, B = t.shape
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    z0 = 2 * image - 1
+    total, grads = 0.0, [torch.zeros_like(p) for p in parameters]
+    pairs = [(n, b) for n in range(N) for b in range(B)]
+    for start in range(0, len(pairs), micro_batch):
+        y = model(image)
+        loss = 0.0
+        for n, b in pairs[start : start + micro_batch]:
+            c = sum(p * l for p, l in zip(y[n].softmax(0), phi.class_embeddings, strict=True))
+            a = alpha_bar[t[n, b]]
+            z_t = a.sqrt() * z0[n] + (1 - a).sqrt() * noise[n, b]
+            error = phi.network(z_t[None], t[n, b][None], class_labels=c[None]).sample[0] - noise[n, b]
+            loss = loss + (error.abs().mean() if norm == "l1" else (error**2).mean()) / (N * B)
+        for total_grad, g in zip(grads, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+            if g is not None:
+                total_grad += g
+        total += loss.item()
+    return total, grads
+
+
+class Recorder(torch.optim.SGD):
+    """An optimizer that notes the gradients it is given."""
+
+    def step(self):
+        self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+        super().step()
+
+
+# --- the gradient ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("joint", [False, True], ids=["frozen", "joint"])
+def test_one_backward_is_the_naive_loop(model, diffusion, joint, batch, norm):
+    """∂L/∂θ and ∂L/∂φ to 1e-5, whatever the micro-batch, against autograd through everything."""
+    B = 5
+    image = tiny.images(batch)
+    parameters = [*select(model), *(select(diffusion.network) if joint else [])]
+    t, noise = Sampling().draw(2 * image - 1, B, 1000, seeded())
+    loss, expected = naive_gradients(model, diffusion, image, t, noise, 4, norm, parameters)
+    largest = max(g.abs().max() for g in expected)
+    for micro_batch in (1, 3, 7, None):
+        optimizer = Recorder(parameters, lr=0.1)
+        settings = dict(steps=1, samples=B, micro_batch=micro_batch, norm=norm)
+        tta = DiffusionTTA(model, diffusion, tiny.mixture(diffusion), optimizer, **settings)
+        tta(image, seeded())
+        assert tta.history[0].loss.item() == pytest.approx(loss, rel=1e-5)
+        for grad, reference in zip(optimizer.seen, expected, strict=True):
+            assert (grad - reference).norm() <= 1e-5 * reference.norm() + 1e-7 * largest
+    assert sum(g.abs().sum() > 0 for g in expected) > len(expected) // 2
+
+
+def test_accumulate_gives_the_gradient_at_the_condition(diffusion):
+    """∂L/∂c against one graph over all pairs, and none where the condition asks for none."""
+    z0, c = tiny.images(2) * 2 - 1, tiny.normal(2, len(diffusion.class_embeddings[0]), seed=4).requires_grad_()
+    t, noise = Sampling().draw(z0, 5, 1000, seeded())
+    losses = [diffusion.loss(z0, t[:, b], noise[:, b], c) for b in range(5)]
+    expected = torch.stack(losses).mean()
+    (reference,) = torch.autograd.grad(expected, c)
+    for micro_batch in (1, 3, 7, 10, 11, None):
+        loss, grad = accumulate(diffusion, z0, t, noise, c, micro_batch)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert not loss.requires_grad
+        torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-5 * reference.abs().max().item())
+    assert c.grad is None
+
+
+def test_the_diffusion_model_sees_no_more_than_a_micro_batch(model, diffusion, image):
+    sizes = []
+    diffusion.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    runs = []
+    model.register_forward_hook(lambda *_: runs.append(1))
+    wrap(model, diffusion, steps=2, samples=7, micro_batch=3)(image)
+    assert sizes == [3, 3, 1] * 2
+    assert len(runs) == 3  # f once in each step, whatever the number of samples, and once to answer
+
+
+def test_a_map_as_condition(image):
+    """The same loop, with a per-pixel condition and a diffusion model that sees it as channels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Conv2d(1, 3, 3, padding=1)
+    phi = ConcatUNet(tiny.unet_network(in_channels=4, num_class_embeds=None), tiny.scheduler())
+    optimizer = Recorder(model.parameters(), lr=0.1)
+    tta = DiffusionTTA(model, phi, PixelMixture(torch.eye(3)), optimizer, steps=1, samples=4, micro_batch=3)
+    assert tta(image, seeded()).shape == (1, 3, 8, 8)
+    z0 = 2 * image - 1
+    t, noise = Sampling().draw(z0, 4, 1000, seeded())
+    y = model(image).softmax(1)
+    losses = []
+    for b in range(4):
+        z_t = phi.add_noise(z0, t[:, b], noise[:, b])
+        losses.append((phi.network(torch.cat([z_t, y], 1), t[:, b]).sample - noise[:, b]).square().mean())
+    for grad, reference in zip(
+        optimizer.seen, torch.autograd.grad(sum(losses) / 4, list(model.parameters())), strict=True
+    ):
+        torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-7)
+
+
+def naive_dense_gradients(problem, image, t, noise, parameters):
+    """The naive loop for a map as condition: mixing, scaling, noising and squares of pixels written out."""
+    model, phi, B = problem.model, problem.diffusion, t.shape[1]
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    total, grads = 0.0, [torch.zeros_like(p) for p in parameters]
+    for n in range(len(image)):
+        for b in range(B):
+            y = model(image)[n]
+            if problem.task == "segmentation":
+                c = sum(p * l[:, None, None] for p, l in zip(y.softmax(0), phi.class_embeddings, strict=True))
+            else:
+                c = 2 * (y / tiny.NEAR).log() / math.log(tiny.FAR / tiny.NEAR) - 1
+            a = alpha_bar[t[n, b]]
+            z_t = a.sqrt() * (2 * image[n] - 1) + (1 - a).sqrt() * noise[n, b]
+            maps = torch.cat([z_t, c])
+            seen = torch.stack([maps[k, i::2, j::2] for k in range(len(maps)) for i in (0, 1) for j in (0, 1)])
+            squares = phi.network(seen[None], t[n, b][None]).sample[0]
+            places = [(k, i, j) for k in range(3) for i in (0, 1) for j in (0, 1)]
+            errors = [squares[4 * k + 2 * i + j] - noise[n, b, k, i::2, j::2] for k, i, j in places]
+            loss = torch.stack(errors).square().mean() / (len(image) * B)
+            for total_grad, g in zip(grads, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if g is not None:
+                    total_grad += g
+            total += loss.item()
+    return total, grads
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+@pytest.mark.parametrize("joint", [False, True], ids=["frozen", "joint"])
+def test_one_backward_is_the_naive_loop_for_maps_too(task, joint):
+    """∂L/∂θ and ∂L/∂φ, the table of class embeddings included, whatever the micro-batch."""
+    problem = tiny.dense_problem(task)
+    parameters = [*select(problem.model), *(select(problem.diffusion.network) if joint else [])]
+    image, _ = problem.images(2)
+    t, noise = Sampling().draw(2 * image - 1, 4, 1000, seeded())
+    loss, expected = naive_dense_gradients(problem, image, t, noise, parameters)
+    largest = max(g.abs().max() for g in expected)
+    for micro_batch in (1, 3, None):
+        optimizer = Recorder(parameters, lr=0.1)
+        tta = DiffusionTTA(
+            problem.model, problem.diffusion, problem.condition, optimizer, steps=1, samples=4, micro_batch=micro_batch
+        )
+        tta(image, seeded())
+        assert tta.history[0].loss.item() == pytest.approx(loss, rel=1e-5)
+        for grad, reference in zip(optimizer.seen, expected, strict=True):
+            assert (grad - reference).norm() <= 1e-5 * reference.norm() + 1e-7 * largest
+    assert sum(g.abs().sum() > 0 for g in expected) > len(expected) // 2
+    if joint and task == "segmentation":
+        (place,) = [i for i, p in enumerate(parameters) if p is problem.diffusion.class_embeddings]
+        assert expected[place].abs().sum() > 0
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+@pytest.mark.parametrize(("theta", "phi"), [
+    ("all", False), ("norm", False), ("head", False), (None, True), ("all", True), ("norm", True),
+])  # fmt: skip
+def test_of_a_dense_problem_only_what_was_asked_moves(task, theta, phi):
+    """Online it stays moved, and of θ and φ nothing else; episodic, all comes back bit for bit."""
+    wanted = {"all": {"conv", "norm", "head"}, "norm": {"norm"}, "head": {"head"}, None: set()}[theta]
+    for episodic in (False, True):
+        problem = tiny.dense_problem(task)
+        model, diffusion = problem.model, problem.diffusion
+        parameters = [*(select(model, theta) if theta else []), *(select(diffusion.network) if phi else [])]
+        options = dict(steps=2, samples=4, episodic=episodic)
+        tta = DiffusionTTA(model, diffusion, problem.condition, torch.optim.SGD(parameters, lr=0.5), **options)
+        before, (image, _) = snapshot(model, diffusion), problem.image(1, "fog")
+        with torch.no_grad():
+            unadapted = model(image)
+        answer = tta(image, seeded())
+        assert answer.shape == unadapted.shape
+        assert torch.equal(answer, unadapted) is (theta is None)
+        moved = changed(before, snapshot(model, diffusion))
+        assert not (episodic and moved)
+        if not episodic:
+            assert {name.split(".")[1] for name in moved if name.startswith("0.")} == wanted
+            assert any(name.startswith("1.") for name in moved) is phi
+            assert ("1.network.pixel_embedding.weight" in moved) is (phi and task == "segmentation")
+            assert not any("running" in name or "tracked" in name for name in moved)
+
+
+# --- the step --------------------------------------------------------------------------------------------
+
+
+def plain_loop(model, phi, images, parameters, kind, steps, samples, generator, carry, **settings):
+    """Adaptation by the textbook: backward, step, repeat, with no wrapper. Returns answers."""
+    start = [p.detach().clone() for p in parameters]
+    optimizer = kind(parameters, **settings)
+    answers = []
+    for image in images:
+        if not carry:
+            optimizer = kind(parameters, **settings)
+        z0 = 2 * image - 1
+        for _ in range(steps):
+            t, noise = Sampling().draw(z0, samples, 1000, generator)
+            c = model(image).softmax(1) @ phi.class_embeddings
+            losses = phi.loss(z0.expand(samples, -1, -1, -1), t[0], noise[0], c.expand(samples, -1))
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            answers.append(model(image))
+            if not carry:
+                for p, s in zip(parameters, start, strict=True):
+                    p.copy_(s)
+    return answers
+
+
+def test_one_sgd_step_is_theta_minus_rate_times_gradient(model, diffusion, image):
+    theta = select(model)
+    before = [p.detach().clone() for p in theta]
+    t, noise = Sampling().draw(2 * image - 1, 6, 1000, seeded())
+    _, gradients = naive_gradients(model, diffusion, image, t, noise, 6, "l2", theta)
+    wrap(model, diffusion, lr=0.5, steps=1, episodic=False)(image, seeded())
+    for p, b, g in zip(theta, before, gradients, strict=True):
+        torch.testing.assert_close(p.detach(), b - 0.5 * g, rtol=1e-5, atol=1e-7)
+
+
+def test_one_adam_step_is_the_sign_of_the_gradient(model, diffusion, image):
+    """Adam's first step is rate · g / (|g| + ε)."""
+    theta = select(model, "head")
+    before = [p.detach().clone() for p in theta]
+    t, noise = Sampling().draw(2 * image - 1, 6, 1000, seeded())
+    _, gradients = naive_gradients(model, diffusion, image, t, noise, 6, "l2", theta)
+    wrap(model, diffusion, theta, lr=1e-3, kind=torch.optim.Adam, steps=1, episodic=False)(image, seeded())
+    for p, b, g in zip(theta, before, gradients, strict=True):
+        torch.testing.assert_close(p.detach(), b - 1e-3 * g / (g.abs() + 1e-8), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("episodic", [True, False], ids=["episodic", "online"])
+@pytest.mark.parametrize(("kind", "settings"), [
+    (torch.optim.SGD, dict(lr=0.3, momentum=0.9)), (torch.optim.AdamW, dict(lr=1e-3, weight_decay=0.0)),
+], ids=["sgd", "adamw"])  # fmt: skip
+def test_a_stream_is_the_textbook_loop(family, kind, settings, episodic):
+    """Online, weights and optimizer state go from image to image; episodic, each starts afresh."""
+    stream = [tiny.images(1, seed=s) for s in range(3)]
+    model, phi = tiny.classifier(), tiny.diffusion(family)
+    expected = plain_loop(model, phi, stream, select(model), kind, 2, 6, seeded(), not episodic, **settings)
+    model, phi = tiny.classifier(), tiny.diffusion(family)
+    tta = DiffusionTTA(
+        model, phi, tiny.mixture(phi), kind(select(model), **settings), steps=2, samples=6, episodic=episodic
+    )
+    generator = seeded()
+    answers = [tta(image, generator) for image in stream]
+    for a, e, image in zip(answers, expected, stream, strict=True):
+        torch.testing.assert_close(a, e, rtol=2e-4, atol=2e-4)
+        assert not torch.allclose(a, tiny.classifier()(image), rtol=1e-3, atol=1e-3)  # it moved at all
+    assert bool(tta.optimizer.state) is not episodic
+
+
+def test_history_shows_what_each_step_saw(model, diffusion, image):
+    tta = wrap(model, diffusion, steps=4, lr=1.0)
+    with torch.no_grad():
+        before = model(image)
+    answer = tta(image, seeded())
+    assert len(tta.history) == 4
+    assert torch.equal(tta.history[0].output, before)
+    assert not torch.equal(tta.history[1].output, before)
+    for step in tta.history:
+        assert step.loss.shape == ()
+        assert step.loss > 0
+        torch.testing.assert_close(step.condition, step.output.softmax(1) @ diffusion.class_embeddings.detach())
+        assert not (step.loss.requires_grad)
+        assert not (step.condition.requires_grad)
+        assert not (step.output.requires_grad)
+    assert answer.shape == (1, tiny.CLASSES)
+    assert not answer.requires_grad
+    tta(image)
+    assert len(tta.history) == 4  # of the last image alone
+
+
+def test_adaptation_lowers_the_loss_it_follows(model, diffusion, image):
+    """On the same pairs, small steps go downhill."""
+    tta = wrap(model, diffusion, steps=6, samples=16, lr=0.05, sampling=Sampling(reuse_noise=True))
+    tta(image)
+    losses = [step.loss.item() for step in tta.history]
+    assert all(b < a for a, b in itertools.pairwise(losses))
+
+
+def test_fixed_pairs_serve_every_step_and_fresh_ones_do_not(model, diffusion, image):
+    """With no step to speak of, equal losses tell equal pairs."""
+    for fixed in (True, False):
+        tta = wrap(model, diffusion, steps=3, lr=0.0, sampling=Sampling(reuse_noise=fixed))
+        tta(image)
+        first = [step.loss.item() for step in tta.history]
+        assert len(set(first)) == (1 if fixed else 3)
+        tta(image)
+        assert tta.history[0].loss.item() not in first  # the next image draws its own
+
+
+def test_the_answer_is_that_of_the_moved_weights(model, diffusion, image):
+    tta = wrap(model, diffusion, lr=1.0, episodic=False)
+    answer = tta(image)
+    assert torch.equal(answer, model(image))
+
+
+# --- putting back ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("joint", [False, True], ids=["frozen", "joint"])
+def test_episodic_restores_bit_for_bit(model, diffusion, image, joint, kind):
+    parameters = [*select(model), *(select(diffusion.network) if joint else [])]
+    tta = wrap(model, diffusion, parameters, kind=kind, lr=0.1, steps=3)
+    before = snapshot(model, diffusion)
+    answer = tta(image)
+    assert not torch.equal(answer, model(image))
+    assert not changed(before, snapshot(model, diffusion))
+    assert not tta.optimizer.state
+    assert all(p.grad is None for p in [*model.parameters(), *diffusion.parameters()])
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["model", "diffusion"])
+def test_episodic_restores_after_an_interruption(model, diffusion, image, error, where):
+    """Stopped in the middle of the third step, weights, flags, gradients and optimizer are as before."""
+    calls = []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == (3 if where == "model" else 6):
+            raise error
+
+    parameters = [*select(model), *select(diffusion.network)]
+    tta = wrap(model, diffusion, parameters, lr=0.1, momentum=0.9, steps=5, micro_batch=3)
+    before = snapshot(model, diffusion)
+    expected = tta(image, seeded())
+    hook = (model if where == "model" else diffusion.network).register_forward_pre_hook(interrupt)
+    with pytest.raises(error):
+        tta(image, seeded())
+    hook.remove()
+    assert len(tta.history) == 2
+    assert not changed(before, snapshot(model, diffusion))
+    assert not tta.optimizer.state
+    assert torch.equal(tta(image, seeded()), expected)
+
+
+def test_online_goes_on_after_an_interruption(model, diffusion):
+    """What was half-way through a step leaves no gradient behind for the next image."""
+    first, second = tiny.images(1, seed=1), tiny.images(1, seed=2)
+    twin_model, twin_phi = copy.deepcopy(model), copy.deepcopy(diffusion)
+    expected = wrap(
+        twin_model, twin_phi, [*select(twin_model), *select(twin_phi.network)], episodic=False
+    )(second, seeded())  # fmt: skip
+    tta = wrap(model, diffusion, [*select(model), *select(diffusion.network)], episodic=False, micro_batch=2)
+    calls = []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 2:  # in the first step, after one micro-batch has been backed through
+            raise Stop
+
+    hook = diffusion.network.register_forward_pre_hook(interrupt)
+    with pytest.raises(Stop):
+        tta(first, seeded())
+    hook.remove()
+    torch.testing.assert_close(tta(second, seeded()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_left_by_others_are_not_used(model, diffusion, image):
+    expected = wrap(copy.deepcopy(model), copy.deepcopy(diffusion), momentum=0.9)(image, seeded())
+    model(image).sum().backward()
+    assert torch.equal(wrap(model, diffusion, momentum=0.9)(image, seeded()), expected)
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_stream_may_start_afresh_every_so_often(model, diffusion):
+    images = [tiny.images(1, seed=k) for k in range(5)]
+    periodic = wrap(model, diffusion, samples=4, episodic=False, reset_every=2)
+    found = [periodic(x, seeded(k)) for k, x in enumerate(images)]
+    periodic.reset()
+    online = wrap(model, diffusion, samples=4, episodic=False)
+    for k, x in enumerate(images):
+        if k % 2 == 0:
+            online.reset()
+        torch.testing.assert_close(online(x, seeded(k)), found[k])
+    online.reset()
+
+
+@pytest.mark.parametrize("pull", [0.25, 1.0])
+def test_weights_may_be_pulled_back_to_their_start(model, diffusion, image, pull):
+    start = weights(model)
+    free = wrap(model, diffusion, samples=4, episodic=False)
+    answer = free(image, seeded())
+    moved = weights(model)
+    free.reset()
+    pulled = wrap(model, diffusion, samples=4, episodic=False, restore_rate=pull)
+    torch.testing.assert_close(pulled(image, seeded()), answer)  # it answers first
+    torch.testing.assert_close(weights(model), moved + pull * (start - moved))
+    pulled.reset()
+    torch.testing.assert_close(weights(model), start)
+
+
+def test_recall_answers_without_moving(model, diffusion, image):
+    online = wrap(model, diffusion, samples=4, episodic=False)
+    online(image, seeded())
+    before = weights(model)
+    torch.testing.assert_close(online.predict(image), model(image))
+    torch.testing.assert_close(weights(model), before)
+    online.reset()
+    with pytest.raises(ValueError, match="must be float32"):
+        online.predict(image.double())
+
+
+def test_reset_ends_an_online_stream(model, diffusion, image):
+    tta = wrap(model, diffusion, kind=torch.optim.AdamW, lr=1e-2, episodic=False)
+    before = snapshot(model)
+    first = tta(image, seeded())
+    assert changed(before, snapshot(model))
+    assert tta.optimizer.state
+    assert not torch.equal(tta(image, seeded()), first)
+    tta.reset()
+    assert not changed(before, snapshot(model))
+    assert not tta.optimizer.state
+    assert torch.equal(tta(image, seeded()), first)
+
+
+def test_only_what_moves_is_stored_and_moved(model, diffusion, image):
+    head = select(model, "head")
+    tta = wrap(model, diffusion, head, lr=1.0, episodic=False)
+    before = snapshot(model, diffusion)
+    tta(image)
+    assert [s.shape for s in tta.start] == [p.shape for p in head]
+    assert len(tta.start) == 2
+    assert changed(before, snapshot(model, diffusion)) == {"0.head.weight", "0.head.bias"}
+
+
+def test_only_phi_may_move(model, diffusion, image):
+    tta = wrap(
+        model,
+        diffusion,
+        select(diffusion.network),
+        lr=0.1,
+        steps=3,
+        episodic=False,
+        sampling=Sampling(reuse_noise=True),
+    )
+    before = snapshot(model, diffusion)
+    answer = tta(image)
+    moved = changed(before, snapshot(model, diffusion))
+    assert moved
+    assert all(name.startswith("1.") for name in moved)
+    assert any("embedding_table" in name for name in moved)  # through the condition
+    assert torch.equal(answer, model(image))
+    assert tta.history[-1].loss < tta.history[0].loss
+
+
+def test_flags_of_both_networks_are_put_back(model, diffusion, image):
+    model.conv.weight.requires_grad_(False)
+    diffusion.network.conv_in.weight.requires_grad_(False) if hasattr(diffusion.network, "conv_in") else None
+    modules = (model, diffusion)
+    flags = [p.requires_grad for m in modules for p in m.parameters()]
+    inside = []
+    model.register_forward_hook(lambda *_: inside.append({n for n, p in model.named_parameters() if p.requires_grad}))
+    frozen = []
+    diffusion.network.register_forward_pre_hook(
+        lambda *_: frozen.append(any(p.requires_grad for p in diffusion.parameters()))
+    )
+    wrap(model, diffusion, [model.conv.weight])(image)
+    assert inside[0] == {"conv.weight"}
+    assert not any(frozen)
+    assert [p.requires_grad for m in modules for p in m.parameters()] == flags
+
+
+def test_flags_are_put_back_after_an_error(model):
+    flags = [p.requires_grad for p in model.parameters()]
+
+    def stopped():
+        with gradients_only_for([], model):
+            assert not any(p.requires_grad for p in model.parameters())
+            raise Stop
+
+    with pytest.raises(Stop):
+        stopped()
+    assert [p.requires_grad for p in model.parameters()] == flags
+
+
+def test_it_adapts_inside_no_grad(model, diffusion, image):
+    expected = wrap(model, diffusion)(image, seeded())
+    with torch.no_grad():
+        assert torch.equal(wrap(model, diffusion)(image, seeded()), expected)
+        assert not torch.is_grad_enabled()
+
+
+# --- eval mode -------------------------------------------------------------------------------------------
+
+
+def test_eval_mode_is_kept_and_running_statistics_never_move(model, diffusion):
+    model.train()
+    diffusion.train()
+    tta = wrap(model, diffusion, lr=0.1, episodic=False)
+    tta.train()
+    assert not any(m.training for m in [*model.modules(), *diffusion.modules()])
+    before = snapshot(model)
+    batch = tiny.images(3)
+    tta(batch)
+    moved = changed(before, snapshot(model))
+    assert {"0.norm.weight", "0.norm.bias"} <= moved  # scale and shift adapt, statistics do not
+    assert not any("running" in name or "tracked" in name for name in moved)
+    tta.reset()
+    with torch.no_grad():  # no batch statistics, no dropout: an image answers alike alone and in a batch
+        torch.testing.assert_close(model(batch)[:1], model(batch[:1]), rtol=1e-5, atol=1e-5)
+
+
+# --- determinism and precision ---------------------------------------------------------------------------
+
+
+def test_same_seed_same_bytes(diffusion, image):
+    def run(seed):
+        tta = wrap(tiny.classifier(), copy.deepcopy(diffusion), lr=0.5)
+        answer = tta(image, seeded(seed))
+        return answer, torch.stack([s.loss for s in tta.history])
+
+    (a, losses_a), (b, losses_b), (c, _) = run(3), run(3), run(4)
+    assert torch.equal(a, b)
+    assert torch.equal(losses_a, losses_b)
+    assert not torch.equal(a, c)
+
+
+def test_without_a_generator_the_seed_decides(diffusion, image):
+    a, b, c = (wrap(tiny.classifier(), diffusion, lr=0.5, seed=s)(image) for s in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    torch.manual_seed(123)  # the global state decides nothing, and is left alone
+    before = torch.get_rng_state()
+    assert torch.equal(wrap(tiny.classifier(), diffusion, lr=0.5, seed=1)(image), a)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bfloat16_autocast_keeps_the_gradient(model, diffusion, image):
+    def gradient(autocast):
+        optimizer = Recorder(select(model), lr=0.1)
+        seen = []
+        hook = diffusion.network.register_forward_hook(lambda m, a, out: seen.append(out.sample.dtype))
+        options = dict(steps=1, samples=32, autocast=autocast)
+        tta = DiffusionTTA(model, diffusion, tiny.mixture(diffusion), optimizer, **options)
+        tta(image, seeded())
+        hook.remove()
+        assert tta.history[0].loss.dtype == tta.history[0].condition.dtype == torch.float32
+        return torch.cat([g.flatten() for g in optimizer.seen]), seen[0]
+
+    (full, dtype), (half, half_dtype) = gradient(None), gradient(torch.bfloat16)
+    assert (dtype, half_dtype) == (torch.float32, torch.bfloat16)
+    assert torch.cosine_similarity(full, half, dim=0) > 0.99
+    assert not torch.equal(full, half)
+
+
+# --- refusals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_loss_that_is_not_finite_stops_and_harms_nothing(model, diffusion, image, joint):
+    parameters = [*select(model), *(select(diffusion.network) if joint else [])]
+    with torch.no_grad():
+        expected = model(image)
+        next(diffusion.network.parameters()).fill_(float("nan"))
+    tta = wrap(model, diffusion, parameters)
+    before = snapshot(model)
+    with pytest.raises(FloatingPointError, match="diffusion loss is nan; lower the rate or check the weights"):
+        tta(image)
+    assert not changed(before, snapshot(model))
+    assert torch.equal(model(image), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_rate_that_blows_up_is_reported(model, diffusion, image, steps):
+    """Whether it happens in the middle or at the last step: no answer of NaN."""
+    tta = wrap(model, diffusion, lr=1e38, steps=steps, norm="l1")
+    before = snapshot(model)
+    with pytest.raises(FloatingPointError, match="lower the rate"):
+        tta(image)
+    assert not changed(before, snapshot(model))
+
+
+@pytest.mark.parametrize(("bad", "message"), [
+    (lambda x: x[0], r"shape \(N, C, H, W\), not \(1, 8, 8\); add image\[None\]\?"),
+    (lambda x: x[:0], r"shape \(N, C, H, W\), not \(0, 1, 8, 8\)"),
+    (lambda x: x.numpy(), "must be a tensor of shape .* not ndarray"),
+    (lambda x: (x * 255).to(torch.uint8), "not torch.uint8; divide by 255"),
+    (lambda x: x.double(), "float32.*not torch.float64"),
+    (lambda x: x * 255, r"must lie in \[0, 1\], not \[.*\]; scale or clamp"),
+    (lambda x: x - 1, r"must lie in \[0, 1\]"),
+    (lambda x: torch.full_like(x, float("nan")), "NaN or infinite"),
+    (lambda x: torch.full_like(x, float("inf")), "NaN or infinite"),
+], ids=["no batch", "empty", "numpy", "bytes", "double", "0-255", "negative", "nan", "inf"])  # fmt: skip
+def test_bad_images(model, phi, image, bad, message):
+    tta = wrap(model, phi)
+    with pytest.raises(ValueError, match=message):
+        tta(bad(image))
+    with pytest.raises(ValueError, match=message):
+        check_image(bad(image))
+    assert check_image(image) is None
+    assert check_image(torch.ones(2, 3, 4, 5)) is None
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (dict(steps=0), "steps must be a whole number of at least 1, not 0"),
+    (dict(steps=1.5), "steps must be a whole number"),
+    (dict(samples=0), "samples must be a whole number of at least 1, not 0"),
+    (dict(samples=-3), "samples"),
+    (dict(micro_batch=0), "micro_batch must be a whole number of at least 1, not 0"),
+    (dict(micro_batch=-1), "micro_batch"),
+    (dict(reset_every=0, episodic=False), "period must be a whole number of at least 1, not 0"),
+    (dict(restore_rate=1.5, episodic=False), r"pull must lie in \[0, 1\], not 1.5"),
+    (dict(restore_rate=0.5), "belong to a stream"),
+    (dict(reset_every=5), "belong to a stream"),
+    (dict(norm="l3"), "norm must be 'l1' or 'l2', not 'l3'"),
+])  # fmt: skip
+def test_settings_out_of_range(model, phi, options, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(model, phi, **options)
+
+
+def test_weights_of_neither_network_are_refused(model, phi):
+    with pytest.raises(ValueError, match="weights of neither the model nor the diffusion network"):
+        wrap(model, phi, [*select(model), nn.Parameter(torch.zeros(3))])
+    with pytest.raises(ValueError, match="neither"):
+        wrap(model, phi, tiny.classifier().parameters())
+
+
+def test_a_used_optimizer_is_refused(model, phi, image):
+    tta = wrap(model, phi, momentum=0.9, episodic=False)
+    tta(image)
+    with pytest.raises(ValueError, match="used before; give a new one"):
+        DiffusionTTA(model, phi, tiny.mixture(phi), tta.optimizer)
+
+
+# --- other networks --------------------------------------------------------------------------------------
+
+
+def test_free_logits(model, diffusion, image):
+    """Only the answer moves: delta goes against the loss's gradient, the network stays."""
+    logits = Logits(tiny.CLASSES, model)
+    optimizer = torch.optim.SGD([logits.delta], lr=2.0)
+    tta = DiffusionTTA(logits, diffusion, tiny.mixture(diffusion), optimizer, steps=1, samples=6)
+    before = snapshot(model)
+    answer = tta(image, seeded())
+    with torch.no_grad():
+        start = model(image)
+    t, noise = Sampling().draw(2 * image - 1, 6, 1000, seeded())
+    free = start.clone().requires_grad_()
+    c = free.softmax(1) @ diffusion.class_embeddings.detach()
+    z0 = (2 * image - 1).expand(6, -1, -1, -1)
+    (grad,) = torch.autograd.grad(diffusion.loss(z0, t[0], noise[0], c.expand(6, -1)).mean(), free)
+    torch.testing.assert_close(answer, start - 2 * grad, rtol=1e-4, atol=1e-5)
+    assert not changed(before, snapshot(model))
+    assert not logits.delta.any()
+
+
+def clip_towers():
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config = CLIPConfig(
+        vision_config=dict(**tower, image_size=8, patch_size=4, num_channels=1),
+        text_config=dict(**tower, vocab_size=50, max_position_embeddings=8),
+        projection_dim=tiny.CLASSES,
+    )
+    torch.manual_seed(0)
+    return CLIPModel(config)
+
+
+class ZeroShot(nn.Module):
+    """An image's projected embedding as its logits."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, image):
+        features = self.clip.get_image_features(pixel_values=image)
+        return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+
+def test_lora_on_clip_moves_the_vision_tower_alone_and_comes_back(diffusion, image):
+    """peft matches names anywhere, so "q_proj" alone would also hit the text tower; the regexp does not.
+    Coming back means copying A and B, not initialising them again."""
+    from peft import LoraConfig, get_peft_model
+
+    both = get_peft_model(clip_towers(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    assert any("text_model" in n for n, _ in both.named_parameters() if "lora_" in n)
+    vision = r"vision_model\.encoder\.layers\.\d+\.self_attn\.(q|v)_proj"
+    clip = clip_towers()
+    with torch.no_grad():
+        before = ZeroShot(clip)(image)
+    model = ZeroShot(get_peft_model(clip, LoraConfig(r=2, target_modules=vision)))  # in train mode, as peft leaves it
+    lora = select(model, "lora")
+    names = [n for n, _ in model.named_parameters() if "lora_" in n]
+    assert len(lora) == len(names) == 2 * 2 * 2
+    assert not any("text_model" in n for n in names)
+    assert sum(p.numel() for p in lora) == 2 * 2 * 2 * (16 * 2)
+    tta = wrap(model, diffusion, lora, lr=5.0, steps=3)
+    state = snapshot(model, diffusion)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), before)  # B = 0 at the start
+    answer = tta(image)
+    assert not torch.allclose(answer, before, atol=1e-6)
+    assert not changed(state, snapshot(model, diffusion))
+    assert len(tta.start) == 8
+    assert not any(m.training for m in model.modules())
+
+
+def test_each_step_is_told_before_the_weights_move(model, phi, image):
+    told = []
+    tta = DiffusionTTA(
+        model, phi, tiny.mixture(phi), torch.optim.SGD(model.parameters(), lr=0.1), steps=3, samples=2,
+        on_step=lambda step: told.append((step, model(image).detach())),
+    )  # fmt: skip
+    tta(image)
+    assert [step for step, _ in told] == tta.history
+    assert all(torch.equal(step.output, now) for step, now in told)
+
+
+# --- weights of the loss ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighting", ["none", "snr", "min-snr"])
+@pytest.mark.parametrize("density", [(), (1.0, 3.0)])
+def test_a_weighted_step_is_the_naive_one(model, diffusion, image, weighting, density):
+    sampling = Sampling(t_min=0.3, t_max=0.7, t_density=density)
+    optimizer = torch.optim.SGD(select(model), lr=0.5)
+    tta = DiffusionTTA(
+        model,
+        diffusion,
+        tiny.mixture(diffusion),
+        optimizer,
+        1,
+        6,
+        sampling=sampling,
+        weighting=weighting,
+        micro_batch=4,
+    )
+    z0 = 2 * image - 1
+    t, noise = sampling.draw(z0, 6, 1000, seeded())
+    c = tiny.mixture(diffusion)(model(image))
+    alpha = diffusion.alphas_cumprod
+
+    def counts(s: int) -> float:
+        ratio = (alpha[s] / (1 - alpha[s])).item()
+        return {"none": 1.0, "snr": ratio, "min-snr": min(ratio, 5.0)}[weighting]
+
+    mean = sum(counts(s) for s in range(300, 700)) / 400
+    expected = 0
+    for b in range(6):
+        s = t[0, b].item()
+        importance = 1.0 if not density else (2.0 if s < 500 else 2 / 3)
+        expected += diffusion.loss(z0, t[:, b], noise[:, b], c) * counts(s) / mean * importance / 6
+    tta(image, seeded())
+    assert tta.history[0].loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_an_unknown_weighting_is_refused(model, diffusion):
+    with pytest.raises(ValueError, match="weighting must be one of none, snr, min-snr, not 'x'"):
+        DiffusionTTA(model, diffusion, tiny.mixture(diffusion), torch.optim.SGD(select(model), lr=1), weighting="x")

@@ -1,0 +1,153 @@
+"""The presets: names that exist, the paper's numbers, and a run of one on stand-ins."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+import pytest
+import stand_ins
+import torch
+
+import dtta
+from dtta.cli import main, parser
+from dtta.evaluation import summary
+from dtta.experiments.paper import LEFT_OUT, get, presets, published
+from dtta.methods.registry import METHODS, build, methods_for, settings_of
+from dtta.problems import PROBLEMS, module
+from dtta.problems.data.imagenet import FAMILIES
+from dtta.problems.scenes.shifts import IMAGE_SHIFTS
+
+ALL = list(presets().values())
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    root = tmp_path_factory.mktemp("hub")
+    stand_ins.classifier(root / "resnet"), stand_ins.dit(root / "dit")
+    stand_ins.imagenet(root / "data")
+    return root
+
+
+@pytest.mark.parametrize("preset", ALL, ids=lambda preset: preset.name)
+def test_every_name_in_it_exists(preset):
+    here = module(preset.problem)
+    tasks = {"dtta.problems.full.ade20k": "segmentation", "dtta.problems.full.nyuv2": "depth"}
+    assert preset.problem in PROBLEMS
+    assert preset.network in {*here.NETWORKS, "densedepth"}
+    assert preset.diffusion in {None, "latent", *here.DIFFUSIONS}
+    assert preset.method in methods_for(tasks.get(PROBLEMS[preset.problem], "classification"))
+    assert set(preset.settings) <= set(settings_of(preset.method))
+    assert preset.shift in {"clean", *(FAMILIES if preset.problem == "imagenet-c" else IMAGE_SHIFTS)}
+    assert preset.images > 0 and 0 < preset.paper < 100 and preset.severity in (1, 5)
+
+
+def test_the_numbers_are_the_papers():
+    """Every table is there; and what its text says of them: mean gains of Table 2, the largest of Table 1."""
+    counts = {table: sum(p.name.startswith(f"table{table}/") for p in ALL) for table in (1, 2, 3, 4, 5, 6, 8)}
+    assert counts == {1: 3 * 6 * 3, 2: 4 * 5 * 3, 3: 3 * 6 + 6, 4: 2 * 6, 5: 4, 6: 7 * 2, 8: 3}
+    gains = {"resnet50": 14.1, "vit-b-32": 11.9, "convnext-tiny": 27.0, "convnext-large": 22.8}
+    for network, gain in gains.items():
+        cells = [p for p in ALL if p.name.startswith(f"table2/{network}/") and p.method == "diffusion-tta"]
+        assert mean(p.paper - p.before for p in cells) == pytest.approx(gain, abs=0.06)
+        assert all(p.settings["episodic"] is False for p in cells)
+    means = {("resnet50", "tent"): 27.5, ("vit-b-32", "cotta"): 38.2, ("convnext-large", "tent"): 46.5}
+    for (network, method), expected in means.items():
+        cells = [p for p in ALL if p.name.startswith(f"table2/{network}/") and p.method == method]
+        assert mean(p.paper for p in cells) == pytest.approx(expected, abs=0.06)
+    first = [p for p in ALL if p.name.startswith("table1/") and p.method == "diffusion-tta"]
+    assert max(first, key=lambda p: p.paper - p.before).name == "table1/resnet18/imagenet"
+    assert all(p.paper > p.before for p in first)
+    assert presets()["table1/resnet18/imagenet"].images == 3000
+
+
+def test_every_methods_settings_build(hub, monkeypatch):
+    """Each set of settings once, on stand-ins in place of the checkpoints."""
+    monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
+    seen = []
+    for preset in ALL:
+        if module(preset.problem).__name__ != "dtta.problems.full.imagenet" or (preset.method, preset.settings) in seen:
+            continue
+        seen.append((preset.method, preset.settings))
+        problem = dtta.load("imagenet-a", str(hub / "resnet"), str(hub / "dit"))
+        method = build(problem, preset.method, **preset.settings)
+        if "steps" in preset.settings:
+            tta = getattr(method, "second", method)
+            assert (tta.steps, tta.samples, tta.episodic) == (
+                5, preset.settings["samples"], preset.settings.get("episodic", True),
+            )  # fmt: skip
+    assert len(seen) >= 12
+
+
+@pytest.mark.parametrize("data", ["imagenet", "imagenet-a"])
+def test_tent_and_cotta_have_their_authors_settings_for_imagenet(hub, data, monkeypatch):
+    """By preset and, but that they go along the stream, by the problem alone."""
+    monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
+    for method, rate in (("tent", 2.5e-4), ("cotta", 0.01)):
+        preset = presets()[f"table1/resnet18/{data}/{method}"]
+        assert "taken as 64 and as those of its own authors" in preset.open and preset.batch == 64
+        for settings in (preset.settings, {}):
+            problem = dtta.load(data, str(hub / "resnet"), str(hub / "dit"))
+            built = build(problem, method, **settings)
+            assert type(built.optimizer) is torch.optim.SGD
+            (group,) = built.optimizer.param_groups
+            assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (rate, 0.9, False, 0)
+            assert built.prior == 0 and (built.episodic is False or not settings)
+            if method == "cotta":
+                assert (built.threshold, built.restore, built.momentum, built.views) == (0.1, 0.001, 0.999, 32)
+
+
+def test_what_others_published_is_read_as_they_averaged_it():
+    """Each row's mean over the corruptions is the mean that stands beside it: a slip in copying would show."""
+    table = published("DUSA table 1")
+    assert {tuple(row) for row in table.values()} == {tuple(next(iter(table.values())))} and len(table) == 11
+    for values in table.values():
+        *families, (name, stated) = values.items()
+        assert name == "mean" and len(families) == len(FAMILIES)
+        assert mean(value for _, value in families) == pytest.approx(stated, abs=0.06)
+    gain = {n: table[f"{n}, Diffusion-TTA"]["mean"] - table[f"{n}, none"]["mean"] for n in ("ConvNeXt-L", "ViT-B/16")}
+    assert gain == pytest.approx({"ConvNeXt-L": 10.6, "ViT-B/16": 18.8}, abs=0.06)
+    with pytest.raises(KeyError, match=r"published\.csv has no 'table 9'"):
+        published("table 9")
+
+
+def test_one_runs_on_stand_ins(hub, monkeypatch, capsys, tmp_path):
+    """And its summary is found under its name, as page 11 shows it beside the paper's number."""
+    monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
+    own = ["--network", str(hub / "resnet"), "--diffusion", str(hub / "dit"), "--images", "2", "--workers", "1"]
+    little = ["--set", "samples=2", "--set", "steps=1"]
+    out = ["--out", str(tmp_path / "rows")]
+    assert summary.by_preset(tmp_path / "rows") == {}
+    assert main(["evaluate", "--preset", "table2/resnet50/gauss", *own, *little, *out]) == 0
+    told = capsys.readouterr().out
+    assert "gaussian_noise" in told and "severity 5" in told and "2 test images" in told
+    assert "the paper's table2/resnet50/gauss: 19.0, without adaptation 6.3" in told
+    assert "not stated there: the number of images" in told
+    (name, found), *others = summary.by_preset(tmp_path / "rows").items()
+    assert (name, list(found.gains), others) == ("table2/resnet50/gauss", ["gaussian_noise"], [])
+    assert found.gains["gaussian_noise"]["images"] == 2 and found.run.settings["samples"] == 2
+    assert main(["evaluate", "--preset", "table1/resnet18/imagenet-a/tent", *own]) == 0
+    assert "tent against no adaptation" in capsys.readouterr().out
+
+
+def test_what_is_given_overrules_it_and_what_is_not_is_usual(monkeypatch):
+    seen = []
+    monkeypatch.setattr("dtta.cli._evaluate", seen.append)
+    for line in ("", "--preset table1/vit-b-32/imagenet-r --images 7 --set lr=1 --severity 2", "--shift fog"):
+        options = parser().parse_args(["evaluate", *line.split()])
+        options.run(options)
+    usual, preset, other = seen
+    assert (usual.problem, usual.method, usual.shift, usual.severity) == ("digits", "diffusion-tta", "clean", 3)
+    assert (usual.images, usual.batch, other.shift) == (100, 1, "fog")
+    assert (preset.problem, preset.network, preset.images, preset.severity) == ("imagenet-r", "vit-b-32", 7, 2)
+    assert preset.set[-1] == "lr=1" and "optimizer=sgd" in preset.set and "adapt_diffusion=true" in preset.set
+
+
+def test_they_are_listed_with_what_is_left_out(capsys):
+    assert main(["evaluate", "--preset", "list"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in (*presets(), *LEFT_OUT))
+    assert main(["evaluate", "--preset", "table1/resnet18/imagenet-b"]) == 2
+    assert "did you mean table1/resnet18/imagenet" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--preset list shows all"):
+        get("xyz")
+    assert {p.method for p in ALL} <= set(METHODS)

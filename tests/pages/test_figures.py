@@ -1,0 +1,212 @@
+"""The plots show what they are given."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from io import BytesIO
+from itertools import combinations
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from dtta.pages import figures
+from dtta.problems.scenes.world import CLASSES
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    figures.style()
+    yield
+    plt.close("all")
+
+
+def test_forest_marks_only_sure_gains():
+    gains = {
+        "sure": dict(gain=5, low=2, high=8),
+        "unsure": dict(gain=1, low=-2, high=4),
+        "worse": dict(gain=-4, low=-6, high=-2),
+    }
+    ax = figures.forest(gains, "title").axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["worse", "unsure", "sure"]
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [float(d.get_xdata()[0]) for d in dots] == [-4, 1, 5]
+    assert [to_hex(d.get_markerfacecolor()).upper() for d in dots] == [figures.VERMILION, "#FFFFFF", figures.BLUE]
+
+
+def test_band_is_the_interval_of_the_mean():
+    curves = torch.tensor([[0.0, 2.0], [2.0, 4.0], [1.0, 3.0]])
+    _, ax = plt.subplots()
+    figures.band(ax, [0, 1], curves, figures.BLUE, "curve")
+    assert ax.lines[0].get_ydata().tolist() == [1.0, 3.0]
+    edge = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert edge.max() == pytest.approx(3 + 1.96 / 3**0.5, abs=1e-5)
+
+
+def test_belief_shows_both_beliefs_and_the_loss():
+    before, after = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.8, 0.1])
+    fig = figures.belief(torch.rand(1, 1, 8, 8), before, after, "abc", [0.3, 0.2])
+    heights = [bar.get_height() for bar in fig.axes[1].patches]
+    assert heights == pytest.approx([*before.tolist(), *after.tolist()])
+    assert fig.axes[2].lines[0].get_ydata().tolist() == pytest.approx([0.3, 0.2])
+    assert len(figures.belief(torch.rand(1, 1, 8, 8), before, after, "abc").axes) == 2  # no empty panel
+
+
+def test_of_many_classes_the_believed_ones_are_drawn_with_their_names():
+    before, after = torch.zeros(20), torch.zeros(20)
+    before[3], before[7], after[3], after[11] = 0.9, 0.1, 0.2, 0.8
+    _, ax = plt.subplots()
+    figures.bars(ax, before, after, [f"a thing called {j}" for j in range(20)], most=3)
+    assert [t.get_text()[-2:].strip() for t in ax.get_yticklabels()] == ["3", "11", "7"]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.9, 0, 0.1, 0.2, 0.8, 0])
+    assert ax.yaxis_inverted()
+
+
+def test_a_given_order_of_classes_is_kept():
+    before, after = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.8, 0.1])
+    _, (few, many) = plt.subplots(1, 2)
+    figures.bars(few, before, after, "abc", order=[1, 0])
+    assert [t.get_text() for t in few.get_xticklabels()] == ["b", "a"]
+    assert [bar.get_height() for bar in few.patches] == pytest.approx([0.2, 0.7, 0.8, 0.1])
+    figures.bars(many, before, after, ["the first", "the second", "the third"], most=1, order=[2, 0])
+    assert [t.get_text() for t in many.get_yticklabels()] == ["the third", "the first"]
+
+
+def test_listening_draws_differences_from_the_truth():
+    losses = torch.rand(5, 3, 4)
+    fig = figures.listening(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
+    assert "its name" in fig.axes[0].get_ylabel() and [t.get_text() for t in fig.legends[0].texts] == ["one", "two"]
+    drawn = torch.as_tensor(fig.axes[1].lines[2].get_ydata())
+    torch.testing.assert_close(drawn, (losses[:, 2] - losses[:, 0]).mean(0), check_dtype=False)
+
+
+def test_triangle_puts_certainty_into_corners():
+    path = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    fig = figures.triangle([(path, 0, "one")])
+    line = next(line for line in fig.axes[0].lines if line.get_label() == "one")
+    assert torch.allclose(torch.tensor(line.get_xydata()).float(), torch.tensor([[1, 0], [0.5, 3**0.5 / 2], [0, 0]]))
+
+
+def test_gallery_takes_grey_and_colour_and_hides_empty_places():
+    fig = figures.gallery([torch.rand(1, 4, 4), torch.rand(3, 4, 4), torch.rand(1, 4, 4)], "abc", columns=2)
+    assert [bool(ax.images) for ax in fig.axes] == [True, True, True, False]
+
+
+def test_a_segmentation_has_a_colour_for_each_class_that_stays():
+    assert len(set(figures.SEGMENTS)) == len(CLASSES)
+    assert set(figures.SEGMENTS) <= {*figures.PALETTE, figures.GREY}
+    for classes in (torch.arange(7).view(1, 7), torch.tensor([[3, 5]])):  # few classes: the same colours
+        _, ax = plt.subplots()
+        figures.segmentation(ax, classes)
+        drawn = ax.images[0].to_rgba(ax.images[0].get_array())[0]
+        assert [to_hex(c).upper() for c in drawn] == [figures.SEGMENTS[k] for k in classes[0]]
+
+
+def test_depth_is_bright_near_and_steps_by_ratios():
+    _, ax = plt.subplots()
+    figures.depth(ax, torch.tensor([[1.0, 2.0, 4.0, 8.0, 16.0, 99.0]]).requires_grad_(), near=2, far=16)
+    image = ax.images[0]
+    assert image.norm(image.get_array())[0].tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3, 1, 1], abs=1e-6)
+    light = image.to_rgba(image.get_array())[0] @ [0.21, 0.72, 0.07, 0]
+    assert (light[1:4] > light[2:5]).all()
+
+
+def test_a_figure_needs_an_alt_text():
+    with pytest.raises(ValueError, match="cannot see it"):
+        figures.show(plt.figure(), alt="plot")
+
+
+def test_a_film_is_one_animated_png_with_its_words(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **about: shown.append((data, about)))
+    frames = []
+    for level in (0.2, 0.6, 0.9):
+        fig, ax = plt.subplots(figsize=(2, 1))
+        ax.imshow(torch.full((4, 4), level).numpy(), vmin=0, vmax=1)
+        frames.append(fig)
+    figures.play(frames, alt="A grey square that grows lighter in three steps.", seconds=0.1)
+    ((data, about),) = shown
+    with Image.open(BytesIO(b64decode(data["image/png"]))) as film:
+        assert film.n_frames == 3 and film.is_animated
+    assert data["text/plain"] == "Figure: A grey square that grows lighter in three steps."
+    assert about["metadata"]["image/png"]["width"] == 160
+    with pytest.raises(ValueError, match="at least one frame"):
+        figures.play([], alt="A film without a single frame in it.")
+    with pytest.raises(ValueError, match="describe the figure"):
+        figures.play(frames, alt="film")
+
+
+def test_a_relief_leaves_out_the_sky():
+    ax = plt.figure().add_subplot(projection="3d")
+    depths = torch.full((6, 6), 4.0)
+    depths[:2] = 16.0
+    figures.relief(ax, depths, torch.rand(3, 6, 6), far=16.0)
+    (surface,) = ax.collections
+    assert len(surface.get_facecolors()) < 25 and ax.get_ylim()[1] < 16
+
+
+def test_a_depth_error_is_red_where_nearer_and_blue_where_further():
+    fig, ax = plt.subplots()
+    figures.depth_error(ax, torch.tensor([[1.0, 2.0, 4.0]]), torch.full((1, 3), 2.0))
+    nearer, same, further = ax.images[0].to_rgba(ax.images[0].get_array())[0, :, :3]
+    assert nearer[0] > nearer[2] and further[2] > further[0]
+    assert same.min() > 0.9
+    plt.close(fig)
+
+
+def test_named_points_tell_gains_from_losses_and_points_in_one_place_share_a_name():
+    fig, ax = plt.subplots()
+    figures.named_points(ax, [1.0, -2.0, 1.0], [3.0, -1.0, 3.0], ["fog", "blur", "night"])
+    assert {text.get_text(): text.get_position() for text in ax.texts} == {"fog\nnight": (1, 3), "blur": (-2, -1)}
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [(1.0, 3.0), (-2.0, -1.0), (1.0, 3.0)]
+    assert [p.get_color() for p in points] == [figures.BLUE, figures.VERMILION, figures.BLUE]
+    plt.close(fig)
+
+
+def test_many_classes_have_a_colour_each_and_no_class_is_white():
+    fig, ax = plt.subplots()
+    figures.segmentation(ax, torch.arange(-1, 150)[None], 150)
+    (drawn,) = ax.images
+    colours = drawn.cmap(drawn.norm(drawn.get_array()))[0]
+    assert colours[0].tolist() == [1, 1, 1, 1] and len(np.unique(colours[1:].round(6), axis=0)) >= 140
+    plt.close(fig)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_of_crowded_points_are_parted_when_the_figure_is_shown(scale):
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+    x, y = [0.1, 0.12, 0.13, 0.1, 0.11, 50.0, 49.0], [1.0, 1.02, 1.1, 1.05, 5.0, 1.0, 1.05]
+    names = [f"a long name {i}" for i in range(7)]
+    for ax in axes:  # two, for parting the names of one must not move the other
+        ax.plot(x, y, "o")
+        ax.set(xscale=scale, xlim=(0.01, 100))
+        figures.label(ax, x, y, names)
+    figures._png(fig)
+    fig.canvas.draw()  # sizes on the page, not in the file
+    for ax in axes:
+        frame = ax.get_window_extent().padded(0.5)
+        boxes = {text.get_text(): text.get_window_extent() for text in ax.texts if text.get_text()}
+        assert set(boxes) == set(names)
+        for one, other in combinations(boxes.values(), 2):
+            assert not one.overlaps(other)
+        assert all(frame.contains(*corner) for box in boxes.values() for corner in (box.min, box.max))
+
+
+def test_names_at_the_edge_take_no_room_from_the_axes():
+    widths = []
+    for names in ([], ["a name that is long", "another long name"]):
+        fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+        for ax in axes:
+            ax.plot([0, 1], [0, 1], "o")
+            figures.label(ax, [0.0, 1.0][: len(names)], [0.0, 1.0][: len(names)], names)
+        figures._png(fig)
+        widths.append([ax.get_position().width for ax in axes])
+    assert widths[1] == pytest.approx(widths[0], abs=0.003)  # the file is drawn finer than the page

@@ -1,0 +1,315 @@
+"""CLIP as a classifier: the library's logits, its preprocessing, learnable words, and where LoRA goes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny
+import torch
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as T
+from transformers import CLIPImageProcessor
+
+from dtta.core.conditions import ClassMixture
+from dtta.core.lora import add_lora, lora_updates, remove_lora
+from dtta.core.parameters import select
+from dtta.core.tta import DiffusionTTA
+from dtta.methods.registry import build
+from dtta.problems.networks.clip import MEAN, STD, ClipClassifier, prompt_embeddings, text_features, tokens
+
+
+def pictures(n: int = 3, size: int = tiny.CLIP_SIZE, seed: int = 0) -> torch.Tensor:
+    return tiny.images(n, seed, channels=3, size=size)
+
+
+def sentences(names=tiny.THINGS, template="a photo of a {}"):
+    return tokens(tiny.tokenizer(), [template.format(n) for n in names], tiny.LENGTH)
+
+
+# --- the classifier -----------------------------------------------------------------------------------
+
+
+def test_logits_are_the_librarys():
+    clip, x = tiny.clip_model(), pictures()
+    pixels = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    wanted = clip(sentences(), pixels).logits_per_image
+    assert wanted.std() > 0.1
+    assert torch.allclose(tiny.clip_classifier()(x), wanted, atol=1e-5)
+
+
+def test_several_templates_are_averaged_on_the_sphere():
+    clip, templates = tiny.clip_model(), ("a photo of a {}", "a {}", "red {}")
+    each = [F.normalize(clip.get_text_features(sentences(template=t)).pooler_output, dim=1) for t in templates]
+    wanted = sum(each) / 3
+    found = text_features(clip, tiny.tokenizer(), tiny.THINGS, templates)
+    assert torch.allclose(found, wanted / wanted.norm(dim=1, keepdim=True), atol=1e-6)
+    assert torch.allclose(text_features(clip, tiny.tokenizer(), tiny.THINGS, templates, batch=2), found, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (30, 50), (64, 33), (16, 16), (16, 28), (8, 12)])
+def test_preprocessing_is_clips(height, width):
+    """Against the library's, which rounds and cuts off to 8 bits after each of the two directions."""
+    x = F.interpolate(pictures(1, 8), (height, width), mode="bicubic").clamp(0, 1)
+    picture = T.to_pil_image(x[0])
+    size = tiny.CLIP_SIZE
+    library = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    wanted = library(picture, return_tensors="pt").pixel_values
+    found = tiny.clip_classifier().pixels(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True)[None])
+    assert found.shape == wanted.shape
+    difference = (found - wanted).abs()
+    assert difference.mean() < 0.01 and (difference > 0.05).float().mean() < 0.01
+
+
+def test_the_text_tower_is_not_among_the_weights():
+    clip = tiny.clip_model()
+    model = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS)
+    text = {id(p) for p in [*clip.text_model.parameters(), *clip.text_projection.parameters()]}
+    own = {id(p) for p in model.parameters()}
+    assert not own & text
+    assert own | text == {id(p) for p in clip.parameters()}
+
+
+def test_the_head_is_the_last_projection():
+    model = tiny.clip_classifier()
+    assert [p.shape for p in select(model, "head")] == [model.visual_projection.weight.shape]
+
+
+@torch.no_grad()
+def test_attention_adds_up_and_leaves_the_model_as_it_was():
+    model, x = tiny.clip_classifier(), pictures(2)
+    before, kind = model(x), model.vision_model.config._attn_implementation
+    looks = model.attention(x)
+    assert looks.shape == (2, 4, 4)
+    assert ((looks.sum((1, 2)) > 0.5) & (looks.sum((1, 2)) < 1)).all()  # the rest is on the summary token itself
+    assert not torch.allclose(looks, model.attention(x, layer=0))
+    assert torch.equal(model(x), before) and model.vision_model.config._attn_implementation == kind
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["one"], "two names or more"), ("red ball", "two names or more"), (["a", " "], "two names or more"),
+     (["red ball", "box", "red ball"], "stand twice: red ball"), ([1, 2], "two names or more")],
+)  # fmt: skip
+def test_bad_names_are_refused(names, words):
+    with pytest.raises(ValueError, match=words):
+        ClipClassifier(tiny.clip_model(), tiny.tokenizer(), names)
+
+
+def test_a_name_that_would_be_cut_off_is_refused():
+    with pytest.raises(ValueError, match=r"'a photo of a xylophonist' has \d+ tokens, the text encoder reads 12"):
+        ClipClassifier(tiny.clip_model(), tiny.tokenizer(), ["red ball", "xylophonist"])
+
+
+# --- words as a condition -----------------------------------------------------------------------------
+
+
+def test_prompt_embeddings_are_the_text_encoders_last_hidden_states():
+    clip = tiny.clip_model()
+    found = prompt_embeddings(clip.text_model, tiny.tokenizer(), tiny.THINGS, batch=2)
+    assert found.shape == (5, tiny.LENGTH, 16)
+    assert torch.allclose(found, clip.text_model(sentences()).last_hidden_state, atol=1e-6)
+
+
+def test_a_one_hot_mixture_is_the_single_prompt():
+    clip, phi = tiny.clip_model(), tiny.text_unet()
+    l = prompt_embeddings(clip.text_model, tiny.tokenizer(), tiny.THINGS)
+    c = ClassMixture(l)(200 * torch.eye(5)[[3]])
+    assert torch.allclose(c, l[[3]], atol=1e-6)
+    z0, noise, t = pictures(1), tiny.normal(1, 3, 16, 16), torch.tensor([400])
+    assert torch.allclose(phi.loss(z0, t, noise, c), phi.loss(z0, t, noise, l[[3]]), atol=1e-6)
+
+
+# --- learnable words ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [1, 4])
+def test_learnable_words_start_as_the_template(words):
+    model, x = tiny.clip_classifier(), pictures()
+    prompted = model.prompted(words)
+    assert torch.allclose(prompted(x), model(x), atol=1e-5)
+    assert prompted.context.shape == (words, 16)
+
+
+def test_of_several_templates_learnable_words_start_as_the_first():
+    clip, x, templates = tiny.clip_model(), pictures(), ("a photo of a {}", "red {}")
+    both = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS, templates)
+    first = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS, templates[:1])
+    assert both.templates == templates and both.template == templates[0]
+    assert torch.allclose(both.prompted()(x), first(x), atol=1e-5)
+    assert not torch.allclose(both(x), first(x), atol=1e-3)
+
+
+def test_learnable_words_are_what_moves():
+    prompted, x = tiny.clip_classifier().prompted(), pictures(1)
+    y = prompted(x)
+    (grad,) = torch.autograd.grad(y.softmax(1)[0, 0], prompted.context)
+    assert grad.abs().sum(1).min() > 0
+    with torch.no_grad():
+        prompted.context += tiny.normal(4, 16)
+    assert not torch.allclose(prompted(x), y, atol=1e-3)
+
+
+def test_openais_own_end_token_is_the_highest_number():
+    """Its configuration says 2, and the library then looks for the highest number of the sentence instead."""
+    clip = tiny.clip_model()
+    high = len(tiny.tokenizer()) - 1
+    clip.text_model.config.eos_token_id = clip.text_model.eos_token_id = 2
+    model = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS)
+    prompted = model.prompted()
+    ids = sentences()
+    ids[ids == tiny.tokenizer().eos_token_id] = high
+    prompted.ids.copy_(ids)
+    wanted = F.normalize(clip.get_text_features(ids).pooler_output, dim=1)
+    assert torch.allclose(prompted.text(), wanted, atol=1e-5)
+
+
+def test_more_words_than_the_template_has_are_refused():
+    with pytest.raises(ValueError, match="the first 5 words of the sentences differ"):
+        tiny.clip_classifier().prompted(5)
+
+
+# --- LoRA ---------------------------------------------------------------------------------------------
+
+
+def test_lora_goes_to_queries_and_values_of_the_vision_tower_alone():
+    clip = tiny.clip_model()
+    model, x = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS), pictures()
+    before = model(x)
+    add_lora(model, rank=3)
+    names = {n for n, _ in model.named_parameters() if "lora_" in n}
+    assert len(names) == 2 * 2 * 2  # layers, q and v, A and B
+    assert all("vision_model" in n and ("q_proj" in n or "v_proj" in n) for n in names)
+    assert not any("lora_" in n for n, _ in clip.text_model.named_parameters())
+    assert sum(p.numel() for p in select(model, "lora")) == 2 * 2 * 2 * 3 * 16
+    assert torch.equal(model(x), before)
+    assert not model.training
+
+
+def test_a_lora_update_is_what_it_says():
+    model, x = tiny.clip_classifier(), pictures()
+    plain = copy.deepcopy(model)
+    add_lora(model, rank=2)
+    with torch.no_grad():
+        for p in select(model, "lora"):
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    for name, update in lora_updates(model).items():
+        assert torch.linalg.matrix_rank(update) == 2
+        plain.get_submodule(name).weight.data += update
+    assert torch.allclose(model(x), plain(x), atol=1e-5)
+
+
+def test_lora_is_the_same_for_the_same_seed_and_leaves_the_callers_randomness():
+    state = torch.get_rng_state()
+    first, second, third = (add_lora(tiny.clip_classifier(), rank=2, seed=s) for s in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    a, b, c = (select(m, "lora")[0] for m in (first, second, third))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_lora_can_be_taken_out_and_put_in_anew():
+    model, x = tiny.clip_classifier(), pictures()
+    before, names = model(x), [n for n, _ in model.named_parameters()]
+    add_lora(model, rank=2)
+    with torch.no_grad():
+        for p in select(model, "lora"):
+            p.add_(1)
+    add_lora(model, rank=1, layers=[1])
+    assert {n.split(".layers.")[1][0] for n, _ in model.named_parameters() if "lora_" in n} == {"1"}
+    assert torch.equal(model(x), before)
+    remove_lora(model)
+    assert [n for n, _ in model.named_parameters()] == names
+    assert torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(dict(rank=0), "rank must be"), (dict(rank=1.5), "rank must be"),
+     (dict(layers=[7]), "no layers named .* in layers 7"),
+     (dict(targets="nowhere"), "no layers named nowhere")],
+)  # fmt: skip
+def test_lora_that_cannot_be_is_refused_and_changes_nothing(options, words):
+    model = tiny.clip_classifier()
+    with pytest.raises(ValueError, match=words):
+        add_lora(model, **options)
+    with pytest.raises(ValueError, match="no weights of the kind 'lora'"):
+        select(model, "lora")
+
+
+def test_a_network_that_does_not_say_where_lora_goes_needs_targets():
+    with pytest.raises(ValueError, match="does not say where LoRA goes"):
+        add_lora(tiny.classifier())
+
+
+# --- the methods --------------------------------------------------------------------------------------
+
+PARTS = ("lora", "all", "norm", "head", "prompt", "logits")
+TTA = dict(steps=2, samples=3, optimizer="adam", lr=0.05)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("phi", [False, "lora", True])
+def test_every_part_adapts_and_comes_back_bit_for_bit(part, phi):
+    problem, x = tiny.open_problem(), pictures(1)
+    method = build(problem, "diffusion-tta", trainable=part, adapt_diffusion=phi, **TTA)
+    assert isinstance(method, DiffusionTTA)
+    everything = [*method.model.parameters(), *problem.diffusion.parameters()]
+    kept = [p.detach().clone() for p in everything]
+    before = problem.model(x)
+    first = method(x, torch.Generator().manual_seed(0))
+    assert (first - before).abs().max() > 1e-3
+    assert all(torch.equal(p, k) for p, k in zip(everything, kept, strict=True))
+    assert torch.equal(method(x, torch.Generator().manual_seed(0)), first)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_only_the_part_moves(part):
+    problem, x = tiny.open_problem(), pictures(1)
+    method = build(problem, "diffusion-tta", trainable=part, episodic=False, **TTA)
+    names = {id(p): n for n, p in [*method.model.named_parameters(), *problem.diffusion.named_parameters()]}
+    before = {
+        n: p.detach().clone() for n, p in [*method.model.named_parameters(), *problem.diffusion.named_parameters()]
+    }
+    method(x, torch.Generator().manual_seed(0))
+    after = dict([*method.model.named_parameters(), *problem.diffusion.named_parameters()])
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    assert moved and moved <= {names[id(p)] for p in method.adapted}
+
+
+def test_lora_on_the_diffusion_model_sits_on_its_attention():
+    problem = tiny.open_problem()
+    method = build(problem, "diffusion-tta", trainable="head", adapt_diffusion="lora", rank=2, lr_diffusion=0.1, **TTA)
+    group = method.optimizer.param_groups[1]
+    names = {id(p): n for n, p in problem.diffusion.named_parameters()}
+    assert group["lr"] == 0.1 and len(group["params"]) > 0
+    assert all("attn" in names[id(p)] and "lora_" in names[id(p)] for p in group["params"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [(dict(trainable="lora", rank=0), "rank must be"), (dict(adapt_diffusion="loar"), "adapt_diffusion must be"),
+     (dict(trainable="prompt", words=9), "words of the sentences differ")],
+)  # fmt: skip
+def test_bad_settings_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        build(tiny.open_problem(), "diffusion-tta", **settings)
+
+
+def test_prompts_need_a_network_that_reads():
+    with pytest.raises(ValueError, match="part 'prompt' needs a network that reads"):
+        build(tiny.problem(), "diffusion-tta", trainable="prompt")
+
+
+@pytest.mark.parametrize(("name", "part"), [("tent", "lora"), ("tent", "norm"), ("tpt", "prompt"), ("tpt", "lora")])
+def test_tent_and_tpt_go_with_every_part_and_reset_puts_all_back(name, part):
+    problem, x = tiny.open_problem(), pictures(1)
+    before = problem.model(x)
+    method = build(problem, name, trainable=part, lr=0.1, steps=2)
+    everything = {n: t.detach().clone() for n, t in method.state_dict().items()}
+    first = method(x, torch.Generator().manual_seed(0))
+    assert not torch.allclose(first, before, atol=1e-3)
+    method.reset()
+    after = method.state_dict()
+    assert after.keys() == everything.keys() and all(torch.equal(after[n], t) for n, t in everything.items())
+    assert torch.equal(problem.model(x), before)
+    assert torch.equal(method(x, torch.Generator().manual_seed(0)), first)

@@ -1,0 +1,76 @@
+"""The scenes' problems: honest cards, the bars of their models, validated settings, stored results that hold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import dtta
+from dtta.core.probe import losses_under
+from dtta.problems import module
+from dtta.problems.scenes import data, depth, segmentation
+from dtta.problems.scenes.world import CLASSES
+from dtta.problems.training import weights
+
+PROBLEMS = ("scenes-segmentation", "scenes-depth")
+SHIPPED = [(problem, name) for problem in PROBLEMS for name in module(problem).RECIPES]
+
+
+def test_nothing_ships_untested():
+    folders = [f for f in weights.folder().glob("scenes-*") if f.is_dir()]
+    tested = {*SHIPPED, *(("scenes-clip", name) for name in module("scenes-clip").RECIPES)}  # those in test_scenes_clip
+    assert {(f.name, p.stem) for f in folders for p in f.glob("*.safetensors")} == tested
+
+
+@pytest.mark.parametrize(("problem", "name"), SHIPPED)
+def test_every_shipped_model_has_an_honest_card(problem, name):
+    card = json.loads(weights.path_of(problem, name).with_suffix(".json").read_text())
+    recipe = module(problem).RECIPES[name]
+    assert card["command"] == f"dtta train {problem} --only {name}"
+    assert (card["steps"], card["lr"], card["weight_decay"]) == (recipe.steps, recipe.lr, recipe.weight_decay)
+    assert (card["data"], card["what"]) == (recipe.data, " ".join(recipe.build.__doc__.split()))
+    model = weights.ready(problem, {**module(problem).NETWORKS, **module(problem).DIFFUSIONS}, name)
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    assert recipe.scores(model) == pytest.approx(card["validation"], rel=0.02)
+
+
+@torch.no_grad()
+def test_the_bar_segmentation_of_clean_test_scenes():
+    scenes = data.sample("test", 200)
+    model = weights.ready("scenes-segmentation", segmentation.NETWORKS)
+    answers = torch.cat([model(x) for x in scenes["image"].split(50)])
+    sums = segmentation.class_counts(answers, scenes["segmentation"], CLASSES)
+    assert segmentation.METRICS["mean IoU"](sums) >= 85
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("network", depth.NETWORKS)
+def test_the_bar_depth_of_clean_test_scenes(network):
+    scenes = data.sample("test", 200)
+    model = weights.ready("scenes-depth", depth.NETWORKS, network)
+    answers = torch.cat([model(x) for x in scenes["image"].split(50)])
+    found = [depth.errors(a[None], b)["δ < 1.25"] for a, b in zip(answers, scenes["depth"], strict=True)]
+    assert sum(found) / len(found) >= 0.95
+
+
+def test_the_segmentation_model_listens():
+    """The truth explains clear scenes better than another class for each object, and that better than another scene."""
+    scenes, problem = data.sample("validation", 60), dtta.load("scenes-segmentation")
+    truth = scenes["segmentation"]
+    swapped = torch.where(truth >= 2, 2 + (truth - 1) % 5, truth)  # every object taken for the next shape
+    maps = [problem.condition(30 * segmentation.one_hot(m)) for m in (truth, swapped, truth.roll(1, 0))]
+    right, other, wrong = losses_under(problem.diffusion, scenes["image"], maps).mean(0).tolist()
+    assert 1.02 * right < other < wrong
+
+
+def test_the_depth_model_listens():
+    """The truth explains clear scenes better than half or twice the distance, and that better than another scene's."""
+    scenes, problem = data.sample("validation", 60), dtta.load("scenes-depth")
+    truth = scenes["depth"]
+    near, far = problem.condition.near, problem.condition.far
+    depths = (truth, (truth / 2).clamp(near, far), (2 * truth).clamp(near, far), truth.roll(1, 0))
+    maps = [problem.condition(d) for d in depths]
+    right, half, double, wrong = losses_under(problem.diffusion, scenes["image"], maps).mean(0).tolist()
+    assert 1.02 * right < min(half, double) and max(half, double) < wrong

@@ -1,0 +1,157 @@
+"""Weights on disk: there and back, and one clear sentence for every way they can be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import dtta
+from dtta.problems.training import weights
+from dtta.problems.training.weights import WeightsError
+
+COMMAND = "dtta train digits --only resnet"
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "digits" / "tiny.safetensors"
+    weights.save(tiny.classifier(seed=1), {"data": "noise", "seed": 1}, file)
+    return file
+
+
+def test_there_and_back_in_half_precision(path):
+    model = weights.load(tiny.classifier(seed=2).train(), path, COMMAND)
+    original = tiny.classifier(seed=1).state_dict()
+    for name, value in model.state_dict().items():
+        assert value.dtype == original[name].dtype
+        rounded = original[name].half().to(value.dtype) if value.is_floating_point() else original[name]
+        assert torch.equal(value, rounded)
+    assert not model.training
+    stored = load_file(path)
+    assert {v.dtype for v in stored.values() if v.is_floating_point()} == {torch.float16}
+
+
+@pytest.mark.parametrize("family", ["unet", "dit"])
+def test_diffusion_models_come_back(tmp_path, family):
+    """With tied embedders too, and predicting the same as the rounded original."""
+    original = tiny.diffusion(family, seed=1)
+    weights.save(original, {}, tmp_path / "d.safetensors")
+    loaded = weights.load(tiny.diffusion(family, seed=2), tmp_path / "d.safetensors", COMMAND)
+    with torch.no_grad():
+        for p in original.parameters():
+            p.copy_(p.half())
+    z, t, labels = tiny.normal(3, 1, 8, 8), torch.tensor([1, 500, 999]), torch.tensor([0, 1, 4])
+    with torch.no_grad():
+        assert torch.equal(loaded.predict(z, t, labels), original.predict(z, t, labels))
+
+
+def test_the_card(path):
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["data"] == "noise"
+    assert card["seed"] == 1
+    assert card["parameters"] == sum(p.numel() for p in tiny.classifier().parameters())
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+def rehash(file):
+    """A card that vouches for what is in the file now."""
+    card = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps(card | {"sha256": weights._sha256(file)}))
+
+
+def garbage(file):
+    file.write_bytes(b"not safetensors")
+    rehash(file)
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda f: f.unlink(), "or its card is missing"),
+    (lambda f: f.with_suffix(".json").unlink(), "or its card is missing"),
+    (flip, "is damaged: its checksum is not its card's"),
+    (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is damaged: its checksum"),
+    (lambda f: f.write_bytes(b""), "is damaged: its checksum"),
+    (garbage, "or its card is damaged"),
+    (lambda f: f.with_suffix(".json").write_text("{"), "or its card is damaged"),
+    (lambda f: f.with_suffix(".json").write_text("{}"), "or its card is damaged"),
+    (lambda f: f.with_suffix(".json").write_text("[]"), "or its card is damaged"),
+    (lambda f: f.with_suffix(".json").write_bytes(b"\xff\xfe"), "or its card is damaged"),
+], ids=["no file", "no card", "bit flip", "cut", "nothing", "garbage", "half", "empty", "list", "bytes"])  # fmt: skip
+def test_damage_is_told_with_the_command_that_mends_it(path, damage, message):
+    damage(path)
+    model = tiny.classifier(seed=2)
+    with pytest.raises(WeightsError, match=message) as error:
+        weights.load(model, path, COMMAND)
+    assert str(error.value).endswith(f"make it with: {COMMAND}")
+    assert str(path) in str(error.value)
+    for a, b in zip(model.parameters(), tiny.classifier(seed=2).parameters(), strict=True):
+        assert torch.equal(a, b)  # the network was not half filled
+
+
+@pytest.mark.parametrize("other", [nn.Linear(2, 2), tiny.Classifier(classes=6)], ids=["names", "shapes"])
+def test_another_network_is_refused(path, other):
+    before = [p.clone() for p in other.parameters()]
+    with pytest.raises(WeightsError, match=f"was made for another network; make it with: {COMMAND}"):
+        weights.load(other, path, COMMAND)
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_where_weights_are_read(monkeypatch, tmp_path):
+    monkeypatch.delenv("DTTA_WEIGHTS", raising=False)
+    own = weights.path_of("digits", "unet")
+    assert own.parts[-3:] == ("weights", "digits", "unet.safetensors")
+    assert own.parent.parent.parent.samefile(dtta.__path__[0])
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    assert weights.path_of("digits", "unet") == tmp_path / "digits" / "unet.safetensors"
+    assert weights.path_of("digits", "unet", tmp_path / "x") == tmp_path / "x" / "digits" / "unet.safetensors"
+
+
+def test_a_problem_without_weights_says_how_to_make_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match="missing; make it with: dtta train digits --only resnet"):
+        dtta.load("digits")
+
+
+@pytest.fixture
+def table():
+    return {"first": partial(tiny.classifier, seed=5), "second": partial(tiny.classifier, seed=6)}
+
+
+def test_ready_models_come_with_their_weights(monkeypatch, tmp_path, table):
+    """The first of the table unless one is named, in eval mode, and chance is left as it was."""
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    for seed, name in enumerate(table, 1):
+        weights.save(tiny.classifier(seed), {}, weights.path_of("toys", name))
+    before = torch.get_rng_state()
+    for name, seed in ((None, 1), ("first", 1), ("second", 2)):
+        model = weights.ready("toys", table, name)
+        assert torch.equal(model.head.weight, tiny.classifier(seed).head.weight.half().float())
+        assert not model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_ready_says_what_there_is_and_what_makes_it(monkeypatch, tmp_path, table):
+    monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match="the toys problem has first, second, not 'third'"):
+        weights.ready("toys", table, "third")
+    with pytest.raises(WeightsError, match="missing; make it with: dtta train toys --only second"):
+        weights.ready("toys", table, "second")
+
+
+def test_unknown_problems_and_models():
+    with pytest.raises(ValueError, match="unknown problem 'cats'; choose from digits, scenes-segmentation, scenes-d"):
+        dtta.load("cats")
+    with pytest.raises(ValueError, match=r"resnet.*vit.*not 'vgg'"):
+        dtta.load("digits", network="vgg")

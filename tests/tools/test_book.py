@@ -1,0 +1,317 @@
+"""The built book, opened in headless Chromium: what a reader meets on a screen of 1280 and of 390 pixels."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from filelock import FileLock
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from dtta.course.staff import source
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import _course  # noqa: E402
+from _pages import Project  # noqa: E402
+
+PROJECT = Project(ROOT)
+DOCUMENTS = PROJECT.toc_files()
+ASSIGNMENTS = {one.name: one for one in _course.assignments(PROJECT).values()}
+CHAPTERS = {name: f"a{int(name[:2])}" for name in PROJECT.pages_in_toc() if name < "09"}
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory, worker_id) -> Path:
+    """The book, built strictly from the committed notebooks; once, whatever the number of processes."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base if worker_id == "master" else base.parent) / "book"
+    with FileLock(f"{out}.lock"):
+        if not (out / "html").exists():
+            command = [sys.executable, ROOT / "tools" / "pages.py", "build", "--committed", "--out", out]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+    return out / "html"
+
+
+@pytest.fixture(scope="session")
+def address(html):
+    """The book as a web server on this machine gives it out."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    assert path, "these tests need Chromium; install it (apt-get install chromium) or name it in CHROMIUM"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page opened at a width, with everything that went wrong on the way."""
+
+    def __init__(self, browser: Browser, address: str, document: str, width: int, scheme: str = "light") -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page.set_default_timeout(120_000)
+        self.complaints: list[str] = []
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"script error: {error}"))
+        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        self.page.on("response", lambda r: r.ok or r.status == 304 or self.complaints.append(f"{r.status}: {r.url}"))
+        self.page.on("request", lambda r: self._outside(r.url, address))
+        self.page.goto(f"{address}/{document}.html", wait_until="networkidle")
+        # Formulas are set after loading; nothing below may look before.
+        self.page.evaluate("async () => { await window.MathJax?.startup?.promise }")
+
+    def _console(self, message) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"console: {message.text}")
+
+    def _outside(self, url: str, address: str) -> None:
+        if not url.startswith((address, "data:", "blob:")):
+            self.complaints.append(f"needs the network: {url}")
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.page.close()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_page_loads_with_its_figures_and_formulas(browser, address, document):
+    with Visit(browser, address, document, 1280) as visit:
+        page = visit.page
+        assert page.locator("article h1").count() == 1
+        page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
+        page.wait_for_function("[...document.images].every(image => image.complete)")
+        images = page.evaluate("[...document.images].map(i => [i.currentSrc || i.src, i.naturalWidth, i.alt])")
+        assert [source for source, width, _ in images if not width] == [], "images that do not load"
+        assert [source for source, _, alt in images if not alt.strip()] == [], "images without alt text"
+        formulas = page.locator("article .math").count()
+        assert page.locator("article .math mjx-container").count() == formulas, "formulas that are not set"
+        assert page.locator("mjx-merror, article .problematic").count() == 0
+        assert visit.complaints == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_page_reads_well_at_390_pixels(browser, address, document):
+    with Visit(browser, address, document, 390) as visit:
+        width = visit.page.evaluate("document.documentElement.scrollWidth")
+        wide = visit.page.evaluate(
+            """() => [...document.querySelectorAll('article *')].filter(element => {
+                for (let box = element.parentElement; box; box = box.parentElement)
+                    if (getComputedStyle(box).overflowX !== 'visible' && box.localName !== 'html') return false;
+                return element.getBoundingClientRect().right > innerWidth + 1;
+            }).map(element => element.outerHTML.slice(0, 120))"""
+        )
+        assert width <= 390, f"the page scrolls sideways to {width} px: {wide[:3]}"
+        size = visit.page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)")
+        assert size >= 14
+        assert visit.complaints == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_colab_links_lead_to_the_page_and_its_assignment(browser, address, document):
+    name = document.removeprefix("notebooks/")
+    wanted = {PROJECT.colab(name)} if name != document else set()
+    guides = ("book/students", "book/instructors")
+    mine = [a for a in ASSIGNMENTS.values() if a.key == CHAPTERS.get(name) or document in guides]
+    wanted |= {PROJECT.colab(f"assignments/{one.name}") for one in mine}
+    with Visit(browser, address, document, 1280) as visit:
+        links = visit.page.evaluate("[...document.querySelectorAll('a[href*=\"colab.research\"]')].map(a => a.href)")
+        assert set(links) == wanted
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_ends_in_its_self_test_and_its_assignment_and_the_keyboard_opens_answers(browser, address, html, name):
+    questions = _course.quiz(PROJECT, name[:2])
+    one = source.read(ROOT, CHAPTERS[name])
+    with Visit(browser, address, f"notebooks/{name}", 1280) as visit:
+        page = visit.page
+        heads = page.evaluate("[...document.querySelectorAll('article h2')].map(h => h.firstChild.textContent)")
+        assert heads[-2:] == ["Test yourself", "Assignment"]
+        assert page.locator(".dtta-question").count() == len(questions) == 3
+        for box, question in zip(page.locator(".dtta-question").all(), questions, strict=True):
+            assert box.locator("li").count() == len(question["options"])
+            answer = box.locator("details")
+            assert not answer.locator("p").is_visible(), "the answer is to be seen before one has asked for it"
+            answer.locator("summary").focus()
+            page.keyboard.press("Enter")
+            assert answer.locator("p").is_visible()
+            assert answer.locator("strong").inner_text() == f"{question['answer']}."
+        solution = page.locator(".admonition.solution")  # that of the exercise, above
+        assert not solution.locator("section p").first.is_visible()
+        solution.locator("button").focus()
+        page.keyboard.press("Enter")
+        solution.locator("section p").first.wait_for(state="visible", timeout=5000)
+        words = page.locator(".dtta-assignment").inner_text()
+        facts = (one.title, f"{one.points} points", f"about {one.minutes} minutes", f"{len(one.tasks)} tasks")
+        assert [fact for fact in facts if fact not in words] == []
+        assert page.locator(".dtta-assignment li").count() == len(one.tasks)
+        link = page.locator(".dtta-assignment a", has_text="Download the notebook").evaluate("a => a.href")
+        handed_out = ROOT / "notebooks" / "assignments" / f"{one.name}.ipynb"
+        if handed_out.exists():
+            copy = html / link.removeprefix(f"{address}/")
+            assert copy.read_bytes() == handed_out.read_bytes()
+        else:
+            assert link == f"{PROJECT.url}/raw/main/notebooks/assignments/{one.name}.ipynb"
+
+
+@pytest.mark.parametrize("document", ["book/students", "book/instructors"])
+def test_guides_list_every_assignment(browser, address, document):
+    with Visit(browser, address, document, 1280) as visit:
+        rows = visit.page.evaluate(
+            "[...document.querySelector('article table').rows].map(r => [...r.cells].map(c => c.innerText.trim()))"
+        )
+        by_key = {row[0].partition(":")[0]: row for row in rows[1:-1]}
+        assert list(by_key) == [one.key for one in ASSIGNMENTS.values()]
+        for one in ASSIGNMENTS.values():
+            by_hand = sum(task.points[cell] for task in one.tasks for cell in task.manual)
+            assert by_key[one.key][3:7] == [str(n) for n in (one.points, by_hand, one.minutes, len(one.tasks))]
+
+
+@pytest.mark.parametrize("name", PROJECT.pages_in_toc())
+def test_figures_have_the_alt_text_their_cell_gave(browser, address, name):
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    given = [output["metadata"]["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})]
+    assert given, "a page without a figure"
+    with Visit(browser, address, f"notebooks/{name}", 1280) as visit:
+        assert visit.page.evaluate("[...document.querySelectorAll('.cell_output img')].map(i => i.alt)") == given
+
+
+BRIGHTNESS = """element => {
+    const [r, g, b] = getComputedStyle(document.querySelector(element))[PROPERTY].match(/[\\d.]+/g).map(Number);
+    return (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
+}"""
+
+
+def brightness(page: Page, element: str, kind: str) -> float:
+    return page.evaluate(BRIGHTNESS.replace("PROPERTY", f"'{kind}'"), element)
+
+
+@pytest.mark.parametrize("document", [DOCUMENTS[0], f"notebooks/{PROJECT.pages_in_toc()[0]}"])
+def test_dark_mode_follows_the_reader_and_the_button(browser, address, document):
+    with Visit(browser, address, document, 1280, scheme="dark") as visit:
+        page = visit.page
+        assert brightness(page, "body", "backgroundColor") < 0.2
+        assert brightness(page, "article p", "color") > 0.6
+        seen = {page.evaluate("document.documentElement.dataset.theme")}
+        for _ in range(3):  # the button goes round: system, light, dark
+            page.locator("button.theme-switch-button:visible").first.click()
+            seen.add(page.evaluate("document.documentElement.dataset.theme"))
+            if page.evaluate("document.documentElement.dataset.theme") == "light":
+                assert brightness(page, "body", "backgroundColor") > 0.9
+                assert brightness(page, "article p", "color") < 0.4
+        assert seen == {"dark", "light"}
+        assert visit.complaints == []
+
+
+def test_every_page_can_be_reached_from_the_first(browser, address):
+    with Visit(browser, address, DOCUMENTS[0], 1280) as visit:
+        links = visit.page.evaluate("[...document.querySelectorAll('.bd-sidebar-primary a')].map(a => a.href)")
+        assert {f"{address}/{document}.html" for document in DOCUMENTS} <= {
+            link.partition("#")[0] for link in links
+        } | {f"{address}/{DOCUMENTS[0]}.html"}
+
+
+def test_index_leads_to_the_introduction(browser, address):
+    with Visit(browser, address, "index", 1280) as visit:
+        visit.page.wait_for_url(f"{address}/{DOCUMENTS[0]}.html")
+
+
+# --- accessibility --------------------------------------------------------------------------------------------------
+
+# Rules of axe that a page may break, each with the reason why it cannot be mended from here. There are none today.
+EXCUSED: dict[str, str] = {}
+# One page of each kind; a kind is a template, or content that no other page has.
+KINDS = [
+    "book/intro",
+    "book/instructors",
+    "book/students",
+    "book/references",
+    "book/status",
+    "book/api",
+    "notebooks/01_diffusion_loss",
+    "notebooks/08_weights",
+    "search",
+]
+# Without transitions: half faded in, a text has half its contrast.
+OPEN_ALL = """() => {
+    const still = '<style>* { transition: none !important; animation: none !important }</style>';
+    document.head.insertAdjacentHTML('beforeend', still);
+    document.querySelectorAll('details').forEach(box => { box.open = true });
+    document.querySelectorAll('.toggle-hidden button').forEach(button => button.click());
+}"""
+# Over the whole of its hundreds of entries, all alike, axe takes half a minute.
+ONE_SECTION = "() => document.querySelectorAll('article section section ~ section').forEach(part => part.remove())"
+
+
+def violations(page: Page, *rules: str) -> dict[str, list[str]]:
+    """What axe finds, by rule: where, and what it says. Without rules named, by all of them."""
+    options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+    found = Axe().run(page, options=options).response["violations"]
+    return {
+        v["id"]: [f"{n['target'][-1]}: {(n['any'] + n['all'] + n['none'])[0]['message']}" for n in v["nodes"]][:5]
+        for v in found
+    }
+
+
+@pytest.mark.parametrize("document", KINDS)
+def test_axe_finds_nothing(browser, address, document):
+    with Visit(browser, address, document, 1280) as visit:
+        visit.page.evaluate(OPEN_ALL)
+        if document == "book/api":
+            visit.page.evaluate(ONE_SECTION)
+        found = violations(visit.page)
+        assert {rule: where for rule, where in found.items() if rule not in EXCUSED} == {}
+
+
+@pytest.mark.parametrize("document", ["book/instructors", "notebooks/01_diffusion_loss"])
+def test_axe_finds_nothing_in_the_dark_and_on_a_small_screen(browser, address, document):
+    with Visit(browser, address, document, 390, scheme="dark") as visit:
+        visit.page.evaluate(OPEN_ALL)
+        assert violations(visit.page, "color-contrast", "scrollable-region-focusable", "target-size") == {}
+
+
+BREAK = """() => {
+    const article = document.querySelector('article section');
+    document.querySelector('.cell_output img').removeAttribute('alt');
+    article.insertAdjacentHTML('beforeend', `
+        <h5>Two levels down</h5><p style="color: #bbb; background: #fff">Pale</p><a href="#top"></a>
+        <button></button><div style="overflow: auto; height: 2em"><p>a</p><p>b</p><p>c</p></div>`);
+}"""
+
+
+def test_axe_finds_what_is_broken(browser, address):
+    with Visit(browser, address, "notebooks/01_diffusion_loss", 1280) as visit:
+        visit.page.evaluate(BREAK)
+        wanted = {"image-alt", "heading-order", "color-contrast", "link-name", "button-name"}
+        assert set(violations(visit.page)) == wanted | {"scrollable-region-focusable"}

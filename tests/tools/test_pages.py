@@ -1,0 +1,500 @@
+"""tools/pages.py: running, publishing, checking and comparing pages, on a small project in tests/fixtures/site."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from filelock import FileLock
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+HERE = Path(__file__).parents[1]
+TOOLS = HERE.parent / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import _book  # noqa: E402
+import pages  # noqa: E402
+from _check import check_folder, check_page  # noqa: E402
+from _pages import Project, clean, write  # noqa: E402
+from nbval_tolerance import agree  # noqa: E402
+
+from dtta.pages import figures, report  # noqa: E402
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+ALT = "A single grey pixel, for the tests."
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def call(root: Path, *arguments: str) -> None:
+    pages.main(["--root", str(root), *map(str, arguments)])
+
+
+@pytest.fixture
+def site(tmp_path) -> Path:
+    """A fresh copy of the small project."""
+    return Path(shutil.copytree(HERE / "fixtures" / "site", tmp_path / "site"))
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory, worker_id) -> Path:
+    """The small project with its page run and published; made once, whatever the number of processes."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "ran"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            making = root.with_name("making")
+            shutil.copytree(HERE / "fixtures" / "site", making)
+            call(making, "run", "--profile", "mini")
+            call(making, "publish")
+            making.rename(root)
+    return root
+
+
+@pytest.fixture
+def published(ran, tmp_path) -> Path:
+    """A copy of it, to be spoilt."""
+    return Path(shutil.copytree(ran, tmp_path / "published"))
+
+
+def executed_without_kernel(project: Project, name: str = "01_good") -> nbformat.NotebookNode:
+    """A notebook as if it had run: counts and one figure."""
+    page = project.generate(name)
+    for count, cell in enumerate((c for c in page.cells if c.cell_type == "code"), 1):
+        cell.execution_count = count
+    figure = new_output("display_data", {"image/png": PNG, "text/plain": ALT}, metadata={"image/png": {"alt": ALT}})
+    page.cells[-1].outputs = [figure]
+    return page
+
+
+# --- from source to notebook ----------------------------------------------------------------------------------------
+
+
+def test_generated_page_opens_on_colab_and_installs_dtta_there(site):
+    project = Project(site)
+    page = project.generate("01_good")
+    assert page.cells[0].source.startswith("# A good page")
+    link = "https://colab.research.google.com/github/someone/somewhere/blob/main/notebooks/01_good.ipynb"
+    assert link in page.cells[1].source
+    install = page.cells[2].source
+    assert 'if "google.colab" in sys.modules:' in install
+    assert re.findall(r"^    %pip (.*)$", install, re.MULTILINE) == [
+        "uninstall -q -y torchao",
+        'install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "adjustText>=1.3" '
+        '"dtta @ git+https://github.com/someone/somewhere@v9.9.9"',
+    ]
+    assert page.metadata.kernelspec.name == "python3"
+    assert page.metadata.accelerator == "GPU"
+    assert nbformat.writes(page) == nbformat.writes(project.generate("01_good"))
+
+
+def test_page_without_title_or_parameters_is_refused(site):
+    source = site / "notebooks" / "src" / "01_good.py"
+    text = source.read_text()
+    source.write_text(text.replace("# # A good page", "# A page"))
+    with pytest.raises(SystemExit, match="01_good: the first cell must be markdown that starts with '# Title'"):
+        call(site, "run")
+    source.write_text(text.replace(' tags=["parameters"]', ""))
+    with pytest.raises(SystemExit, match="01_good: need one code cell tagged parameters, found 0"):
+        call(site, "run")
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "m=1"], "01_good: unknown parameter m; the page has n, scale"),
+        (["-p", "n"], "-p takes key=value, got 'n'"),
+        (["07"], "no page '07'; there are 01_good"),
+        (["--out", "notebooks"], "a page never runs in place"),
+        (["--out", "notebooks/src"], "a page never runs in place"),
+    ],
+)
+def test_wrong_call_stops_before_anything_runs(site, monkeypatch, arguments, message):
+    monkeypatch.chdir(site)
+    before = files(site)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        call(site, "run", *arguments)
+    assert files(site) == before
+
+
+@pytest.mark.parametrize(
+    ("profiles", "message"),
+    [
+        ("mini: {all: {typo: 1}}", "01_good: unknown parameter typo"),
+        ("mini: {01_good: {typo: 1}}", "01_good: unknown parameter typo"),
+        ("mini: {01_gone: {n: 1}}", "profiles.yml, mini: no page 01_gone"),
+        ("full: {}", "no profile 'mini' in notebooks/profiles.yml"),
+    ],
+)
+def test_wrong_profile_stops_before_anything_runs(site, profiles, message):
+    (site / "notebooks" / "profiles.yml").write_text(profiles)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        call(site, "run")
+    assert not (site / "_build").exists()
+
+
+def test_profile_and_extra_parameters_add_up(site):
+    project = Project(site)
+    assert project.settings("01_good", "mini") == {}
+    assert project.settings("01_good", "full") == {"scale": "full", "n": 7}
+    assert project.settings("01_good", "full", {"n": 1}) == {"scale": "full", "n": 1}
+
+
+def test_run_leaves_the_sources_alone_and_passes_the_check(ran):
+    sources = HERE / "fixtures" / "site"
+    assert {k: v for k, v in files(ran).items() if k in files(sources)} == files(sources)
+    project = Project(ran)
+    assert check_folder(project, ran / "_build" / "executed" / "mini") == []
+    assert check_folder(project, ran / "notebooks") == []
+    page = nbformat.read(ran / "notebooks" / "01_good.ipynb", as_version=4)
+    assert page.cells[4].outputs[0].text == "mini 3 1 1 0\n"
+    assert "papermill" not in nbformat.writes(page)
+
+
+def test_failed_run_keeps_its_notebook_names_page_and_cell_and_lets_the_others_finish(site, capsys):
+    (site / "notebooks" / "src" / "02_fails.py").write_text(
+        '# %% [markdown]\n# # Fails\n\n# %% tags=["parameters"]\nn = 1\n\n'
+        "# %%\nimport os\nprint('files here:', os.listdir('.'))\n\n# %%\n1 / 0\n"
+    )
+    (site / "notebooks" / "src" / "03_quick.py").write_text(
+        '# %% [markdown]\n# # Quick\n\n# %% tags=["parameters"]\nn = 1\n'
+    )
+    with pytest.raises(SystemExit) as stop:
+        call(site, "run", "02", "03", "-p", "n=2")
+    message = str(stop.value)
+    assert "02_fails: code cell 5 ('1 / 0') failed: ZeroDivisionError: division by zero" in message
+    kept = site / "_build" / "executed" / "mini" / "02_fails.ipynb"
+    assert str(kept) in message
+    assert "files here: []" in kept.read_text()  # pages run in an empty folder
+    assert kept.with_name("03_quick.ipynb").exists()
+    assert re.search(r"02_fails +\d+\.\d s  FAILED", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        call(site, "publish", "02")
+    # a run with other parameters is a run, but not the page that readers open
+    with pytest.raises(SystemExit, match="03_quick: differs from its source from cell 5 on"):
+        call(site, "publish", "03")
+    assert not list((site / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+def test_two_runs_publish_the_same_bytes(published):
+    before = (published / "notebooks" / "01_good.ipynb").read_bytes()
+    call(published, "run")
+    call(published, "publish")
+    assert (published / "notebooks" / "01_good.ipynb").read_bytes() == before
+
+
+def test_clean_joins_streams_and_ids_depend_on_the_text_alone():
+    def page(*texts):
+        cell = new_code_cell("print(1)", execution_count=1, outputs=[new_output("stream", text=t) for t in texts])
+        return new_notebook(cells=[cell, new_markdown_cell("twice"), new_markdown_cell("twice")])
+
+    one, two = clean(page("a\n", "b\n")), clean(page("a\nb\n"))
+    assert nbformat.writes(one) == nbformat.writes(two)
+    assert len({cell.id for cell in one.cells}) == 3
+
+
+# --- our own check --------------------------------------------------------------------------------------------------
+
+
+def _stream(text, name="stdout"):
+    return lambda page, path: page.cells[-1].outputs.append(new_output("stream", text=text, name=name))
+
+
+def _source(index, text):
+    def spoil(page, path):
+        page.cells[index].source = text(page.cells[index].source) if callable(text) else text
+
+    return spoil
+
+
+def _html(text):
+    return lambda page, path: page.cells[-1].outputs.append(new_output("display_data", {"text/html": text}))
+
+
+def _figure(mime, metadata):
+    def spoil(page, path):
+        page.cells[-1].outputs = [new_output("display_data", {mime: PNG}, metadata={mime: metadata})]
+
+    return spoil
+
+
+def _set(index, key, value):
+    return lambda page, path: page.cells[index].__setitem__(key, value)
+
+
+DEFECTS = {
+    "never ran": (_set(-1, "execution_count", None), "cells did not run once each and in order"),
+    "ran twice": (_set(-1, "execution_count", 9), "cells did not run once each and in order"),
+    "error": (
+        lambda page, path: page.cells[-1].outputs.append(
+            new_output("error", ename="KeyError", evalue="", traceback=[])
+        ),
+        "ended in an error, KeyError",
+    ),
+    "stderr": (_stream("careful\n", "stderr"), "wrote to stderr: careful"),
+    "path": (_stream("saved in /home/me/runs/a.txt"), "holds an absolute path: /home/me/runs/a.txt"),
+    "windows path": (_stream(r"saved in C:\Users\me"), "holds an absolute path"),
+    "path in html": (_html("<td>/tmp/xyz</td>"), "holds an absolute path: /tmp/xyz"),
+    "token": (_stream("hf_" + "A" * 30), "holds an access token: hf_AAA…"),
+    "address": (_stream("<Figure at 0x7f0011223344>"), "holds a memory address"),
+    "too large": (_stream("x" * 3_000_001), "is 3.0 MB; the limit is 3 MB"),
+    "no alt": (_figure("image/png", {}), "a figure without alt text"),
+    "short alt": (_figure("image/png", {"alt": "plot"}), "a figure without alt text"),
+    "svg": (_figure("image/svg+xml", {"alt": ALT}), "an SVG figure"),
+    "two figures": (lambda p, _: p.cells[-1].outputs.append(p.cells[-1].outputs[0]), "2 figures in one cell"),
+    "html image": (_html('<img src="data:,">'), "an image without alt text"),
+    "markdown image": (_source(0, lambda s: s + "\n![](a.png)"), "an image without alt text"),
+    "other source": (_source(4, lambda s: s + "\nprint(1)"), "differs from its source from cell 5 on"),
+    "cell lost": (lambda page, path: page.cells.pop(), "differs from its source from cell 7 on"),
+    "colab link": (_source(1, lambda s: s.replace("someone", "nobody")), "its Colab link is"),
+    "no colab link": (_source(1, "gone"), "its Colab link is missing"),
+    "parameters": (lambda page, path: page.cells[3].metadata.tags.clear(), "need one code cell tagged parameters"),
+    "kernel": (lambda page, path: page.metadata.kernelspec.update(name="julia"), "its kernel is not python3"),
+    "accelerator": (lambda page, path: page.metadata.pop("accelerator"), "does not ask Colab for a GPU"),
+    "papermill": (lambda page, path: page.metadata.update(papermill={}), "carries papermill's metadata"),
+    "opt-out": (_set(4, "metadata", {"tags": ["nbval-ignore-output"]}), "opts out of the comparison without a reason"),
+    "opt-out comment": (
+        _source(4, lambda s: "# NBVAL_IGNORE_OUTPUT\n" + s),
+        "opts out of the comparison without a reason",
+    ),
+    "skip": (_source(4, lambda s: "# NBVAL_SKIP\n" + s), "the mark nbval-skip is not for pages"),
+    "raises": (_set(4, "metadata", {"tags": ["raises-exception"]}), "the mark raises-exception is not for pages"),
+    "empty cell": (_source(4, " "), "is empty"),
+    "broken file": (lambda page, path: path.write_text("{"), "is not a valid notebook"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_check_catches(site, defect):
+    project = Project(site)
+    path = site / "notebooks" / "01_good.ipynb"
+    page = executed_without_kernel(project)
+    write(page, path)
+    assert check_page(project, path, committed=True) == []
+    spoil, message = DEFECTS[defect]
+    spoil(page, path)
+    if defect != "broken file":
+        path.write_text(nbformat.writes(page))
+    found = check_page(project, path, committed=True)
+    assert any(message in sentence for sentence in found), found
+
+
+def test_check_allows_an_opt_out_with_its_reason_and_harmless_slashes(site):
+    source = site / "notebooks" / "src" / "01_good.py"
+    text = "# %%\n# NBVAL_IGNORE_OUTPUT\n# not compared: the time depends on the machine\nprint('3 s')\n"
+    source.write_text(source.read_text() + text)
+    project, path = Project(site), site / "notebooks" / "01_good.ipynb"
+    page = executed_without_kernel(project)
+    harmless = "a/b and/or https://example.org/home/x and <td>/</td> 1/2\n"
+    page.cells[-1].outputs.append(new_output("stream", text=harmless))
+    write(page, path)
+    assert check_page(project, path, committed=True) == []
+
+
+def test_check_catches_missing_pages_sources_and_chapters(site):
+    project, path = Project(site), site / "notebooks" / "01_good.ipynb"
+    assert check_folder(project, project.notebooks) == ["01_good: no notebook: run and publish it"]
+    write(executed_without_kernel(project), path)
+    shutil.copy(path, path.with_name("09_orphan.ipynb"))
+    shutil.copy(project.sources / "01_good.py", project.sources / "02_new.py")
+    found = "\n".join(check_folder(project, project.notebooks))
+    assert "09_orphan: has no source notebooks/src/09_orphan.py" in found
+    assert "_toc.yml lists ['01_good'], notebooks/src has ['01_good', '02_new']" in found
+    assert "02_new: no notebook: run and publish it" in found
+    with pytest.raises(SystemExit, match="09_orphan"):
+        call(site, "check")
+
+
+# --- numbers within a stated tolerance ------------------------------------------------------------------------------
+
+LINE = "seed 3\naccuracy {} of 300 resnet18\n(decimals in the line above hold to ±0.5 on other machines)\nend 4.0\n"
+TABLE = "<td>{}</td><td>300</td>\n<small>decimals hold to ±0.5 on other machines</small>"
+
+
+@pytest.mark.parametrize(
+    ("fresh", "committed", "same"),
+    [
+        (LINE.format("71.3"), LINE.format("71.3"), True),
+        (LINE.format("71.3"), LINE.format("71.8"), True),
+        (LINE.format("71.3"), LINE.format("71.9"), False),
+        (LINE.format("9.9"), LINE.format(" 10.2"), True),
+        (LINE.format("-0.1"), LINE.format("0.2"), True),
+        (LINE.format("−0.3"), LINE.format("0.4"), False),
+        (LINE.format("71.3"), LINE.format("71.30"), False),
+        (LINE.format("71.3"), LINE.format("71"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("300", "301"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("resnet18", "resnet19"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("accuracy", "Accuracy"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("end 4.0", "end 4.1"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("seed 3", "seed 4"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("±0.5", "±9.5"), False),
+        (LINE.format("71.3"), LINE.format("71.3") + "more\n", False),
+        (LINE.format("1e-3"), LINE.format("2e-3"), False),
+        (TABLE.format("71.3"), TABLE.format("71.7"), True),
+        (TABLE.format("71.3"), TABLE.format("72.7"), False),
+        (TABLE.format("71.3"), TABLE.format("71.3").replace("300", "301"), False),
+        ("accuracy 71.3", "accuracy 71.4", False),
+    ],
+)
+def test_agree(fresh, committed, same):
+    assert agree(fresh, committed) is same
+    assert agree(fresh, fresh)
+
+
+def test_line_prints_what_the_comparison_understands(capsys):
+    report.line("accuracy 71.3%\nloss 0.2", tolerance=0.5, whole=2)
+    out = capsys.readouterr().out
+    assert agree(out, out.replace("71.3", "71.7"))
+    assert not agree(out, out.replace("71.3", "71.9"))
+    report.line("repaired 40 of 300, 13.3%", tolerance=0.5, whole=2)
+    out = capsys.readouterr().out
+    assert agree(out, out.replace("40", "42"))
+    assert not agree(out, out.replace("40", "43"))
+
+
+def test_report_refuses_digits_without_meaning_and_tolerances_without_use(capsys):
+    with pytest.raises(ValueError, match=r"71\.25 has more digits than ±0\.5 gives meaning to"):
+        report.line("accuracy 71.25", tolerance=0.5)
+    with pytest.raises(ValueError, match="no number with a decimal point"):
+        report.line("300 images", tolerance=0.5)
+    with pytest.raises(ValueError, match="tolerance must be a positive number"):
+        report.line("accuracy 71.2", tolerance=0)
+    with pytest.raises(ValueError, match="has more digits"):
+        report.table([{"gain": "3.25"}], tolerance=0.5)
+    report.line("rate 5e-3, accuracy 71.2", tolerance=0.5)
+
+
+def test_table_rounds_to_its_tolerance_and_keeps_whole_numbers(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    report.table([{"shift": "a<b", "gain": -0.04, "n": 300, "none": float("nan")}], tolerance=0.5, caption="Gains")
+    text, html = shown[0]["text/plain"], shown[0]["text/html"]
+    assert text.splitlines() == [
+        "Gains",
+        "shift  gain    n  none",
+        "a<b     0.0  300     –",
+        "(decimals hold to ±0.5 on other machines)",
+    ]
+    assert '<td style="text-align: left">a&lt;b</td>' in html
+    assert agree(html, html.replace(">0.0<", ">0.4<"))
+
+
+def test_table_without_digits_states_a_tolerance_for_whole_numbers(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    report.table([{"accuracy": 97.4}], tolerance=4.5, digits=0)
+    text = shown[0]["text/plain"]
+    assert text.splitlines()[1:] == ["      97", "(decimals hold to ±4.5, whole numbers to ±4, on other machines)"]
+    assert agree(text, text.replace("97", "93"))
+    assert not agree(text, text.replace("97", "92"))
+    with pytest.raises(ValueError, match="no number with a decimal point in the table"):
+        report.table([{"accuracy": 97.4}], tolerance=0.5, digits=0)
+
+
+@pytest.mark.parametrize(
+    ("paper", "gain", "low", "high", "said"),
+    [
+        (2.0, 3.0, 1.0, 5.0, "agrees"),
+        (-2.0, -3.0, -5.0, -1.0, "agrees"),
+        (-2.0, 3.0, 1.0, 5.0, "disagrees"),
+        (2.0, -3.0, -5.0, -1.0, "disagrees"),
+        (2.0, 3.0, -1.0, 7.0, "nothing shown here"),
+        (2.0, 3.0, 0.0, 6.0, "nothing shown here"),
+    ],
+)
+def test_a_paper_and_a_run_agree_where_both_point_the_same_way(monkeypatch, paper, gain, low, high, said):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    report.beside([("theirs", paper, "ours", dict(gain=gain, low=low, high=high))], tolerance=0.1)
+    cells = re.split("  +", shown[0]["text/plain"].splitlines()[1])
+    assert cells == ["theirs", f"{paper:.1f}", "ours", f"{gain:.1f}", f"{low:.1f}", f"{high:.1f}", said]
+
+
+def test_show_refuses_a_figure_without_words():
+    with pytest.raises(ValueError, match="describe the figure in a sentence"):
+        figures.show(None, alt="a plot")
+
+
+# --- nbval with the tolerance ---------------------------------------------------------------------------------------
+
+EDITS = {  # what a reader could have changed in the committed outputs -> does the comparison pass?
+    "same": (lambda outputs: None, True),
+    "inside": (lambda outputs: outputs[0].update(text=outputs[0].text.replace("71.3", "71.6")), True),
+    "outside": (lambda outputs: outputs[0].update(text=outputs[0].text.replace("71.3", "72.6")), False),
+    "words": (lambda outputs: outputs[0].update(text=outputs[0].text.replace("accuracy", "score")), False),
+    "exact": (lambda outputs: outputs[0].update(text=outputs[0].text.replace("seed 3.1", "seed 3.2")), False),
+    "missing": (lambda outputs: outputs.pop(), False),
+    "extra": (lambda outputs: outputs.append(new_output("stream", text="more\n", name="stderr")), False),
+    "image lost": (lambda outputs: outputs[1].data.pop("image/png"), False),
+    "other image": (lambda outputs: outputs[1].data.update({"image/png": PNG[:40] + PNG[40:].swapcase()}), True),
+}
+
+
+@pytest.mark.slow
+def test_nbval_fails_on_every_edit_but_one_inside_the_tolerance(tmp_path):
+    text = "seed 3.1\naccuracy 71.3%\n(decimals in the line above hold to ±0.5 on other machines)\n"
+    data = {"image/png": PNG, "text/plain": "a figure"}
+    source = f"print({text!r}, end='')\nfrom IPython.display import display\ndisplay({data!r}, raw=True)"
+    for name, (edit, _) in EDITS.items():
+        outputs = [new_output("stream", text=text), new_output("display_data", data)]
+        edit(outputs)
+        page = new_notebook(cells=[new_code_cell(source, execution_count=1, outputs=outputs)])
+        page.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+        nbformat.write(page, tmp_path / f"{name.replace(' ', '_')}.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "nbval_tolerance", "-p", "no:cacheprovider", "-rA"]
+    env = {**pages.environment(), "PYTHONPATH": str(TOOLS)}
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = subprocess.run([*command, tmp_path], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    passed = set(re.findall(r"^PASSED (\w+)\.ipynb", done.stdout, re.MULTILINE))
+    assert passed == {name.replace(" ", "_") for name, (_, good) in EDITS.items() if good}, done.stdout
+
+
+@pytest.mark.slow
+def test_verify_passes_a_published_page_and_fails_an_edited_one(published, capfd):
+    call(published, "verify")
+    path = published / "notebooks" / "01_good.ipynb"
+    path.write_text(path.read_text().replace("mini 3 1 1 0", "mini 3 1 1 5"))
+    with pytest.raises(SystemExit, match="a fresh run does not give the committed outputs"):
+        call(published, "verify")
+    assert "mini 3 1 1 5" in capfd.readouterr().out
+
+
+# --- the book's staging copy ----------------------------------------------------------------------------------------
+
+
+def test_stage_gives_the_book_each_figures_alt_text(site):
+    project = Project(site)
+    write(executed_without_kernel(project), site / "notebooks" / "01_good.ipynb")
+    before = files(site)
+    _book.stage(project, site / "_build" / "site", project.notebooks)
+    staged = nbformat.read(site / "_build" / "site" / "notebooks" / "01_good.ipynb", as_version=4)
+    assert staged.cells[-1].metadata.mystnb.image.alt == ALT
+    assert {k: v for k, v in files(site).items() if not k.startswith("_build")} == before
+
+
+def test_build_without_executed_pages_says_so(site):
+    with pytest.raises(SystemExit, match=r"01_good: no notebook in .*; run the page first"):
+        call(site, "build")
+
+
+@pytest.mark.slow
+def test_build_is_strict(site):
+    project = Project(site)
+    write(executed_without_kernel(project), site / "notebooks" / "01_good.ipynb")
+    call(site, "build", "--committed")
+    html = (site / "_build" / "html" / "notebooks" / "01_good.html").read_text()
+    assert f'alt="{ALT}"' in html
+    (site / "book" / "intro.md").write_text("# Introduction\n\nA page: {doc}`../notebooks/02_gone`.\n")
+    with pytest.raises(SystemExit, match="unknown document"):
+        call(site, "build", "--committed")

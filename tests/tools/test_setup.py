@@ -1,0 +1,393 @@
+"""Installing: one list of dependencies, its lock, conda, Colab, make, the repository's address and the README."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import distribution, packages_distributions
+from pathlib import Path
+
+import pytest
+import wheels
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import dtta
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from _pages import COLAB_INSTALL  # noqa: E402
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+EXTRAS = {
+    extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["project"]["optional-dependencies"].items()
+}
+EVERY = [*CORE, *(requirement for lines in EXTRAS.values() for requirement in lines)]
+
+
+def pins(path: Path) -> dict[str, list[Version]]:
+    """Name -> its versions; more than one where the lock differs by Python version."""
+    found: dict[str, list[Version]] = {}
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            requirement = Requirement(line)
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "==", line
+            found.setdefault(canonicalize_name(requirement.name), []).append(Version(specifier.version))
+    return found
+
+
+# --- one list -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("requirement", EVERY, ids=lambda r: r.name)
+def test_lock_holds_every_requirement_inside_its_range(requirement):
+    versions = pins(ROOT / "requirements.lock").get(canonicalize_name(requirement.name))
+    assert versions, f"{requirement.name} is not in requirements.lock; call: make lock"
+    for version in versions:
+        assert version in requirement.specifier, f"{requirement.name} {version} is locked, outside {requirement}"
+
+
+def test_lock_names_no_index_and_no_path():
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|--|(?<!\w)/\w|file:|@", "\n".join(text.splitlines()[2:]))
+
+
+def test_torch_and_torchvision_work_together():
+    # wheels of different builds import, or fail, only when a compiled operator is called
+    import torch
+    from torchvision.ops import nms
+
+    assert nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5).tolist() == [0]
+
+
+def test_conda_installs_this_project_with_its_extras_and_lists_nothing_itself():
+    *packages, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert [re.split("[=<>]", package)[0] for package in packages] == ["python", "pip"]
+    assert last == {"pip": ["--constraint requirements.lock", "-e .[book,course,test]"]}
+    assert set(EXTRAS) == {"book", "course", "test"}
+    version = packages[0].removeprefix("python=")
+    assert version + ".0" in Requirement("python" + PROJECT["project"]["requires-python"]).specifier
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "declared"),
+    [
+        ("dtta", CORE),
+        ("dtta/course/staff", [*CORE, *EXTRAS["course"]]),
+        ("notebooks/src", CORE),
+        ("tools", EVERY),
+        ("tests", EVERY),
+    ],
+)
+def test_every_import_is_declared(folder, declared):
+    files = [path for path in (ROOT / folder).rglob("*.py") if folder != "dtta" or "staff" not in path.parts]
+    tools = [path.stem for path in (ROOT / "tools").glob("*.py")]  # tests import them by name
+    own = {"dtta", "google", "tests", *tools, *(path.stem for path in files)}  # google.colab: on Colab only
+    declared = {canonicalize_name(requirement.name) for requirement in declared}
+    owners = packages_distributions()
+    for path in files:
+        for name in imports(path) - own - set(sys.stdlib_module_names):
+            packages = {canonicalize_name(package) for package in owners.get(name, [])}
+            assert packages & declared, (
+                f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not declare"
+            )
+
+
+# --- Colab: the pages install dtta there, and what Colab does not ship, with --no-deps ------------------------------
+
+COLAB = pins(ROOT / "tests/colab_2026_08.txt")
+
+
+def installed_on_colab() -> dict[str, Requirement]:
+    """What the pages' install cell installs, by name."""
+    (line,) = re.findall(r"%pip install -q --no-deps (.*)$", COLAB_INSTALL, re.MULTILINE)
+    found = [Requirement(part) for part in shlex.split(line.format(url="https://x.org/y", tag="v1"))]
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def needs(name: str) -> set[str]:
+    """Names of the packages that an installed package needs, without its extras."""
+    found = [Requirement(line) for line in distribution(name).requires or []]
+    return {canonicalize_name(r.name) for r in found if not r.marker or r.marker.evaluate({"extra": ""})}
+
+
+@pytest.mark.parametrize("requirement", CORE, ids=lambda r: r.name)
+def test_colab_has_or_gets_every_core_dependency_inside_its_range(requirement):
+    name = canonicalize_name(requirement.name)
+    if name in COLAB:
+        assert COLAB[name][0] in requirement.specifier
+    else:
+        assert name in installed_on_colab(), f"Colab does not ship {name}, and the pages do not install it there"
+        assert installed_on_colab()[name].specifier == requirement.specifier
+
+
+def test_what_the_pages_install_on_colab_works_without_its_dependencies():
+    """They are pure Python, and all that they need is there: shipped, needed by what is shipped, or installed too."""
+    extra = set(installed_on_colab()) - {"dtta"}
+    assert extra == {"torchmetrics", "lightning-utilities", "adjusttext"}
+    shipped = [r.name for r in CORE if canonicalize_name(r.name) in COLAB]
+    there = set(COLAB).union(extra, *map(needs, shipped))
+    for name in extra:
+        assert needs(name) <= there
+        assert not [path for path in distribution(name).files if path.suffix in {".so", ".pyd", ".dylib"}]
+
+
+def test_colab_and_the_locked_versions_of_python_are_admitted():
+    admitted = Requirement("python" + PROJECT["project"]["requires-python"]).specifier
+    assert {"3.11.2", "3.12.0", "3.13.15"} == set(admitted.filter(["3.10.9", "3.11.2", "3.12.0", "3.13.15"]))
+
+
+def test_colab_tag_is_this_release():
+    assert PROJECT["tool"]["dtta"]["colab-tag"] == f"v{dtta.__version__}"
+
+
+# --- the package ----------------------------------------------------------------------------------------------------
+
+
+def test_wheel_holds_all_code_weights_cards_tables_and_experiments(tmp_path):
+    wheel = wheels.build(tmp_path)
+    held = set(zipfile.ZipFile(wheel).namelist())
+    kinds = {".py", ".json", ".csv", ".toml", ".safetensors"}
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "dtta").rglob("*") if path.suffix in kinds}
+    assert {Path(name).suffix for name in wanted} == kinds
+    assert wanted <= held
+    metadata = zipfile.ZipFile(wheel).read(f"dtta-{dtta.__version__}.dist-info/METADATA").decode()
+    assert "License-Expression: Apache-2.0" in metadata
+
+
+def test_licences_and_citation():
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert "creativecommons.org/licenses/by/4.0" in (ROOT / "LICENSE-TEXT").read_text()
+    check = ["check_jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"]
+    done = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == dtta.__version__
+    assert citation["license"] == PROJECT["project"]["license"]
+
+
+# --- make, with a Python that only pretends -------------------------------------------------------------------------
+
+# It answers the Makefile's questions as the file `plan` beside it says, and writes down what it is asked to do.
+PYTHON = """#!/bin/sh
+here={here}
+case "$*" in
+  *version_info*) grep -q old $here/plan && exit 1 ;;
+  *ensurepip*) grep -q bare $here/plan && exit 1 ;;
+  *"-m venv "*) mkdir -p .venv/bin && cp $here/python .venv/bin/python; grep -q novenv $here/plan && exit 1 ;;
+  *requirements.lock*) echo lock >>$here/log; grep -q broken $here/plan && exit 1 ;;
+  *editable*) echo dtta >>$here/log ;;
+esac
+exit 0
+"""
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """An empty clone with the Makefile, and a call of make in it: make(plan, target) -> the finished process."""
+    for name in ["Makefile", "pyproject.toml", "requirements.lock"]:
+        shutil.copy(ROOT / name, tmp_path)
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    python = script(fake / "python", PYTHON.format(here=fake))
+
+    def make(plan: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        (fake / "plan").write_text(plan)
+        command = [shutil.which("make"), f"PYTHON={python}", *arguments]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=clean | environment)
+
+    make.folder, make.log = tmp_path, fake / "log"
+    return make
+
+
+def test_make_alone_lists_its_targets():
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ["setup", "book", "test", "pages", "lock", "results", "train", "clean"]:
+        assert re.search(rf"^make {target} +\w", shown, re.MULTILINE)
+
+
+def test_make_setup_installs_once_and_again_after_a_change(clone):
+    assert clone("", "setup").returncode == 0
+    assert clone("", "setup").returncode == 0
+    assert clone.log.read_text().split() == ["lock", "dtta"]
+    later = (clone.folder / ".venv/.installed").stat().st_mtime + 2
+    os.utime(clone.folder / "pyproject.toml", (later, later))
+    assert clone("", "setup").returncode == 0
+    assert clone.log.read_text().split() == ["lock", "dtta"] * 2
+
+
+def test_failed_install_is_not_taken_for_a_good_one(clone):
+    assert clone("", "setup").returncode == 0
+    later = (clone.folder / ".venv/.installed").stat().st_mtime + 2
+    os.utime(clone.folder / "requirements.lock", (later, later))
+    assert clone("broken", "setup").returncode != 0
+    assert not (clone.folder / ".venv/.installed").exists()
+    assert clone("", "setup").returncode == 0
+    assert clone.log.read_text().split() == ["lock", "dtta", "lock", "lock", "dtta"]
+
+
+def test_make_setup_says_what_is_missing(clone):
+    old, bare = clone("old", "setup"), clone("bare", "setup")
+    assert old.returncode != 0
+    assert "No Python 3.11 or newer" in old.stderr
+    assert "apt-get install python3" in old.stderr
+    assert bare.returncode != 0
+    assert "apt-get install python3-venv" in bare.stderr
+    assert clone("novenv", "setup").returncode != 0
+    assert not (clone.folder / ".venv").exists(), "half an environment is left behind"
+
+
+def test_make_test_names_a_missing_browser_before_anything_else(clone):
+    done = clone("", "test", CHROMIUM="")
+    assert done.returncode != 0
+    assert "apt-get install chromium" in done.stderr
+    assert not (clone.folder / ".venv").exists()
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_make_results_makes_all_tables_and_stops_at_an_error(clone, status):
+    assert clone("", "setup").returncode == 0
+    log = clone.folder / "tables"
+    script(clone.folder / ".venv/bin/dtta", f'#!/bin/sh\necho "$*" >>{log}\nexit {status}\n')
+    done = clone("", "results")
+    assert log.read_text() == "evaluate --table all\n"
+    assert (done.returncode != 0) == bool(status)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_ci_run_ends_as_make_test_ends(tmp_path, status):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    script(bin_ / "make", f'#!/bin/sh\n[ "$*" = test ] || exit 9\nexit {status}\n')
+    script(bin_ / "chromium", "#!/bin/sh\n")
+    (tmp_path / ".fonts").mkdir()
+    (tmp_path / ".fonts/a.ttf").touch()
+    environment = {"PATH": f"{bin_}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHON": sys.executable}
+    assert subprocess.run([tmp_path / ".ci/run"], env=environment).returncode == status
+
+
+# --- the repository's address ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository():
+    spec = importlib.util.spec_from_file_location("repository", ROOT / "tools/repository.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_file_names_the_repository_of_pyproject(repository, capsys):
+    assert repository.main(["--check"]) == 0, capsys.readouterr()
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A small copy, moved to another address in pyproject.toml alone."""
+    for name in ["README.md", "CITATION.cff", "pyproject.toml"]:
+        shutil.copy(ROOT / name, tmp_path)
+    old = PROJECT["project"]["urls"]["Repository"]
+    (tmp_path / "_config.yml").write_text(f"title: x\nrepository:\n  url: {old}  # home\n  branch: main\n")
+    (tmp_path / "notebooks/src").mkdir(parents=True)
+    (tmp_path / "notebooks/src/01_a.py").write_text(f"# %pip install --no-deps git+{old}@v0.0.1\n# {old}-other\n")
+    project = (tmp_path / "pyproject.toml").read_text()
+    (tmp_path / "pyproject.toml").write_text(
+        project.replace(old, "https://github.com/new.home/dtta_2").replace('"v0.1.0"', '"v0.2.0"')
+    )
+    return tmp_path
+
+
+def test_a_new_address_reaches_every_file(repository, book, capsys):
+    old = PROJECT["project"]["urls"]["Repository"]
+    slug = old.removeprefix("https://github.com/")
+    before = {path: path.read_text() for path in book.rglob("*") if path.is_file()}
+    assert repository.main(["--check"], book) == 1
+    shown = capsys.readouterr().out
+    for name in ["README.md", "CITATION.cff", "_config.yml", "notebooks/src/01_a.py"]:
+        assert f"out of step: {name}\n" in shown
+    assert before == {path: path.read_text() for path in before}, "--check wrote"
+    assert repository.main([], book) == 0
+    assert repository.main(["--check"], book) == 0
+    for name in ["README.md", "CITATION.cff", "_config.yml"]:
+        assert slug not in (book / name).read_text()
+    readme = (book / "README.md").read_text()
+    assert "colab.research.google.com/github/new.home/dtta_2/blob/main/notebooks/03" in readme
+    assert "url: https://github.com/new.home/dtta_2  # home" in (book / "_config.yml").read_text()
+    page = (book / "notebooks/src/01_a.py").read_text()
+    assert page == f"# %pip install --no-deps git+https://github.com/new.home/dtta_2@v0.2.0\n# {old}-other\n"
+
+
+def test_an_address_that_cannot_be_carried_over_is_one_clear_sentence(repository, book, capsys):
+    project = (book / "pyproject.toml").read_text()
+    (book / "pyproject.toml").write_text(project.replace("github.com/new.home", "example.org/new.home"))
+    assert repository.main([], book) == 1
+    assert "must read https://github.com/OWNER/NAME" in capsys.readouterr().err
+
+
+# --- README ---------------------------------------------------------------------------------------------------------
+
+
+def test_readme_code_runs_and_adapts(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 8
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "before" in shown
+    assert "after" in shown
+    assert len(names["tta"].history) == 5
+
+
+def test_readme_names_only_what_exists():
+    text = (ROOT / "README.md").read_text()
+    links = [target for target in re.findall(r"\]\((.*?)\)", text) if "://" not in target]
+    links += re.findall(r"/blob/main/([^)]*)", text)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE)) <= set(targets)
+    for image in re.findall(r"!\[(.*?)\]", text):
+        assert image, "a picture without alt text"
+
+
+def test_readme_commands_are_understood():
+    from dtta.cli import parser
+
+    lines = re.findall(r"^\.venv/bin/dtta (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        parser().parse_args(line.split())

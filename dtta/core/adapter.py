@@ -96,7 +96,7 @@ class Adapter(nn.Module):
             if output is None:
                 output = self.predict(image)
             if not output.isfinite().all():
-                raise FloatingPointError("the output of the adapted network is not finite; lower the learning rate")
+                raise FloatingPointError("the output of the adapted network is not finite; lower the rate")
             self._carry_along()
             return output
         finally:

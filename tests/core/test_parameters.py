@@ -96,12 +96,12 @@ def test_shared_weights_are_given_once():
 
 
 @pytest.mark.parametrize(("part", "module", "message"), [
-    ("bias", nn.Linear(2, 2), "unknown part 'bias'; choose from all, norm, head, lora"),
-    ("norm", nn.Linear(2, 2), "Linear has no weights of the kind 'norm'"),
-    ("lora", nn.Linear(2, 2), "Linear has no weights of the kind 'lora'"),
-    ("head", nn.LayerNorm(2), "LayerNorm has no weights of the kind 'head'"),
-    ("all", nn.ReLU(), "ReLU has no weights of the kind 'all'"),
-    ("norm", tiny.dit_network(), "no weights of the kind 'norm'"),  # its norms have no scale of their own
+    ("bias", nn.Linear(2, 2), "unknown choice 'bias' of parameters; choose from all, norm, head, lora"),
+    ("norm", nn.Linear(2, 2), "Linear has no parameters of the kind 'norm'"),
+    ("lora", nn.Linear(2, 2), "Linear has no parameters of the kind 'lora'"),
+    ("head", nn.LayerNorm(2), "LayerNorm has no parameters of the kind 'head'"),
+    ("all", nn.ReLU(), "ReLU has no parameters of the kind 'all'"),
+    ("norm", tiny.dit_network(), "no parameters of the kind 'norm'"),  # its norms have no scale of their own
 ])  # fmt: skip
 def test_errors(part, module, message):
     with pytest.raises(ValueError, match=message):
@@ -161,12 +161,12 @@ def test_drawn_anew_statistics_start_again():
 @pytest.mark.parametrize(
     ("build", "left_out"), [("resnet18", 4.4), ("resnet50", 8.0), ("vit_b_32", 25.0), ("convnext_tiny", 2.7)]
 )
-def test_leaves_are_what_the_released_code_moves(build, left_out):
+def test_leaf_modules_are_what_the_released_code_moves(build, left_out):
     """All layers that hold none but the last one; the share of the weights that this leaves out is known."""
     with torch.device("meta"):
         network = getattr(models, build)()
-    moved = sum(p.numel() for p in select(network, "leaves"))
+    moved = sum(p.numel() for p in select(network, "leaf_modules"))
     whole = sum(p.numel() for p in network.parameters())
     assert 100 * (1 - moved / whole) == pytest.approx(left_out, abs=0.06)
     last = [m for m in network.modules() if isinstance(m, nn.Linear)][-1]
-    assert not {id(p) for p in last.parameters()} & {id(p) for p in select(network, "leaves")}
+    assert not {id(p) for p in last.parameters()} & {id(p) for p in select(network, "leaf_modules")}

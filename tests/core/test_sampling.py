@@ -134,10 +134,10 @@ def test_noise_is_standard_normal():
 @pytest.mark.parametrize(("options", "message"), [
     (dict(timesteps="sobol"), "timesteps must be one of uniform, stratified, antithetic, not 'sobol'"),
     (dict(noise="pink"), "noise must be one of fresh, shared, not 'pink'"),
-    (dict(t_min=0.5, t_max=0.5), "0 <= low < high <= 1"),
-    (dict(t_min=-0.1), "0 <= low < high <= 1"),
-    (dict(t_max=1.1), "0 <= low < high <= 1"),
-    (dict(t_min=float("nan")), "0 <= low < high <= 1"),
+    (dict(t_min=0.5, t_max=0.5), "0 <= t_min < t_max <= 1"),
+    (dict(t_min=-0.1), "0 <= t_min < t_max <= 1"),
+    (dict(t_max=1.1), "0 <= t_min < t_max <= 1"),
+    (dict(t_min=float("nan")), "0 <= t_min < t_max <= 1"),
 ])  # fmt: skip
 def test_settings_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
@@ -189,5 +189,5 @@ def test_importance_sampling_lowers_the_variance_of_a_peaked_mean():
 
 @pytest.mark.parametrize("density", [(0.0, 1.0), (-1.0,), (float("nan"),), (float("inf"),)])
 def test_a_density_must_be_positive(density):
-    with pytest.raises(ValueError, match="a density is made of numbers above 0"):
+    with pytest.raises(ValueError, match="t_density must hold numbers above 0"):
         Sampling(t_density=density)

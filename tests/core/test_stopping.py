@@ -42,8 +42,8 @@ def test_patience_counts_steps_that_leave_the_class(classes, patience, expected)
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(confidence=0.0), r"skip must lie in \(0, 1\]"),
-    (dict(confidence=1.2), "skip must lie"),
+    (dict(confidence=0.0), r"confidence must lie in \(0, 1\]"),
+    (dict(confidence=1.2), "confidence must lie"),
     (dict(patience=0), "patience must be a whole number of at least 1"),
     (dict(patience=1.5), "patience"),
 ])  # fmt: skip
@@ -74,5 +74,5 @@ def test_a_settled_image_gives_the_answer_of_the_steps_it_made():
 
 @pytest.mark.parametrize("options", [dict(confidence=0.9), dict(patience=2)])
 def test_depths_are_never_sure(options):
-    with pytest.raises(ValueError, match="go with beliefs"):
+    with pytest.raises(ValueError, match="for class probabilities, not for depths"):
         build(tiny.dense_problem("depth"), "diffusion-tta", **options)

@@ -1,0 +1,39 @@
+"""What the tests of the life cycle and of Algorithm 1 share."""
+
+from __future__ import annotations
+
+import tiny
+import torch
+from torch import nn
+
+from dtta.core.parameters import select
+from dtta.core.tta import DiffusionTTA
+
+
+def seeded(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def snapshot(*modules: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, copied."""
+    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    assert before.keys() == after.keys()
+    return {k for k in before if not torch.equal(before[k], after[k])}
+
+
+def wrap(model, phi, parameters=None, lr=0.1, kind=torch.optim.SGD, momentum=None, **options) -> DiffusionTTA:
+    settings = {} if momentum is None else {"momentum": momentum}
+    optimizer = kind(select(model) if parameters is None else parameters, lr=lr, **settings)
+    options = dict(steps=2, samples=6) | options
+    return DiffusionTTA(model, phi, tiny.mixture(phi), optimizer, **options)
+
+
+class Recorder(torch.optim.SGD):
+    """An optimizer that notes the gradients it is given."""
+
+    def step(self):
+        self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+        super().step()

@@ -1,0 +1,155 @@
+"""The accumulated gradient: against one graph, in float16, and where memory runs out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import tiny
+import torch
+from adapting import seeded
+
+from dtta.core import tta as tta_module
+from dtta.core.feedback import accumulate
+from dtta.core.parameters import select
+from dtta.core.sampling import Sampling
+from dtta.core.tta import DiffusionTTA
+
+
+def tta(family="unet", joint=False, **options) -> DiffusionTTA:
+    problem = tiny.problem(family)
+    moving = [*select(problem.model), *(select(problem.diffusion.network) if joint else [])]
+    given = dict(steps=2, samples=6) | options
+    optimizer = torch.optim.SGD(moving, lr=0.1)
+    return DiffusionTTA(problem.model, problem.diffusion, problem.condition, optimizer, **given)
+
+
+def pairs(diffusion, samples=6, seed=0):
+    z0 = diffusion.encode(tiny.images(2, seed=seed))
+    return z0, *Sampling().draw(z0, samples, diffusion.timesteps, torch.Generator().manual_seed(seed))
+
+
+def test_accumulate_gives_the_gradient_at_the_condition(diffusion):
+    """∂L/∂c against one graph over all pairs, and none where the condition asks for none."""
+    z0, c = tiny.images(2) * 2 - 1, tiny.normal(2, len(diffusion.class_embeddings[0]), seed=4).requires_grad_()
+    t, noise = Sampling().draw(z0, 5, 1000, seeded())
+    losses = [diffusion.loss(z0, t[:, b], noise[:, b], c) for b in range(5)]
+    expected = torch.stack(losses).mean()
+    (reference,) = torch.autograd.grad(expected, c)
+    for micro_batch in (1, 3, 7, 10, 11, None):
+        loss, grad = accumulate(diffusion, z0, t, noise, c, micro_batch)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert not loss.requires_grad
+        torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-5 * reference.abs().max().item())
+    assert c.grad is None
+
+
+@pytest.mark.parametrize("power", [1, 10, 24])
+def test_a_power_of_two_changes_no_bit_of_the_gradient(family, power):
+    diffusion = tiny.diffusion(family)
+    z0, t, noise = pairs(diffusion)
+    c = torch.randn(2, diffusion.class_embeddings.shape[1]).requires_grad_()
+    loss, grad = accumulate(diffusion, z0, t, noise, c, 4)
+    phi = [p.grad.clone() for p in diffusion.network.parameters() if p.grad is not None]
+    diffusion.network.zero_grad(set_to_none=True)
+    same_loss, scaled = accumulate(diffusion, z0, t, noise, c, 4, scale=2.0**power)
+    assert torch.equal(same_loss, loss) and torch.equal(scaled / 2.0**power, grad)
+    for before, p in zip(phi, (p for p in diffusion.network.parameters() if p.grad is not None), strict=True):
+        assert torch.equal(p.grad / 2.0**power, before)
+
+
+def test_float16_loses_the_gradient_without_a_scale_and_keeps_it_with_one(monkeypatch):
+    """A mean over as many pixels as a latent has: unscaled, most of it falls below what float16 can hold."""
+    diffusion = tiny.diffusion("dit")
+    z0, t, noise = pairs(diffusion, 24)
+    c = torch.randn(2, diffusion.class_embeddings.shape[1]).requires_grad_()
+    shrink = 2.0**-20  # as many more pixels
+    _, truth = accumulate(diffusion, z0, t, noise, c, scale=shrink)
+
+    def half(scale):
+        with torch.autocast("cpu", torch.float16):
+            return accumulate(diffusion, z0, t, noise, c, scale=scale)[1]
+
+    assert torch.cosine_similarity(half(shrink).flatten(), truth.flatten(), dim=0) < 0.9
+    scaled = half(shrink * 2**20) / 2**20
+    assert torch.cosine_similarity(scaled.flatten(), truth.flatten(), dim=0) > 0.999
+
+
+def test_a_scale_that_is_too_large_is_halved_until_it_fits(monkeypatch):
+    scales, original = [], tta_module.accumulate
+
+    def counted(*args):
+        scales.append(args[-1])
+        loss, grad = original(*args[:-1], args[-1])
+        return loss, grad * (float("inf") if len(scales) < 4 else 1)
+
+    method = tta("dit", joint=True, autocast=torch.float16)
+    z0, t, noise = pairs(method.diffusion)
+    c = method.condition(method.model(tiny.images(2)))
+    expected = method.feedback(z0, t, noise, c)[1]
+    wanted = [p.grad.clone() for p in select(method.diffusion.network) if p.grad is not None]
+    method.optimizer.zero_grad(set_to_none=True)
+    monkeypatch.setattr(tta_module, "accumulate", counted)
+    c = method.condition(method.model(tiny.images(2)))
+    found = method.feedback(z0, t, noise, c)[1]
+    first = 2.0 ** round(math.log2(t.numel() * z0[0].numel()))
+    assert scales == [first, first / 2, first / 4, first / 8]
+    assert torch.allclose(found, expected, rtol=1e-2, atol=1e-3 * expected.abs().max())
+    got = [p.grad for p in select(method.diffusion.network) if p.grad is not None]
+    for a, b in zip(got, wanted, strict=True):  # not four times as much
+        assert (a - b).norm() < 0.5 * b.norm() + 1e-7
+
+
+def short_of_memory(monkeypatch, diffusion, fits: int) -> list[int]:
+    """The diffusion model runs out of memory on more than so many pairs; the sizes it was asked for."""
+    asked, original = [], diffusion.loss
+
+    def loss(z0, *args):
+        asked.append(len(z0))
+        if len(z0) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(z0, *args)
+
+    monkeypatch.setattr(diffusion, "loss", loss)
+    return asked
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_largest_micro_batch_that_fits_is_found_by_halving(monkeypatch, joint):
+    plain, small = tta(joint=joint, samples=12), tta(joint=joint, samples=12)
+    asked = short_of_memory(monkeypatch, small.diffusion, 3)
+    x = tiny.images(1)
+    expected = plain(x, torch.Generator().manual_seed(0))
+    found = small(x, torch.Generator().manual_seed(0))
+    assert asked == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]  # twice over all pairs, and nothing twice
+    assert small.micro_batch == 3
+    assert torch.allclose(found, expected, atol=1e-5)
+    small(x)
+    assert max(asked[10:]) == 3
+
+
+def test_where_memory_runs_out_in_the_middle_nothing_is_counted_twice(monkeypatch):
+    plain, small = tta(joint=True, samples=8), tta(joint=True, samples=8, micro_batch=4)
+    calls, original = [], small.diffusion.loss
+
+    def loss(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return original(*args)
+
+    monkeypatch.setattr(small.diffusion, "loss", loss)
+    z0, t, noise = pairs(plain.diffusion, 8)
+    for method in (plain, small):
+        method.feedback(z0, t, noise, method.condition(method.model(tiny.images(2))))
+    for a, b in zip(plain.adapted, small.adapted, strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-5)
+
+
+def test_a_model_of_which_not_one_pair_fits_says_so(monkeypatch):
+    method = tta()
+    asked = short_of_memory(monkeypatch, method.diffusion, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        method(tiny.images(1))
+    assert asked == [6, 3, 2, 1]

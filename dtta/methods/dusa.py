@@ -80,27 +80,27 @@ class Dusa(SelfTraining):
         phi = {id(p) for p in diffusion.network.parameters()}
         self.adapts_phi = any(id(p) in phi for p in self.adapted)
         self.evaluations = 0
-        self._drawn: tuple | None = None  # z0, candidates, t, ε
-        self._products: tuple | None = None  # G, b, ⟨ε, ε⟩
+        self.drawn: tuple | None = None  # z0, candidates, t, ε
+        self.products: tuple | None = None  # G, b, ⟨ε, ε⟩
 
     def begin(self, image: Tensor) -> None:
         super().begin(image)
         self.evaluations = 0
-        self._drawn = None
-        self._products = None
+        self.drawn = None
+        self.products = None
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
         logits = self.model(image)
-        if self._drawn is None or not self.sampling.reuse_noise:
+        if self.drawn is None or not self.sampling.reuse_noise:
             z0 = self.diffusion.encode(image)
             chosen = candidates(logits.detach(), self.top, self.others, generator)
             t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
-            self._drawn = z0, chosen, t, noise
-            self._products = None
-        if self._products is None or self.adapts_phi:
-            self._products = self.products(*self._drawn)
-        chosen = self._drawn[1]
-        G, b, size = self._products
+            self.drawn = z0, chosen, t, noise
+            self.products = None
+        if self.products is None or self.adapts_phi:
+            self.products = self.inner_products(*self.drawn)
+        chosen = self.drawn[1]
+        G, b, size = self.products
         if self.tau is not None:
             logits = logits / (self.tau * logits.norm(dim=1, keepdim=True))
         p = logits.float().gather(1, chosen).softmax(dim=1)  # (N, K)
@@ -109,7 +109,7 @@ class Dusa(SelfTraining):
             return (p * losses).sum(dim=1).mean()
         return (torch.einsum("nk,nkl,nl->n", p, G, p) - 2 * (p * b).sum(dim=1) + size).mean()
 
-    def products(self, z0: Tensor, chosen: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def inner_products(self, z0: Tensor, chosen: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return G (N, K, K), b (N, K) and ⟨ε, ε⟩ (N,), as means over elements and pairs."""
         (N, K), B, l = chosen.shape, self.samples, self.embeddings()
         n, k, i = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (N, K, B)), indexing="ij"))

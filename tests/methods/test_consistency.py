@@ -169,5 +169,5 @@ def test_bad_images(network, image, bad):
 
 
 def test_weights_that_are_not_the_models(network):
-    with pytest.raises(ValueError, match="weights that are not the model's"):
+    with pytest.raises(ValueError, match="belong to none of the networks given"):
         Consistency(network, torch.optim.SGD(tiny.dense("depth").parameters(), lr=0.1))

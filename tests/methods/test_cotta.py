@@ -52,12 +52,12 @@ def test_the_student_follows_the_teachers_belief(own):
     wrapped, x = method(batch_statistics=own), tiny.images(4)
     perturbed(wrapped.teacher[0], 0.3, seed=1), perturbed(wrapped.model, 0.3, seed=2)
     networks = wrapped.model, wrapped.teacher[0], wrapped.source[0]
-    with wrapped._statistics(x), torch.no_grad():
+    with wrapped.statistics(x), torch.no_grad():
         certainty, teachers = (network(x).softmax(1).amax(1) for network in (networks[2], networks[1]))
     wrapped.threshold = certainty.sort().values[1:3].mean().item()  # half of the images are unsure
     assert not torch.equal(certainty.argsort(), teachers.argsort())
     assert not torch.equal(certainty < wrapped.threshold, teachers < teachers.median())
-    with wrapped._statistics(x):
+    with wrapped.statistics(x):
         found = wrapped.objective(x, torch.Generator().manual_seed(3))
     expected, sure = written_out(*networks, x, wrapped.threshold, 4, own, seed=3)
     assert sure.sum() == 2
@@ -69,7 +69,7 @@ def test_the_teacher_is_the_students_average_and_gives_the_answer(own):
     wrapped, x = method(momentum=0.9, batch_statistics=own), tiny.images(3)
     perturbed(wrapped.source[0], 0.3, seed=1)
     student, teacher = copy.deepcopy(wrapped.model), copy.deepcopy(wrapped.teacher[0])
-    with wrapped._statistics(x), torch.no_grad():
+    with wrapped.statistics(x), torch.no_grad():
         wrapped.threshold = wrapped.source[0](x).softmax(1).amax(1).sort().values[:2].mean().item()
     loss, sure = written_out(student, teacher, wrapped.source[0], x, wrapped.threshold, 4, own, seed=0)
     assert sure.sum() == 2

@@ -108,7 +108,7 @@ def test_logits_are_brought_to_one_length_for_the_belief_and_not_for_the_draw(ta
     assert method().tau == build(tiny.problem(), "dusa").tau == 1.0
     assert build(tiny.problem(), "dusa", tau="none").tau is None
     found = wrapped.objective(x, torch.Generator().manual_seed(0))
-    z, (_, chosen, _, _), (G, b, size) = wrapped.model(x).detach(), wrapped._drawn, wrapped._known
+    z, (_, chosen, _, _), (G, b, size) = wrapped.model(x).detach(), wrapped.drawn, wrapped.products
     assert torch.equal(asked[0], z)
     expected = 0.0
     for n in range(2):
@@ -138,8 +138,8 @@ def test_the_papers_timestep_is_100():
     _, t, _ = pairs(wrapped, tiny.images(4), 0)
     assert t.unique().tolist() == [100]
     built = build(tiny.problem(), "dusa")
-    assert built.moves_phi and built.sampling.draw(tiny.images(3), 5, 1000, torch.Generator())[0].unique() == 100
-    assert not build(tiny.problem(), "dusa", adapt_diffusion=False).moves_phi
+    assert built.adapts_phi and built.sampling.draw(tiny.images(3), 5, 1000, torch.Generator())[0].unique() == 100
+    assert not build(tiny.problem(), "dusa", adapt_diffusion=False).adapts_phi
 
 
 def test_reset_brings_both_networks_back():

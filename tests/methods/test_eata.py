@@ -127,7 +127,7 @@ def test_what_makes_no_sense_is_refused():
         (dict(margin=0), "margin"),
         (dict(similarity=-1), "similarity"),
         (dict(beta=-1), "beta"),
-        (dict(fisher=[torch.zeros(1)]), "one tensor for each weight"),
+        (dict(fisher=[torch.zeros(1)]), "one tensor for each adapted parameter"),
     ):
         with pytest.raises(ValueError, match=message):
             method(**options)

@@ -21,7 +21,7 @@ from dtta.methods.eata import Eata
 from dtta.methods.ensemble import Ensemble
 from dtta.methods.marginal_entropy import MarginalEntropy
 from dtta.methods.none import NoAdaptation
-from dtta.methods.registry import METHODS, TASKS, build, methods_for, settings_of
+from dtta.methods.registry import METHODS, TASKS, build, methods_for, online, settings_of
 from dtta.methods.sar import Sar
 from dtta.methods.settings import OPTIMIZERS
 from dtta.methods.tent import Tent
@@ -73,7 +73,7 @@ def test_every_method_of_a_task_answers_an_image(task):
     assert methods_for(task) == FITTING[task]
     for name in FITTING[task]:
         settings = {"samples": 3} if "samples" in settings_of(name) else {}
-        settings |= {"part": "norm"} if name == "tpt" else {}  # this network reads no names
+        settings |= {"trainable": "norm"} if name == "tpt" else {}  # this network reads no names
         method = build(masked(problem) if name == "ttt-mae" else problem, name, **settings)
         assert isinstance(method, KINDS[name])
         assert method(image, torch.Generator().manual_seed(0)).shape == shape
@@ -85,15 +85,15 @@ def test_every_method_goes_with_a_task():
 
 
 @pytest.mark.parametrize(("task", "name"), [(t, n) for t in FITTING for n in KINDS if n not in FITTING[t]])
-def test_a_method_of_another_task_is_refused(task, name):
-    message = f"{name} does not go with {task}; choose from {', '.join(FITTING[task])}"
+def test_a_method_that_does_not_suit_the_task_is_refused(task, name):
+    message = f"{name} does not suit {task}; choose from {', '.join(FITTING[task])}"
     with pytest.raises(ValueError, match=message):
         build(problem_for(task), name)
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
 def test_free_logits_are_of_a_class_and_no_map(task):
-    with pytest.raises(ValueError, match=f"part 'logits' goes with classification alone, not with {task}"):
+    with pytest.raises(ValueError, match=f"trainable='logits' is for classification only, not for {task}"):
         build(tiny.dense_problem(task), "diffusion-tta", trainable="logits")
 
 
@@ -167,7 +167,7 @@ def test_a_temperature_softens_the_condition_and_not_the_answer(problem, image):
 
 
 def test_depths_have_no_temperature():
-    with pytest.raises(ValueError, match="go with beliefs"):
+    with pytest.raises(ValueError, match="for class probabilities, not for depths"):
         build(tiny.dense_problem("depth"), "diffusion-tta", temperature=2.0)
 
 
@@ -236,19 +236,19 @@ def test_values_out_of_range_of_the_other_methods(task, method, settings, messag
 @pytest.mark.parametrize(("method", "settings", "message"), [
     ("magic", {}, "unknown method 'magic'; choose from none, diffusion-tta, diffusion-classifier, ensemble, logits"),
     ("diffusion-tta", dict(rate=1), "diffusion-tta has no setting 'rate'; choose from optimizer, lr, momentum"),
-    ("diffusion-classifier", dict(steps=1), "has no setting 'steps'; choose from samples, keep, low, high"),
-    ("ensemble", dict(steps=1), "ensemble has no setting 'steps'; choose from samples, low, high, temperature"),
-    ("logits", dict(trainable="norm"), "logits has no setting 'part'; choose from optimizer, lr"),
+    ("diffusion-classifier", dict(steps=1), "has no setting 'steps'; choose from samples, keep, t_min, t_max"),
+    ("ensemble", dict(steps=1), "ensemble has no setting 'steps'; choose from samples, t_min, t_max, temperature"),
+    ("logits", dict(trainable="norm"), "logits has no setting 'trainable'; choose from optimizer, lr"),
     ("none", dict(steps=1), "none has no setting 'steps'; it takes none"),
     ("diffusion-tta", dict(optimizer="lion"), "unknown optimizer 'lion'; choose from sgd, adam, adamw"),
-    ("diffusion-tta", dict(trainable="bias"), "unknown part 'bias'; choose from all, norm, head, lora"),
+    ("diffusion-tta", dict(trainable="bias"), "unknown choice 'bias' of parameters; choose from all, norm, head, lora"),
     ("diffusion-tta", dict(timesteps="sobol"), "timesteps must be one of uniform, stratified, antithetic"),
     ("diffusion-tta", dict(steps=0), "steps must be a whole number of at least 1"),
     ("diffusion-tta", dict(lr=-1.0), "[Ii]nvalid learning rate"),
     ("diffusion-tta", dict(lr="fast"), "diffusion-tta: "),
-    ("diffusion-tta", dict(trainable="lora"), "Classifier does not say where LoRA goes"),
+    ("diffusion-tta", dict(trainable="lora"), "Classifier has no lora_targets"),
     ("diffusion-tta", dict(temperature=0), "temperature must be above 0"),
-    ("tpt", {}, "part 'prompt' needs a network that reads its classes' names; tiny has none"),
+    ("tpt", {}, "trainable='prompt' needs a network that reads class names; tiny has none"),
     ("tpt", dict(trainable="norm", views=1), "views"),
 ])  # fmt: skip
 def test_unknown_names_and_values(problem, method, settings, message):
@@ -281,3 +281,27 @@ def test_the_other_papers_defaults(problem):
     assert (sar.margin, sar.rho, sar.floor) == (0.4, 0.05, 0.2)
     assert (mae.masks, mae.hidden, mae.optimizer.param_groups[0]["weight_decay"]) == (128, 0.75, 0.2)
     assert (dusa.top, dusa.others, dusa.samples, dusa.mix, dusa.tau) == (4, 2, 1, "noise", 1.0)
+
+
+PLUGIN = '''
+from dtta.core.problem import Problem
+from dtta.methods.tent import Tent
+from dtta.methods.settings import make_optimizer
+
+
+def build(problem: Problem, *, lr: float = 1e-3, episodic: bool = False) -> Tent:
+    """TENT on all parameters."""
+    return Tent(problem.model, make_optimizer("sgd", list(problem.model.parameters()), lr), 1, episodic)
+'''
+
+
+def test_a_method_of_ones_own_by_import_string(tmp_path, monkeypatch, problem, image):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert settings_of("mine:build") == {"lr": 1e-3, "episodic": False}
+    assert online("mine:build", {}) and not online("mine:build", {"episodic": True})
+    method = build(problem, "mine:build", lr=0.5)
+    assert method.optimizer.param_groups[0]["lr"] == 0.5
+    assert method(image).shape == (1, tiny.CLASSES)
+    with pytest.raises(ValueError, match="mine:build has no setting 'rate'; choose from lr, episodic"):
+        build(problem, "mine:build", rate=1)

@@ -62,7 +62,7 @@ def test_the_head_stays_and_the_rest_moves_downhill():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="cannot fill in holes"):
+    with pytest.raises(ValueError, match="has no reconstruction_loss"):
         build(tiny.problem(), "ttt-mae")
     model = network()
     for options in (dict(masks=0), dict(hidden=1.0)):

@@ -518,7 +518,7 @@ report.beside(told, tolerance=0.3, caption=f"Gain in points, {seeds} seeds", pap
 # :label: fewer-samples
 #
 # How few samples will do? Build the method with `build(problem, "diffusion-tta", samples=B)` for B of 2, 6 and 24 and
-# evaluate contrast at severity 3 on 60 **validation** images with `dtta.evaluate.evaluate`. Report the paired gain with
+# evaluate contrast at severity 3 on 60 **validation** images with `dtta.evaluation.evaluate.evaluate`. Report the paired gain with
 # its interval, and seconds.
 # ```
 #

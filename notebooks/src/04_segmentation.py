@@ -488,7 +488,7 @@ report.table(rows, tolerance=0.3, caption="Gain in mean class accuracy, points")
 # ```{exercise}
 # :label: last-layer
 #
-# How much of the network has to move? Build the method with `part="norm"`, `part="head"` and `part="all"` and evaluate
+# How much of the network has to move? Build the method with `trainable="norm"`, `trainable="head"` and `trainable="all"` and evaluate
 # `fog` and `gaussian_noise` on twelve **validation** scenes each. Which rate does each part want? Report paired gains
 # with their intervals.
 # ```
@@ -496,7 +496,7 @@ report.table(rows, tolerance=0.3, caption="Gain in mean class accuracy, points")
 # ```{solution} last-layer
 # :class: dropdown
 #
-# `run = Run("diffusion-tta", "scenes-segmentation", settings={**settings, "part": "norm", "lr": 1e-3},
+# `run = Run("diffusion-tta", "scenes-segmentation", settings={**settings, "trainable": "norm", "lr": 1e-3},
 # split="validation")`, then `paired_gain(evaluate(none, cells, range(12)), evaluate(run, cells, range(12)),
 # problem.metrics["mean IoU"])`, with `none` the same `Run` of the method `"none"`. Fewer weights want a larger rate.
 # Twelve scenes give wide intervals: say so before you name a winner. Page 08 is to do this at length.

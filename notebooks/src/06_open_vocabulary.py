@@ -335,7 +335,7 @@ if scale == "full":
     runs = {method: Run(method) for method in methods}
     pairs = problem.settings["diffusion-classifier"]["samples"]
     runs["diffusion-classifier, staged"] = Run(methods[4], settings={"samples": [pairs // 3, pairs], "keep": 5})
-    moving = {part: {"part": part} for part in ("all", "norm", "head", "prompt")}
+    moving = {part: {"trainable": part} for part in ("all", "norm", "head", "prompt")}
     moving["φ by LoRA"] = {"adapt_diffusion": "lora"}
     runs |= {f"diffusion-tta, {name}": Run("diffusion-tta", settings=changed) for name, changed in moving.items()}
     runs |= {f"{method}, {L} names": Run(method, classes=L) for method in methods[:2] for L in others}

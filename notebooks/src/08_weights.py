@@ -560,7 +560,7 @@ for way in ("all", "logits"):
 #
 # `chosen = [p for name, p in problem.model.named_parameters() if name.endswith("bias")]`, then
 # `dtta.DiffusionTTA(problem.model, problem.diffusion, problem.condition, torch.optim.SGD(chosen, lr=rate), ...)`, a
-# loop over validation images for each rate, and `dtta.evaluate.paired_gain` on rows of test images. Rates differ by
+# loop over validation images for each rate, and `dtta.evaluation.statistics.paired_gain` on rows of test images. Rates differ by
 # orders of magnitude between parts: a part that fails may only have had the wrong one.
 # ```
 #

@@ -380,7 +380,7 @@ report.table(
 # ## Ways back
 #
 # Two ways to keep a network from straying when nobody says that the shift has changed: to start afresh after every so
-# many images (`period`), or to go a little of the way back after each one (`pull`). How many and how far was chosen on
+# many images (`reset_every`), or to go a little of the way back after each one (`restore_rate`). How many and how far was chosen on
 # changing validation streams, at two rates: that of the streams above, and *fast*, twenty times as much, which suits
 # single images.
 

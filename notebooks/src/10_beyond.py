@@ -315,7 +315,7 @@ report.gains(
 # ## Which images, and how long
 #
 # Where the network is sure, its softmax hardly moves: the gradient at the logits carries a factor of about $1 - p$. So
-# leave sure images alone (`skip`), or stop when the answer has settled (`patience`). What is saved, and what is lost?
+# leave sure images alone (`confidence`), or stop when the answer has settled (`patience`). What is saved, and what is lost?
 
 # %%
 SAVINGS = {
@@ -368,7 +368,7 @@ report.table(saved, tolerance=0.1, caption="Points over no adaptation, mean of t
 
 # %%
 rule = stored.runs("stopping", folder)["chosen rule"].settings
-print({name: rule[name] for name in ("steps", "patience", "skip") if name in rule})
+print({name: rule[name] for name in ("steps", "patience", "confidence") if name in rule})
 stopping = partial(stored.gain, "stopping", folder=folder)
 report.gains(
     {
@@ -606,7 +606,7 @@ for run in ("embeddings", "losses"):
 # :class: dropdown
 #
 # Adapt twice, with `image_generator(0, k)` and `image_generator(1, k)`; where the two answers differ, return the
-# network's own. `dtta.evaluate.paired_gain` takes two lists of `Row`. Report the number of images that the rule
+# network's own. `dtta.evaluation.statistics.paired_gain` takes two lists of `Row`. Report the number of images that the rule
 # touched: a rule that touches five images cannot show a gain.
 # ```
 #

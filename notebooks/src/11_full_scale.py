@@ -154,12 +154,12 @@ print("a row:", {k: v for k, v in json.loads(lines[1]).items() if k not in ("sec
 #
 # Several processes write a file each, and the next start puts them together. The tests kill one to three processes twenty
 # times, between the bytes of a row, before it is safe on disk, and while files are put together; the rows come out the
-# same (`tests/test_ranks.py`).
+# same (`tests/evaluation/test_distributed.py`).
 #
 # ## What fits into memory
 #
 # All $B$ pairs $(t, \epsilon)$ in one pass are fastest, if they fit. Whether they do depends on the GPU, the model, and
-# who else uses the GPU; so it is tried. Where memory runs out, half as many are taken, and what fits is remembered.
+# who else uses the GPU; so it is tried. Where memory runs out, half as many are tried, and the rest of the run keeps that number.
 # **Predict, then run:** if 13 pairs fit and 48 are wanted, how many are taken at once?
 
 # %%

@@ -340,7 +340,7 @@ for _n, _R, _level, _dtype in [(12, 400, 0.95, torch.bool), (30, 999, 0.5, torch
 #
 # ```python
 # import dtta
-# from dtta.evaluate import image_generator
+# from dtta.evaluation.evaluate import image_generator
 # from dtta.methods import build
 #
 # problem = dtta.load("digits")

@@ -338,7 +338,7 @@ for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 
 #
 # ```python
 # import dtta
-# from dtta.evaluate import image_generator
+# from dtta.evaluation.evaluate import image_generator
 # from dtta.methods import build
 # from dtta.core.parameters import lora_updates
 #

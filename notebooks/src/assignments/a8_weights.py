@@ -425,14 +425,14 @@ for _k, _shape, _rho, _dtype in [(4, (3,), 0.0, torch.float32), (3, (2,), 1.0, t
 #
 # ```python
 # import dtta
-# from dtta.evaluate import image_generator
+# from dtta.evaluation.evaluate import image_generator
 # from dtta.methods import build
 #
 # problem = dtta.load("digits")
 # ways = {  # rates among those that chapter 08 tries
 #     "all": build(problem, "diffusion-tta", samples=12),
-#     "norm": build(problem, "diffusion-tta", part="norm", lr=0.5, samples=12),
-#     "logits": build(problem, "diffusion-tta", part="logits", start="random", lr=30.0, samples=12),
+#     "norm": build(problem, "diffusion-tta", trainable="norm", lr=0.5, samples=12),
+#     "logits": build(problem, "diffusion-tta", trainable="logits", start="random", lr=30.0, samples=12),
 # }
 # x, label = problem.image(0, "contrast", 4, "validation")
 # belief = ways["all"](x, image_generator(0, 0))  # logits (1, 10), after adapting to this image

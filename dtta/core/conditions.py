@@ -1,7 +1,7 @@
 """From a task network's output to a diffusion model's condition, differentiably (paper, section 3).
 
-Each class here is called with the output and returns c; the gradient of the diffusion loss reaches
-the task network through it. Softmax and mixing are done in float32.
+Each class maps the output to c; the gradient of the diffusion loss flows back through it. Softmax and mixing are done
+in float32.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 class _Mixture(nn.Module):
     """Holds l, as a buffer that moves with the module, or as a function that is called each time."""
+
+    _fixed: Tensor
 
     def __init__(self, embeddings: Tensor | Callable[[], Tensor]):
         super().__init__()
@@ -30,12 +32,9 @@ class _Mixture(nn.Module):
 class ClassMixture(_Mixture):
     """Classification: c = Σ_j y_j l_j, the class embeddings mixed by the network's belief.
 
-    For DiT and class-conditional UNets the l_j are vectors (L, D); for text-to-image models each is a
-    sequence of token embeddings (L, tokens, D), mixed token by token.
-
     Args:
-        embeddings: l (L, ...), or a function that returns them. Give a function if the embeddings are adapted
-            parameters (of φ, or of a prompt), so that each step uses their present values.
+        embeddings: l (L, ...): vectors (L, D) for DiT and class-conditional UNets; sequences (L, tokens, D), mixed
+            token by token, for text-to-image models. A function that returns them if they are adapted parameters.
     """
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -50,8 +49,8 @@ class ClassMixture(_Mixture):
 class Tempered(nn.Module):
     """A condition with a temperature: c(y / τ) for logits y.
 
-    The gradient of a softmax vanishes where the network is confident, so a network that is confident and wrong hardly
-    changes. A temperature above 1 softens the condition's belief, not the network's output. τ = 1 is the paper.
+    A temperature above 1 softens the condition's belief, not the network's output, so that a confident network still
+    gets a gradient. τ = 1 is the paper.
 
     Args:
         condition: logits (N, L, ...) -> c.
@@ -73,17 +72,16 @@ class PixelMixture(_Mixture):
     """Segmentation: the same mixture at every pixel, c_u = Σ_j y_j^u l_j, a map of embeddings.
 
     Args:
-        embeddings: l (L, D), or a function that returns them; the identity matrix gives the
-            probabilities themselves, a palette (L, 3) gives a soft colour map for a ControlNet.
+        embeddings: l (L, D), or a function that returns them: the identity matrix for the probabilities themselves, a
+            palette (L, 3) for a ControlNet.
     """
 
     def forward(self, logits: Tensor) -> Tensor:
         """Logits (N, L, H, W) -> c (N, D, H, W)."""
         l = self.embeddings
-        if logits.ndim != 4 or logits.shape[1] != len(l):
-            raise ValueError(
-                f"{len(l)} class embeddings need logits of shape (N, {len(l)}, H, W), not {tuple(logits.shape)}"
-            )
+        L, shape = len(l), tuple(logits.shape)
+        if logits.ndim != 4 or shape[1] != L:
+            raise ValueError(f"{L} class embeddings need logits of shape (N, {L}, H, W), not {shape}")
         y = logits.float().softmax(dim=1)  # (N, L, H, W)
         return torch.einsum("nlhw,ld->ndhw", y, l.float())
 
@@ -118,8 +116,7 @@ class DepthMap(nn.Module):
 class RelativeDepth(nn.Module):
     """Depth in the form that depth ControlNets were trained on: 1/depth, scaled in each image to [0, 1], in grey.
 
-    The nearest pixel is 1. Doubling all distances gives the same c, so the condition determines the shape of the map
-    but not its scale.
+    The nearest pixel is 1. Doubling all distances gives the same c.
 
     Args:
         near, far: depths are clamped to this range first, in the network's unit.

@@ -1,12 +1,6 @@
-"""Diffusion models behind one interface.
+"""Diffusion models behind one interface: ``encode``, ``loss`` and, for models conditioned on classes,
+``class_embeddings``. The base class comes first, then a small adapter class for each family.
 
-All model families share these calls:
-
-* ``encode(image)``                       an image in [0, 1] -> z0, to which noise is added
-* ``loss(z0, t, noise, condition)``       the squared error of the noise prediction, one number per sample
-* ``class_embeddings``                    one vector per class, for models conditioned on classes
-
-Each family has a small adapter class at the end of this file, so that the method never asks which model it has.
 Symbols are the paper's (arXiv 2311.16102, section 3): z0 is the clean latent, t the timestep, ε the noise,
 ᾱ_t = ``alphas_cumprod[t]``, c the condition.
 """
@@ -14,6 +8,7 @@ Symbols are the paper's (arXiv 2311.16102, section 3): z0 is the clean latent, t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -32,8 +27,12 @@ class Diffusion(nn.Module):
         vae: an ``AutoencoderKL`` for a model of latents, or None for a model of pixels.
 
     Raises:
-        TypeError: not a DDPMScheduler. Euler's ``add_noise``, for example, is z0 + σε: a different process.
+        TypeError: not a DDPMScheduler (Euler's ``add_noise`` is z0 + σε). ValueError: it predicts neither ε nor v.
     """
+
+    network: Any  # a diffusers model, whose parts differ between families
+    vae: Any
+    alphas_cumprod: Tensor
 
     def __init__(self, network: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None):
         super().__init__()
@@ -63,12 +62,10 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """Image (N, C, H, W) in [0, 1] -> z0: resized, scaled to [-1, 1], and encoded if there is a VAE.
-
-        The latent is the mean of the VAE's posterior times the VAE's scaling factor.
-        """
-        if image.shape[-2:] != (self.image_size, self.image_size):
-            image = F.interpolate(image, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        """Image (N, C, H, W) in [0, 1] -> z0: resized, in [-1, 1]; with a VAE, the scaled mean of its posterior."""
+        size = (self.image_size, self.image_size)
+        if image.shape[-2:] != size:
+            image = F.interpolate(image, size, mode="bilinear", antialias=True)
         pixels = 2 * image - 1
         if self.vae is None:
             return pixels
@@ -118,7 +115,6 @@ class Diffusion(nn.Module):
 
         Args:
             weighting: "none": 1 (the paper); "snr": the signal-to-noise ratio; "min-snr": the ratio, at most 5.
-            t_min, t_max: fractions of T.
         """
         self.check_weighting(weighting)
         if weighting == "none":
@@ -141,10 +137,9 @@ class Diffusion(nn.Module):
 
 
 class SoftLabel(nn.Module):
-    """An embedding table that also accepts embeddings.
+    """An embedding table that looks up integer labels (N,) and passes floating-point mixtures of rows (N, D) unchanged.
 
-    Integer labels (N,) are looked up, as the library does. Floating-point inputs (N, D), mixtures of rows, pass
-    unchanged. This is all that is needed to condition a class-conditional model on probabilities.
+    With it a class-conditional model can be conditioned on probabilities.
     """
 
     def __init__(self, table: nn.Embedding):
@@ -180,22 +175,14 @@ class ClassUNet(Diffusion):
 class DiT(Diffusion):
     """``DiTTransformer2DModel``: c (N, D) enters every block through its adaptive layer norm.
 
-    The library keeps a copy of the class and timestep embedder in each block. They are tied into one, as in the
-    original model, so that adapting φ changes one embedder, not 28.
+    All blocks share one class and timestep embedder, as in the original model; diffusers has one in each block.
 
     Args:
-        official: compute what DiT's authors compute: timestep frequencies divided by 128 and a layer
-            norm ε of 1e-6. diffusers divides by 127 and takes 1e-5, which changes the output of a
-            randomly initialised DiT-XL/2 by a tenth. False keeps the library's numbers.
+        official: compute what DiT's authors compute: timestep frequencies divided by 128 and a layer norm ε of 1e-6.
+            False: diffusers' 127 and 1e-5, which change the output of a randomly initialised DiT-XL/2 by a tenth.
     """
 
-    def __init__(
-        self,
-        transformer: nn.Module,
-        scheduler: DDPMScheduler,
-        vae: nn.Module | None = None,
-        official: bool = True,
-    ):
+    def __init__(self, transformer: Any, scheduler: DDPMScheduler, vae: nn.Module | None = None, official: bool = True):
         super().__init__(transformer, scheduler, vae)
         embedder = transformer.transformer_blocks[0].norm1.emb
         if not isinstance(embedder.class_embedder, SoftLabel):
@@ -217,10 +204,7 @@ class DiT(Diffusion):
 
 
 class _Patched(Diffusion):
-    """A UNet that takes squares of patch x patch pixels as channels, as DiT does.
-
-    This leaves patch² times fewer positions; 1: single pixels. The shapes of z0, ε and c do not change.
-    """
+    """A UNet that takes squares of patch x patch pixels as channels, as DiT does; z0, ε and c keep their shapes."""
 
     def __init__(self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None, patch: int = 1):
         super().__init__(unet, scheduler, vae)
@@ -230,15 +214,15 @@ class _Patched(Diffusion):
     def image_size(self) -> int:
         return super().image_size * self.patch
 
-    def unet(self, inputs: Tensor, t: Tensor, **condition) -> Tensor:
-        """The network's output (N, ..., h, w) for its input (N, ..., h, w)."""
+    def unet(self, inputs: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """Return the network's output (N, ..., h, w) for its input (N, ..., h, w)."""
         return F.pixel_shuffle(self.network(F.pixel_unshuffle(inputs, self.patch), t, **condition).sample, self.patch)
 
 
 class ConcatUNet(_Patched):
-    """``UNet2DModel`` with c (N, D, H, W), a map, concatenated to the noisy image as channels.
+    """``UNet2DModel`` with c (N, D, H, W), a map resized to the size of z0, concatenated to z_t as channels.
 
-    The paper's form for segmentation and depth (section 3, Figure 7). Maps are resized to the size of z0.
+    The paper's form for segmentation and depth (section 3, Figure 7).
 
     Args:
         patch: the UNet takes squares of patch x patch pixels as channels; 1: single pixels.
@@ -288,6 +272,10 @@ class ControlledUNet(TextUNet):
         colours: (L, 3) in [0, 1], the colour of each class in the ControlNet's training maps; None: no classes.
     """
 
+    controlnet: Any
+    prompt: Tensor
+    colours: Tensor | None
+
     def __init__(
         self,
         unet: nn.Module,
@@ -303,13 +291,13 @@ class ControlledUNet(TextUNet):
         self.register_buffer("colours", colours, persistent=False)
 
     @property
-    def class_embeddings(self) -> Tensor:
+    def class_embeddings(self) -> Tensor | None:
         """l_1 .. l_L: the colours (L, 3)."""
         return self.colours
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        if condition.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
+        size = (self.image_size, self.image_size)
+        if condition.shape[-2:] != size:
             condition = F.interpolate(condition, size, mode="bilinear", antialias=True)
         text = self.prompt.expand(len(z_t), -1, -1)
         down, middle = self.controlnet(z_t, t, encoder_hidden_states=text, controlnet_cond=condition, return_dict=False)

@@ -1,7 +1,7 @@
 """The gradient of the diffusion loss at the condition, accumulated over micro-batches of (t, ε) pairs.
 
-θ does not change within a step. So the task network runs once, ∂L/∂c is summed over all pairs, and a single backward
-pass sends the sum through the task network: the same gradient as the naive loop at a fraction of its cost.
+The task network runs once per step: ∂L/∂c is summed over all pairs, and one backward pass sends the sum through it. The
+gradient equals the naive loop's.
 """
 
 from __future__ import annotations
@@ -59,10 +59,7 @@ def halve_until_it_fits(size: int, attempt: Callable[[int], Feedback]) -> tuple[
     """Call `attempt(size)`; if memory runs out, try again with half the size.
 
     Returns:
-        What `attempt` returned, and the size that fitted.
-
-    Raises:
-        torch.OutOfMemoryError: size 1 does not fit.
+        The result, and the size that fitted. Raises torch.OutOfMemoryError if size 1 does not fit.
     """
     while True:
         try:
@@ -79,8 +76,8 @@ def with_scaled_gradients(
 ) -> Feedback:
     """Call `attempt(scale)` with a large scale and divide all gradients by it: float16 loses numbers below 6e-8.
 
-    The mean over pairs and pixels divides each gradient by `elements`, so the scale starts at that number, as a power
-    of two, which changes no digit. If a gradient overflows, half the scale is tried.
+    The mean divides each gradient by `elements`, so the scale starts near it, a power of two, which changes no digit.
+    It is halved if a gradient overflows.
 
     Args:
         elements: how many numbers the loss averages.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,7 @@ def add_lora(
     layers: Sequence[int] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Add LoRA to a network. B starts at zero, so the output does not change until B is adapted.
-
-    LoRA that the network already has is removed first, adapted or not.
+    """Replace a network's LoRA, if it has any, by a new one. B is zero, so the output does not change yet.
 
     Args:
         network: changed in place.
@@ -28,10 +27,7 @@ def add_lora(
         seed: of A, which is drawn at random.
 
     Returns:
-        The network.
-
-    Raises:
-        ValueError: no targets, no such layers, or a rank below 1.
+        The network. Raises ValueError: no targets, no such layers, or a rank below 1.
     """
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only needed here
 
@@ -66,5 +62,5 @@ def lora_updates(network: nn.Module) -> dict[str, Tensor]:
     return {name: layer.get_delta_weight("default").detach() for name, layer in _lora_layers(network).items()}
 
 
-def _lora_layers(network: nn.Module) -> dict[str, nn.Module]:
+def _lora_layers(network: nn.Module) -> dict[str, Any]:  # peft's layers
     return {name: layer for name, layer in network.named_modules() if hasattr(layer, "lora_A")}

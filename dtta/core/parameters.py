@@ -1,9 +1,7 @@
 """Which parameters to adapt.
 
-    optimizer = torch.optim.SGD(select(model, "norm"), lr=5e-3, momentum=0.9)
-    optimizer = torch.optim.Adam([*select(model), *select(diffusion.network)], lr=1e-5)
-
-The first adapts what TENT adapts; the second adapts θ and φ together.
+optimizer = torch.optim.SGD(select(model, "norm"), lr=5e-3, momentum=0.9)             # as TENT
+optimizer = torch.optim.Adam([*select(model), *select(diffusion.network)], lr=1e-5)   # θ and φ together
 """
 
 from __future__ import annotations
@@ -20,9 +18,8 @@ def select(module: nn.Module, trainable: str = "all") -> list[nn.Parameter]:
     Args:
         trainable: "all": every parameter; "norm": scales and shifts of the normalisation layers (as TENT); "head":
             the last linear or convolution layer; "lora": the parameters that peft added; "leaf_modules": what the
-            authors' released code adapts, the layers without sublayers except the last one. This leaves out the
-            last layer of a classifier, and parameters that a block holds directly (a quarter of torchvision's
-            ViT-B/32).
+            authors' released code adapts, the layers without sublayers except the last one. This leaves out
+            parameters that a block holds directly (a quarter of torchvision's ViT-B/32).
 
     Raises:
         ValueError: an unknown choice, or a network without such parameters.
@@ -35,11 +32,11 @@ def select(module: nn.Module, trainable: str = "all") -> list[nn.Parameter]:
         norms = [m for m in module.modules() if "norm" in type(m).__name__.lower()]
         parameters = [p for m in norms for p in m.parameters(recurse=False)]
     elif trainable == "head":
-        layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-        parameters = list(layers[-1].parameters()) if layers else []
+        linear = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        parameters = list(linear[-1].parameters()) if linear else []
     elif trainable == "leaf_modules":
-        layers = [m for m in module.modules() if not list(m.children())]
-        parameters = [p for m in layers[:-1] for p in m.parameters(recurse=False)]
+        leaves = [m for m in module.modules() if not list(m.children())]
+        parameters = [p for m in leaves[:-1] for p in m.parameters(recurse=False)]
     else:
         parameters = [p for name, p in module.named_parameters() if "lora_" in name]
     parameters = list(dict.fromkeys(parameters))
@@ -50,9 +47,9 @@ def select(module: nn.Module, trainable: str = "all") -> list[nn.Parameter]:
 
 @torch.no_grad()
 def reinitialize(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw all parameters again, as the layers do when they are made (others: normal, 0.02), and running statistics.
+    """Draw all parameters again as at the network's creation (others: normal, 0.02), and reset running statistics.
 
-    The result is an untrained network of the same shape (paper, Table 6, "random init"). Changes it in place.
+    In place; the result is an untrained network of the same shape (paper, Table 6, "random init").
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,17 +1,14 @@
-"""Names of methods and problems: a short name, an installed package's entry point, or an import string.
-
-find("method", "tent", table, "dtta.methods")                      a name of the table
-find("method", "mypackage.methods:build", table, "dtta.methods")   a function of any importable module
-"""
+"""Names of methods and problems: a short name, an installed package's entry point, or an import string."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
+from typing import Any
 
 
-def find(kind: str, name: str, table: Mapping[str, str], group: str) -> Callable:
+def find(kind: str, name: str, table: Mapping[str, str], group: str) -> Callable[..., Any]:
     """Return the function that a name stands for.
 
     Args:
@@ -20,7 +17,7 @@ def find(kind: str, name: str, table: Mapping[str, str], group: str) -> Callable
         group: of the entry points that installed packages may offer under short names.
 
     Raises:
-        ValueError: no such name, or an import string of which a part does not exist; one sentence says which.
+        ValueError: no such name, or a part of the import string does not exist; the message says which.
     """
     if name in table:
         return import_object(kind, table[name])
@@ -32,8 +29,8 @@ def find(kind: str, name: str, table: Mapping[str, str], group: str) -> Callable
     raise ValueError(f"unknown {kind} {name!r}; choose from {listing([*table, *installed])}")
 
 
-def import_object(kind: str, target: str) -> Callable:
-    """Import "package.module:function". Raises ValueError: the part that does not exist."""
+def import_object(kind: str, target: str) -> Callable[..., Any]:
+    """Import "package.module:function". Raises ValueError if a part of it does not exist."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute.isidentifier():
         raise ValueError(f"the {kind} {target!r} must have the form package.module:function")
@@ -42,9 +39,8 @@ def import_object(kind: str, target: str) -> Callable:
     except ModuleNotFoundError as error:
         if error.name and not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists, and something that it imports does not
-        raise ValueError(
-            f"{kind} {target!r}: there is no module {error.name!r} in the current folder or among installed packages"
-        ) from error
+        where = "in the current folder or among installed packages"
+        raise ValueError(f"{kind} {target!r}: there is no module {error.name!r} {where}") from error
     if not hasattr(module, attribute):
         raise ValueError(f"{kind} {target!r}: the module {module_name} has no function {attribute!r}")
     function = getattr(module, attribute)
@@ -54,5 +50,5 @@ def import_object(kind: str, target: str) -> Callable:
 
 
 def listing(names: Iterable[str]) -> str:
-    """The names for a message or a help text, with the import string as the last choice."""
+    """Return the names for a message or a help text, with the import string as the last choice."""
     return f"{', '.join(names)}, or package.module:function of your own"

@@ -1,14 +1,13 @@
 """Precision and speed: how a diffusion model computes, independent of what it computes.
 
-    precision = native(device)                 # "bfloat16" on an A100 or newer, "float16" on a T4, "float32" on a CPU
-    method = build(problem, "diffusion-tta")
-    prepare(method, problem.diffusion, precision)
+    prepare(method, problem.diffusion, native(device))
 
-Softmax, mixing, loss and sums over samples stay in float32 in any precision. Attention needs nothing here: diffusers
-uses torch's fused ``scaled_dot_product_attention``.
+Softmax, mixing, loss and sums over samples stay in float32 in any precision.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,8 +22,8 @@ LAYERS = (nn.Linear, nn.Conv2d)  # those that autocast computes in half precisio
 def native(device: torch.device | str) -> str:
     """Return the fastest precision of a device.
 
-    Tensor cores compute in bfloat16 from compute capability 8 (A100). On older ones (T4: 7.5, V100: 7.0) torch
-    emulates bfloat16 slowly and still reports it as supported, so this asks for the capability. They use float16.
+    bfloat16 from compute capability 8 (A100); float16 on T4 (7.5) and V100 (7.0), where torch emulates bfloat16 slowly
+    and still reports it as supported; float32 on a CPU.
     """
     if torch.device(device).type != "cuda":
         return "float32"
@@ -41,19 +40,16 @@ def prepare(
 ) -> nn.Module:
     """Prepare a method to run with its diffusion model in the given precision.
 
-    Fixed weights are stored in the precision in which they are multiplied, so there is one copy of them, in half the
-    memory. Adapted parameters stay float32, and so do normalisation layers, whose sums need it. Results equal those of
-    ``torch.autocast`` over float32 weights to the last bit. Changes the diffusion model in place.
+    Fixed weights are stored in that precision, in half the memory; adapted parameters and normalisation layers stay
+    float32. Results equal those of ``torch.autocast`` over float32 weights to the last bit. Changes the diffusion
+    model in place.
 
     Args:
         compile: compile the diffusion model's blocks (see `compile_blocks`).
         channels_last: the memory layout in which tensor cores are fastest at convolutions; None: on a GPU.
 
     Returns:
-        The method.
-
-    Raises:
-        ValueError: unknown precision, or no blocks to compile.
+        The method. Raises ValueError: unknown precision, or no blocks to compile.
     """
     if precision not in DTYPES:
         raise ValueError(f"precision must be one of {', '.join(DTYPES)}, not {precision!r}")
@@ -80,22 +76,18 @@ def prepare(
     return method
 
 
-def compile_blocks(network: nn.Module, **options) -> int:
+def compile_blocks(network: nn.Module, **options: Any) -> int:
     """Compile each of a network's repeated blocks, which takes seconds; the whole network would take minutes.
 
-    diffusers lists a UNet's blocks by name (``_repeated_blocks``) but not a DiT's, which are looked up. If the
-    micro-batch divides the number of samples, all shapes are equal and the blocks are compiled only once.
+    If the micro-batch divides the number of samples, all shapes are equal and the blocks are compiled only once.
 
     Args:
         options: for ``torch.compile``, such as backend.
 
     Returns:
-        The number of blocks.
-
-    Raises:
-        ValueError: the network has none.
+        The number of blocks. Raises ValueError if there are none.
     """
-    names = getattr(network, "_repeated_blocks", None) or []
+    names = getattr(network, "_repeated_blocks", None) or []  # diffusers lists a UNet's blocks, but not a DiT's
     blocks = [m for m in network.modules() if type(m).__name__ in names]
     blocks = blocks or list(getattr(network, "transformer_blocks", []))
     if not blocks:

@@ -33,10 +33,7 @@ def losses_under(
         batch: images in one pass.
 
     Returns:
-        (N, K) means over the pairs.
-
-    Raises:
-        ValueError: a condition has another number of images.
+        (N, K) means over the pairs. Raises ValueError if a condition has another number of images.
     """
     wrong = [len(c) for c in conditions if len(c) != len(image)]
     if wrong:
@@ -55,11 +52,7 @@ def losses_under(
 def losses_by_timestep(
     diffusion: Diffusion, image: Tensor, conditions: Sequence[Tensor], samples: int = 4, parts: int = 6, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return the same for each of `parts` equal parts of the timesteps.
-
-    Returns:
-        the middle timestep of each part (parts,), and the losses (N, K, parts).
-    """
+    """Return the middle timesteps (parts,) of equal parts of the range of t, and the losses in them (N, K, parts)."""
     edges = torch.linspace(0, 1, parts + 1)
     ranges = [Sampling("stratified", t_min=a, t_max=b) for a, b in pairwise(edges.tolist())]
     losses = [losses_under(diffusion, image, conditions, samples, sampling, seed) for sampling in ranges]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dtta.core.diffusion import Diffusion
 
-if TYPE_CHECKING:
-    from dtta.problems.networks.clip import TextReader
-
 # Sums over images, by name, each an array (or a number); under "images" how many they are -> a number.
 Metric = Callable[[Mapping[str, object]], object]
+
+
+class SentenceReader(Protocol):
+    """The text side of a text-to-image model."""
+
+    def __call__(self, sentences: Sequence[str], batch: int = 256) -> Tensor:
+        """N sentences, any of which may be empty -> the last hidden states (N, tokens, D)."""
+
+    def words(self, sentence: str) -> list[str]:
+        """Return the words of a sentence's tokens, without the padding; number k belongs to row k of its embedding."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,9 @@ class Problem:
     score: Callable[[Tensor, Tensor], float]
     sums: Callable[[Tensor, Tensor], dict[str, float]] = lambda output, label: {}
     metrics: dict[str, Metric] = field(default_factory=dict)
-    settings: dict[str, dict] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     mirrored: bool = True
-    reader: TextReader | None = None
+    reader: SentenceReader | None = None
 
     def image(
         self, index: int, shift: str = "clean", severity: int = 3, split: str = "test", seed: int = 0

@@ -1,7 +1,7 @@
 """Timesteps and noise: the (t, ε) pairs over which the loss is averaged.
 
-The paper draws t uniformly from 1..T and a new ε for each t (section 3.2). The other schemes here have the same
-expectation and less variance.
+The paper draws t uniformly and a new ε for each t (section 3.2). The other schemes have the same expectation and less
+variance.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Sampling:
     reuse_noise: bool = False
     t_density: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.timesteps not in TIMESTEPS:
             raise ValueError(f"timesteps must be one of {', '.join(TIMESTEPS)}, not {self.timesteps!r}")
         if self.noise not in NOISE:
@@ -48,11 +48,7 @@ class Sampling:
             raise ValueError(f"t_density must hold numbers above 0, not {self.t_density}")
 
     def draw(self, z0: Tensor, samples: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """B = `samples` pairs for each of N images.
-
-        Returns:
-            t (N, B), integers in 0..T-1, and ε (N, B, *z0.shape[1:]), both on z0's device.
-        """
+        """Return B = `samples` pairs for each of N images: integers t (N, B) in 0..T-1 and ε (N, B, *z0.shape[1:])."""
         images, device = len(z0), generator.device
         u = torch.rand(images, samples, generator=generator, device=device)
         if self.timesteps == "stratified":  # part k of B covers [k/B, (k+1)/B)
@@ -68,7 +64,7 @@ class Sampling:
         return t.to(z0.device), noise.to(z0.device, z0.dtype)
 
     def weight(self, t: Tensor, T: int) -> Tensor:
-        """The weight of the loss at each t, in the shape of t: 1, or the uniform density divided by `t_density`."""
+        """Return the weight of the loss at each t, in the shape of t: 1, or the uniform density over `t_density`."""
         if not self.t_density:
             return torch.ones(t.shape, device=t.device)
         parts, q = len(self.t_density), torch.tensor(self.t_density, device=t.device)
@@ -76,7 +72,7 @@ class Sampling:
         return (q.mean() / q)[(place * parts).long().clamp(0, parts - 1)]
 
     def _with_density(self, u: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) -> numbers in [0, 1) with density `t_density`."""
+        """Map uniform numbers in [0, 1) to numbers in [0, 1) with density `t_density`."""
         if not self.t_density:
             return u
         parts, q = len(self.t_density), torch.tensor(self.t_density, dtype=torch.float64, device=u.device)

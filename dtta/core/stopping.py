@@ -14,7 +14,7 @@ class Stopping:
 
     Args:
         confidence: do not adapt an image whose predicted class has at least this probability (for maps: the mean over
-            pixels); None: adapt all. The gradient of a confident softmax is close to 0 in any case.
+            pixels); None: adapt all.
         patience: stop after this many steps in a row without a change of the predicted class; None: never.
 
     Raises:
@@ -24,7 +24,7 @@ class Stopping:
     confidence: float | None = None
     patience: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.confidence is not None and not 0 < self.confidence <= 1:
             raise ValueError(f"confidence must lie in (0, 1], not {self.confidence!r}")
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class DiffusionTTA(Adapter):
         weighting: str = "none",
         autocast: torch.dtype | None = None,
         on_step: Callable[[Step], None] | None = None,
-        **life_cycle,
+        **life_cycle: Any,
     ):
         super().__init__(model, optimizer, steps, episodic, (diffusion, condition), **life_cycle)
         check_counts(samples=samples, micro_batch=1 if micro_batch is None else micro_batch)

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.y*ml"))
 
 
-LONGEST = {"ci.yml": 60, "gpu.yml": 360}  # minutes for a job
+LONGEST = {"ci.yml": 60, "gpu.yml": 360, "release.yml": 30}  # minutes for a job
+# Rights beyond reading the repository, for each job that needs one.
+RIGHTS = {"release": {"contents": "write"}, "pypi": {"id-token": "write"}}
 
 
 def test_there_are_workflows():
@@ -59,8 +61,8 @@ def test_every_action_is_pinned_by_commit_with_its_version_beside_it(path):
 def test_rights(workflow, path):
     assert workflow["permissions"] == {"contents": "read"}
     assert set(workflow["on"]) <= {"push", "pull_request", "workflow_dispatch", "schedule"}
-    for job in workflow["jobs"].values():
-        assert "permissions" not in job
+    for name, job in workflow["jobs"].items():
+        assert job.get("permissions") == (RIGHTS.get(name) if path.name == "release.yml" else None)
         assert int(job["timeout-minutes"]) <= LONGEST[path.name]
     for step in steps(workflow):
         if step.get("uses", "").startswith("actions/checkout@"):
@@ -76,7 +78,7 @@ def read(name: str) -> dict:
 
 def test_it_runs_what_everyone_runs():
     workflow = read("ci.yml")
-    *before, last = [step["run"] for step in steps(workflow) if "run" in step]
+    *before, last = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
     assert last == ".ci/run"
     assert all(line.startswith("sudo sysctl -w ") for line in before)  # what only the machine's owner can allow
     assert {"push", "pull_request"} <= set(workflow["on"])
@@ -84,8 +86,18 @@ def test_it_runs_what_everyone_runs():
 
 
 def test_it_tests_the_oldest_python_that_pyproject_admits_and_colabs():
-    for job in read("ci.yml")["jobs"].values():
-        assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert read("ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+
+
+# --- a release -----------------------------------------------------------------------------------------------------
+
+
+def test_only_a_tag_makes_a_release_and_only_after_its_wheel_was_tested():
+    workflow = read("release.yml")
+    assert workflow["on"] == {"push": {"tags": ["v*"]}}
+    assert workflow["jobs"]["release"]["needs"] == "build"
+    assert workflow["jobs"]["pypi"]["needs"] == "release"
+    assert workflow["jobs"]["pypi"]["if"] == "vars.PUBLISH_TO_PYPI == 'true'"
 
 
 # --- the GPU --------------------------------------------------------------------------------------------------------

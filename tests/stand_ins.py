@@ -1,13 +1,12 @@
-"""Stand-ins for what is public: tiny random checkpoints in the hub's layout, generated data in the published layouts.
+"""Stand-ins for public files: tiny random checkpoints in the hub's layout, generated data in the published layouts.
 
-Each function writes into a folder and returns it.
+Each function writes into a folder and returns it, unless its docstring says otherwise.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -29,13 +28,13 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import VisionTransformer
 from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
 
-from dtta.problems.data.imagenet import LAYOUTS, kept_classes, synsets
+from dtta.problems.data.imagenet import LAYOUTS, classes_of, synsets
 
-SIZE = 32  # of the tiny diffusion models' pictures
+SIZE = 32  # of the tiny diffusion models' images
 
 
 def picture(number: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
-    """Random pixels, the same for the same number."""
+    """An image of random pixels, the same for the same number."""
     rng = np.random.default_rng(number)
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
@@ -44,7 +43,7 @@ def picture(number: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
 
 
 def vae(levels: int = 2) -> AutoencoderKL:
-    """A VAE that makes pictures smaller by 2^(levels - 1)."""
+    """A VAE that reduces the side of an image by 2^(levels - 1)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return AutoencoderKL(
@@ -55,7 +54,7 @@ def vae(levels: int = 2) -> AutoencoderKL:
 
 
 def old_tokenizer(folder: Path) -> None:
-    """vocab.json and merges.txt in place of a folder's tokenizer.json, as with CLIP and Stable Diffusion."""
+    """Replace a folder's tokenizer.json by vocab.json and merges.txt, as published with CLIP and Stable Diffusion."""
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
@@ -69,7 +68,7 @@ def old_tokenizer(folder: Path) -> None:
 
 
 def old_keys(path: Path, prefix: str, parts: Collection[str]) -> None:
-    """A file of weights as older libraries wrote it: a prefix before each name, and the numbers of the positions."""
+    """Rewrite a file of weights as older libraries did: a prefix before each name, and position ids."""
     tensors = {prefix + name: tensor for name, tensor in load_file(path).items()}
     for name in parts:
         count = len(tensors[f"{name}.embeddings.position_embedding.weight"])
@@ -78,13 +77,13 @@ def old_keys(path: Path, prefix: str, parts: Collection[str]) -> None:
 
 
 def old_reader(folder: Path) -> None:
-    """A pipeline's tokenizer and text encoder in the layout in which Stable Diffusion 1.5 is published."""
+    """Rewrite a pipeline's tokenizer and text encoder in the layout of the published Stable Diffusion 1.5."""
     old_tokenizer(folder / "tokenizer")
     old_keys(folder / "text_encoder" / "model.safetensors", "text_model.", ("text_model",))
 
 
 def clip(folder: Path, published: bool = True) -> Path:
-    """A CLIP and its tokenizer, in the layout that is published; or in that which the library writes now."""
+    """A CLIP and its tokenizer, in the published layout or in the library's present one."""
     words = copy.deepcopy(tiny.tokenizer())
     words.model_max_length = 77
     tiny.clip_model(length=77).save_pretrained(folder)
@@ -96,7 +95,7 @@ def clip(folder: Path, published: bool = True) -> Path:
 
 
 def stable_diffusion(folder: Path, levels: int = 2, published: bool = True) -> Path:
-    """A Stable Diffusion pipeline, in either layout; its VAE has so many levels."""
+    """A Stable Diffusion pipeline in either layout; `levels`: of its VAE."""
     words = copy.deepcopy(tiny.tokenizer())
     words.model_max_length = 77
     schedule = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
@@ -113,12 +112,12 @@ def stable_diffusion(folder: Path, levels: int = 2, published: bool = True) -> P
 
 
 def controlled(folder: Path) -> Path:
-    """A Stable Diffusion pipeline under a ControlNet; the VAE makes pictures smaller by 8, as the ControlNet does."""
+    """A Stable Diffusion pipeline with a ControlNet; the VAE reduces the side by 8, as the ControlNet does."""
     base = StableDiffusionPipeline.from_pretrained(stable_diffusion(folder, levels=4, published=False))
     with torch.random.fork_rng():
         torch.manual_seed(3)
         controlnet = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
-        for p in controlnet.parameters():  # what joins the UNet starts at zero
+        for p in controlnet.parameters():  # its output layers start at zero
             p.data.add_(0.1 * torch.randn(p.shape))
     parts = {name: part for name, part in base.components.items() if name != "image_encoder"}
     StableDiffusionControlNetPipeline(**parts, controlnet=controlnet, requires_safety_checker=False).save_pretrained(
@@ -129,7 +128,7 @@ def controlled(folder: Path) -> Path:
 
 
 def segformer(folder: Path, classes: int = 6) -> Path:
-    """A SegFormer of so many classes, called thing 0, thing 1, ..."""
+    """A SegFormer with classes called thing 0, thing 1, ..."""
     shape = dict(
         depths=[1, 1], num_encoder_blocks=2, hidden_sizes=[8, 16], patch_sizes=[7, 3], strides=[4, 2],
         sr_ratios=[2, 1], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16,
@@ -145,7 +144,7 @@ def segformer(folder: Path, classes: int = 6) -> Path:
 
 
 def glpn(folder: Path) -> Path:
-    """A GLPN that answers in metres."""
+    """A GLPN that predicts metres."""
     shape = dict(
         num_encoder_blocks=4, depths=[1] * 4, hidden_sizes=[8] * 4, sr_ratios=[2, 1, 1, 1], decoder_hidden_size=8,
         patch_sizes=[7, 3, 3, 3], strides=[4, 2, 2, 2], num_attention_heads=[1] * 4, mlp_ratios=[2] * 4, max_depth=10,
@@ -170,7 +169,7 @@ def densenet(folder: Path) -> Path:
 
 
 def dit(folder: Path, classes: int = 1000) -> Path:
-    """A DiT pipeline that learnt its variance, with a VAE."""
+    """A DiT pipeline with a learned variance and a VAE."""
     network = tiny.dit_network(sample_size=SIZE // 2, in_channels=4, out_channels=8, num_embeds_ada_norm=classes)
     scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
     DiTPipeline(network, vae(), scheduler).save_pretrained(folder)
@@ -178,7 +177,7 @@ def dit(folder: Path, classes: int = 1000) -> Path:
 
 
 def classifier(folder: Path, classes: int = 1000) -> Path:
-    """A ResNet of ImageNet's classes in timm's layout, for pictures of 32 pixels."""
+    """A ResNet of ImageNet's classes in timm's layout, for images of 32 pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = dict(channels=[8, 8, 16, 16])
     with torch.random.fork_rng():
@@ -194,7 +193,7 @@ def classifier(folder: Path, classes: int = 1000) -> Path:
 
 
 def vision_transformer(folder: Path) -> Path:
-    """A torchvision ViT of ImageNet's classes, for pictures of 32 pixels."""
+    """A torchvision ViT of ImageNet's classes, for images of 32 pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = dict(image_size=32, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
     with torch.random.fork_rng():
@@ -210,44 +209,47 @@ def vision_transformer(folder: Path) -> Path:
 
 
 def imagenet(root: Path, names: Collection[str] = tuple(LAYOUTS)) -> Path:
-    """ImageNet's validation part and data sets with its classes (all of them), one picture of each class."""
+    """ImageNet's validation part and data sets with its classes (default: all), one image of each class."""
     for name in names:
         layout = LAYOUTS[name]
+        folder = root / layout.folders[0]
         if name in ("imagenet-c", "objectnet"):
             continue
         if name in ("imagenet-s", "imagenet-sketch"):  # the same files under another name
-            (root / layout.folders[0]).parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(root / "val", root / layout.folders[0])
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.symlink_to(root / "val")
             continue
-        for i in kept_classes(name):
-            folder = root / layout.folders[0] / (str(i) if layout.numbered else synsets()[i])
-            folder.mkdir(parents=True)
-            picture(i, (12, 10)).save(folder / f"{i}.png")
-    (root / "train").mkdir()
-    for synset in synsets():
-        os.symlink(root / "val" / synset, root / "train" / synset)
-    for place in ("imagenet-c/noise/gaussian_noise", "imagenet-c/contrast") if "imagenet-c" in names else ():
-        (root / place).mkdir(parents=True)
-        os.symlink(root / "val", root / place / "5")
+        folder.mkdir(parents=True)
+        for i in classes_of(name):
+            class_folder = folder / (str(i) if layout.numbered else synsets()[i])
+            if folder != root / "val" and (root / "val").is_dir():
+                class_folder.symlink_to(root / "val" / synsets()[i])
+                continue
+            class_folder.mkdir()
+            picture(i, (12, 10)).save(class_folder / f"{i}.png")
+    (root / "train").symlink_to(root / "val")
+    for corruption in ("noise/gaussian_noise", "contrast") if "imagenet-c" in names else ():
+        (root / "imagenet-c" / corruption).mkdir(parents=True)
+        (root / "imagenet-c" / corruption / "5").symlink_to(root / "val")
     return root
 
 
 def objectnet(root: Path) -> Path:
-    """Four things, three of which ImageNet has too; one of these is two of its classes."""
+    """Four classes, three of which ImageNet has too; one of these corresponds to two of ImageNet's."""
     folder = root / "objectnet-1.0"
     (folder / "mappings").mkdir(parents=True)
-    lines = [f"name {k}" for k in range(1000)]  # of number k in the devkit's own order
-    own = {str(index): (index * 7) % 1000 for index in range(1000)}  # ImageNet's number -> the devkit's
+    lines = [f"name {k}" for k in range(1000)]  # in the order of the devkit
+    line_of = {str(index): (index * 7) % 1000 for index in range(1000)}  # class number -> line
 
     def named(index: int) -> str:
-        return lines[own[str(index)]]
+        return lines[line_of[str(index)]]
 
     things = {"alarm_clock": "Alarm clock", "bowl": "Bowl", "mug": "Mug", "nail": "Nail"}
     to = {"Alarm clock": f"{named(409)}; {named(530)}", "Bowl": named(659), "Mug": named(504)}
     for name, content in {
         "folder_to_objectnet_label.json": things,
         "objectnet_to_imagenet_1k.json": to,
-        "pytorch_to_imagenet_2012_id.json": own,
+        "pytorch_to_imagenet_2012_id.json": line_of,
     }.items():
         (folder / "mappings" / name).write_text(json.dumps(content))
     (folder / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(lines))
@@ -261,7 +263,7 @@ def objectnet(root: Path) -> Path:
 
 
 def food101(root: Path) -> list[str]:
-    """Three foods in torchvision's layout; their names."""
+    """Three foods in torchvision's layout. Returns their names."""
     meta, names = {"train": {}, "test": {}}, ["apple_pie", "ice_cream", "pad_thai"]
     for j, name in enumerate(names):
         for k, split in enumerate(("train", "train", "test", "test")):
@@ -270,13 +272,13 @@ def food101(root: Path) -> list[str]:
             picture(10 * j + k).save(path)
             meta[split].setdefault(name, []).append(f"{name}/{k}")
     (root / "food-101" / "meta").mkdir()
-    for split, found in meta.items():
-        (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(found))
+    for split, files in meta.items():
+        (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(files))
     return ["apple pie", "ice cream", "pad thai"]
 
 
 def pets(root: Path) -> list[str]:
-    """Three pets in torchvision's layout; their names."""
+    """Three pets in torchvision's layout. Returns their names."""
     folder = root / "oxford-iiit-pet"
     (folder / "images").mkdir(parents=True)
     (folder / "annotations" / "trimaps").mkdir(parents=True)
@@ -291,7 +293,7 @@ def pets(root: Path) -> list[str]:
 
 
 def numbers(seed: int, most: int, size: tuple[int, int] = (40, 36), kind: type = np.uint8) -> Image.Image:
-    """A map of blocks of numbers from 0 to `most`."""
+    """A map of constant blocks with numbers from 0 to `most`."""
     coarse = np.random.default_rng(seed).integers(0, most + 1, (size[1] // 4, size[0] // 4))
     return Image.fromarray(coarse.repeat(4, 0).repeat(4, 1).astype(kind))
 
@@ -306,20 +308,20 @@ def _map_folders(folder: Path, kind: str, value: Callable[[int], Image.Image], s
 
 
 def ade20k(root: Path, classes: int = 6) -> Path:
-    """Maps of so many classes, with pixels of no label."""
+    """Images and label maps; some pixels have no label."""
     _map_folders(root / "ADEChallengeData2016", "annotations", lambda k: numbers(k, classes))
     return root
 
 
 def own_segmentation(root: Path, classes: int = 3) -> Path:
-    """One's own pictures and maps of classes, and their names."""
+    """Images, label maps and classes.txt of your own."""
     _map_folders(root / "own-segmentation", "annotations", lambda k: numbers(k, classes - 1), ".png")
     (root / "own-segmentation" / "classes.txt").write_text("".join(f"sort {k}\n" for k in range(classes)))
     return root
 
 
 def own_depth(root: Path) -> Path:
-    """One's own pictures and depths of up to five metres."""
+    """Images and depths of your own, up to five metres."""
     _map_folders(root / "own-depth", "depths", lambda k: numbers(k, 5000, kind=np.uint16))
     return root
 

@@ -20,7 +20,7 @@ from dtta.evaluation.evaluate import image_generator
 from dtta.methods.registry import build
 from dtta.problems import load, module
 from dtta.problems.data.folders import data_folder
-from dtta.problems.data.hub import Need, present
+from dtta.problems.data.hub import Requirement, is_cached
 from dtta.problems.training.weights import WeightsError
 
 MARKS = {True: "ok", False: "MISSING", None: "-"}
@@ -48,12 +48,12 @@ def examine(name: str, network: str | None = None, diffusion: str | None = None,
     Raises:
         ValueError: unknown problem, network or diffusion model.
     """
-    asks = getattr(module(name), "needs", None)
+    asks = getattr(module(name), "requirements", None)
     needs, check_data = asks(name, network, diffusion) if asks else ([], lambda: None)
     found = [checkpoint(need) for need in needs] or [shipped(name, network, diffusion)]
     found.append(data(check_data) if asks else Finding("data", True, "made here, or part of a library"))
-    missing = sum(need.place.checkpoint.gigabytes for need in needs if _to_download(need))
-    whole = sum(need.place.checkpoint.gigabytes for need in needs if need.place and need.place.checkpoint)
+    missing = sum(need.location.checkpoint.gigabytes for need in needs if _to_download(need))
+    whole = sum(need.location.checkpoint.gigabytes for need in needs if need.location and need.location.checkpoint)
     found += [disk(missing), memory(whole), gpu()]
     lacks = any(f.good is False for f in found)
     if not timed:
@@ -65,28 +65,28 @@ def examine(name: str, network: str | None = None, diffusion: str | None = None,
     return [*found, Finding("time", None, told)]
 
 
-def _to_download(need: Need) -> bool:
-    on_hub = need.place is not None and need.place.checkpoint is not None and not need.place.checkpoint.how
-    return on_hub and not all(present(need.place, part) for part in need.parts)
+def _to_download(need: Requirement) -> bool:
+    on_hub = need.location is not None and need.location.checkpoint is not None and not need.location.checkpoint.conversion
+    return on_hub and not all(is_cached(need.location, part) for part in need.parts)
 
 
-def checkpoint(need: Need) -> Finding:
+def checkpoint(need: Requirement) -> Finding:
     """Whether a checkpoint is here; where it comes from, and how large it is."""
-    if need.place is None:
+    if need.location is None:
         there = need.file.is_file()
-        return Finding(need.what, there, str(need.file) if there else f"{need.file}; make it with: {need.how}")
-    lacking = [part for part in need.parts if not present(need.place, part)]
-    known = need.place.checkpoint
+        return Finding(need.what, there, str(need.file) if there else f"{need.file}; make it with: {need.command}")
+    lacking = [part for part in need.parts if not is_cached(need.location, part)]
+    known = need.location.checkpoint
     if known is None:
-        told = f"{need.place.path}" + (
+        told = f"{need.location.path}" + (
             f" has no safetensors in: {', '.join(p or '.' for p in lacking)}" if lacking else ""
         )
         return Finding(need.what, not lacking, told)
-    about = f"{need.place.path} at {known.revision or 'its newest commit'}, {known.gigabytes:.2g} GB"
+    about = f"{need.location.path} at {known.revision or 'its newest commit'}, {known.gigabytes:.2g} GB"
     if not lacking:
         return Finding(need.what, True, f"{about}, in the cache")
-    if known.how:
-        return Finding(need.what, False, f"{about}; not published as safetensors, make them once with: {known.how}")
+    if known.conversion:
+        return Finding(need.what, False, f"{about}; not published as safetensors, make them once with: {known.conversion}")
     return Finding(need.what, False, f"{about}; it is downloaded at first use, to {HF_HUB_CACHE}")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -17,6 +16,7 @@ from dtta.core.problem import Metric
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Row, Run
 from dtta.evaluation.statistics import paired_gain
+from dtta.problems.data.folders import cache_folder
 
 FOLDER = Path(__file__).parent / "results"
 COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then a seed, and the sums, if there are any
@@ -24,7 +24,7 @@ COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then a se
 
 def own_folder() -> Path:
     """Where a page keeps the results that it makes itself, at full scale: results/ in $DTTA_CACHE or ~/.cache/dtta."""
-    return Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta") / "results"
+    return cache_folder() / "results"
 
 
 def runs(table: str, folder: Path = FOLDER) -> dict[str, Run]:

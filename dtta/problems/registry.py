@@ -1,9 +1,9 @@
 """Problems by name. A problem of your own needs no entry here: give "package.module:function", or install a package
 with an entry point in the group dtta.problems.
 
-The function returns a ``Problem`` and may take ``network``, ``diffusion`` and ``classes``. Its module may also have
-``RECIPES``, how its shipped models are trained, or ``recipes(name)``, if that depends on the user's data; and
-``needs(name, network, diffusion)``, the checkpoints and data that ``dtta doctor`` looks for.
+The function returns a ``Problem`` and may take any of ``network``, ``diffusion``, ``classes``, ``as_released`` and
+``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or ``recipes(name)``, if that
+depends on the user's data; and ``requirements(name, network, diffusion)``, what ``dtta doctor`` checks.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def load(
     network: str | None = None,
     diffusion: str | None = None,
     classes: int | Sequence[str] | None = None,
+    as_released: bool = False,
 ) -> Problem:
     """Load a problem by name.
 
@@ -47,39 +48,41 @@ def load(
     '3'
 
     Args:
-        network, diffusion: another task network or diffusion model than the problem's first.
+        network, diffusion: another task network or diffusion model than the problem's default.
         classes: for a problem with an open vocabulary: how many of its class names, or names of your own; None: the
             problem's default.
+        as_released: compute what the authors' released code computes where it differs from the paper; the problem's
+            function says what that is.
 
     Raises:
-        ValueError: unknown problem, network or diffusion model; classes of a problem where they are fixed.
+        ValueError: unknown problem, network or diffusion model; an argument that the problem does not take.
         dtta.problems.training.weights.WeightsError: its weights are missing or damaged.
     """
     make = plugins.find("problem", name, PROBLEMS, GROUP)
     accepted = inspect.signature(make).parameters
     if classes is not None and "classes" not in accepted:
         raise ValueError(f"the classes of {name} are fixed")
-    options = {"network": network, "diffusion": diffusion, "classes": classes}
-    options = {key: value for key, value in options.items() if value is not None}
+    given = {"network": network, "diffusion": diffusion, "classes": classes, "as_released": as_released or None}
+    options = {key: value for key, value in given.items() if value is not None}
     for key in options:
         if key not in accepted:
             raise ValueError(f"{name} has no choice of {key}; leave it out")
-    if "name" in accepted:  # a function of several problems
+    if "name" in accepted:  # one function for several problems
         options["name"] = name
     return make(**options)
 
 
 def module(name: str) -> ModuleType:
-    """Return the module of a problem. Raises ValueError if there is no such problem."""
+    """Return the module of a problem's function. Raises ValueError if there is no such problem."""
     make = plugins.find("problem", name, PROBLEMS, GROUP)
     return importlib.import_module(make.__module__)
 
 
 def recipes_of(name: str) -> Mapping[str, Recipe]:
-    """Return how a problem's models are trained, by their names; empty if nothing of it is trained.
+    """Return how a problem's models are trained, by model name; empty if the problem trains none.
 
     Raises:
-        ValueError: unknown problem. FileNotFoundError: it is trained on data that are not here.
+        ValueError: unknown problem. FileNotFoundError: the training data are missing.
     """
     source = module(name)
     return source.recipes(name) if hasattr(source, "recipes") else getattr(source, "RECIPES", {})

@@ -7,7 +7,7 @@ import stand_ins
 
 from dtta.cli import doctor, main
 from dtta.problems import PROBLEMS
-from dtta.problems.data.hub import need
+from dtta.problems.data.hub import require
 from dtta.problems.full import open_vocabulary
 
 
@@ -65,9 +65,9 @@ def test_what_has_to_be_converted_says_how(capsys):
 
 
 def test_the_hubs_cache_counts(monkeypatch):
-    asked = need("network", None, open_vocabulary.NETWORKS)
+    asked = require("network", None, open_vocabulary.NETWORKS)
     assert doctor.checkpoint(asked).good is False
-    cached = {(asked.place.path, "model.safetensors", asked.place.checkpoint.revision)}
+    cached = {(asked.location.path, "model.safetensors", asked.location.checkpoint.revision)}
 
     def look(repository, file, revision=None):
         return "/somewhere" if (repository, file, revision) in cached else None

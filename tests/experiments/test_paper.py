@@ -14,7 +14,7 @@ from dtta.evaluation import summary
 from dtta.experiments.paper import LEFT_OUT, get, presets, published
 from dtta.methods.registry import METHODS, build, methods_for, settings_of
 from dtta.problems import PROBLEMS, module
-from dtta.problems.data.imagenet import FAMILIES
+from dtta.problems.data.imagenet import CORRUPTIONS
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 
 ALL = list(presets().values())
@@ -37,7 +37,7 @@ def test_every_name_in_it_exists(preset):
     assert preset.diffusion in {None, "latent", *here.DIFFUSIONS}
     assert preset.method in methods_for(tasks.get(PROBLEMS[preset.problem], "classification"))
     assert set(preset.settings) <= set(settings_of(preset.method))
-    assert preset.shift in {"clean", *(FAMILIES if preset.problem == "imagenet-c" else IMAGE_SHIFTS)}
+    assert preset.shift in {"clean", *(CORRUPTIONS if preset.problem == "imagenet-c" else IMAGE_SHIFTS)}
     assert preset.images > 0 and 0 < preset.paper < 100 and preset.severity in (1, 5)
 
 
@@ -102,7 +102,7 @@ def test_what_others_published_is_read_as_they_averaged_it():
     assert {tuple(row) for row in table.values()} == {tuple(next(iter(table.values())))} and len(table) == 11
     for values in table.values():
         *families, (name, stated) = values.items()
-        assert name == "mean" and len(families) == len(FAMILIES)
+        assert name == "mean" and len(families) == len(CORRUPTIONS)
         assert mean(value for _, value in families) == pytest.approx(stated, abs=0.06)
     gain = {n: table[f"{n}, Diffusion-TTA"]["mean"] - table[f"{n}, none"]["mean"] for n in ("ConvNeXt-L", "ViT-B/16")}
     assert gain == pytest.approx({"ConvNeXt-L": 10.6, "ViT-B/16": 18.8}, abs=0.06)

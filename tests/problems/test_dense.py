@@ -1,4 +1,4 @@
-"""ADE20K, NYU Depth v2 and one's own data on tiny random checkpoints and generated data, as published."""
+"""ADE20K, NYU Depth v2 and data of your own, on tiny random checkpoints and generated data in the published layouts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def data(tmp_path, monkeypatch, hub) -> Path:
     small = dict(
         vae=str(hub / "vae"), encoder=str(hub / "densenet"), size=32, widths=[8, 16], blocks=1, groups=4, batch=2
     )
-    for name in dense_data.GET:
+    for name in dense_data.SOURCES:
         (dense_data.folder(name) / "settings.json").write_text(json.dumps(small | dict(embedding=3)))
     return tmp_path / "data"
 
@@ -68,7 +68,7 @@ def load(name: str, hub: Path, network: str, diffusion: str | None = "sd"):
 
 
 @pytest.mark.parametrize(("name", "network"), [("ade20k", "segformer"), ("nyuv2", "glpn")])
-def test_under_a_controlnet_it_is_read_adapted_to_and_scored(name, network, hub, data):
+def test_controlnet_problems_are_read_adapted_and_scored(name, network, hub, data):
     problem = load(name, hub, network)
     image, target = problem.image(1, "fog", 2)
     assert image.shape == (1, 3, 32, 32) and problem.size("test") == problem.size("validation") == 4
@@ -84,7 +84,7 @@ def test_under_a_controlnet_it_is_read_adapted_to_and_scored(name, network, hub,
     assert all(np.isfinite(metric(sums)) or key.startswith("IoU") for key, metric in problem.metrics.items())
 
 
-def test_maps_are_numbers_of_classes(hub, data):
+def test_label_maps_contain_class_numbers(hub, data):
     problem = load("ade20k", hub, "segformer")
     path = dense_data.read("ade20k")["test"].maps[2]
     numbers = torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32))[None, None]
@@ -96,7 +96,7 @@ def test_maps_are_numbers_of_classes(hub, data):
     assert sum(problem.sums(problem.model(problem.image(2)[0]), all_unknown).values()) == 0
 
 
-def test_depths_are_metres_in_both_forms(hub, data):
+def test_depths_are_in_metres_for_8_and_16_bits(hub, data):
     problem = load("nyuv2", hub, "glpn")
     for split, unit in (("test", 1 / 1000), ("validation", 10 / 255)):
         values = np.asarray(Image.open(dense_data.read("nyuv2")[split].maps[1])) * unit
@@ -137,7 +137,7 @@ def test_the_loss_is_the_controlnet_pipelines(hub):
     assert (leaf.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
-def test_a_certain_belief_is_the_classes_colour(hub, data):
+def test_a_one_hot_belief_gives_the_class_colour(hub, data):
     problem = load("ade20k", hub, "segformer")
     classes = torch.arange(6).repeat(1, 4, 4)
     c = problem.condition(200 * F.one_hot(classes, 6).movedim(-1, 1).float())
@@ -145,7 +145,7 @@ def test_a_certain_belief_is_the_classes_colour(hub, data):
     assert ade20k.colours().shape == (150, 3) and (255 * ade20k.colours()[2]).tolist() == [6, 230, 230]  # sky
 
 
-def test_segformer_sees_what_its_own_processor_gives(hub):
+def test_segformer_preprocesses_as_its_library(hub):
     model = ade20k.load_segformer(str(hub / "segformer"))
     x = (tiny.images(1, channels=3, size=32) * 255).round() / 255
     processor = SegformerImageProcessor(size=dict(height=32, width=32))
@@ -155,7 +155,7 @@ def test_segformer_sees_what_its_own_processor_gives(hub):
     torch.testing.assert_close(model(x), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_glpn_sees_what_its_own_processor_gives_and_answers_in_metres(hub, data):
+def test_glpn_preprocesses_as_its_library_and_predicts_metres(hub, data):
     model = nyuv2.load_network(str(hub / "glpn"))
     x = (tiny.images(1, channels=3, size=32) * 255).round() / 255
     given = GLPNImageProcessor()(Image.fromarray((x[0] * 255).byte().permute(1, 2, 0).numpy()), return_tensors="pt")
@@ -163,8 +163,8 @@ def test_glpn_sees_what_its_own_processor_gives_and_answers_in_metres(hub, data)
     torch.testing.assert_close(model(x)[:, 0], wanted.clamp(min=0.5), atol=1e-5, rtol=1e-5)
 
 
-def test_densedepth_joins_what_the_original_joins(hub):
-    """The five maps of torchvision's DenseNet at the layers that the paper's code takes them from."""
+def test_densedepth_uses_the_features_of_the_original(hub):
+    """The five maps of torchvision's DenseNet at the layers that the paper's code uses."""
     from torchvision.models import densenet169
 
     with torch.random.fork_rng():
@@ -198,7 +198,7 @@ def test_scaled_errors_do_not_know_the_scale():
     assert depth_errors(depth, holes, 0.5, 10)["AbsRel"] == pytest.approx(kept.mean().item(), rel=1e-5)
 
 
-# --- latent diffusion models of one's own --------------------------------------------------------------
+# --- latent diffusion models trained here --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_scaled_errors_do_not_know_the_scale():
     [("ade20k", "segformer"), ("own-segmentation", "three"), ("nyuv2", "glpn"), ("own-depth", "glpn")],
 )
 def test_a_latent_model_is_trained_and_used(name, network, hub, data, tmp_path, capsys):
-    if name == "ade20k":  # the ControlNet's classes are ADE20K's 150; so many has no tiny stand-in
+    if name == "ade20k":  # the data have 6 classes, ADE20K's recipe trains 150
         shutil.copytree(stand_ins.segformer(tmp_path / "many", 150), hub / "many", dirs_exist_ok=True)
         network = "many"
     with pytest.raises(WeightsError, match=f"make it with: dtta train {name} --only latent"):
@@ -216,9 +216,9 @@ def test_a_latent_model_is_trained_and_used(name, network, hub, data, tmp_path, 
     assert set(card["validation"]) == {"loss under the true map", "loss under the other's map"}
     problem = dtta.load(name, str(hub / network), "latent")
     if name.startswith("own"):
-        assert dtta.load(name, str(hub / network)).diffusion.vae is not None  # its usual one
+        assert dtta.load(name, str(hub / network)).diffusion.vae is not None  # the default
     kept = load_file(tmp_path / "weights" / name / "latent.safetensors")
-    assert not any("vae" in key for key in kept)  # it is frozen, and public
+    assert not any("vae" in key for key in kept)  # it is frozen and public
     image, _ = problem.image(0)
     z0 = problem.diffusion.encode(image)
     vae = latent_maps.load_vae(name)
@@ -226,7 +226,7 @@ def test_a_latent_model_is_trained_and_used(name, network, hub, data, tmp_path, 
     before = problem.model(image)
     moving = problem.diffusion.network.conv_in.weight.detach().clone()
     method = build(problem, "diffusion-tta", **LITTLE)
-    assert any(p is problem.diffusion.network.conv_in.weight for p in method.adapted)  # the paper moves φ too
+    assert any(p is problem.diffusion.network.conv_in.weight for p in method.adapted)  # the paper adapts φ too
     assert not torch.allclose(method(image), before, atol=1e-4)
     assert torch.equal(problem.diffusion.network.conv_in.weight, moving)
 
@@ -240,31 +240,31 @@ def test_a_densedepth_is_trained_and_used(hub, data, tmp_path):
     assert "SSIM" in problem.sums(answer, depth)
 
 
-def test_training_hears_the_map(hub, data):
-    """The condition that trains a model is the one that a certain belief gives it in use."""
+def test_training_conditions_on_the_map(hub, data):
+    """The condition in training is the one that a one-hot belief gives in use."""
     name = "own-segmentation"
     phi = latent_maps.build(name, 3)
-    maps = dense_data.read(name)["train"].at(0, 32)[1][None]
+    maps = dense_data.read(name)["train"].load(0, 32)[1][None]
     certain = 200 * F.one_hot(maps, 3).movedim(-1, 1).float()
-    torch.testing.assert_close(ade20k._condition(phi, maps), ade20k.PixelMixture(phi.class_embeddings)(certain))
+    torch.testing.assert_close(ade20k.map_condition(phi, maps), ade20k.PixelMixture(phi.class_embeddings)(certain))
     unknown = torch.full_like(maps, -1)
-    assert ade20k._condition(phi, unknown).abs().sum() == 0
+    assert ade20k.map_condition(phi, unknown).abs().sum() == 0
     loss = recipes_of(name)["latent"].loss(phi, torch.Generator().manual_seed(0))
     loss.backward()
     assert phi.class_embeddings.grad.abs().sum() > 0
 
 
-# --- what can be missing ------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", dense_data.GET)
+@pytest.mark.parametrize("name", dense_data.SOURCES)
 def test_missing_data_says_where_to_get_it(name, hub, monkeypatch, tmp_path):
     monkeypatch.setenv("DTTA_DATA", str(tmp_path / "nothing"))
     with pytest.raises(FileNotFoundError, match=rf"{name} is not in .*nothing.* is missing.*to get it: "):
         load(name, hub, "glpn" if name in ("nyuv2", "own-depth") else "segformer")
 
 
-def test_damaged_data_are_one_sentence(hub, data):
+def test_damaged_data(hub, data):
     problem = load("own-segmentation", hub, "three")
     pairs = dense_data.read("own-segmentation")["test"]
     Image.fromarray(np.full((36, 40), 7, dtype=np.uint8)).save(pairs.maps[0])
@@ -274,10 +274,10 @@ def test_damaged_data_are_one_sentence(hub, data):
     with pytest.raises(ValueError, match="must have one number a pixel, not 3 channels"):
         problem.image(0)
     stand_ins.numbers(0, 2, (20, 20)).save(pairs.maps[0])
-    with pytest.raises(ValueError, match="is not of its picture's size, 40 x 36"):
+    with pytest.raises(ValueError, match="differs in size from its image, 40 x 36"):
         problem.image(0)
     pairs.maps[0].unlink()
-    with pytest.raises(FileNotFoundError, match="1 of 4 pictures have no map in annotations/validation"):
+    with pytest.raises(FileNotFoundError, match="1 of 4 images have no map in annotations/validation"):
         load("own-segmentation", hub, "three")
     stand_ins.numbers(0, 200).save(dense_data.read("own-depth")["test"].maps[0])
     with pytest.raises(ValueError, match="must have 16 bits a pixel"):
@@ -285,7 +285,7 @@ def test_damaged_data_are_one_sentence(hub, data):
 
 
 def test_settings_and_classes_are_checked(hub, data):
-    with pytest.raises(ValueError, match="tells 6 classes apart, the data have 3"):
+    with pytest.raises(ValueError, match="predicts 6 classes, the data have 3"):
         load("own-segmentation", hub, "segformer")
     with pytest.raises(ValueError, match="needs a network: give the path"):
         dtta.load("own-segmentation")
@@ -293,11 +293,11 @@ def test_settings_and_classes_are_checked(hub, data):
     with pytest.raises(ValueError, match=r"settings.json: unknown width; choose from vae, size, widths"):
         load("own-depth", hub, "glpn")
     (data / "own-segmentation" / "classes.txt").write_text("one\none\n")
-    with pytest.raises(ValueError, match="two different names or more"):
+    with pytest.raises(ValueError, match="at least two different names"):
         load("own-segmentation", hub, "three")
 
 
-def test_checkpoints_that_are_not_there(hub, data, tmp_path):
+def test_missing_checkpoints(hub, data, tmp_path):
     with pytest.raises(WeightsError, match=r"nvidia/segformer-b0-finetuned-ade-512-512 cannot be read"):
         dtta.load("ade20k")
     with pytest.raises(ValueError, match="no model 'dpt'; choose from glpn, densedepth"):
@@ -305,5 +305,5 @@ def test_checkpoints_that_are_not_there(hub, data, tmp_path):
     shutil.copytree(hub / "sd", tmp_path / "sd")
     path = tmp_path / "sd/controlnet/diffusion_pytorch_model.safetensors"
     path.rename(path.with_suffix(".bin"))
-    with pytest.raises(WeightsError, match=r"sd/controlnet cannot be read .it holds pickled weights alone"):
+    with pytest.raises(WeightsError, match=r"sd/controlnet cannot be read .it has only pickled weights"):
         dtta.load("nyuv2", str(hub / "glpn"), str(tmp_path / "sd"))

@@ -1,15 +1,11 @@
-"""The full-scale problems on tiny random checkpoints in the hub's layout and on generated data in torchvision's."""
+"""Open vocabulary on tiny random checkpoints in the hub's layout and generated data in torchvision's."""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-import shutil
-import sys
-from collections import Counter
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import stand_ins
@@ -26,33 +22,25 @@ from torchvision.transforms.v2 import functional as T
 import dtta
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
-from dtta.experiments import stored
 from dtta.methods.registry import build
 from dtta.problems import PROBLEMS
-from dtta.problems.data import folders as data_folders
+from dtta.problems.data import images
 from dtta.problems.full import open_vocabulary
 from dtta.problems.networks.clip import tokens
 from dtta.problems.training.weights import WeightsError
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from _check import check_page  # noqa: E402
-from _pages import Project  # noqa: E402
-from pages import run_page  # noqa: E402
 
 NAMES = [name for name in PROBLEMS if name.startswith("open-vocabulary")]
 
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory) -> Path:
-    """clip/ and sd/, as ``huggingface_hub`` would leave them: configurations, safetensors, tokenizers."""
+    """clip/ and sd/ as downloaded from the hub: configurations, safetensors, tokenizers."""
     root = tmp_path_factory.mktemp("hub")
     clip(root / "clip"), stable_diffusion(root / "sd")
     return root
 
 
-# --- data in the layout in which it is published ------------------------------------------------------
+# --- data in the published layouts ------------------------------------------------------
 
 
 def food101(root: Path, monkeypatch) -> list[str]:
@@ -60,7 +48,7 @@ def food101(root: Path, monkeypatch) -> list[str]:
 
 
 def cifar100(root: Path, monkeypatch) -> list[str]:
-    """Pickles, as published; their checksums are made those that torchvision asks for."""
+    """Pickles, as published; torchvision's checksums are replaced by theirs."""
     folder = root / "cifar-100-python"
     folder.mkdir()
     names = ["aquarium_fish", "bear", "can"]
@@ -131,7 +119,7 @@ def imagenet(root: Path, monkeypatch) -> list[str]:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """name -> class names; the data set lies in $DTTA_DATA."""
+    """Generate a data set in $DTTA_DATA: name -> class names."""
     monkeypatch.setenv("DTTA_DATA", str(tmp_path))
 
     def make(name: str) -> list[str]:
@@ -148,7 +136,7 @@ def load(name: str, hub: Path, classes: int | None = 3):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_data_set_is_read_adapted_to_and_scored(name, hub, data):
+def test_every_data_set_is_read_adapted_and_scored(name, hub, data):
     expected = data(name)
     problem = load(name, hub)
     assert list(problem.classes) == expected[:3]
@@ -164,7 +152,7 @@ def test_every_data_set_is_read_adapted_to_and_scored(name, hub, data):
     assert torch.equal(problem.model(image), before)
 
 
-def test_names_of_ones_own_need_no_data(hub, monkeypatch, tmp_path):
+def test_class_names_of_your_own_need_no_data(hub, monkeypatch, tmp_path):
     monkeypatch.setenv("DTTA_DATA", str(tmp_path / "nothing"))
     problem = dtta.load(NAMES[0], str(hub / "clip"), str(hub / "sd"), ["red ball", "blue box"])
     x = tiny.images(1, channels=3, size=SIZE)
@@ -195,15 +183,15 @@ def test_the_loss_is_the_pipelines(hub):
         embeddings = read(sentences)
         z_t = DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(z0, noise, t)
         predicted = pipeline.unet(z_t, t, encoder_hidden_states=text).sample
-        wanted = (predicted - noise).square().mean((1, 2, 3))
+        expected = (predicted - noise).square().mean((1, 2, 3))
         torch.testing.assert_close(embeddings, text, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(read([""] * 2), nothing, atol=1e-5, rtol=1e-5)  # what is told where nothing is told
+        torch.testing.assert_close(read([""] * 2), nothing, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(model.encode(x), z0, atol=1e-5, rtol=1e-5)
         found = model.loss(model.encode(x), t, noise, embeddings)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_diffusion_model_reads_a_row_for_each_word(hub):
+def test_the_condition_has_a_row_for_each_token(hub):
     problem = dtta.load(NAMES[0], str(hub / "clip"), str(hub / "sd"), ["red ball", "blue box"])
     sentences = [problem.model.template.format(name) for name in problem.classes]
     l = problem.reader(sentences)
@@ -211,13 +199,13 @@ def test_the_diffusion_model_reads_a_row_for_each_word(hub):
     words = problem.reader.words(sentences[0])
     assert words[:7] == ["‹start›", "a", "photo", "of", "red", "ball", ","] and words[-1] == "‹end›"
     same = (l[0] - l[1]).abs().amax(1) < 1e-5
-    assert same[:4].all() and not same[4:].any()  # no word knows what follows
+    assert same[:4].all() and not same[4:].any()  # the text encoder is causal
     assert len(build(problem, "tpt").model.context) == 3  # "a photo of": the template has no more before the name
 
 
 @torch.no_grad()
-def test_the_published_layout_and_the_librarys_own_hold_the_same(hub, tmp_path):
-    """vocab.json and merges.txt, prefixes and position numbers; or tokenizer.json and the names of today."""
+def test_the_published_layout_and_the_librarys_layout_give_the_same(hub, tmp_path):
+    """vocab.json and merges.txt, prefixes and position ids; or tokenizer.json and the library's present names."""
     own = clip(tmp_path / "clip", published=False), stable_diffusion(tmp_path / "sd", published=False)
     files = {path.name for path in (hub / "sd" / "tokenizer").iterdir()}
     assert {"vocab.json", "merges.txt"} < files and "tokenizer.json" not in files
@@ -242,15 +230,18 @@ def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
     sentences = [f"a photo of a {name}, a type of aircraft" for name in problem.classes]
     with pytest.raises(ValueError, match="shorten the name"):
         tokens(words, sentences, 5)
-    wanted = model(tokens(words, sentences, model.config.text_config.max_position_embeddings), pixels).logits_per_image
-    torch.testing.assert_close(problem.model(x), wanted, atol=1e-5, rtol=1e-5)
+    expected = model(
+        tokens(words, sentences, model.config.text_config.max_position_embeddings), pixels
+    ).logits_per_image
+    torch.testing.assert_close(problem.model(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_released_code_leaves_the_images_vector_as_it_is(hub):
-    """ImageNet's mean and spread, and 100 x the product with the names' unit vectors, by hand."""
+def test_the_released_code_does_not_normalise_image_embeddings(hub):
+    """ImageNet's mean and standard deviation, and the product with the names' unit vectors times CLIP's scale."""
     names, x = ["red ball", "blue box"], tiny.images(2, channels=3, size=tiny.CLIP_SIZE)
     usual, released = (
-        dtta.load(NAMES[0], f"{hub / 'clip'}{ending}", str(hub / "sd"), names).model for ending in ("", "+released")
+        dtta.load(NAMES[0], str(hub / "clip"), str(hub / "sd"), names, as_released=as_released).model
+        for as_released in (False, True)
     )
     network, _ = open_vocabulary.load_clip(str(hub / "clip"))
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -259,26 +250,26 @@ def test_the_released_code_leaves_the_images_vector_as_it_is(hub):
     assert not torch.allclose(released(x), usual(x), atol=1e-3)
 
 
-def test_the_first_images_are_as_many_of_each_class():
-    order = data_folders.in_turn([0] * 5 + [1] * 2 + [2] * 4 + [3] * 9, 3)
+def test_images_are_interleaved_by_class():
     labels = [0] * 5 + [1] * 2 + [2] * 4 + [3] * 9
+    order = images.interleave_classes(labels, 3)
     assert [labels[i] for i in order[:6]] == [0, 1, 2, 0, 1, 2]
     assert sorted(order) == list(range(11))
-    assert order == data_folders.in_turn(labels, 3)
+    assert order == images.interleave_classes(labels, 3)
 
 
 @pytest.mark.parametrize("size", [(40, 36), (36, 40), (20, 90)])
-def test_pictures_are_made_square(size):
-    whole = picture(0, (5, 5)).resize(size, Image.Resampling.BILINEAR)  # smooth: where a pixel ends may be rounded
-    found = data_folders.square(whole, 32)
-    assert found.shape == (3, 32, 32)
+def test_the_centre_square_is_resized(size):
+    whole = picture(0, (5, 5)).resize(size, Image.Resampling.BILINEAR)  # smooth: the edges of the square may be rounded
+    square = images.center_square(whole, 32)
+    assert square.shape == (3, 32, 32)
     short = min(size)
     left, top = (size[0] - short) / 2, (size[1] - short) / 2
-    wanted = whole.resize((32, 32), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
-    assert (found - T.to_dtype(T.pil_to_tensor(wanted), torch.float32, scale=True)).abs().mean() < 0.05
+    expected = whole.resize((32, 32), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+    assert (square - T.to_dtype(T.pil_to_tensor(expected), torch.float32, scale=True)).abs().mean() < 0.05
 
 
-# --- what can be missing ------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -288,7 +279,7 @@ def test_missing_data_says_where_to_put_it(name, hub, tmp_path, monkeypatch):
         load(name, hub)
 
 
-def test_names_that_are_not_there(hub, data):
+def test_unknown_names_and_missing_checkpoints(hub, data):
     data("open-vocabulary-food101")
     with pytest.raises(ValueError, match="no folder and no model 'clip-b32'; choose from clip-vit-base-patch32"):
         dtta.load("open-vocabulary-food101", "clip-b32")
@@ -296,80 +287,3 @@ def test_names_that_are_not_there(hub, data):
         dtta.load("open-vocabulary-food101")
     with pytest.raises(ValueError, match="classes must lie between 2 and 3"):
         load("open-vocabulary-food101", hub, 4)
-
-
-@pytest.mark.parametrize("part", ["clip/model.safetensors", "sd/unet/diffusion_pytorch_model.safetensors"])
-def test_damaged_checkpoints_are_one_sentence(part, hub, data, tmp_path):
-    data("open-vocabulary-food101")
-    there = tmp_path / "copy"
-    shutil.copytree(hub, there)
-    path = there / part
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(WeightsError, match=rf"{part.split('/')[0]}.* cannot be read"):
-        load("open-vocabulary-food101", there)
-
-
-def test_pickled_weights_are_not_read(hub, data, tmp_path):
-    data("open-vocabulary-food101")
-    there = tmp_path / "copy"
-    shutil.copytree(hub, there)
-    state = tiny.clip_model().state_dict()
-    (there / "clip" / "model.safetensors").unlink()
-    torch.save(state, there / "clip" / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match="cannot be read"):
-        load("open-vocabulary-food101", there)
-
-
-# --- the page -----------------------------------------------------------------------------------------
-
-# Far too little to gain anything: the page's code runs to its end, and no more is claimed.
-LITTLE = {
-    "diffusion-tta": dict(steps=2, samples=2, micro_batch=2, rank=2),
-    "tent": dict(rank=2),
-    "tpt": dict(views=4),
-    "diffusion-classifier": dict(samples=3),
-    "ensemble": dict(samples=3),
-}
-
-
-def outputs(path: Path) -> list[tuple[str, str]]:
-    """Of each output of a notebook: whether it is a figure, a table or printed text, and its words."""
-    found = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
-    bar = "application/vnd.jupyter.widget-view+json"  # of progress, where ipywidgets is installed
-    return [
-        ("stream", o.text) if o.output_type == "stream" else (next(iter(sorted(o.data))), o.data["text/plain"])
-        for o in found
-        if bar not in o.get("data", {})
-    ]
-
-
-@pytest.mark.slow
-def test_the_page_runs_at_full_scale_and_goes_on_from_the_rows_it_has(hub, data, tmp_path):
-    data("open-vocabulary-food101")
-    models = dict(network=str(hub / "clip"), diffusion=str(hub / "sd"))
-    rows, problem = tmp_path / "results", NAMES[0]
-    before = Run("none", problem, **models)  # a run that was stopped after its first image
-    path = rows / problem / "none.jsonl"
-    (first,) = evaluate(before, [("clean", 3)], [0], path, progress=False)
-    path.write_text(path.read_text().replace(f'"seconds": {first.seconds}', '"seconds": 99.0'))
-
-    project, name, few = Project(ROOT), "06_open_vocabulary", dict(shifts=["contrast", "fog"], counts=[2, 3])
-    extra = dict(**models, **few, images=1, listeners=2, overrides=LITTLE, results=str(rows))
-    assert run_page(project, name, "full", project.settings(name, "full", extra), tmp_path) is None
-    wrong = check_page(project, tmp_path / f"{name}.ipynb", committed=False)
-    assert [sentence for sentence in wrong if "absolute path" not in sentence] == []  # the checkpoints' own
-
-    full, mini = outputs(tmp_path / f"{name}.ipynb"), outputs(ROOT / "notebooks" / f"{name}.ipynb")
-    kinds, texts = Counter(kind for kind, _ in full), [text for _, text in full]
-    # what was held out; cards, seen and unseen (three tables), what was tried, temperatures (two); stored and true
-    only_mini = {"image/png": 2, "text/html": 7, "stream": 1}
-    assert kinds + Counter(only_mini) == Counter(kind for kind, _ in mini)
-    assert [text.count("True") for text in texts if "True" in text] == [1, 2, 1]  # what is computed by hand
-    assert not [text for text in texts if any(word in text for word in ("False", "portrait", "nan"))]
-
-    table = f"{problem}-test"
-    assert {len(stored.rows(table, run, rows)) for run in stored.runs(table, rows)} == {3}
-    assert [r.seconds for r in stored.rows(table, "none", rows)].count(99.0) == 1
-    assert {r.index for r in stored.rows(table, "tpt", rows)} == {0, 1, 2}
-    assert stored.runs(table, rows)["none, 2 names"] == Run("none", problem, **models, classes=2)
-    assert not {"none, 3 names", "diffusion-tta, 3 names"} & set(stored.runs(table, rows))

@@ -1,13 +1,13 @@
-"""Pictures with a map beside each, from folders: ADE20K and NYU Depth v2 as they are published, and one's own.
+"""Images with a label map or a depth map, from folders: ADE20K and NYU Depth v2 as published, and data of your own.
 
-All lie in the data folder, $DTTA_DATA or ~/.cache/dtta/data.
+All are read from the data folder, $DTTA_DATA or ~/.cache/dtta/data.
 
 * ade20k: ADEChallengeData2016/ with images/ and annotations/, each with training/ and validation/ (the "scene parsing"
-  release). A pixel of value k is of class k - 1; 0 has no label.
-* nyuv2: nyu_data/data/ with nyu2_train.csv and nyu2_test.csv, lines of "picture,depth" (the files that DenseDepth's
-  authors made of it). Depths of 16 bits are in millimetres, those of 8 bits are in 255ths of ten metres.
-* own-segmentation: images/ and annotations/, each with training/ and validation/, and classes.txt, a name a line.
-  A pixel of value k is of class k, the first is 0; 255 has no label.
+  release). Pixel value k means class k - 1; 0 means no label.
+* nyuv2: nyu_data/data/ with nyu2_train.csv and nyu2_test.csv, lines of "image,depth" (prepared by DenseDepth's
+  authors). Depths with 16 bits are in millimetres, those with 8 bits in units of 10/255 metres.
+* own-segmentation: images/ and annotations/, each with training/ and validation/, and classes.txt, one name a line.
+  Pixel value k means class k, counted from 0; 255 means no label.
 * own-depth: images/ and depths/, each with training/ and validation/. Depths have 16 bits, in millimetres; 0: unknown.
 """
 
@@ -20,24 +20,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from dtta.problems.data.folders import by_command, data_folder, open_picture, pictures, square, square_map
+from dtta.problems.data.download import hint
+from dtta.problems.data.folders import data_folder
+from dtta.problems.data.images import center_square, center_square_map, image_files, open_image
 
-GET = {
+LAYOUT = "your own data; dtta.problems.data.dense describes the layout"
+SOURCES = {
     "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, unpacked there",
     "nyuv2": "https://www.kaggle.com/datasets/soumikrakshit/nyu-depth-v2 (DenseDepth's nyu_data.zip), unpacked there",
-    "own-segmentation": "your own; the layout is told in dtta.problems.data.dense",
-    "own-depth": "your own; the layout is told in dtta.problems.data.dense",
+    "own-segmentation": LAYOUT,
+    "own-depth": LAYOUT,
 }
 FOLDERS = {"ade20k": "ADEChallengeData2016", "nyuv2": "nyu_data/data"}
-FEW = 500  # images of a training part that serve for validation
+VALIDATION_IMAGES = 500  # of the training part
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Picture files, the file of each one's map, and how such a file is read: -> (H, W) numbers."""
+    """Image files, the file of each one's map, and the function that reads a map file: -> (H, W) numbers."""
 
     images: list[Path]
     maps: list[Path]
@@ -46,114 +48,120 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.images)
 
-    def at(self, index: int, size: int) -> tuple[Tensor, Tensor]:
-        """The middle square of both: (3, size, size) in [0, 1] and (size, size).
+    def load(self, index: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return the centre square of an image, (3, size, size) in [0, 1], and of its map, (size, size).
 
         Raises:
-            ValueError: a file is damaged, or the two have other shapes.
+            ValueError: a file is damaged, or image and map differ in size.
         """
-        picture, values = open_picture(self.images[index]), self.read(self.maps[index])
-        if picture.size[::-1] != tuple(values.shape):
-            raise ValueError(f"{self.maps[index]} is not of its picture's size, {picture.size[0]} x {picture.size[1]}")
-        return square(picture, size), square_map(values, size)
+        image, values = open_image(self.images[index]), self.read(self.maps[index])
+        if image.size[::-1] != tuple(values.shape):
+            raise ValueError(f"{self.maps[index]} differs in size from its image, {image.size[0]} x {image.size[1]}")
+        return center_square(image, size), center_square_map(values, size)
 
 
 def folder(name: str) -> Path:
-    """Where a data set lies."""
+    """Return the folder of a data set."""
     return data_folder() / FOLDERS.get(name, name)
 
 
 def read(name: str) -> dict[str, Pairs]:
-    """The parts "train", "validation" (of the training part, a few) and "test" of a data set.
+    """Return the parts "train", "validation" (the first images of the training part) and "test" of a data set.
 
     Raises:
-        FileNotFoundError: the data are not there, or a map is missing. ValueError: a list of files is damaged.
+        FileNotFoundError: the data or some maps are missing. ValueError: a list of files is damaged.
     """
     if name == "nyuv2":
-        train, test = (_listed(name, part) for part in ("train", "test"))
+        train, test = (_listed_pairs(name, part) for part in ("train", "test"))
     else:
-        train, test = (_beside(name, part) for part in ("training", "validation"))
-    few = Pairs(train.images[:FEW], train.maps[:FEW], train.read)
-    return {"train": train, "validation": few, "test": test}
+        train, test = (_matching_pairs(name, part) for part in ("training", "validation"))
+    validation = Pairs(train.images[:VALIDATION_IMAGES], train.maps[:VALIDATION_IMAGES], train.read)
+    return {"train": train, "validation": validation, "test": test}
 
 
-def missing(name: str, told: str) -> FileNotFoundError:
-    """One sentence: what is not there, and how to get it."""
-    return FileNotFoundError(f"{name} is not in {folder(name)} ({told}); to get it: {by_command(name)}{GET[name]}")
+def missing(name: str, reason: str) -> FileNotFoundError:
+    """Return the error that says in one sentence what is missing and how to get it."""
+    return FileNotFoundError(f"{name} is not in {folder(name)} ({reason}); to get it: {hint(name)}{SOURCES[name]}")
 
 
 def own_classes() -> tuple[str, ...]:
-    """The names in own-segmentation/classes.txt. Raises FileNotFoundError, or ValueError for fewer than two."""
+    """Return the names in own-segmentation/classes.txt.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: fewer than two names, or a name twice.
+    """
     path = folder("own-segmentation") / "classes.txt"
     if not path.is_file():
         raise missing("own-segmentation", "classes.txt is missing")
     names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    if len(set(names)) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"{path} must hold two different names or more, one a line")
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"{path} must contain at least two different names, one a line")
     return names
 
 
-def _beside(name: str, part: str) -> Pairs:
-    """images/part/x.jpg with annotations/part/x.png."""
-    kind, how = {
-        "ade20k": ("annotations", _ade_classes),
-        "own-segmentation": ("annotations", _own_classes),
+def _matching_pairs(name: str, part: str) -> Pairs:
+    """Pair images/part/x.jpg with annotations/part/x.png."""
+    kind, read_map = {
+        "ade20k": ("annotations", _ade_labels),
+        "own-segmentation": ("annotations", _own_labels),
         "own-depth": ("depths", _millimetres),
     }[name]
     images, maps = folder(name) / "images" / part, folder(name) / kind / part
     for needed in (images, maps):
-        if not needed.is_dir() or not pictures(needed):
+        if not needed.is_dir() or not image_files(needed):
             raise missing(name, f"the folder {needed.relative_to(folder(name))} is missing or empty")
-    found = pictures(images)
-    beside = {path.stem: path for path in pictures(maps)}
-    if alone := [path for path in found if path.stem not in beside]:
+    paths = image_files(images)
+    map_of = {path.stem: path for path in image_files(maps)}
+    unmatched = [path.name for path in paths if path.stem not in map_of]
+    if unmatched:
         raise missing(
-            name, f"{len(alone)} of {len(found)} pictures have no map in {kind}/{part}, such as {alone[0].name}"
+            name, f"{len(unmatched)} of {len(paths)} images have no map in {kind}/{part}, such as {unmatched[0]}"
         )
-    return Pairs(found, [beside[path.stem] for path in found], how)
+    return Pairs(paths, [map_of[path.stem] for path in paths], read_map)
 
 
-def _listed(name: str, part: str) -> Pairs:
-    """Lines of data/nyu2_test/00000_colors.png,data/nyu2_test/00000_depth.png."""
+def _listed_pairs(name: str, part: str) -> Pairs:
+    """Read lines such as data/nyu2_test/00000_colors.png,data/nyu2_test/00000_depth.png."""
     path = folder(name) / f"nyu2_{part}.csv"
     if not path.is_file():
         raise missing(name, f"{path.name} is missing")
     rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
     if not rows or any(len(row) != 2 for row in rows):
-        raise ValueError(f"{path} must hold lines of picture,depth")
+        raise ValueError(f"{path} must contain lines of image,depth")
     images, maps = ([folder(name).parent / row[k] for row in rows] for k in (0, 1))
     if not images[0].is_file() or not maps[0].is_file():
-        raise missing(name, f"{rows[0][0]} or {rows[0][1]}, which {path.name} names, is missing")
+        raise missing(name, f"{rows[0][0]} or {rows[0][1]}, listed in {path.name}, is missing")
     return Pairs(images, maps, _nyu_depth)
 
 
-# --- what the pixels of a map mean ---------------------------------------------------------------------
+# --- pixel values of a map -----------------------------------------------------------------------------
 
 
-def _numbers(path: Path) -> tuple[Tensor, Image.Image]:
-    picture = open_picture(path)
-    values = np.asarray(picture)
+def _pixel_values(path: Path) -> tuple[Tensor, bool]:
+    """Return a map's values (H, W), and whether the file has 8 bits a pixel."""
+    image = open_image(path)
+    values = np.asarray(image)
     if values.ndim != 2:
         raise ValueError(f"{path} must have one number a pixel, not {values.shape[-1]} channels")
-    return torch.from_numpy(values.astype(np.int64)), picture
+    return torch.from_numpy(values.astype(np.int64)), image.mode == "L"
 
 
-def _ade_classes(path: Path) -> Tensor:
-    return _numbers(path)[0] - 1
+def _ade_labels(path: Path) -> Tensor:
+    return _pixel_values(path)[0] - 1
 
 
-def _own_classes(path: Path) -> Tensor:
-    values = _numbers(path)[0]
+def _own_labels(path: Path) -> Tensor:
+    values, _ = _pixel_values(path)
     return torch.where(values == 255, -1, values)
 
 
 def _millimetres(path: Path) -> Tensor:
-    values, picture = _numbers(path)
-    if picture.mode == "L":
+    values, eight_bits = _pixel_values(path)
+    if eight_bits:
         raise ValueError(f"{path} must have 16 bits a pixel, depth in millimetres, not 8")
     return values.float() / 1000
 
 
 def _nyu_depth(path: Path) -> Tensor:
-    values, picture = _numbers(path)
-    return values.float() * 10 / 255 if picture.mode == "L" else values.float() / 1000
+    values, eight_bits = _pixel_values(path)
+    return values.float() * 10 / 255 if eight_bits else values.float() / 1000

@@ -1,11 +1,13 @@
-"""Data sets that are published as open archives, brought into the data folder: ``dtta fetch imagenet-a``.
+"""Download public data sets into the data folder: ``dtta fetch imagenet-a``.
 
-The others need an account or are made by their authors' code; ``dtta doctor`` says how each is to be had.
+Every archive is checked against its published checksum before it is unpacked. Other data sets need an account or are
+made by their authors' code; ``dtta doctor`` says how to get each. Imports neither torch nor the hub's library until a
+download needs it.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import shutil
 import tarfile
 import tempfile
@@ -14,82 +16,114 @@ import urllib.request
 import zipfile
 import zlib
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from tqdm.auto import tqdm
-
 from dtta.problems.data.folders import data_folder, one_line
 
-HUB = "hub:"  # before OWNER/NAME/FILE of a data set on the Hugging Face hub
+HUB = "hub:"  # prefix of OWNER/NAME/FILE, a file of a data set on the Hugging Face hub
 BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks"
 ZENODO = "https://zenodo.org/records/2235448/files"
 
 
 @dataclass(frozen=True)
 class Archives:
-    """Where a data set's archives lie.
+    """The archives of a data set.
 
     Args:
-        addresses: of tar or zip files; ``hub:OWNER/NAME/FILE`` for those of the hub.
-        folder: what they unpack to, under the data folder.
-        inside: folder to unpack them in, where they do not bring their own.
+        checksums: address of each tar or zip file -> its checksum, "algorithm:hexadecimal digest". An address is a URL
+            or ``hub:OWNER/NAME/FILE``.
+        folder: folder that they unpack to, in the data folder.
+        unpack_in: folder to unpack them in, if they do not contain `folder` themselves.
     """
 
-    addresses: tuple[str, ...]
+    checksums: Mapping[str, str]
     folder: str
-    inside: str = "."
+    unpack_in: str = "."
 
 
+# Sources of the checksums: tensorflow/datasets, checksums.tsv (imagenet-a, -r, -v2); Zenodo's, as quoted in
+# kkirchheim/pytorch-ood (imagenet-c); dmlc/gluon-cv, scripts/datasets/ade20k.py (ade20k). All on GitHub.
 ARCHIVES = {
-    "imagenet-a": Archives((f"{BERKELEY}/imagenet-a.tar",), "imagenet-a"),
-    "imagenet-r": Archives((f"{BERKELEY}/imagenet-r.tar",), "imagenet-r"),
+    "imagenet-a": Archives(
+        {f"{BERKELEY}/imagenet-a.tar": "sha256:3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e"},
+        "imagenet-a",
+    ),
+    "imagenet-r": Archives(
+        {f"{BERKELEY}/imagenet-r.tar": "sha256:18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52"},
+        "imagenet-r",
+    ),
     "imagenet-v2": Archives(
-        (f"{HUB}vaishaal/ImageNetV2/imagenetv2-matched-frequency.tar.gz",), "imagenetv2-matched-frequency-format-val"
+        {
+            f"{HUB}vaishaal/ImageNetV2/imagenetv2-matched-frequency.tar.gz": (
+                "sha256:f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c"
+            )
+        },
+        "imagenetv2-matched-frequency-format-val",
     ),
     "imagenet-c": Archives(
-        tuple(f"{ZENODO}/{name}.tar" for name in ("noise", "blur", "weather", "digital")), "imagenet-c", "imagenet-c"
+        {
+            f"{ZENODO}/noise.tar": "md5:e80562d7f6c3f8834afb1ecf27252745",
+            f"{ZENODO}/blur.tar": "md5:2d8e81fdd8e07fef67b9334fa635e45c",
+            f"{ZENODO}/weather.tar": "md5:33ffea4db4d93fe4a428c40a6ce0c25d",
+            f"{ZENODO}/digital.tar": "md5:89157860d7b10d5797849337ca2e5c03",
+        },
+        "imagenet-c",
+        "imagenet-c",
     ),
     "ade20k": Archives(
-        ("http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",), "ADEChallengeData2016"
+        {
+            "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip": (
+                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
+            )
+        },
+        "ADEChallengeData2016",
     ),
 }
 
 
 class FetchError(OSError):
-    """A data set could not be fetched. The sentence says why, and what to do."""
+    """A data set could not be downloaded. The message is one sentence: why, and what to do."""
+
+
+def hint(name: str) -> str:
+    """Return "dtta fetch NAME, or by hand " for the data sets that ``dtta fetch`` can download, else ""."""
+    return f"dtta fetch {name}, or by hand " if name in ARCHIVES else ""
 
 
 def fetch(name: str) -> Path:
-    """Download and unpack a data set; what is there already is not fetched again, and a download goes on.
+    """Download, check and unpack a data set. Skips archives that are already unpacked, resumes partial downloads.
 
     Returns:
-        Its folder.
+        The data set's folder.
 
     Raises:
-        ValueError: no open archive of that name is known.
-        FetchError: no network, no room, or a damaged archive.
+        ValueError: no archive is listed under that name.
+        FetchError: no network, too little disk space, or a file with another checksum.
     """
     if name not in ARCHIVES:
-        raise ValueError(
-            f"{name!r} cannot be fetched; {', '.join(ARCHIVES)} can. dtta doctor {name} says how to get it"
-        )
-    known = ARCHIVES[name]
+        choices = ", ".join(ARCHIVES)
+        raise ValueError(f"{name!r} cannot be fetched; {choices} can. dtta doctor {name} says how to get it")
+    archives = ARCHIVES[name]
     root = data_folder()
-    for address in known.addresses:
-        done = root / f".{name}-{_file(address)}.done"  # each archive for itself: the four of ImageNet-C are 70 GB
-        if done.exists():
+    for address, checksum in archives.checksums.items():
+        marker = root / f".{name}-{_file_name(address)}.done"  # one for each archive: ImageNet-C's four are 70 GB
+        if marker.exists():
             continue
         root.mkdir(parents=True, exist_ok=True)
-        _unpack(*_download(address, root), root / known.inside)
-        done.touch()
-    if not (root / known.folder).is_dir():
-        raise FetchError(
-            f"{name} was unpacked in {root}, but brought no folder {known.folder}; look there, and move it"
-        )
-    return root / known.folder
+        archive = _download(address, root)
+        _check(archive, checksum, address)
+        _unpack(archive, root / archives.unpack_in)
+        if not address.startswith(HUB):  # the hub's cache keeps its files
+            archive.unlink()
+        marker.touch()
+    folder = root / archives.folder
+    if not folder.is_dir():
+        raise FetchError(f"{name} was unpacked in {root}, but contains no folder {archives.folder}; look there for it")
+    return folder
 
 
 def command(options: Namespace) -> None:
@@ -98,85 +132,92 @@ def command(options: Namespace) -> None:
         print(f"{name} is in {fetch(name)}")
 
 
-def _file(address: str) -> str:
+def _file_name(address: str) -> str:
     return address.rpartition("/")[2]
 
 
-def _download(address: str, root: Path) -> tuple[Path, bool]:
-    """An archive's file, and whether it is to be deleted once it is unpacked: the hub's cache keeps its own."""
+def _download(address: str, root: Path) -> Path:
+    """Download an archive if it is not there yet."""
     try:
         if address.startswith(HUB):
+            from huggingface_hub import hf_hub_download
+
             owner, name, file = address.removeprefix(HUB).split("/", 2)
-            return Path(hf_hub_download(f"{owner}/{name}", file, repo_type="dataset")), False
-        target = root / f".{_file(address)}"
+            return Path(hf_hub_download(f"{owner}/{name}", file, repo_type="dataset"))
+        target = root / f".{_file_name(address)}"
         if not target.exists():
-            _get(address, target.with_name(f"{target.name}.part"))
-            target.with_name(f"{target.name}.part").replace(target)
-        return target, True
-    except (OSError, ValueError) as error:  # those of urllib and of the hub are of these kinds
+            part = target.with_name(f"{target.name}.part")
+            _resume(address, part)
+            part.replace(target)
+        return target
+    except (OSError, ValueError) as error:  # base classes of the errors of urllib and of the hub
         raise FetchError(
-            f"cannot download {address}: {one_line(error)}. What has come is kept: give the same command again, or put "
-            f"the files into {root} by hand"
+            f"cannot download {address}: {one_line(error)}. The part downloaded so far is kept: give the same command "
+            f"again, or put the files into {root} by hand"
         ) from error
 
 
-def _get(address: str, part: Path) -> None:
-    """Download the rest of a file behind what is there of it."""
-    have = part.stat().st_size if part.exists() else 0
-    asked = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+def _resume(address: str, part: Path) -> None:
+    """Append the rest of a file to the part that was downloaded before."""
+    from tqdm.auto import tqdm
+
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        answer = urllib.request.urlopen(asked, timeout=60)
+        response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # all of it is there
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the part is the whole file
             return
         raise
-    with answer:
-        have = have if answer.status == HTTPStatus.PARTIAL_CONTENT else 0  # a server that starts from the beginning
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
+    with response:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:  # a server that ignores ranges
+            start = 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
         free = shutil.disk_usage(part.parent).free
-        if total and 2 * total - have > free:  # the archive, and what is in it
-            need = (2 * total - have) / 1e9
+        if total and 2 * total - start > free:  # the archive and its content
+            need = (2 * total - start) / 1e9
             raise OSError(f"it needs about {need:.1f} GB in {part.parent}, where {free / 1e9:.1f} GB are free")
-        with part.open("ab" if have else "wb") as file, tqdm(
-            desc=_file(address), total=total, initial=have, unit="B", unit_scale=True
-        ) as bar:  # fmt: skip
-            while block := answer.read(2**20):
+        bar = tqdm(desc=_file_name(address), total=total, initial=start, unit="B", unit_scale=True)
+        with bar, part.open("ab" if start else "wb") as file:
+            while block := response.read(2**20):
                 file.write(block)
                 bar.update(len(block))
     if total and part.stat().st_size < total:
         raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes")
 
 
-def _unpack(archive: Path, ours: bool, into: Path) -> None:
-    """Unpack beside, then move: a folder of the data set is there whole or not at all."""
-    into.mkdir(parents=True, exist_ok=True)
+def _check(archive: Path, checksum: str, address: str) -> None:
+    """Delete an archive whose checksum is wrong, and raise FetchError."""
+    algorithm, _, expected = checksum.partition(":")
+    with archive.open("rb") as file:
+        digest = hashlib.file_digest(file, partial(hashlib.new, algorithm, usedforsecurity=False)).hexdigest()
+    if digest == expected:
+        return
+    archive.resolve().unlink()  # in the hub's cache the file is a link to its content
+    archive.unlink(missing_ok=True)
+    raise FetchError(
+        f"the file from {address} has the {algorithm} checksum {digest} instead of {expected}: it is damaged or was "
+        "replaced, and has been deleted; give the same command again to download it anew"
+    )
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """Unpack in a temporary folder, then move the content, so that no folder of a data set is ever incomplete."""
+    target.mkdir(parents=True, exist_ok=True)
     print(f"unpacking {archive.name.lstrip('.')}", flush=True)
-    with tempfile.TemporaryDirectory(dir=into, prefix=".unpacking-") as beside:
+    with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as temporary:
         try:
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as file:
-                    file.extractall(beside)
+                    file.extractall(temporary)
             else:
-                _end(archive)
                 with tarfile.open(archive) as file:
-                    file.extractall(beside, filter="data")  # nothing outside the folder, no links, no devices
+                    file.extractall(temporary, filter="data")  # no paths or links outside the folder, no devices
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
-            if ours and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
-                archive.unlink()  # damaged; on a full disk it is whole
             raise FetchError(f"cannot unpack {archive}: {one_line(error)}; give the same command again") from error
-        for found in Path(beside).iterdir():
-            target = into / found.name
-            if target.exists():
-                raise FetchError(f"{target} is there already; move it away, then give the same command again")
-            found.replace(target)
-    if ours:
-        archive.unlink()
-
-
-def _end(archive: Path) -> None:
-    """A plain tar file ends with two blocks of zeros; without them it was cut off, which tarfile does not tell."""
-    with archive.open("rb") as file:
-        file.seek(max(archive.stat().st_size - 1024, 0))
-        if archive.suffix == ".tar" and any(file.read()):
-            raise tarfile.ReadError("it was cut off")
+        for source in Path(temporary).iterdir():
+            destination = target / source.name
+            if destination.exists():
+                raise FetchError(f"{destination} already exists; move it away, then give the same command again")
+            source.replace(destination)

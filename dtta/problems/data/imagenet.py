@@ -1,6 +1,6 @@
-"""ImageNet and the data sets with its classes, each from a folder in the layout in which it is published.
+"""ImageNet and the data sets with its classes, read from folders in the published layout.
 
-All lie in the data folder, $DTTA_DATA or ~/.cache/dtta/data. What is missing is said with where to get it.
+All are read from the data folder, $DTTA_DATA or ~/.cache/dtta/data. Errors say where to get what is missing.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ from pathlib import Path
 
 from timm.data import ImageNetInfo
 
-from dtta.problems.data.folders import by_command, data_folder, in_turn, one_line, pictures
+from dtta.problems.data.download import hint
+from dtta.problems.data.folders import data_folder, one_line
+from dtta.problems.data.images import image_files, interleave_classes
 
-CORRUPTIONS = {  # ImageNet-C's families, by the archive that holds them
+ARCHIVES = {  # of ImageNet-C, with the corruptions in each
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
     "weather": ("snow", "frost", "fog", "brightness"),
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 }
-FAMILIES = tuple(name for group in CORRUPTIONS.values() for name in group)
+CORRUPTIONS = tuple(name for names in ARCHIVES.values() for name in names)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is published.
+    """The layout in which a data set is published.
 
     Args:
-        folders: where its class folders may be, under the data folder; the first that is there counts.
-        get: where it comes from, and how.
-        subset: timm's list of the classes that it has; None: all thousand.
-        numbered: whether its folders are class numbers 0 to 999 instead of WordNet's.
+        folders: possible folders of its class folders, in the data folder; the first that exists is read.
+        source: where to get it, and how.
+        subset: timm's name of the list of its classes; None: all thousand.
+        numbered: whether its folders are named by class numbers 0 to 999 instead of WordNet ids.
     """
 
     folders: tuple[str, ...]
-    get: str
+    source: str
     subset: str | None = None
     numbered: bool = False
 
@@ -62,7 +64,7 @@ LAYOUTS = {
     ),
     "imagenet-s": Layout(
         ("stylized-imagenet/val",),
-        "it is made from ImageNet's validation images by the code of https://github.com/rgeirhos/Stylized-ImageNet",
+        "make it from ImageNet's validation images with the code of https://github.com/rgeirhos/Stylized-ImageNet",
     ),
     "imagenet-sketch": Layout(
         ("imagenet-sketch/sketch", "sketch"),
@@ -79,65 +81,68 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Files and what they show.
+class LabelledFiles:
+    """Image files and their labels.
 
     Args:
-        paths, labels: each class in turn (see ``in_turn``); a label is a number in `kept`.
-        kept: numbers of ImageNet's classes that answers are restricted to.
-        alike: label -> labels that are as right, where a picture's class has several of ImageNet's.
+        paths, labels: interleaved by class (see ``interleave_classes``); a label is an index into `classes`.
+        classes: numbers of the ImageNet classes that predictions are restricted to.
+        accepted: label -> labels that count as correct, if an image's class corresponds to several of ImageNet's.
         border: pixels to cut off on each side.
     """
 
     paths: Sequence[Path]
     labels: Sequence[int]
-    kept: Sequence[int]
-    alike: dict[int, frozenset[int]] = field(default_factory=dict)
+    classes: Sequence[int]
+    accepted: dict[int, frozenset[int]] = field(default_factory=dict)
     border: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
 @cache
 def synsets() -> list[str]:
-    """WordNet's numbers of the thousand classes, in their order."""
+    """Return the WordNet ids of the thousand classes, in their order."""
     return ImageNetInfo().label_names()
 
 
-def class_names(kept: Sequence[int]) -> tuple[str, ...]:
-    """Their first names; two classes with one name are told apart by WordNet's number."""
+def class_names(classes: Sequence[int]) -> tuple[str, ...]:
+    """Return the first name of each class, with its WordNet id if another class has the same name."""
     info = ImageNetInfo()
-    first = [info.index_to_description(i).partition(",")[0] for i in range(1000)]
-    return tuple(first[i] if first.count(first[i]) == 1 else f"{first[i]} ({synsets()[i]})" for i in kept)
+    names = [info.index_to_description(i).partition(",")[0] for i in range(1000)]
+    return tuple(names[i] if names.count(names[i]) == 1 else f"{names[i]} ({synsets()[i]})" for i in classes)
 
 
-def kept_classes(name: str) -> list[int]:
-    """Numbers of the classes that a data set has."""
+def classes_of(name: str) -> list[int]:
+    """Return the numbers of the ImageNet classes that a data set has."""
     subset = LAYOUTS[name].subset
     if subset is None:
         return list(range(1000))
-    listed = pkgutil.get_data("timm.data", f"_info/{subset}_synsets.txt").decode().split()
-    place = {synset: i for i, synset in enumerate(synsets())}
-    return sorted(place[synset] for synset in listed)
+    ids = pkgutil.get_data("timm.data", f"_info/{subset}_synsets.txt").decode().split()
+    number_of = {synset: i for i, synset in enumerate(synsets())}
+    return sorted(number_of[synset] for synset in ids)
 
 
-def missing(name: str, told: str, where: Path | None = None) -> FileNotFoundError:
-    """One sentence: what is not there, and how to get it."""
+def missing(name: str, reason: str, folder: Path | None = None) -> FileNotFoundError:
+    """Return the error that says in one sentence what is missing and how to get it."""
     layout = LAYOUTS[name]
-    place = where or data_folder() / layout.folders[0]
-    return FileNotFoundError(f"{name} is not in {place} ({told}); to get it: {by_command(name)}{layout.get}")
+    place = folder or data_folder() / layout.folders[0]
+    return FileNotFoundError(f"{name} is not in {place} ({reason}); to get it: {hint(name)}{layout.source}")
 
 
 def root(name: str) -> Path:
-    """The folder of a data set. Raises FileNotFoundError if it is not there."""
+    """Return the folder of a data set. Raises FileNotFoundError if there is none."""
     for folder in LAYOUTS[name].folders:
         if (data_folder() / folder).is_dir():
             return data_folder() / folder
     if name == "imagenet" and any(data_folder().glob("ILSVRC2012_img_val.tar")):
-        return _unpacked()
+        return _unpack_validation()
     raise missing(name, "there is no such folder")
 
 
-def _unpacked() -> Path:
-    from torchvision.datasets import ImageNet  # asked for its unpacking alone
+def _unpack_validation() -> Path:
+    from torchvision.datasets import ImageNet  # only to unpack
 
     try:
         ImageNet(str(data_folder()), "val")
@@ -146,103 +151,106 @@ def _unpacked() -> Path:
     return data_folder() / "val"
 
 
-@cache
-def read(name: str, of: Path) -> Pictures:
-    """The pictures of a data set; `of`: its folder, as ``root`` gives it.
-
-    Raises:
-        FileNotFoundError: a class's folder or a mapping is missing. ValueError: a mapping is damaged.
-    """
-    if name == "objectnet":
-        return _objectnet(of)
-    if name == "imagenet-c":
-        of = family(of, *_first_family(of))
-    kept = kept_classes(name)
-    folders = [of / (str(i) if LAYOUTS[name].numbered else synsets()[i]) for i in kept]
-    lacking = [folder.name for folder in folders if not folder.is_dir()]
-    if lacking:
-        raise missing(name, f"{len(lacking)} of {len(kept)} class folders are missing, such as {lacking[0]}", of)
+def _by_class(folders: Sequence[Path], classes: Sequence[int], most: int | None = None) -> LabelledFiles:
+    """Return the images of one folder for each class, at most this many of each."""
     paths, labels = [], []
     for label, folder in enumerate(folders):
-        found = pictures(folder)
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
-        raise missing(name, "its class folders hold no pictures", of)
-    order = in_turn(labels, len(kept))
-    return Pictures([paths[i] for i in order], [labels[i] for i in order], kept)
+        files = image_files(folder)[:most]
+        paths += files
+        labels += [label] * len(files)
+    order = interleave_classes(labels, len(classes))
+    return LabelledFiles([paths[i] for i in order], [labels[i] for i in order], classes)
 
 
-def training_pictures(kept: Sequence[int], each: int = 5) -> Pictures | None:
-    """The first pictures of ImageNet's training part of some classes, for validation; None if they are not there."""
-    folders = [data_folder() / "train" / synsets()[i] for i in kept]
-    if not all(folder.is_dir() for folder in folders):
-        return None
-    found = [pictures(folder)[:each] for folder in folders]
-    labels = [label for label, paths in enumerate(found) for _ in paths]
-    paths = [path for paths in found for path in paths]
-    order = in_turn(labels, len(kept))
-    return Pictures([paths[i] for i in order], [labels[i] for i in order], kept)
-
-
-# --- ImageNet-C: one folder for each family and severity ----------------------------------------------
-
-
-def family(of: Path, name: str, severity: int) -> Path:
-    """The folder of a family at a severity, as the archives unpack: with or without the archive's name before it.
+@cache
+def read(name: str, folder: Path) -> LabelledFiles:
+    """Return the images of a data set; `folder`: as ``root`` returns it.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: a class folder or a mapping is missing. ValueError: a mapping is damaged.
     """
-    group = next(group for group, names in CORRUPTIONS.items() if name in names)
-    for folder in (of / name / str(severity), of / group / name / str(severity)):
-        if folder.is_dir():
-            return folder
-    raise missing("imagenet-c", f"there is no {name}/{severity} in it; it is in {group}.tar", of)
+    if name == "objectnet":
+        return _objectnet(folder)
+    if name == "imagenet-c":
+        folder = corrupted(folder, *_first_corruption(folder))
+    classes = classes_of(name)
+    folders = [folder / (str(i) if LAYOUTS[name].numbered else synsets()[i]) for i in classes]
+    absent = [path.name for path in folders if not path.is_dir()]
+    if absent:
+        raise missing(name, f"{len(absent)} of {len(classes)} class folders are missing, such as {absent[0]}", folder)
+    files = _by_class(folders, classes)
+    if not files.paths:
+        raise missing(name, "its class folders contain no images", folder)
+    return files
 
 
-def _first_family(of: Path) -> tuple[str, int]:
-    for name in FAMILIES:
+def training_images(classes: Sequence[int], each: int = 5) -> LabelledFiles | None:
+    """Return the first `each` images of some classes of ImageNet's training part; None if any folder is missing."""
+    folders = [data_folder() / "train" / synsets()[i] for i in classes]
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    return _by_class(folders, classes, each)
+
+
+# --- ImageNet-C: one folder for each corruption and severity -------------------------------------------
+
+
+def corrupted(folder: Path, corruption: str, severity: int) -> Path:
+    """Return the folder of a corruption at a severity, unpacked with or without a folder named after the archive.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    archive = next(archive for archive, names in ARCHIVES.items() if corruption in names)
+    for path in (folder / corruption / str(severity), folder / archive / corruption / str(severity)):
+        if path.is_dir():
+            return path
+    raise missing("imagenet-c", f"it contains no {corruption}/{severity}, which is in {archive}.tar", folder)
+
+
+def _first_corruption(folder: Path) -> tuple[str, int]:
+    for corruption in CORRUPTIONS:
         for severity in range(1, 6):
             try:
-                family(of, name, severity)
-                return name, severity
+                corrupted(folder, corruption, severity)
+                return corruption, severity
             except FileNotFoundError:
                 continue
-    raise missing("imagenet-c", "it has none of the families, such as gaussian_noise/5", of)
+    raise missing("imagenet-c", "it contains none of the corruptions, such as gaussian_noise/5", folder)
 
 
 # --- ObjectNet: its classes are mapped to ImageNet's ---------------------------------------------------
 
 
-def _objectnet(of: Path) -> Pictures:
-    """Its pictures of those classes that ImageNet has too; each may be several of ImageNet's classes."""
-    maps = of / "mappings"
+def _objectnet(folder: Path) -> LabelledFiles:
+    """Return its images of the classes that ImageNet has too; each may correspond to several of ImageNet's classes."""
+    mappings = folder / "mappings"
     try:
-        object_of = json.loads((maps / "folder_to_objectnet_label.json").read_text())
-        imagenet_of = json.loads((maps / "objectnet_to_imagenet_1k.json").read_text())
-        lines = (maps / "imagenet_to_label_2012_v2").read_text().splitlines()
-        line_of = json.loads((maps / "pytorch_to_imagenet_2012_id.json").read_text())
-        number = {lines[int(line)].strip(): int(index) for index, line in line_of.items()}
-        classes = {
-            folder: sorted(number[name.strip()] for name in imagenet_of[thing].split(";"))
-            for folder, thing in object_of.items()
-            if thing in imagenet_of
+        object_of = json.loads((mappings / "folder_to_objectnet_label.json").read_text())
+        imagenet_of = json.loads((mappings / "objectnet_to_imagenet_1k.json").read_text())
+        lines = (mappings / "imagenet_to_label_2012_v2").read_text().splitlines()
+        line_of = json.loads((mappings / "pytorch_to_imagenet_2012_id.json").read_text())
+        number_of = {lines[int(line)].strip(): int(index) for index, line in line_of.items()}
+        numbers_of = {
+            name: sorted(number_of[description.strip()] for description in imagenet_of[label].split(";"))
+            for name, label in sorted(object_of.items())
+            if label in imagenet_of
         }
     except FileNotFoundError as error:
-        raise missing("objectnet", f"{error.filename} is missing", of) from error
+        raise missing("objectnet", f"{error.filename} is missing", folder) from error
     except (ValueError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"{maps} does not hold ObjectNet's mappings as published ({error!r})") from error
-    kept = sorted({number for numbers in classes.values() for number in numbers})
-    place = {number: label for label, number in enumerate(kept)}
-    paths, labels, alike = [], [], {}
-    for folder, numbers in sorted(classes.items()):
-        if not (of / "images" / folder).is_dir():
-            raise missing("objectnet", f"the class folder images/{folder} is missing", of)
-        found = pictures(of / "images" / folder)
-        paths += found
-        labels += [place[numbers[0]]] * len(found)
-        alike[place[numbers[0]]] = frozenset(place[number] for number in numbers)
-    order = in_turn(labels, len(kept))
-    # A red frame of two pixels says that a picture must not be trained on; its authors cut it off.
-    return Pictures([paths[i] for i in order], [labels[i] for i in order], kept, alike, border=2)
+        raise ValueError(f"{mappings} does not contain ObjectNet's mappings as published ({error!r})") from error
+    classes = sorted({number for numbers in numbers_of.values() for number in numbers})
+    label_of = {number: label for label, number in enumerate(classes)}
+    paths, labels, accepted = [], [], {}
+    for name, numbers in numbers_of.items():
+        if not (folder / "images" / name).is_dir():
+            raise missing("objectnet", f"the class folder images/{name} is missing", folder)
+        files = image_files(folder / "images" / name)
+        label = label_of[numbers[0]]
+        paths += files
+        labels += [label] * len(files)
+        accepted[label] = frozenset(label_of[number] for number in numbers)
+    order = interleave_classes(labels, len(classes))
+    # Each image has a red frame, two pixels wide, as a reminder not to train on it; ObjectNet's authors cut it off.
+    return LabelledFiles([paths[i] for i in order], [labels[i] for i in order], classes, accepted, border=2)

@@ -1,28 +1,27 @@
-"""Segmentation at full scale: SegFormer on ADE20K, or on one's own pictures and maps (paper, Table 4).
+"""Segmentation at full scale: SegFormer on ADE20K, or on images and label maps of your own (paper, Table 4).
 
-The diffusion model is Stable Diffusion 1.5 under the ControlNet that was trained on ADE20K's colours: the belief of
-each pixel mixes the colours of the classes, a soft picture of the map. Nothing of it moves. Or, as in the paper, a
-latent diffusion model that sees a map of mixed class embeddings beside the noisy latent; the paper's own was never
-released, ``dtta train ade20k`` makes one (``dtta.problems.full.latent_maps``).
+The diffusion model is Stable Diffusion 1.5 with the ControlNet trained on ADE20K's colours: each pixel of its
+condition is the mean of the class colours, weighted by the belief. Its parameters are not adapted. The alternative,
+as in the paper, is a latent diffusion model that is given a map of mixed class embeddings, concatenated with the
+noisy latent. The paper's was never released; ``dtta train ade20k`` trains one (``dtta.problems.full.latent_maps``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SegformerForSemanticSegmentation
 
 from dtta.core.conditions import PixelMixture
 from dtta.core.diffusion import ConcatUNet
 from dtta.core.problem import Problem
 from dtta.problems.data import dense as dense_data
-from dtta.problems.data.hub import Checkpoint, Need, device, find, need, reach
+from dtta.problems.data import hub
 from dtta.problems.digits.shifts import apply_shift
 from dtta.problems.full import latent_maps
-from dtta.problems.full.stable_diffusion import controlled_needs, load_controlled
+from dtta.problems.full.stable_diffusion import controlled_requirements, load_controlled
 from dtta.problems.metrics import class_counts, segmentation_metrics
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS
@@ -31,18 +30,18 @@ from dtta.problems.training.recipes import Recipe
 _COMMITS = {0: "489d5cd81a0b59fab9b7ea758d3548ebe99677da", 5: "739f5d4692954e4a185eac280dec1ba5a7d52f1d"}
 _GIGABYTES = (0.02, 0.06, 0.11, 0.19, 0.26, 0.34)
 NETWORKS = {
-    f"segformer-b{k}": Checkpoint(
+    f"segformer-b{k}": hub.Checkpoint(
         f"nvidia/segformer-b{k}-finetuned-ade-{'640-640' if k == 5 else '512-512'}", _COMMITS.get(k), _GIGABYTES[k]
     )
     for k in range(6)
 }
-DIFFUSIONS = {"controlnet-seg": Checkpoint("lllyasviel/control_v11p_sd15_seg", None, 1.45)}
-# Under the ControlNet nothing is stated by the paper; under its own models AdamW at 8e-5 (by its authors, elsewhere),
-# and φ moves. Steps and samples are those of its other tasks. Nothing was chosen on validation images here.
+DIFFUSIONS = {"controlnet-seg": hub.Checkpoint("lllyasviel/control_v11p_sd15_seg", None, 1.45)}
+# The paper states nothing for the ControlNet; for its own models AdamW at 8e-5 (stated elsewhere by its authors), and φ
+# is adapted. Steps and samples are those of its other tasks. None of these were chosen on validation images here.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(optimizer="adamw", lr=8e-5, steps=5, samples=180, micro_batch=4),
 }
-# The colours of ADE20K's 150 classes (color150 of the scene parsing benchmark), which the ControlNet learnt.
+# The colours of ADE20K's 150 classes (color150 of the scene parsing benchmark), on which the ControlNet was trained.
 COLOURS = """
     787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33
     ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff
@@ -55,99 +54,100 @@ COLOURS = """
     ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff
     00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """
-RECIPES: dict = {}  # nothing ships; `recipes` says what can be trained
-PROMPT = ""  # no words: Stable Diffusion learnt to do without
+RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
+PROMPT = ""  # Stable Diffusion was trained on empty prompts too
 
 
 def colours() -> Tensor:
-    """The colours of ADE20K's classes, (150, 3) in [0, 1]."""
+    """Return the colours of ADE20K's classes, (150, 3) in [0, 1]."""
     return torch.tensor([list(bytes.fromhex(colour)) for colour in COLOURS.split()]) / 255
 
 
 def problem(network: str | None = None, diffusion: str | None = None, *, name: str = "ade20k") -> Problem:
-    """Segmentation of ADE20K's validation part into 150 classes ("ade20k"), or of one's own ("own-segmentation").
+    """Return segmentation of ADE20K's validation part into 150 classes ("ade20k"), or of your own data
+    ("own-segmentation").
 
-    Images are the middle squares, of the diffusion model's size. Validation images are a few of the training part.
+    Images are centre squares of the diffusion model's size. Validation images are the first of the training part.
 
     Args:
-        network: "segformer-b0" (the usual one) to "segformer-b5", or the path of a folder that holds a
-            ``SegformerForSemanticSegmentation``; for one's own data, a folder.
-        diffusion: "controlnet-seg" (ADE20K's usual one), "latent" (trained by ``dtta train``; for one's own data the
-            usual one), or the path of a folder in the layout of a ``StableDiffusionControlNetPipeline``.
+        network: "segformer-b0" (default) to "segformer-b5", or the path of a folder with a
+            ``SegformerForSemanticSegmentation``; for your own data, a folder.
+        diffusion: "controlnet-seg" (ADE20K's default), "latent" (trained by ``dtta train``; the default for your own
+            data), or the path of a folder in the layout of a ``StableDiffusionControlNetPipeline``.
 
     Raises:
-        ValueError: unknown names, or a network of other classes. FileNotFoundError: the data are not there.
-        dtta.problems.training.weights.WeightsError: a checkpoint is missing, damaged, or cannot be reached.
+        ValueError: unknown names, or a network with other classes. FileNotFoundError: the data are missing.
+        dtta.problems.training.weights.WeightsError: a checkpoint is missing or damaged, or cannot be downloaded.
     """
     own = name == "own-segmentation"
     pairs = dense_data.read(name)
     if own and network is None:
-        raise ValueError("own-segmentation needs a network: give the path of a folder that holds a SegFormer for it")
+        raise ValueError("own-segmentation needs a network: give the path of a folder with a SegFormer for it")
     f = load_segformer(network)
-    told = f.network.config.id2label
-    classes = dense_data.own_classes() if own else tuple(told[k].strip() for k in range(len(told)))
-    if len(told) != len(classes) or (len(classes) > len(colours()) and not own):
-        raise ValueError(f"the network tells {len(told)} classes apart, the data have {len(classes)}")
+    labels = f.network.config.id2label
+    classes = dense_data.own_classes() if own else tuple(labels[k].strip() for k in range(len(labels)))
+    if len(labels) != len(classes) or (len(classes) > len(colours()) and not own):
+        raise ValueError(f"the network predicts {len(labels)} classes, the data have {len(classes)}")
     phi = load_diffusion(diffusion, name, len(classes))
     f.enlarge = max(1, f.side / phi.image_size)
     counts, metrics = partial(class_counts, classes=classes), segmentation_metrics(classes)
-    where = device()
+    target = hub.device()
     return Problem(
         name=name,
         task="segmentation",
         classes=classes,
-        model=f.to(where),
-        diffusion=phi.to(where),
+        model=f.to(target),
+        diffusion=phi.to(target),
         condition=PixelMixture(lambda: phi.class_embeddings),
-        draw=partial(_draw, pairs, len(classes), phi.image_size, where),
+        draw=partial(_draw, pairs, len(classes), phi.image_size, target),
         sizes={part: len(pairs[part]) for part in ("validation", "test")},
         shape=(3, phi.image_size, phi.image_size),
         shifts=tuple(IMAGE_SHIFTS),
         metric="mean class accuracy",
-        score=lambda output, target: metrics["mean class accuracy"](counts(output, target)).item() / 100,
+        score=lambda output, labels: metrics["mean class accuracy"](counts(output, labels)).item() / 100,
         sums=counts,
         metrics=metrics,
         settings={m: s | dict(adapt_diffusion=isinstance(phi, ConcatUNet)) for m, s in SETTINGS.items()},
     )
 
 
-def needs(name: str, network: str | None, diffusion: str | None) -> tuple[list[Need], Callable[[], object]]:
-    """What a problem asks of a machine: checkpoints, and a function that raises where data are missing."""
-    latent = diffusion == "latent" or (diffusion is None and name == "own-segmentation")
-    phi = latent_maps.needs(name) if latent else controlled_needs(diffusion, DIFFUSIONS)
-    return [need("network", network, NETWORKS), *phi], lambda: dense_data.read(name)
+def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
+    """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
+    latent = latent_maps.is_chosen(name, diffusion)
+    phi = latent_maps.requirements(name) if latent else controlled_requirements(diffusion, DIFFUSIONS)
+    return [hub.require("network", network, NETWORKS), *phi], lambda: dense_data.read(name)
 
 
 def load_segformer(network: str | None = None) -> Segmenter:
-    """A SegFormer by name or from a folder; ``side``: of the pictures that it was trained on."""
-    where = find(network, NETWORKS)
-    model = Segmenter(reach(SegformerForSemanticSegmentation, where), 1, IMAGENET_MEAN, IMAGENET_STD)
-    model.side = 640 if where.path.endswith("640-640") else 0
+    """Return a SegFormer by name or from a folder; its ``side``: size of the images that it was trained on."""
+    location = hub.locate(network, NETWORKS)
+    model = Segmenter(hub.load_part(SegformerForSemanticSegmentation, location), 1, IMAGENET_MEAN, IMAGENET_STD)
+    model.side = 640 if location.path.endswith("640-640") else 0
     return model
 
 
-def load_diffusion(diffusion: str | None, name: str, classes: int):
-    """The ControlNet's pipeline, or the trained latent diffusion model."""
-    if diffusion == "latent" or (diffusion is None and name == "own-segmentation"):
-        return latent_maps.ready(name, classes)
+def load_diffusion(diffusion: str | None, name: str, classes: int) -> nn.Module:
+    """Return Stable Diffusion with a ControlNet, or the trained latent diffusion model."""
+    if latent_maps.is_chosen(name, diffusion):
+        return latent_maps.load(name, classes)
     return load_controlled(diffusion, DIFFUSIONS, PROMPT, colours()[:classes])
 
 
-def _draw(pairs, classes, size, where, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
-    image, target = pairs[split].at(index, size)
-    if target.max() >= classes:
-        raise ValueError(f"{pairs[split].maps[index]} has the class number {target.max()}; there are {classes} classes")
+def _draw(pairs, classes, size, target, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
+    image, labels = pairs[split].load(index, size)
+    if labels.max() >= classes:
+        raise ValueError(f"{pairs[split].maps[index]} has the class number {labels.max()}; there are {classes} classes")
     image = apply_shift(image, shift, severity, seed, index, IMAGE_SHIFTS)
-    return image.to(where), target.to(where)
+    return image.to(target), labels.to(target)
 
 
-def _condition(phi: ConcatUNet, maps: Tensor) -> Tensor:
-    """True maps (N, H, W) -> c (N, D, H, W), as a certain belief would give it; no label: zeros."""
+def map_condition(phi: ConcatUNet, maps: Tensor) -> Tensor:
+    """Return the condition of true label maps (N, H, W), as one-hot beliefs give it: (N, D, H, W), 0 without label."""
     embedded = phi.class_embeddings[maps.clamp(min=0)] * (maps >= 0)[..., None]
     return embedded.movedim(-1, 1)
 
 
 def recipes(name: str) -> dict[str, Recipe]:
-    """How the latent diffusion model of a data set is made."""
+    """Return how to train the latent diffusion model of a data set."""
     classes = len(dense_data.own_classes()) if name == "own-segmentation" else len(colours())
-    return {"latent": latent_maps.recipe(name, classes, _condition)}
+    return {"latent": latent_maps.recipe(name, classes, map_condition)}

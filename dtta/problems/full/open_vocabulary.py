@@ -1,7 +1,7 @@
-"""Open vocabulary at full scale: OpenAI's CLIP under Stable Diffusion 1.5, on public data sets (paper, Table 3).
+"""Open vocabulary at full scale: OpenAI's CLIP with Stable Diffusion 1.5, on public data sets (paper, Table 3).
 
-Checkpoints come from the Hugging Face hub, or from a folder in its layout: give the folder's path in place of a
-name. Data sets are read by torchvision from $DTTA_DATA or ~/.cache/dtta/data, in the layout they are published in.
+Checkpoints come from the Hugging Face hub, or from a folder in its layout: give the folder's path instead of a name.
+Data sets are read by torchvision from $DTTA_DATA or ~/.cache/dtta/data, in the published layout.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from dtta.core.conditions import ClassMixture
 from dtta.core.problem import Problem, no_labels
-from dtta.problems.data.folders import data_folder, in_turn, one_line, square
-from dtta.problems.data.hub import Checkpoint, Need, device, find, need, reach, split
+from dtta.problems.data import hub
+from dtta.problems.data.folders import data_folder, one_line
+from dtta.problems.data.images import center_square, interleave_classes
 from dtta.problems.digits.shifts import apply_shift
 from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 from dtta.problems.networks.clip import TEMPLATES, ClipClassifier, check_names
@@ -27,22 +28,22 @@ from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 
 __all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem"]
 
-# The two base models' commits hold no safetensors: transformers then reads the conversion that the hub keeps as a
-# pull request of its own bot.
+# The commits of the two base models contain no safetensors: transformers then reads the conversion that the hub's bot
+# offers as a pull request.
 NETWORKS = {
-    "clip-vit-base-patch32": Checkpoint(
+    "clip-vit-base-patch32": hub.Checkpoint(
         "openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", 0.6
     ),
-    "clip-vit-base-patch16": Checkpoint(
+    "clip-vit-base-patch16": hub.Checkpoint(
         "openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3", 0.6
     ),
-    "clip-vit-large-patch14": Checkpoint(
+    "clip-vit-large-patch14": hub.Checkpoint(
         "openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41", 1.7
     ),
 }
-# The paper's: queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state
-# the rank. Other methods have their defaults (dtta.methods), but TENT moves the same LoRA. Nothing of this was chosen
-# on validation images here.
+# The paper's settings: LoRA on queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state the
+# rank. Other methods have their defaults (dtta.methods), but TENT adapts the same LoRA. None of these were chosen on
+# validation images here.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(trainable="lora", rank=16, steps=5, samples=192, micro_batch=8, optimizer="sgd", lr=5e-3),
     "tent": dict(trainable="lora", rank=16),
@@ -50,19 +51,19 @@ SETTINGS: dict[str, dict] = {
     "diffusion-classifier": dict(samples=48),
     "ensemble": dict(samples=48),
 }
-RELEASED = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, unit=False)  # what the authors' released code computes
+RELEASED = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, unit=False)  # the authors' released code
 RECIPES: dict = {}  # nothing to train: the checkpoints are public
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """How torchvision reads a data set.
+    """A data set that torchvision reads.
 
     Args:
         kind: the torchvision class.
         splits: its arguments for "validation" and "test"; validation images come from the training part.
-        names: data set -> class names as one would say them.
-        templates: sentences, those of CLIP's authors for such data; the paper has "a photo of a <class>" for all.
+        names: data set -> class names in plain words.
+        templates: prompts of CLIP's authors for this data set; the paper uses "a photo of a <class>" for all.
     """
 
     kind: type
@@ -71,35 +72,35 @@ class DataSet:
     templates: tuple[str, ...] = TEMPLATES
 
 
-def _spoken(data) -> list[str]:
+def _plain_names(data) -> list[str]:
     return [name.replace("_", " ").strip() for name in data.classes]
 
 
 def _first_synonyms(data) -> list[str]:
-    """ImageNet's classes have several names; two first names stand for two classes each, and take their second."""
+    """Return the first of each class's names, with the second if two classes share the first."""
     first = [synonyms[0] for synonyms in data.classes]
-    return [n if first.count(n) == 1 else ", ".join(s[:2]) for n, s in zip(first, data.classes, strict=True)]
+    return [names[0] if first.count(names[0]) == 1 else ", ".join(names[:2]) for names in data.classes]
 
 
 _train_test = {"validation": dict(split="train"), "test": dict(split="test")}
 DATA_SETS: dict[str, DataSet] = {
     "open-vocabulary-food101": DataSet(
-        datasets.Food101, _train_test, _spoken, ("a photo of {}, a type of food",)
+        datasets.Food101, _train_test, _plain_names, ("a photo of {}, a type of food",)
     ),
     "open-vocabulary-cifar100": DataSet(
-        datasets.CIFAR100, {"validation": dict(train=True), "test": dict(train=False)}, _spoken
+        datasets.CIFAR100, {"validation": dict(train=True), "test": dict(train=False)}, _plain_names
     ),
     "open-vocabulary-aircraft": DataSet(
-        datasets.FGVCAircraft, _train_test, _spoken, ("a photo of a {}, a type of aircraft",)
+        datasets.FGVCAircraft, _train_test, _plain_names, ("a photo of a {}, a type of aircraft",)
     ),
     "open-vocabulary-pets": DataSet(
         datasets.OxfordIIITPet,
         {"validation": dict(split="trainval"), "test": dict(split="test")},
-        _spoken,
+        _plain_names,
         ("a photo of a {}, a type of pet",),
     ),
     "open-vocabulary-flowers102": DataSet(
-        datasets.Flowers102, _train_test, _spoken, ("a photo of a {}, a type of flower",)
+        datasets.Flowers102, _train_test, _plain_names, ("a photo of a {}, a type of flower",)
     ),
     "open-vocabulary-imagenet": DataSet(
         datasets.ImageNet, {"validation": dict(split="train"), "test": dict(split="val")}, _first_synonyms
@@ -111,24 +112,25 @@ def problem(
     network: str | None = None,
     diffusion: str | None = None,
     classes: int | Sequence[str] | None = None,
+    as_released: bool = False,
     *,
     name: str,
 ) -> Problem:
-    """One of the data sets, under CLIP and Stable Diffusion 1.5.
+    """Return one of the data sets, with CLIP and Stable Diffusion 1.5.
 
     Args:
-        network: "clip-vit-base-patch32" (the usual one), "clip-vit-base-patch16", "clip-vit-large-patch14", or the
-            path of a folder that holds a ``CLIPModel`` and its tokenizer. With "+released" at its end it computes
-            what the authors' released code does: ImageNet's mean and standard deviation instead of CLIP's, and an
-            image's vector that is not brought to length one, which makes its beliefs far surer and its gradients
-            smaller, and the answer the same.
+        network: "clip-vit-base-patch32" (default), "clip-vit-base-patch16", "clip-vit-large-patch14", or the path of
+            a folder with a ``CLIPModel`` and its tokenizer.
         diffusion: "stable-diffusion-1.5", or the path of a folder in a Stable Diffusion pipeline's layout.
-        classes: the first so many of its classes; None: all; or names of your own, for images of your own: then
-            the data set is not needed.
+        classes: use this many of its classes; None: all; or class names of your own for images of your own, which do
+            not need the data set.
+        as_released: compute CLIP's logits as the authors' released code does: ImageNet's mean and standard deviation
+            instead of CLIP's, and image embeddings that are not normalised. That makes the belief far more confident
+            and the gradients smaller; for given pixels the predicted class is the same.
 
     Raises:
-        ValueError: unknown names. FileNotFoundError: the data are not there.
-        dtta.problems.training.weights.WeightsError: a checkpoint is missing, damaged, or cannot be reached.
+        ValueError: unknown names. FileNotFoundError: the data are missing.
+        dtta.problems.training.weights.WeightsError: a checkpoint is missing or damaged, or cannot be downloaded.
     """
     source = DATA_SETS[name]
     own = isinstance(classes, Sequence)
@@ -140,50 +142,50 @@ def problem(
         if classes is not None and not 2 <= classes <= len(names):
             raise ValueError(f"classes must lie between 2 and {len(names)}, not {classes!r}")
         names = names[:classes]
-    plain, released = split(network)
-    clip, words = load_clip(plain)
-    phi, read = load_stable_diffusion(diffusion)
-    where = device()
-    read.encoder.to(where)
+    clip, tokenizer = load_clip(network)
+    phi, reader = load_stable_diffusion(diffusion)
+    target = hub.device()
+    reader.encoder.to(target)
     template = source.templates[0]
-    order = {split: in_turn(_labels(data), len(names)) for split, data in splits.items()}
+    order = {split: interleave_classes(_labels(data), len(names)) for split, data in splits.items()}
     size = phi.image_size
+    options = RELEASED if as_released else {}
     return Problem(
         name=name,
         task="classification",
         classes=tuple(names),
-        model=ClipClassifier(clip.to(where), words, names, source.templates, **(RELEASED if released else {})),
-        diffusion=phi.to(where),
-        condition=ClassMixture(read([template.format(name) for name in names])),
-        draw=no_labels if own else partial(_draw, splits, order, size, where),
+        model=ClipClassifier(clip.to(target), tokenizer, names, source.templates, **options),
+        diffusion=phi.to(target),
+        condition=ClassMixture(reader([template.format(name) for name in names])),
+        draw=no_labels if own else partial(_draw, splits, order, size, target),
         sizes={split: len(order.get(split, [0])) for split in source.splits},
         shape=(3, size, size),
         shifts=tuple(IMAGE_SHIFTS),
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
-        settings=_with_words(len(template.partition("{}")[0].split())),
-        reader=read,
+        settings=_settings(len(template.partition("{}")[0].split())),
+        reader=reader,
     )
 
 
-def needs(name: str, network: str | None, diffusion: str | None) -> tuple[list[Need], Callable[[], object]]:
-    """What a problem asks of a machine: checkpoints, and a function that raises where data are missing."""
+def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
+    """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
     parts = DIFFUSIONS["stable-diffusion-1.5"].parts
-    asked = [need("network", network, NETWORKS), need("diffusion", diffusion, DIFFUSIONS, parts)]
+    checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS, parts)]
     source = DATA_SETS[name]
-    return asked, lambda: [_read(source.kind, options) for options in source.splits.values()]
+    return checkpoints, lambda: [_read(source.kind, options) for options in source.splits.values()]
 
 
-def _with_words(count: int) -> dict[str, dict]:
-    """The settings, where words of the prompt can move: those that the template has before the name."""
-    moving = {method: dict(SETTINGS[method], words=count) for method in ("diffusion-tta", "tpt")}
-    return {**SETTINGS, **moving}
+def _settings(words: int) -> dict[str, dict]:
+    """Return the settings; `words`: words before the class name in the prompt, which prompt tuning can adapt."""
+    prompted = {method: dict(SETTINGS[method], words=words) for method in ("diffusion-tta", "tpt")}
+    return {**SETTINGS, **prompted}
 
 
 def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
-    """A CLIP and its tokenizer, by name or from a folder. Raises as `problem` does."""
-    where = find(network, NETWORKS)
-    return reach(CLIPModel, where), reach(CLIPTokenizer, where)
+    """Return a CLIP model and its tokenizer, by name or from a folder. Raises as `problem`."""
+    location = hub.locate(network, NETWORKS)
+    return hub.load_part(CLIPModel, location), hub.load_part(CLIPTokenizer, location)
 
 
 # --- data ---------------------------------------------------------------------------------------------
@@ -194,22 +196,24 @@ def _read(kind: type, options: dict):
     try:
         return kind(str(root), **options)
     except (RuntimeError, OSError) as error:
-        told = one_line(error)
-        how = "see torchvision's page on it" if kind is datasets.ImageNet else (
-            f'python -c "from torchvision.datasets import {kind.__name__} as D; D({str(root)!r}, download=True)"'
-        )  # fmt: skip
-        raise FileNotFoundError(f"{kind.__name__} is not in {root} ({told}); to get it: {how}") from error
+        if kind is datasets.ImageNet:
+            advice = "see torchvision's documentation of ImageNet"
+        else:
+            code = f"from torchvision.datasets import {kind.__name__} as D; D({str(root)!r}, download=True)"
+            advice = f'python -c "{code}"'
+        reason = one_line(error)
+        raise FileNotFoundError(f"{kind.__name__} is not in {root} ({reason}); to get it: {advice}") from error
 
 
 def _labels(data) -> list[int]:
-    """The label of each image, without opening the images."""
+    """Return the label of each image, without opening the images."""
     for attribute in ("_labels", "targets"):
         if hasattr(data, attribute):
             return [int(label) for label in getattr(data, attribute)]
-    raise TypeError(f"{type(data).__name__} does not tell its labels")
+    raise TypeError(f"{type(data).__name__} has no list of labels")
 
 
-def _draw(splits, order, size, where, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
-    picture, label = splits[split][order[split][index]]
-    image = apply_shift(square(picture, size), shift, severity, seed, index, IMAGE_SHIFTS)
-    return image.to(where), torch.tensor(label)
+def _draw(splits, order, size, target, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
+    image, label = splits[split][order[split][index]]
+    image = apply_shift(center_square(image, size), shift, severity, seed, index, IMAGE_SHIFTS)
+    return image.to(target), torch.tensor(label)

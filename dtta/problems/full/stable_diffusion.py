@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5, alone and under a ControlNet, from the hub or from a folder in a pipeline's layout."""
+"""Stable Diffusion 1.5, with or without a ControlNet, from the hub or from a folder in a pipeline's layout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dtta.core.diffusion import ControlledUNet, TextUNet
-from dtta.problems.data.hub import Checkpoint, Need, find, need, reach
+from dtta.problems.data import hub
 from dtta.problems.networks.clip import TextReader
 
 DIFFUSIONS = {
-    "stable-diffusion-1.5": Checkpoint(
+    "stable-diffusion-1.5": hub.Checkpoint(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
         4.3,
@@ -23,37 +23,43 @@ DIFFUSIONS = {
 
 
 def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextReader]:
-    """A Stable Diffusion, and how it reads: by its own text encoder and tokenizer.
+    """Return a Stable Diffusion model, and the reader that encodes prompts with its tokenizer and text encoder.
 
-    Raises as ``checkpoints.reach`` does.
+    Raises as ``hub.locate`` and ``hub.load_part``.
     """
-    where = find(diffusion, DIFFUSIONS)
+    location = hub.locate(diffusion, DIFFUSIONS)
     parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
-    model = TextUNet(*(reach(kind, where, part) for part, kind in parts.items()))
-    return model, TextReader(reach(CLIPTextModel, where, "text_encoder"), reach(CLIPTokenizer, where, "tokenizer"))
+    model = TextUNet(*(hub.load_part(kind, location, part) for part, kind in parts.items()))
+    encoder, tokenizer = (
+        hub.load_part(CLIPTextModel, location, "text_encoder"),
+        hub.load_part(CLIPTokenizer, location, "tokenizer"),
+    )
+    return model, TextReader(encoder, tokenizer)
 
 
 def load_controlled(
-    diffusion: str | None, table: Mapping[str, Checkpoint], prompt: str = "", colours: Tensor | None = None
+    diffusion: str | None, table: Mapping[str, hub.Checkpoint], prompt: str = "", colours: Tensor | None = None
 ) -> ControlledUNet:
-    """Stable Diffusion 1.5 under a ControlNet of a table, or both from a folder that holds the whole pipeline.
+    """Return Stable Diffusion 1.5 with a ControlNet of a table, or both from a folder that contains the whole pipeline.
 
     Args:
-        prompt: the words that go with every image; the empty ones are those that it learnt to do without.
+        prompt: used for every image; ControlNets are trained to work with the empty one too.
         colours: see ``ControlledUNet``.
 
-    Raises as ``checkpoints.reach`` does.
+    Raises as ``load_stable_diffusion``.
     """
-    where = find(diffusion, table)
-    named = where.checkpoint is not None
-    base, read = load_stable_diffusion(None if named else where.path)
-    controlnet = reach(ControlNetModel, where, "" if named else "controlnet")
-    scheduler = reach(DDPMScheduler, find(None if named else where.path, DIFFUSIONS), "scheduler")
-    return ControlledUNet(base.network, controlnet, scheduler, base.vae, read([prompt]), colours)
+    location = hub.locate(diffusion, table)
+    named = location.checkpoint is not None
+    base, reader = load_stable_diffusion(None if named else location.path)
+    controlnet = hub.load_part(ControlNetModel, location, "" if named else "controlnet")
+    scheduler = hub.load_part(DDPMScheduler, hub.locate(None if named else location.path, DIFFUSIONS), "scheduler")
+    return ControlledUNet(base.network, controlnet, scheduler, base.vae, reader([prompt]), colours)
 
 
-def controlled_needs(diffusion: str | None, table: Mapping[str, Checkpoint]) -> list[Need]:
-    """What `load_controlled` asks of a machine."""
+def controlled_requirements(diffusion: str | None, table: Mapping[str, hub.Checkpoint]) -> list[hub.Requirement]:
+    """Return the checkpoints that `load_controlled` needs."""
     base = DIFFUSIONS["stable-diffusion-1.5"].parts
-    asked = need("diffusion", diffusion, table, (*base, "controlnet"))
-    return [asked] if asked.place.checkpoint is None else [asked, need("diffusion", None, DIFFUSIONS)]
+    controlnet = hub.require("diffusion", diffusion, table, (*base, "controlnet"))
+    if controlnet.location.checkpoint is None:
+        return [controlnet]
+    return [controlnet, hub.require("diffusion", None, DIFFUSIONS)]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dtta.problems.data.folders import cache_folder
 from dtta.problems.scenes.render import Rendered, render
 from dtta.problems.scenes.shifts import shift_image, shift_scene
 from dtta.problems.scenes.world import FAR, Scene, random_scene
@@ -77,8 +76,7 @@ def rendered(name: str, scenes: list[Scene], kinds: Sequence[str]) -> dict[str, 
     They are kept in the cache, $DTTA_CACHE or ~/.cache/dtta. The file is named after a hash of its first scenes,
     so that it is made anew when the world changes.
     """
-    root = Path(os.environ.get("DTTA_CACHE") or Path.home() / ".cache" / "dtta")
-    path = root / f"{name}-{len(scenes)}-{SIZE}-{_fingerprint(scenes[:16])}.safetensors"
+    path = cache_folder() / f"{name}-{len(scenes)}-{SIZE}-{_fingerprint(scenes[:16])}.safetensors"
     if path.is_file():
         try:
             return load_file(path)

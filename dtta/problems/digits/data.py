@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
-from dtta.problems.digits.shifts import apply_shift
+from dtta.problems.corruptions import apply_shift
+from dtta.problems.digits.shifts import SHIFTS
 
 CLASSES = tuple(str(digit) for digit in range(10))
 SIZE = 8
@@ -31,7 +32,7 @@ def split(name: str) -> tuple[Tensor, Tensor]:
 def draw(name: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
     """Image `index` of a split under a shift, and its label."""
     images, labels = split(name)
-    return apply_shift(images[index], shift, severity, seed, index), labels[index]
+    return apply_shift(images[index], shift, severity, seed, index, SHIFTS), labels[index]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:

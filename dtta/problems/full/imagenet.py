@@ -22,12 +22,11 @@ from torchvision.transforms.v2 import functional as T
 from dtta.core.conditions import ClassMixture
 from dtta.core.diffusion import DiT
 from dtta.core.problem import Problem
+from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift, check_severity
 from dtta.problems.data.folders import open_picture, pixels
 from dtta.problems.data.hub import Checkpoint, Need, device, fill, find, need, reach, reach_file, reach_timm, split
 from dtta.problems.data.imagenet import FAMILIES, Pictures, class_names, family, missing, read, root, training_pictures
-from dtta.problems.digits.shifts import apply_shift, check_severity
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.training.weights import WeightsError
 
 NETWORKS = {

@@ -16,7 +16,7 @@ from dtta.problems.scenes.world import UNSEEN_TEXTURES, Scene
 
 
 def night(scene: Scene, s: int, rng: Random) -> Scene:
-    """The sun is a weak moon and the sky is dark."""
+    """Replace the sun by a weak moon and darken the sky."""
     dark = (0.35, 0.25, 0.17, 0.12, 0.085)[s - 1]
     return replace(
         scene,
@@ -27,7 +27,7 @@ def night(scene: Scene, s: int, rng: Random) -> Scene:
 
 
 def coloured_light(scene: Scene, s: int, rng: Random) -> Scene:
-    """Sun and sky through a coloured filter."""
+    """Put a coloured filter in front of sun and sky."""
     keep = (0.6, 0.45, 0.3, 0.18, 0.08)[s - 1]
     filters = ((1, keep, keep), (keep, 1, keep), (keep, keep, 1), (1, keep, 1), (1, 0.8, keep), (keep, 1, 1))
     tint = rng.choice(filters)
@@ -38,12 +38,12 @@ def coloured_light(scene: Scene, s: int, rng: Random) -> Scene:
 
 
 def depth_fog(scene: Scene, s: int, rng: Random) -> Scene:
-    """Fog that grows with true distance: light lost in it, and the fog's own light instead."""
+    """Add fog that grows with the true distance: it attenuates light and adds the light of the horizon."""
     return replace(scene, haze=(0.05, 0.09, 0.14, 0.2, 0.3)[s - 1])
 
 
 def unseen_textures(scene: Scene, s: int, rng: Random) -> Scene:
-    """A ground with a pattern that no training scene has, in colours further and further apart."""
+    """Give the ground a pattern that no training scene has, with a colour contrast that grows with severity."""
     gap = (0.05, 0.12, 0.2, 0.3, 0.4)[s - 1]
     middle = [sum(pair) / 2 for pair in zip(*scene.ground, strict=True)]
     tint = [rng.uniform(-1, 1) for _ in middle]
@@ -55,12 +55,12 @@ def unseen_textures(scene: Scene, s: int, rng: Random) -> Scene:
 
 
 def camera_height(scene: Scene, s: int, rng: Random) -> Scene:
-    """The camera looks down from higher than ever in training (2 units); it keeps its distance on the ground."""
+    """Raise the camera above the greatest height in training (2 units); its distance on the ground stays."""
     return replace(scene, height=(2.3, 2.7, 3.2, 3.9, 4.8)[s - 1])
 
 
 def camera_roll(scene: Scene, s: int, rng: Random) -> Scene:
-    """The camera is held aslant."""
+    """Roll the camera."""
     return replace(scene, roll=rng.choice((-1, 1)) * (6, 12, 18, 26, 35)[s - 1])
 
 
@@ -71,7 +71,7 @@ SHIFTS = (*IMAGE_SHIFTS, *WORLD_SHIFTS)
 
 
 def shift_scene(scene: Scene, name: str, severity: int, seed: int = 0, index: int = 0) -> Scene:
-    """The scene under a shift of the world; under any other shift, the scene as it is.
+    """Return the scene under a shift of the world; under any other shift, the scene itself.
 
     Raises:
         ValueError: unknown name or severity.
@@ -83,7 +83,7 @@ def shift_scene(scene: Scene, name: str, severity: int, seed: int = 0, index: in
 
 
 def shift_image(image: Tensor, name: str, severity: int, seed: int = 0, index: int = 0) -> Tensor:
-    """The image (3, H, W) in [0, 1] under a shift of the image; under any other shift, the image as it is.
+    """Return the image (3, H, W) in [0, 1] under a shift of the image; under any other shift, the image itself.
 
     Raises:
         ValueError: unknown name or severity.

@@ -13,7 +13,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from dtta.core.conditions import ClassMixture, DepthMap, PixelMixture
 from dtta.core.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT, TextUNet
 from dtta.core.problem import Problem
-from dtta.problems.digits.shifts import SHIFTS, apply_shift
+from dtta.problems.corruptions import apply_shift
+from dtta.problems.digits.shifts import SHIFTS
 from dtta.problems.metrics import DEPTH_METRICS, class_counts, depth_errors, segmentation_metrics
 from dtta.problems.networks.clip import ClipClassifier, prompt_embeddings
 from dtta.problems.scenes.clip import make_tokenizer
@@ -129,7 +130,7 @@ def problem(family: str = "unet", settings: dict | None = None) -> Problem:
 def _draw(split, index, shift, severity, seed, truth, channels=1):
     """One of twelve random images under a shift, and its label."""
     image = images(12, seed=SEEDS[split], channels=channels)[index]
-    return apply_shift(image, shift, severity, seed, index), truth(index)
+    return apply_shift(image, shift, severity, seed, index, SHIFTS), truth(index)
 
 
 # --- a number, or several, for each pixel --------------------------------------------------------------
@@ -275,4 +276,4 @@ def open_problem(settings: dict | None = None) -> Problem:
 
 def _draw_large(split, index, shift, severity, seed):
     image = images(12, seed=SEEDS[split], channels=3, size=CLIP_SIZE)[index]
-    return apply_shift(image, shift, severity, seed, index), torch.tensor(index % CLASSES)
+    return apply_shift(image, shift, severity, seed, index, SHIFTS), torch.tensor(index % CLASSES)

@@ -66,7 +66,9 @@ def examine(name: str, network: str | None = None, diffusion: str | None = None,
 
 
 def _to_download(need: Requirement) -> bool:
-    on_hub = need.location is not None and need.location.checkpoint is not None and not need.location.checkpoint.conversion
+    on_hub = (
+        need.location is not None and need.location.checkpoint is not None and not need.location.checkpoint.conversion
+    )
     return on_hub and not all(is_cached(need.location, part) for part in need.parts)
 
 
@@ -86,7 +88,9 @@ def checkpoint(need: Requirement) -> Finding:
     if not lacking:
         return Finding(need.what, True, f"{about}, in the cache")
     if known.conversion:
-        return Finding(need.what, False, f"{about}; not published as safetensors, make them once with: {known.conversion}")
+        return Finding(
+            need.what, False, f"{about}; not published as safetensors, make them once with: {known.conversion}"
+        )
     return Finding(need.what, False, f"{about}; it is downloaded at first use, to {HF_HUB_CACHE}")
 
 

@@ -1,8 +1,7 @@
-"""Metrics of a data set, from numbers that add up over its images.
+"""Metrics of a data set, computed from sums over its images.
 
-For each image a problem returns a few sums; a metric is a function of their totals. So a metric of a data set
-(mean IoU, say, which is no mean over images) can be resampled image by image, and rows can be stored.
-torchmetrics does the counting and the structural similarity; the tests hold the rest against it.
+A problem returns a few numbers for each image; a metric is a function of their totals. So a metric that is not a mean
+over images, such as mean IoU, can be bootstrapped over images from stored rows.
 """
 
 from __future__ import annotations
@@ -19,48 +18,48 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def class_counts(logits: Tensor, target: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
-    """For each class: pixels that are it, that are called it, and both. Logits (1, L, H, W), target (H, W).
+    """Return for each class the pixels with this label ("true"), with this prediction ("called"), and with both.
 
-    Pixels with a negative target have no label and do not count.
+    Logits are (1, L, H, W), the target (H, W). Pixels with a negative target have no label and do not count.
     """
-    known = target.flatten() >= 0
-    called, true = logits.argmax(1).flatten()[known], target.flatten()[known]
+    labelled = target.flatten() >= 0
+    true = target.flatten()[labelled]
+    called = logits.argmax(1).flatten()[labelled]
     table = multiclass_confusion_matrix(called, true, len(classes)).cpu()  # [true, called]
-    found = {}
+    counts = {}
     for j, name in enumerate(classes):
-        found[f"true {name}"] = table[j].sum().item()
-        found[f"called {name}"] = table[:, j].sum().item()
-        found[f"both {name}"] = table[j, j].item()
-    return found
+        counts[f"true {name}"] = table[j].sum().item()
+        counts[f"called {name}"] = table[:, j].sum().item()
+        counts[f"both {name}"] = table[j, j].item()
+    return counts
 
 
 def iou(sums, name: str):
-    """100 x pixels rightly called the class / pixels that are it or are called it. NaN where there are none."""
+    """Return 100 x intersection / union of the label and the prediction of a class; NaN if the union is empty."""
     both, true, called = (np.asarray(sums[f"{part} {name}"], dtype=float) for part in ("both", "true", "called"))
-    either = true + called - both
-    return 100 * np.divide(both, either, out=np.full_like(either, np.nan), where=either > 0)
+    union = true + called - both
+    return 100 * np.divide(both, union, out=np.full_like(union, np.nan), where=union > 0)
 
 
 def class_accuracy(sums, name: str):
-    """100 x the share of a class's pixels that are called so. NaN where there are none."""
+    """Return 100 x the share of a class's pixels that are predicted correctly; NaN if it has none."""
     both, true = (np.asarray(sums[f"{part} {name}"], dtype=float) for part in ("both", "true"))
     return 100 * np.divide(both, true, out=np.full_like(true, np.nan), where=true > 0)
 
 
 def pixel_accuracy(sums, classes):
-    """100 x the share of pixels that are called what they are."""
-    return (
-        100 * sum(np.asarray(sums[f"both {c}"]) for c in classes) / sum(np.asarray(sums[f"true {c}"]) for c in classes)
-    )
+    """Return 100 x the share of pixels that are predicted correctly."""
+    correct = sum(np.asarray(sums[f"both {c}"]) for c in classes)
+    return 100 * correct / sum(np.asarray(sums[f"true {c}"]) for c in classes)
 
 
 def _mean(sums, part, classes):
-    """Over the classes that the images have: the same ones for any answer to these images."""
+    """Return the mean over the classes that occur in the labels: the same classes for any prediction."""
     return np.nanmean([np.where(np.asarray(sums[f"true {c}"]) > 0, part(sums, c), np.nan) for c in classes], axis=0)
 
 
 def segmentation_metrics(classes: tuple[str, ...]) -> dict:
-    """Mean IoU, mean class accuracy (the paper's), pixel accuracy, and the IoU of each class; in percent."""
+    """Return mean IoU, mean class accuracy (the paper's), pixel accuracy, and the IoU of each class; in percent."""
     return {
         "mean IoU": partial(_mean, part=iou, classes=classes),
         "mean class accuracy": partial(_mean, part=class_accuracy, classes=classes),
@@ -73,15 +72,15 @@ def segmentation_metrics(classes: tuple[str, ...]) -> dict:
 
 
 def depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict[str, float]:
-    """Four numbers of one image. Depths (1, 1, H, W) and (1, H, W) in scene units.
+    """Return SSIM, AbsRel, RMSE and δ < 1.25 of one image. Depths are (1, 1, H, W) and (1, H, W), in scene units.
 
-    SSIM is that of the whole maps, with a data range of far - near and the library's Gaussian window
-    (11 x 11, σ 1.5); the paper states no settings. The others leave out the sky (depth `far`) and what is not known
-    (depth 0).
+    SSIM is computed on the whole maps, with a data range of far - near and torchmetrics' Gaussian window (11 x 11,
+    σ 1.5); the paper states no settings. The others exclude the sky (depth `far`) and pixels without a label (depth 0).
     """
     target = target.view_as(depth)
-    there = (target > 0) & (target < far)
-    d, true = depth[there], target[there]
+    counted = (target > 0) & (target < far)
+    d = depth[counted]
+    true = target[counted]
     ratio = torch.maximum(d / true, true / d)
     return {
         "SSIM": structural_similarity_index_measure(depth, target, data_range=far - near).item(),
@@ -92,13 +91,13 @@ def depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict
 
 
 def scaled_depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict[str, float]:
-    """`depth_errors`, and those of the depths times one number that brings them to the truth's scale (the median
-    ratio): the part of the error that is shape."""
-    found = depth_errors(depth, target, near, far)
-    there = (target.view_as(depth) > 0) & (target.view_as(depth) < far)
-    scale = (target.view_as(depth)[there] / depth[there]).median()
-    other = depth_errors(depth * scale, target, near, far)
-    return found | {f"{name}, scaled": other[name] for name in ("AbsRel", "RMSE", "δ < 1.25")}
+    """Return `depth_errors`, and the same of the depths multiplied by the median ratio of the target to them."""
+    errors = depth_errors(depth, target, near, far)
+    target = target.view_as(depth)
+    counted = (target > 0) & (target < far)
+    scale = (target[counted] / depth[counted]).median()
+    scaled = depth_errors(depth * scale, target, near, far)
+    return errors | {f"{name}, scaled": scaled[name] for name in ("AbsRel", "RMSE", "δ < 1.25")}
 
 
 def _per_image(sums, name: str, times: float = 1.0):

@@ -14,8 +14,8 @@ from dtta.evaluation import summary
 from dtta.experiments.paper import LEFT_OUT, get, presets, published
 from dtta.methods.registry import METHODS, build, methods_for, settings_of
 from dtta.problems import PROBLEMS, module
+from dtta.problems.corruptions import IMAGE_SHIFTS
 from dtta.problems.data.imagenet import CORRUPTIONS
-from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 
 ALL = list(presets().values())
 

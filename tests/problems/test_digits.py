@@ -16,7 +16,8 @@ from dtta.experiments import stored
 from dtta.methods.diffusion_classifier import DiffusionClassifier
 from dtta.methods.registry import build
 from dtta.problems import digits
-from dtta.problems.digits.shifts import SHIFTS, apply_shift
+from dtta.problems.corruptions import apply_shift
+from dtta.problems.digits.shifts import SHIFTS
 from dtta.problems.training import weights
 
 
@@ -42,7 +43,7 @@ def test_an_image_of_the_problem_is_one_of_its_split():
     assert torch.equal(x, images[:5]) and torch.equal(y, labels[:5])
     x, y = problem.image(7, "fog", 4, split="test", seed=3)
     assert x.shape == (1, 1, 8, 8)
-    assert torch.equal(x[0], apply_shift(digits.split("test")[0][7], "fog", 4, seed=3, index=7))
+    assert torch.equal(x[0], apply_shift(digits.split("test")[0][7], "fog", 4, seed=3, index=7, shifts=SHIFTS))
     assert y == digits.split("test")[1][7]
 
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dtta.problems.digits.shifts import SEVERITIES, SHIFTS, apply_shift
+from dtta.problems.corruptions import SEVERITIES, apply_shift
+from dtta.problems.digits.shifts import SHIFTS
 
 DIGITS = torch.from_numpy(load_digits().images[:200]).float().unsqueeze(1) / 16
 FAMILIES = {
@@ -30,7 +31,7 @@ def test_the_families_are_there():
 def test_shape_type_and_range(name):
     for severity in SEVERITIES:
         for index, image in enumerate([*DIGITS[:5], torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]):
-            shifted = apply_shift(image, name, severity, index=index)
+            shifted = apply_shift(image, name, severity, 0, index, SHIFTS)
             assert shifted.shape == image.shape
             assert shifted.dtype == torch.float32
             assert shifted.isfinite().all()
@@ -41,7 +42,7 @@ def test_shape_type_and_range(name):
 @pytest.mark.parametrize("name", SHIFTS)
 def test_seed_and_index_decide_and_order_does_not(name):
     def run(order, seed=0):
-        return {i: apply_shift(DIGITS[i], name, 4, seed, i) for i in order}
+        return {i: apply_shift(DIGITS[i], name, 4, seed, i, SHIFTS) for i in order}
 
     torch.manual_seed(1)
     forth = run(range(12))
@@ -55,7 +56,7 @@ def test_seed_and_index_decide_and_order_does_not(name):
     if name not in {"blur", "contrast", "brightness", "pixelate", "jpeg"}:  # those know no chance
         other = run(range(12), seed=1)
         assert any(not torch.equal(forth[i], other[i]) for i in forth)
-        same = [apply_shift(DIGITS[0], name, 4, index=i) for i in range(12)]
+        same = [apply_shift(DIGITS[0], name, 4, 0, i, SHIFTS) for i in range(12)]
         assert any(not torch.equal(same[0], s) for s in same[1:])
 
 
@@ -63,7 +64,7 @@ def test_seed_and_index_decide_and_order_does_not(name):
 def test_the_change_grows_with_severity(name):
     """Mean absolute change over 200 digits, at each severity more than at the one below."""
     change = [
-        np.mean([(apply_shift(x, name, s, index=i) - x).abs().mean().item() for i, x in enumerate(DIGITS)])
+        np.mean([(apply_shift(x, name, s, 0, i, SHIFTS) - x).abs().mean().item() for i, x in enumerate(DIGITS)])
         for s in SEVERITIES
     ]
     assert change[0] > 0.005
@@ -72,18 +73,18 @@ def test_the_change_grows_with_severity(name):
 
 def test_clean_is_the_image_itself():
     for severity in SEVERITIES:
-        assert torch.equal(apply_shift(DIGITS[0], "clean", severity), DIGITS[0])
+        assert torch.equal(apply_shift(DIGITS[0], "clean", severity, 0, 0, SHIFTS), DIGITS[0])
 
 
 @pytest.mark.parametrize("severity", [0, 6, -1, 2.5, 3.0, "3", None])
 def test_severities_are_one_to_five(severity):
     with pytest.raises(ValueError, match="severity must be 1, 2, 3, 4 or 5, not "):
-        apply_shift(DIGITS[0], "fog", severity)
+        apply_shift(DIGITS[0], "fog", severity, 0, 0, SHIFTS)
 
 
 def test_unknown_shifts_are_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"unknown shift 'snow'; choose from clean, gaussian_noise, .*erasing"):
-        apply_shift(DIGITS[0], "snow", 3)
+        apply_shift(DIGITS[0], "snow", 3, 0, 0, SHIFTS)
 
 
 # --- what the names say ------------------------------------------------------------------------------------

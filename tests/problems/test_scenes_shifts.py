@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.stats import norm
 from test_scenes_world import COLOURS, edge_band, rays, thing
 
-from dtta.problems.digits.shifts import SEVERITIES
+from dtta.problems.corruptions import SEVERITIES
 from dtta.problems.scenes.render import render
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS, SHIFTS, WORLD_SHIFTS, shift_image, shift_scene
 from dtta.problems.scenes.world import FAR, TEXTURES, UNSEEN_TEXTURES, Scene, random_scene

@@ -1,7 +1,7 @@
 """The digits problem: scikit-learn's 8 x 8 handwritten digits, three classifiers, two families of diffusion models.
 
-Everything that made the shipped weights is here: ``data`` (splits, batches), ``shifts``, ``models`` (small
-configurations of the classes used at full scale) and ``training`` (losses, schedules).
+``data`` has the splits and batches, ``shifts`` the shifts, ``models`` small configurations of the classes used at full
+scale, and ``training`` the losses and recipes of the shipped weights. May import ``dtta.core`` and its siblings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dtta.problems.training import weights
 
 __all__ = ["DIFFUSIONS", "NETWORKS", "RECIPES", "SETTINGS", "problem"]
 
-# Chosen on validation images by dtta/experiments/digits-test.toml, which a test holds in step.
+# Chosen on validation images by dtta/experiments/digits-test.toml, which a test compares.
 _COMMON = dict(steps=5, samples=24, timesteps="stratified", optimizer="sgd")
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(_COMMON, lr=0.02, t_min=0.25, t_max=0.75),
@@ -27,11 +27,14 @@ SETTINGS: dict[str, dict] = {
 
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
-    """The digits problem, with one of its task networks and one of its diffusion models.
+    """Build the digits problem with a task network and a diffusion model.
 
     Args:
         network: "resnet" (batch norm), "vit" (layer norm), or "mae" (a masked autoencoder, for TTT-MAE).
-        diffusion: "unet" or "dit", trained on soft and hard labels; "unet-hard" or "dit-hard", on hard ones.
+        diffusion: "unet" or "dit", trained on soft and hard labels; "unet-hard" or "dit-hard", on hard labels only.
+
+    Raises:
+        ValueError: unknown network or diffusion model.
     """
     f = weights.ready("digits", NETWORKS, network)
     phi = weights.ready("digits", DIFFUSIONS, diffusion)

@@ -1,4 +1,4 @@
-"""scikit-learn's 8 x 8 handwritten digits: splits, shifts and training batches."""
+"""scikit-learn's 8 x 8 handwritten digits: splits, shifted images and training batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
-from dtta.problems.digits.shifts import apply_shift
+from dtta.problems.corruptions import apply_shift
+from dtta.problems.digits.shifts import SHIFTS
 
 CLASSES = tuple(str(digit) for digit in range(10))
 SIZE = 8
@@ -18,7 +19,11 @@ SPLITS = {"train": (0, 1000), "validation": (1000, 1297), "test": (1297, 1797)}
 
 @cache
 def split(name: str) -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 8, 8) in [0, 1] and labels (N,). One permutation, seed 0, cut in three."""
+    """Return the images (N, 1, 8, 8) in [0, 1] and labels (N,) of a split: a part of one permutation with seed 0.
+
+    Raises:
+        ValueError: unknown split.
+    """
     if name not in SPLITS:
         raise ValueError(f"unknown split {name!r}; choose from {', '.join(SPLITS)}")
     data = load_digits()
@@ -29,24 +34,26 @@ def split(name: str) -> tuple[Tensor, Tensor]:
 
 
 def draw(name: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Image `index` of a split under a shift, and its label."""
+    """Return image `index` of a split under a shift, and its label."""
     images, labels = split(name)
-    return apply_shift(images[index], shift, severity, seed, index), labels[index]
+    return apply_shift(images[index], shift, severity, seed, index, SHIFTS), labels[index]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Small random rotation (8°), scale (5%) and translation (half a pixel): milder than any shift."""
+    """Apply a small random rotation (8°), scaling (5%) and translation (half a pixel): weaker than any shift."""
     n = len(images)
     angle, scale, dx, dy = (torch.rand(4, n, generator=generator) * 2 - 1).unbind()
-    angle, scale = angle * 8 * torch.pi / 180, 1 + 0.05 * scale
-    cos, sin = scale * angle.cos(), scale * angle.sin()
+    angle = angle * 8 * torch.pi / 180
+    scale = 1 + 0.05 * scale
+    cos = scale * angle.cos()
+    sin = scale * angle.sin()
     matrix = torch.stack([cos, -sin, dx / SIZE, sin, cos, dy / SIZE], dim=1).view(n, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
 
 def batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A random training batch, augmented."""
+    """Return a random training batch, augmented: images (N, 1, 8, 8) and labels (N,)."""
     images, labels = split("train")
     pick = torch.randint(len(labels), (size,), generator=generator)
     return augment(images[pick], generator), labels[pick]

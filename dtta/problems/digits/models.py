@@ -1,4 +1,4 @@
-"""The models of the digits problem: three classifiers, two families of diffusion models. Shapes only, no weights."""
+"""The models of the digits problem, without weights: three classifiers, two families of diffusion models."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dtta.problems.networks.mae import MaskedAutoencoder
 
 
 class Classifier(nn.Module):
-    """A timm network with its own preprocessing: images in [0, 1], resized and normalised, to logits.
+    """A timm network that includes its preprocessing: images in [0, 1], resized and normalised, to logits.
 
     Args:
-        lora_targets: names of the layers that LoRA goes beside, see ``dtta.core.lora.add_lora``.
+        lora_targets: pattern of the layers to which LoRA is added, see ``dtta.core.lora.add_lora``.
     """
 
     def __init__(self, network: nn.Module, size: int, lora_targets: str, mean: float = 0.5, std: float = 0.5):
@@ -50,7 +50,7 @@ def mae() -> MaskedAutoencoder:
 
 
 def scheduler() -> DDPMScheduler:
-    """1000 steps, cosine: on so few pixels the linear schedule would waste half of them on pure noise."""
+    """Return a cosine schedule of 1000 steps; at 8 x 8 pixels, half the steps of a linear one would be pure noise."""
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
 
 

@@ -1,4 +1,4 @@
-"""How the digits' models are trained: losses, scores for their cards, recipes."""
+"""Training of the digits' models: losses, scores for the model cards, recipes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dtta.core.probe import losses_under
 from dtta.problems.digits.data import batch, split
 from dtta.problems.digits.models import dit, mae, resnet, unet, vit
 from dtta.problems.networks.mae import MaskedAutoencoder
+from dtta.problems.training.fit import denoising_loss
 from dtta.problems.training.recipes import Recipe
 
 DATA = "scikit-learn digits, the training split of 1000 images (seed 0), mildly augmented"
@@ -20,23 +21,23 @@ LICENCE = "Apache-2.0; the data is scikit-learn's, from the UCI repository (CC B
 
 
 def mae_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
-    """Cross-entropy on whole digits and the reconstruction of masked ones, one encoder for both."""
+    """Return the cross-entropy on whole digits plus the reconstruction loss of masked ones, with one encoder."""
     images, labels = batch(64, generator)
-    painted = model.reconstruction_loss(images, 0.75, generator).mean()
-    return F.cross_entropy(model(images), labels, label_smoothing=0.05) + painted
+    reconstruction = model.reconstruction_loss(images, 0.75, generator).mean()
+    return F.cross_entropy(model(images), labels, label_smoothing=0.05) + reconstruction
 
 
 def classifier_loss(model: nn.Module, generator: torch.Generator) -> Tensor:
-    """Cross-entropy on clean digits."""
+    """Return the cross-entropy on clean digits."""
     images, labels = batch(64, generator)
     return F.cross_entropy(model(images), labels, label_smoothing=0.05)
 
 
 def soft_labels(labels: Tensor, classes: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """Beliefs (N, L) for which the label is a fair draw: p ~ Dirichlet(α + onehot(y)).
+    """Return calibrated beliefs (N, L) given the labels: p ~ Dirichlet(α + onehot(y)).
 
-    If beliefs were drawn from Dirichlet(α) and labels from the beliefs, this is the law of the belief
-    given the label. So a model conditioned on p learns what p says: class j with probability p_j.
+    If p ~ Dirichlet(α) and y ~ p, this is the posterior of p given y. So among the images with belief p, class j has
+    probability p_j, and a model conditioned on p learns this.
     """
     concentration = alpha + F.one_hot(labels, classes).float()
     gamma = torch._standard_gamma(concentration, generator=generator)
@@ -46,35 +47,31 @@ def soft_labels(labels: Tensor, classes: int, alpha: float, generator: torch.Gen
 def diffusion_loss(
     diffusion: Diffusion, generator: torch.Generator, size: int = 128, soft: float = 0.5, alpha: float = 0.15
 ) -> Tensor:
-    """The noise-prediction loss on clean digits, a share `soft` of the labels replaced by soft ones."""
+    """Return the noise-prediction loss on clean digits; a share `soft` of the labels is replaced by soft labels."""
     images, labels = batch(size, generator)
     belief = F.one_hot(labels, 10).float()
     n = int(size * soft)
     belief[:n] = soft_labels(labels[:n], 10, alpha, generator)
-    t = ((torch.arange(size) + torch.rand(size, generator=generator)) / size * diffusion.timesteps).long()
-    t = t[torch.randperm(size, generator=generator)]
-    noise = torch.randn(images.shape, generator=generator)
-    condition = belief @ diffusion.class_embeddings
-    return diffusion.loss(diffusion.encode(images), t, noise, condition).mean()
+    return denoising_loss(diffusion, diffusion.encode(images), belief @ diffusion.class_embeddings, generator)
 
 
 @torch.no_grad()
 def scores(model: nn.Module) -> dict[str, float]:
-    """What a card reports, on the clean validation split."""
+    """Return the validation scores of a model card, on the clean validation split."""
     images, labels = split("validation")
     if not isinstance(model, Diffusion):
-        found = {"accuracy": round((model(images).argmax(1) == labels).float().mean().item(), 4)}
+        accuracies = {"accuracy": round((model(images).argmax(1) == labels).float().mean().item(), 4)}
         if isinstance(model, MaskedAutoencoder):
             repeated = images.repeat_interleave(8, 0)
             error = model.reconstruction_loss(repeated, 0.75, torch.Generator().manual_seed(0)).mean()
-            found["reconstruction error"] = round(error.item(), 4)
-        return found
+            accuracies["reconstruction error"] = round(error.item(), 4)
+        return accuracies
     conditions = [row.expand(len(images), -1) for row in model.class_embeddings]
     losses = losses_under(model, images, conditions, samples=64, batch=len(images))  # (N, L)
-    right = losses.gather(1, labels[:, None]).mean()
+    true_class = losses.gather(1, labels[:, None]).mean()
     accuracy = (losses.argmin(1) == labels).float().mean()
     return {
-        "loss under the true class": round(right.item(), 5),
+        "loss under the true class": round(true_class.item(), 5),
         "Diffusion Classifier accuracy": round(accuracy.item(), 4),
     }
 

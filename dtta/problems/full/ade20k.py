@@ -17,14 +17,13 @@ from transformers import SegformerForSemanticSegmentation
 from dtta.core.conditions import PixelMixture
 from dtta.core.diffusion import ConcatUNet
 from dtta.core.problem import Problem
+from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import dense as dense_data
 from dtta.problems.data import hub
-from dtta.problems.digits.shifts import apply_shift
 from dtta.problems.full import latent_maps
 from dtta.problems.full.stable_diffusion import controlled_requirements, load_controlled
 from dtta.problems.metrics import class_counts, segmentation_metrics
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, Segmenter
-from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.training.recipes import Recipe
 
 _COMMITS = {0: "489d5cd81a0b59fab9b7ea758d3548ebe99677da", 5: "739f5d4692954e4a185eac280dec1ba5a7d52f1d"}

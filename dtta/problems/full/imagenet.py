@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as T
 from dtta.core.conditions import ClassMixture
 from dtta.core.diffusion import DiT
 from dtta.core.problem import Problem
+from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift, check_severity
 from dtta.problems.data import hub
 from dtta.problems.data.imagenet import (
     CORRUPTIONS,
@@ -34,9 +35,7 @@ from dtta.problems.data.imagenet import (
     training_images,
 )
 from dtta.problems.data.images import image_tensor, open_image
-from dtta.problems.digits.shifts import apply_shift, check_severity
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.training.weights import WeightsError
 
 NETWORKS = {

@@ -19,14 +19,13 @@ from transformers import GLPNForDepthEstimation
 
 from dtta.core.conditions import DepthMap, RelativeDepth
 from dtta.core.problem import Problem
+from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import dense as dense_data
 from dtta.problems.data import hub
-from dtta.problems.digits.shifts import apply_shift
 from dtta.problems.full import latent_maps
 from dtta.problems.full.stable_diffusion import controlled_requirements, load_controlled
 from dtta.problems.metrics import SCALED_DEPTH_METRICS, scaled_depth_errors
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, DenseDepth, Glpn
-from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 from dtta.problems.training import weights
 from dtta.problems.training.fit import depth_loss
 from dtta.problems.training.recipes import Recipe

@@ -17,14 +17,13 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from dtta.core.conditions import ClassMixture
 from dtta.core.problem import Problem, no_labels
+from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import hub
 from dtta.problems.data.folders import data_folder, one_line
 from dtta.problems.data.images import center_square, interleave_classes
-from dtta.problems.digits.shifts import apply_shift
 from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 from dtta.problems.networks.clip import TEMPLATES, ClipClassifier, check_names
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD
-from dtta.problems.scenes.shifts import IMAGE_SHIFTS
 
 __all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem"]
 

@@ -3,8 +3,8 @@
     model = ClipClassifier(clip, tokenizer, ["shiny red ball", "matte blue cube"])
     logits = model(image)
 
-Names enter as sentences, made by templates. The same sentences, as one embedding per token, are what a
-text-to-image model is conditioned on (paper, section 3): ``TextReader``, and ``prompt_embeddings`` for names.
+A template makes a sentence of each name. A text-to-image model is conditioned on the same sentences, as one embedding
+per token (paper, section 3): ``TextReader``, and ``prompt_embeddings`` for names.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels that OpenAI's CLIP saw
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pixels that OpenAI's CLIP was trained on
 STD = (0.26862954, 0.26130258, 0.27577711)
 TEMPLATES = ("a photo of a {}",)
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: Sequence[str], length: int) -> Tensor:
-    """Sentences -> token numbers (N, length), padded.
+    """Return the token numbers (N, length) of N sentences, padded.
 
     Raises:
-        ValueError: a sentence is longer; CLIP would read its beginning alone.
+        ValueError: a sentence has more tokens, so that CLIP would ignore its end.
     """
-    found = tokenizer(list(texts), padding="max_length", max_length=length, return_tensors=None).input_ids
-    for text, row in zip(texts, found, strict=True):
+    ids = tokenizer(list(texts), padding="max_length", max_length=length, return_tensors=None).input_ids
+    for text, row in zip(texts, ids, strict=True):
         if len(row) > length:
-            raise ValueError(f"{text!r} has {len(row)} tokens, the text encoder reads {length}; shorten the name")
-    return torch.tensor(found)
+            raise ValueError(f"{text!r} has {len(row)} tokens, the text encoder takes {length}; shorten the name")
+    return torch.tensor(ids)
 
 
 class TextReader:
-    """How a text-to-image model reads: sentences -> the text encoder's last hidden state of each token.
+    """The text side of a text-to-image model (``dtta.core.problem.TextReader``) with a CLIP text encoder.
 
     Args:
-        encoder: the model's text encoder; its sentences have ``max_position_embeddings`` tokens, padding included.
-        tokenizer: the encoder's own.
+        encoder: its sentences have ``max_position_embeddings`` tokens, padding included.
+        tokenizer: of the encoder.
     """
 
     def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer):
@@ -48,16 +48,16 @@ class TextReader:
 
     @torch.no_grad()
     def __call__(self, sentences: Sequence[str], batch: int = 256) -> Tensor:
-        """N sentences, of which any may be empty -> (N, tokens, D), on the encoder's device.
+        """Return the last hidden states (N, tokens, D) of N sentences, which may be empty, on the encoder's device.
 
         Raises:
-            ValueError: a sentence is longer than the encoder reads.
+            ValueError: a sentence has too many tokens.
         """
         ids = tokens(self.tokenizer, sentences, self.encoder.config.max_position_embeddings).to(self.encoder.device)
         return torch.cat([self.encoder(part).last_hidden_state for part in ids.split(batch)]).float()
 
     def words(self, sentence: str) -> list[str]:
-        """What the tokens of a sentence stand for, without the padding: number k belongs to row k of its embedding."""
+        """Return the text of each token of a sentence, without padding; entry k belongs to row k of its embedding."""
         ends = {self.tokenizer.bos_token: "‹start›", self.tokenizer.eos_token: "‹end›"}
         pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer(sentence).input_ids)
         return [ends.get(piece, piece.removesuffix("</w>")) for piece in pieces]
@@ -70,7 +70,7 @@ def prompt_embeddings(
     template: str = TEMPLATES[0],
     batch: int = 256,
 ) -> Tensor:
-    """l (L, tokens, D): the text encoder's last hidden states for each name, as Stable Diffusion takes them."""
+    """Return l (L, tokens, D), the text encoder's last hidden states for each name, as in Stable Diffusion."""
     return TextReader(encoder, tokenizer)([template.format(name) for name in check_names(names)], batch)
 
 
@@ -82,36 +82,38 @@ def text_features(
     templates: Sequence[str] = TEMPLATES,
     batch: int = 256,
 ) -> Tensor:
-    """One unit vector per name (L, D): the mean over templates of the sentences' unit vectors."""
-    names, length = check_names(names), clip.config.text_config.max_position_embeddings
+    """Return a unit vector for each name (L, D): the normalised mean of the unit vectors of its sentences."""
+    names = check_names(names)
+    length = clip.config.text_config.max_position_embeddings
     mean = 0
     for template in templates:
         ids = tokens(tokenizer, [template.format(name) for name in names], length).to(clip.device)
-        found = torch.cat([clip.get_text_features(part).pooler_output for part in ids.split(batch)])
-        mean = mean + F.normalize(found.float(), dim=1)
+        features = torch.cat([clip.get_text_features(part).pooler_output for part in ids.split(batch)])
+        mean = mean + F.normalize(features.float(), dim=1)
     return F.normalize(mean, dim=1)
 
 
 def check_names(names: Sequence[str]) -> list[str]:
-    """Raise ValueError unless these are two different names or more, none of them empty."""
+    """Return the names as a list. Raises ValueError unless they are two or more different, non-empty strings."""
     if isinstance(names, str) or len(names) < 2 or not all(isinstance(n, str) and n.strip() for n in names):
-        raise ValueError(f"give two names or more, each a text, not {names!r}")
-    if twice := sorted({n for n in names if list(names).count(n) > 1}):
-        raise ValueError(f"a class may be named once; these stand twice: {', '.join(twice)}")
+        raise ValueError(f"give two class names or more, each a non-empty string, not {names!r}")
+    repeated = sorted({n for n in names if list(names).count(n) > 1})
+    if repeated:
+        raise ValueError(f"class names must differ; repeated: {', '.join(repeated)}")
     return list(names)
 
 
 class ClipClassifier(nn.Module):
     """Image in [0, 1] -> logits over names: e^τ cos(image, name), with CLIP's learnt temperature τ.
 
-    Its weights are the vision tower's; the names' vectors are computed once and stay.
+    Its parameters are those of the vision tower; the vectors of the names are computed once.
 
     Args:
-        clip: a ``CLIPModel``, put in eval mode. Its text tower is used, not changed.
+        clip: put in eval mode. Its text tower is used and not changed.
         names: of the L classes.
-        templates: sentences with a gap for the name; the vectors of several are averaged.
-        mean, std: of each channel, as CLIP was trained.
-        unit: whether the image's vector is brought to length one, as CLIP was trained.
+        templates: sentences with {} for the name; the vectors of several are averaged.
+        mean, std: of each channel, as in CLIP's training.
+        unit: whether the image's vector is normalised to length one, as in CLIP's training.
 
     Attributes:
         words: the ``CLIPModel`` and the tokenizer.
@@ -140,7 +142,7 @@ class ClipClassifier(nn.Module):
         self.register_buffer("mean", torch.as_tensor(mean).clone().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.as_tensor(std).clone().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("text", text_features(clip, tokenizer, names, templates), persistent=False)
-        # In a tuple, so that the text tower's weights are not among those that adaptation may move.
+        # A tuple, so that the parameters of the text tower are not parameters of this module.
         self.words = clip, tokenizer
         self.to(clip.device)
 
@@ -149,12 +151,12 @@ class ClipClassifier(nn.Module):
         return self.logit_scale.exp() * self.features(image) @ self.text.T
 
     def features(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> unit vectors (N, D)."""
-        seen = self.visual_projection(self.vision_model(pixel_values=self.pixels(image)).pooler_output)
-        return F.normalize(seen, dim=1) if self.unit else seen
+        """(N, 3, H, W) in [0, 1] -> vectors (N, D), of length one if `unit`."""
+        features = self.visual_projection(self.vision_model(pixel_values=self.pixels(image)).pooler_output)
+        return F.normalize(features, dim=1) if self.unit else features
 
     def pixels(self, image: Tensor) -> Tensor:
-        """CLIP's preprocessing: the shorter side to its size (bicubic), the middle square, its mean and std."""
+        """Apply CLIP's preprocessing: resize the shorter side (bicubic), crop the middle square, normalise."""
         if image.shape[-2:] != (self.size, self.size):
             short = min(image.shape[-2:])
             sides = [int(self.size * side / short) for side in image.shape[-2:]]  # rounded down, as CLIP does
@@ -165,34 +167,33 @@ class ClipClassifier(nn.Module):
 
     @torch.no_grad()
     def attention(self, image: Tensor, layer: int = -1) -> Tensor:
-        """How much the summary token looks at each patch, the mean over the heads of a layer: (N, rows, columns)."""
-        kept = self.vision_model.config._attn_implementation
-        self.vision_model.set_attn_implementation("eager")  # the others do not return their weights
+        """Return the attention of the class token to each patch (N, rows, columns), averaged over a layer's heads."""
+        implementation = self.vision_model.config._attn_implementation
+        self.vision_model.set_attn_implementation("eager")  # the others return no weights
         try:
             weights = self.vision_model(pixel_values=self.pixels(image), output_attentions=True).attentions[layer]
         finally:
-            self.vision_model.set_attn_implementation(kept)
+            self.vision_model.set_attn_implementation(implementation)
         side = self.size // self.vision_model.config.patch_size
         return weights.mean(1)[:, 0, 1:].unflatten(1, (side, side))
 
     def prompted(self, words: int = 4) -> PromptedClip:
-        """The same classifier with learnable words before each name: see ``PromptedClip``."""
+        """Return the same classifier with learnable words before each name: see ``PromptedClip``."""
         return PromptedClip(self, *self.words, words)
 
 
 class PromptedClip(nn.Module):
-    """CLIP whose only free weights are the embeddings of the words before the name (CoOp, arXiv 2109.01134).
+    """CLIP whose only trainable parameters are embeddings of the words before the name (CoOp, arXiv 2109.01134).
 
-    They start as the words of the classifier's first template, "a photo of a". If it has no other, nothing changes
-    until they move. If it has several, whose vectors it averages, the first alone is read here: the answers start as
-    those of a classifier with that one template. TPT (arXiv 2209.07511) learns the same weights on one image.
+    They are initialised with the words of the classifier's first template, "a photo of a", so the initial output is
+    that of a classifier with this template only. TPT (arXiv 2209.07511) trains the same parameters on one image.
 
     Args:
-        classifier: gives the image's vectors, and is never changed.
-        words: how many of the first tokens of each sentence are learnt, for all classes together.
+        classifier: computes the vectors of images, and is never changed.
+        words: number of learnt tokens at the start of each sentence, shared by all classes.
 
     Raises:
-        ValueError: a class's sentence does not start with that many words of the template.
+        ValueError: the sentences of two classes differ within these words.
     """
 
     def __init__(self, classifier: ClipClassifier, clip: CLIPModel, tokenizer: CLIPTokenizer, words: int = 4):
@@ -201,7 +202,7 @@ class PromptedClip(nn.Module):
         self.text_projection = clip.text_projection
         length = clip.config.text_config.max_position_embeddings
         ids = tokens(tokenizer, [classifier.template.format(n) for n in classifier.names], length).to(clip.device)
-        first = ids[:, 1 : 1 + words]  # behind the start token
+        first = ids[:, 1 : 1 + words]  # after the start token
         if words < 1 or not (first == first[:1]).all():
             raise ValueError(f"the first {words} words of the sentences differ; {classifier.template!r} has fewer")
         self.register_buffer("ids", ids, persistent=False)
@@ -211,15 +212,16 @@ class PromptedClip(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> logits (N, L)."""
         with torch.no_grad():
-            seen = self.classifier.features(image)
-        return self.classifier.logit_scale.exp() * seen @ self.text().T
+            features = self.classifier.features(image)
+        return self.classifier.logit_scale.exp() * features @ self.text().T
 
     def text(self) -> Tensor:
-        """The names' unit vectors (L, D) with the present words before them."""
-        text, ids = self.text_model, self.ids
+        """Return the unit vectors (L, D) of the names with the current words before them."""
+        text = self.text_model
+        ids = self.ids
         x = text.embeddings.token_embedding(ids)  # (L, tokens, D)
         x = torch.cat([x[:, :1], self.context.expand(len(x), -1, -1), x[:, 1 + len(self.context) :]], dim=1)
-        x = text.embeddings(inputs_embeds=x)  # adds the positions
+        x = text.embeddings(inputs_embeds=x)  # add the positions
         mask = create_causal_mask(config=text.config, inputs_embeds=x, attention_mask=None, past_key_values=None)
         x = text.encoder(inputs_embeds=x, attention_mask=mask, is_causal=True).last_hidden_state
         end = (ids == text.config.eos_token_id).int().argmax(dim=1)

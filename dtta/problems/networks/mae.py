@@ -1,4 +1,4 @@
-"""A small masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377), for TTT-MAE."""
+"""A masked autoencoder, the network of TTT-MAE."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 class MaskedAutoencoder(nn.Module):
     """A small masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377) with a classification head.
 
-    The encoder sees the patches that are not masked; the decoder, one block deep, says what was in the others. The
-    head reads the mean of the encoder's tokens; called like a classifier, nothing is masked.
+    The encoder takes the patches that are not masked; the decoder, one block deep, reconstructs the others. The
+    classification head takes the mean of the encoder's tokens, with no patch masked.
 
     Args:
         size: side of the square image. patch: side of a patch. channels, classes: C and L.
+        width, depth, heads: of the encoder.
         mean, std: of the pixels.
     """
 
@@ -52,20 +53,18 @@ class MaskedAutoencoder(nn.Module):
         return self.head(self.encoder(self.embed(self.patches(image)) + self.place).mean(dim=1))
 
     def reconstruction_loss(self, image: Tensor, hidden: float, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the patches that were masked, each image with a mask of its own: (N,).
+        """Return the mean squared error (N,) of the masked patches; each image has a random mask.
 
         Args:
-            hidden: share of the patches that is masked, 0.75 in the paper.
+            hidden: share of the patches that are masked, 0.75 in the paper.
         """
-        pieces = self.patches(image)
-        N, T, _ = pieces.shape
-        seen = max(1, round((1 - hidden) * T))
-        device = generator.device
-        order = torch.rand(N, T, generator=generator, device=device).argsort(dim=1).to(image.device)
-        shown, masked = order[:, :seen], order[:, seen:]
-        at = torch.arange(N, device=image.device)[:, None]
-        known = self.between(self.encoder((self.embed(pieces) + self.place)[at, shown]))
-        full = self.hole.expand(N, T, -1).clone()
-        full[at, shown] = known
-        painted = self.paint(self.decoder(full + self.decoder_place))
-        return (painted - pieces)[at, masked].square().mean(dim=(1, 2))
+        patches = self.patches(image)
+        N, T, _ = patches.shape
+        count = max(1, round((1 - hidden) * T))
+        order = torch.rand(N, T, generator=generator, device=generator.device).argsort(dim=1).to(image.device)
+        visible, masked = order[:, :count], order[:, count:]
+        row = torch.arange(N, device=image.device)[:, None]
+        tokens = self.hole.expand(N, T, -1).clone()
+        tokens[row, visible] = self.between(self.encoder((self.embed(patches) + self.place)[row, visible]))
+        painted = self.paint(self.decoder(tokens + self.decoder_place))
+        return (painted - patches)[row, masked].square().mean(dim=(1, 2))

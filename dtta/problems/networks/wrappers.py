@@ -1,6 +1,6 @@
-"""Task networks f, each with its own preprocessing inside: image in [0, 1] -> logits, or depths.
+"""Task networks that include their preprocessing: image in [0, 1] -> logits or depths.
 
-So that one image serves the task network and the diffusion model alike.
+So the task network and the diffusion model take the same image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _Normalised(nn.Module):
-    """Brings each channel to the mean and spread that a network was trained with, one number or one a channel."""
+    """Normalises with the mean and standard deviation of the training data: a number, or one for each channel."""
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]):
         super().__init__()
@@ -24,19 +24,20 @@ class _Normalised(nn.Module):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def normalised(self, image: Tensor, enlarge: int = 1) -> Tensor:
+        """Return the normalised image, enlarged by a factor."""
         x = (image - self.mean) / self.std
         return F.interpolate(x, scale_factor=enlarge, mode="bilinear") if enlarge > 1 else x
 
 
 class Classifier(_Normalised):
-    """A classifier on images in [0, 1], whose answer is restricted to some of its classes.
+    """A classifier on images in [0, 1], restricted to some of its classes.
 
     Args:
         network: image -> logits of all its classes.
-        kept: numbers of the classes that are asked for; None: all.
+        kept: indices of the classes in the output; None: all.
     """
 
-    # ResNet's convolutions; the linear layers of ConvNeXt's and ViTs' blocks, of torchvision's ViT but for attention
+    # The convolutions of ResNets; the linear layers of the blocks of ConvNeXts and ViTs (torchvision's: only the MLP)
     lora_targets = r"network\.(.*\.)?(layer\d\.\d+\.conv\d|mlp\.(fc\d|0|3)|attn\.qkv)"
 
     def __init__(self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD, kept: Sequence[int] | None = None):
@@ -51,7 +52,7 @@ class Classifier(_Normalised):
 
 
 class Segmenter(_Normalised):
-    """A ``transformers`` segmentation network: image in [0, 1] -> logits of its size."""
+    """A ``transformers`` segmentation network: image in [0, 1] -> logits of the image's size."""
 
     def __init__(self, network: nn.Module, enlarge: int = 1, mean=0.5, std=0.25):
         super().__init__(mean, std)
@@ -64,22 +65,22 @@ class Segmenter(_Normalised):
 
 
 def to_depth(u: Tensor, near: float, far: float) -> Tensor:
-    """Any number -> a depth between near and far, even steps in log depth where u is near zero."""
+    """Map any real number to a depth between near and far, linear in log depth where u is near zero."""
     return torch.exp(math.log(near) + u.sigmoid() * math.log(far / near))
 
 
 class DenseDepth(_Normalised):
-    """Encoder-decoder in DenseDepth's shape (Alhashim & Wonka, arXiv 1812.11941, section 3.1).
+    """An encoder-decoder with DenseDepth's architecture (Alhashim & Wonka, arXiv 1812.11941, section 3.1).
 
-    Each step of the decoder doubles the size (bilinear), joins the encoder's map of that size, and
-    applies two 3 x 3 convolutions with leaky ReLU.
+    Each step of the decoder doubles the size (bilinear), concatenates the encoder's map of that size, and applies two
+    3 x 3 convolutions with leaky ReLU.
 
     Args:
         encoder: a timm network made with ``features_only=True``.
-        width: channels at the decoder's start, halved at each step.
-        near, far: the range of depths, in the data's unit.
-        whole: whether the decoder's last step joins the image itself; False, the original: it ends at half the
-            image's size, and its answer is enlarged.
+        width: channels at the start of the decoder, halved at each step.
+        near, far: the range of depths, in the unit of the data.
+        whole: whether the last step of the decoder concatenates the image itself. False, as in the original: the
+            decoder ends at half the image's size, and its output is enlarged.
     """
 
     def __init__(self, encoder: nn.Module, width: int, near: float, far: float, mean=0.5, std=0.25, whole: bool = True):
@@ -102,7 +103,7 @@ class DenseDepth(_Normalised):
         self.end = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the data's unit."""
+        """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the unit of the data."""
         x = self.normalised(image)
         *skips, deepest = self.encoder(x)
         y = self.start(deepest)
@@ -114,13 +115,13 @@ class DenseDepth(_Normalised):
 
 
 class Glpn(_Normalised):
-    """``transformers`` GLPN: image in [0, 1] -> depth of its size.
+    """A ``transformers`` GLPN: image in [0, 1] -> depth of the image's size.
 
     Args:
-        enlarge: the image, by this factor, before the network sees it.
-        near, far: the range of depths, in the data's unit.
-        metres: whether the network answers in the data's unit, as the public checkpoints do; else in (0, 1), even
-            steps in log depth.
+        enlarge: factor by which the image is enlarged before the network.
+        near, far: the range of depths, in the unit of the data.
+        metres: whether the network predicts depth in the unit of the data, as the public checkpoints do; else a number
+            in (0, 1) that is linear in log depth.
     """
 
     def __init__(
@@ -130,11 +131,9 @@ class Glpn(_Normalised):
         self.network, self.enlarge, self.near, self.far, self.metres = network, enlarge, near, far, metres
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the data's unit."""
+        """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the unit of the data."""
         u = self.network(pixel_values=self.normalised(image, self.enlarge)).predicted_depth[:, None]
         u = F.interpolate(u, image.shape[-2:], mode="bilinear")
-        return (
-            u.clamp(min=self.near)
-            if self.metres
-            else torch.exp(math.log(self.near) + u * math.log(self.far / self.near))
-        )
+        if self.metres:
+            return u.clamp(min=self.near)
+        return torch.exp(math.log(self.near) + u * math.log(self.far / self.near))

@@ -1,4 +1,4 @@
-"""Open vocabulary on the portraits: a CLIP, and a text-to-image model that reads through its text encoder."""
+"""Open vocabulary on the portraits: a CLIP, and a text-to-image model conditioned through its text encoder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dtta.core.conditions import ClassMixture
 from dtta.core.diffusion import TextUNet
 from dtta.core.probe import losses_under
 from dtta.core.problem import Problem, no_labels
-from dtta.core.sampling import Sampling
 from dtta.problems.networks.clip import ClipClassifier, TextReader, check_names, prompt_embeddings, tokens
 from dtta.problems.scenes import portraits, words
 from dtta.problems.scenes.data import SIZE
 from dtta.problems.scenes.shifts import SHIFTS
-from dtta.problems.scenes.training import LICENCE, denoising_loss, distort
+from dtta.problems.scenes.training import LICENCE, distort
 from dtta.problems.scenes.words import SEEN, VOCABULARY
 from dtta.problems.training import weights
+from dtta.problems.training.fit import denoising_loss
 from dtta.problems.training.recipes import Recipe
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
@@ -36,26 +36,31 @@ PROMPTS = ("a photo of a {}", "a {}")
 
 @cache
 def tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer, learnt on the words of the captions: each is one token, all else is spelled."""
+    """Return CLIP's tokenizer for the words of the captions: each is one token, any other word is spelled."""
     return make_tokenizer(words.WORDS)
 
 
 def make_tokenizer(vocabulary: Sequence[str]) -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer with merges for these words; the same numbers on every machine."""
-    alphabet = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 324))]  # what 256 bytes are written as
+    """Return CLIP's byte-pair tokenizer with merges for these words; the same token numbers on every machine."""
+    # The characters that stand for the 256 bytes.
+    alphabet = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 324))]
     merges = learn_merges(vocabulary)
     names = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{c}</w>" for c in alphabet), *map("".join, merges)]
     return CLIPTokenizer(vocab={name: i for i, name in enumerate(dict.fromkeys(names))}, merges=merges)
 
 
 def learn_merges(vocabulary: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair encoding (Sennrich et al., arXiv 1508.07909): join the commonest pair until every word is whole.
+    """Return the merges of byte-pair encoding (Sennrich et al., arXiv 1508.07909) that make every word one token.
 
-    Of equally common pairs the last in the alphabet goes first. The library's trainer numbers some tokens by
-    chance, and weights trained with one numbering are worth nothing with another.
+    The most frequent pair is merged first; of equally frequent pairs, the last in alphabetical order. The library's
+    trainer breaks ties randomly, and weights trained with one numbering of tokens are useless with another.
     """
-    spelled, merges = [[*word[:-1], f"{word[-1]}</w>"] for word in vocabulary], []
-    while pairs := Counter(pair for word in spelled for pair in pairwise(word)):
+    spelled = [[*word[:-1], f"{word[-1]}</w>"] for word in vocabulary]
+    merges: list[tuple[str, str]] = []
+    while True:
+        pairs = Counter(pair for word in spelled for pair in pairwise(word))
+        if not pairs:
+            return merges
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         for word in spelled:
@@ -64,7 +69,6 @@ def learn_merges(vocabulary: Sequence[str]) -> list[tuple[str, str]]:
                 if (word[k], word[k + 1]) == best:
                     word[k : k + 2] = ["".join(best)]
                 k += 1
-    return merges
 
 
 # --- the task network f -------------------------------------------------------------------------------
@@ -72,7 +76,8 @@ def learn_merges(vocabulary: Sequence[str]) -> list[tuple[str, str]]:
 
 def clip() -> CLIPModel:
     """A CLIP (0.5 M parameters): a vision transformer on 4 x 4 patches and a causal text transformer."""
-    start, end = tokenizer().bos_token_id, tokenizer().eos_token_id
+    start = tokenizer().bos_token_id
+    end = tokenizer().eos_token_id
     text = dict(
         vocab_size=len(tokenizer()), hidden_size=64, intermediate_size=192, num_hidden_layers=3,
         num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=start, eos_token_id=end, pad_token_id=end,
@@ -85,9 +90,9 @@ def clip() -> CLIPModel:
 
 
 def contrastive_loss(model: CLIPModel, generator: torch.Generator, size: int = 96) -> Tensor:
-    """CLIP's loss (its Figure 3): of all captions of the batch, which is this picture's, and the other way round.
+    """Return CLIP's loss (its Figure 3): find each image's caption among those of the batch, and vice versa.
 
-    No two pictures of a batch show the same kind of thing, so every other caption is wrong.
+    No two images of a batch show the same kind of object, so every other caption is wrong.
     """
     image, captions, _ = portraits.batch(size, generator)
     with torch.no_grad():
@@ -97,7 +102,7 @@ def contrastive_loss(model: CLIPModel, generator: torch.Generator, size: int = 9
 
 
 def crop(image: Tensor, generator: torch.Generator, least: float = 0.85) -> Tensor:
-    """A random square crop of each image, enlarged to its size: CLIP's one augmentation."""
+    """Crop a random square of each image and enlarge it to the image's size: CLIP's only augmentation."""
     n = len(image)
     scale = least + (1 - least) * torch.rand(n, generator=generator)
     move = (torch.rand(2, n, generator=generator) * 2 - 1) * (1 - scale)
@@ -124,14 +129,14 @@ def unet() -> TextUNet:
 
 @cache
 def reader() -> CLIPModel:
-    """The trained CLIP, whose text encoder the diffusion model reads through."""
+    """Return the trained CLIP, whose text encoder conditions the diffusion model."""
     return weights.ready("scenes-clip", NETWORKS, "clip").requires_grad_(False)
 
 
 def beliefs(kinds: Tensor, generator: torch.Generator, most: int = 20, mass: float = 1.5) -> Tensor:
-    """Beliefs (N, 96) over the seen kinds of which the true kind is a fair draw (see ``digits.soft_labels``).
+    """Return calibrated beliefs (N, 96) over the seen kinds, given the true ones (see ``digits.training.soft_labels``).
 
-    Each is over the true kind and a random number of others: Dirichlet(mass / J + onehot) over J kinds.
+    Each is drawn from Dirichlet(mass / J + onehot) over J kinds, the true one and a random number of others.
     """
     N = len(kinds)
     others = torch.rand(N, len(SEEN), generator=generator).scatter(1, kinds[:, None], -1).argsort(dim=1)  # true first
@@ -144,9 +149,9 @@ def beliefs(kinds: Tensor, generator: torch.Generator, most: int = 20, mass: flo
 
 
 def diffusion_loss(diffusion: TextUNet, generator: torch.Generator, size: int = 64) -> Tensor:
-    """The noise-prediction loss under captions, beliefs over names (half) and, in a twentieth, an empty text.
+    """Return the noise-prediction loss under beliefs over names (half), captions, and an empty text (a twentieth).
 
-    Half of the pictures have other contrast and light, as in the other tasks on scenes.
+    Half of the images are distorted, as in the other problems on scenes.
     """
     image, captions, kinds = portraits.batch(size, generator)
     image = distort(image, generator)
@@ -154,26 +159,26 @@ def diffusion_loss(diffusion: TextUNet, generator: torch.Generator, size: int = 
     half = size // 2
     rng = Random(int(torch.randint(2**31, (), generator=generator)))
     encoder = reader().text_model
-    told = ["" if e else c for c, e in zip(captions[half:], empty[half:], strict=True)]
+    texts = ["" if e else c for c, e in zip(captions[half:], empty[half:], strict=True)]
     names = [words.name(kind, rng) for kind in SEEN]
     mixed = prompt_embeddings(encoder, tokenizer(), names, rng.choice(PROMPTS))  # (96, tokens, D)
     soft = torch.einsum("nk,ktd->ntd", beliefs(kinds[:half], generator), mixed)
     with torch.no_grad():
-        hard = encoder(tokens(tokenizer(), told, LENGTH)).last_hidden_state
-    return denoising_loss(diffusion, image, torch.cat([soft, hard]), generator)
+        hard = encoder(tokens(tokenizer(), texts, LENGTH)).last_hidden_state
+    return denoising_loss(diffusion, diffusion.encode(image), torch.cat([soft, hard]), generator)
 
 
 # --- the problem --------------------------------------------------------------------------------------
 
-CLASSES = 20  # of the vocabulary's fifty names, unless asked otherwise
+CLASSES = 20  # the default, of the fifty names of the vocabulary
 NETWORKS = {"clip": clip}
 DIFFUSIONS = {"unet": unet}
 
-# Chosen on validation portraits by dtta/experiments/scenes-clip-test.toml, which a test holds in step.
+# Chosen on validation portraits by dtta/experiments/scenes-clip-test.toml, which a test compares.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(
-        steps=5, samples=12, timesteps="stratified", trainable="lora", rank=4, t_min=0.4, t_max=0.8, optimizer="sgd", lr=300.0,
-        temperature=3.0,
+        steps=5, samples=12, timesteps="stratified", trainable="lora", rank=4, t_min=0.4, t_max=0.8,
+        optimizer="sgd", lr=300.0, temperature=3.0,
     ),
     "tent": dict(trainable="lora", lr=1e-3, steps=1),
     "tpt": dict(views=32, lr=5e-2, steps=1, keep=0.5),
@@ -185,34 +190,37 @@ SETTINGS: dict[str, dict] = {
 def problem(
     network: str | None = None, diffusion: str | None = None, classes: int | Sequence[str] = CLASSES
 ) -> Problem:
-    """Which of the names is the portrait's? Of every five names two are compositions unseen in training.
+    """Build the problem of naming the object of a portrait; two of five names are compositions unseen in training.
 
     Args:
         network: "clip". diffusion: "unet".
-        classes: how many names of ``words.VOCABULARY``, 5 to 50; or names of your own, for images of your own.
+        classes: number of names of ``words.VOCABULARY``, 5 to 50; or other names, for images without labels.
+
+    Raises:
+        ValueError: unknown network or diffusion model, bad `classes`, or a name that is too long.
     """
-    own = isinstance(classes, Sequence)
-    if not own and not (isinstance(classes, int) and 5 <= classes <= len(VOCABULARY)):
+    names_given = isinstance(classes, Sequence)
+    if not names_given and not (isinstance(classes, int) and 5 <= classes <= len(VOCABULARY)):
         raise ValueError(f"classes must be a whole number from 5 to {len(VOCABULARY)}, or names, not {classes!r}")
     model = weights.ready("scenes-clip", NETWORKS, network)
     phi = weights.ready("scenes-clip", DIFFUSIONS, diffusion)
-    names = check_names(classes) if own else [label.name for label in VOCABULARY[:classes]]
-    read = TextReader(model.text_model, tokenizer())
+    names = check_names(classes) if names_given else [label.name for label in VOCABULARY[:classes]]
+    reader = TextReader(model.text_model, tokenizer())
     return Problem(
         name="scenes-clip",
         task="classification",
         classes=tuple(names),
         model=ClipClassifier(model, tokenizer(), names, PROMPTS, MEAN, STD),
         diffusion=phi,
-        condition=ClassMixture(read([PROMPTS[0].format(name) for name in names])),
-        draw=no_labels if own else partial(portraits.shifted, classes),
+        condition=ClassMixture(reader([PROMPTS[0].format(name) for name in names])),
+        draw=no_labels if names_given else partial(portraits.shifted, classes),
         sizes=portraits.SIZES,
         shape=(3, SIZE, SIZE),
         shifts=SHIFTS,
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
         settings=SETTINGS,
-        reader=read,
+        reader=reader,
     )
 
 
@@ -221,34 +229,33 @@ def problem(
 
 @torch.no_grad()
 def scores(model: nn.Module, count: int = 200) -> dict[str, float]:
-    """What a card reports, on clean validation portraits."""
+    """Return the validation scores of a model card, on clean portraits."""
     if isinstance(model, CLIPModel):
         return _clip_scores(model, count)
     images, labels, names = _validation(10, count)
     embeddings = prompt_embeddings(reader().text_model, tokenizer(), names, PROMPTS[0])
     empty = reader().text_model(tokens(tokenizer(), [""], LENGTH)).last_hidden_state.expand(count, -1, -1)
-    told = {"its name": embeddings[labels], "no text": empty, "another's name": embeddings[labels.roll(1)]}
-    losses = losses_under(model, images, list(told.values())).mean(0).tolist()
-    found = {f"loss under {k}": round(x, 5) for k, x in zip(told, losses, strict=True)}
-    conditions = [name.expand(100, -1, -1) for name in embeddings]
-    answers = losses_under(model, images[:100], conditions, 12, Sampling("stratified")).argmin(1)
-    return found | _by_seen(answers == labels[:100], labels[:100], "Diffusion Classifier accuracy, 10 names")
+    conditions = {"its name": embeddings[labels], "no text": empty, "another's name": embeddings[labels.roll(1)]}
+    losses = losses_under(model, images, list(conditions.values())).mean(0).tolist()
+    means = {f"loss under {name}": round(loss, 5) for name, loss in zip(conditions, losses, strict=True)}
+    every_name = [name.expand(100, -1, -1) for name in embeddings]
+    classified = losses_under(model, images[:100], every_name, samples=12).argmin(1)
+    return means | _by_seen(classified == labels[:100], labels[:100], "Diffusion Classifier accuracy, 10 names")
 
 
 def _clip_scores(model: CLIPModel, count: int) -> dict[str, float]:
-    found = {}
+    accuracies = {}
     for classes in (10, CLASSES, len(VOCABULARY)):
         images, labels, names = _validation(classes, count)
-        answers = ClipClassifier(model, tokenizer(), names, PROMPTS, MEAN, STD)(images).argmax(1)
-        found |= _by_seen(answers == labels, labels, f"accuracy, {classes} names")
-    return found
+        classified = ClipClassifier(model, tokenizer(), names, PROMPTS, MEAN, STD)(images).argmax(1)
+        accuracies |= _by_seen(classified == labels, labels, f"accuracy, {classes} names")
+    return accuracies
 
 
-def _by_seen(right: Tensor, labels: Tensor, name: str) -> dict[str, float]:
+def _by_seen(correct: Tensor, labels: Tensor, name: str) -> dict[str, float]:
     seen = torch.tensor([VOCABULARY[j].seen for j in labels.tolist()])
-    return {
-        f"{name}, {kind}": round(right[of].float().mean().item(), 4) for kind, of in (("seen", seen), ("unseen", ~seen))
-    }
+    groups = {"seen": seen, "unseen": ~seen}
+    return {f"{name}, {group}": round(correct[mask].float().mean().item(), 4) for group, mask in groups.items()}
 
 
 @cache

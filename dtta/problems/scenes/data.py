@@ -1,4 +1,4 @@
-"""The scenes as a data set: three splits of rendered images, each with its segmentation and depth."""
+"""The scenes as a data set: three splits of rendered images with their segmentation and depth."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from dtta.problems.training.fit import write_tensors
 
 SIZE = 32
 SUPERSAMPLE = 2
-WORLD = 0  # the seed of all scenes here
-SPLITS = {"train": (0, 12000), "validation": (1_000_000, 500), "test": (2_000_000, 1000)}  # first index, number
+WORLD = 0  # the seed of all scenes
+SPLITS = {"train": (0, 12000), "validation": (1_000_000, 500), "test": (2_000_000, 1000)}  # first number, count
 SIZES = {name: count for name, (_, count) in SPLITS.items()}
 NEAR = 1.5  # no surface is nearer to the camera
 
 
 def scene(split: str, index: int) -> Scene:
-    """Scene `index` of a split.
+    """Return scene `index` of a split.
 
     Raises:
         ValueError: unknown split. IndexError: no such scene.
     """
-    return random_scene(WORLD, place(SPLITS, split, index))
+    return random_scene(WORLD, number_in_world(SPLITS, split, index))
 
 
-def place(splits: Mapping[str, tuple[int, int]], split: str, index: int) -> int:
-    """The number in its world of what is number `index` of a split; splits: name -> (first number, how many)."""
+def number_in_world(splits: Mapping[str, tuple[int, int]], split: str, index: int) -> int:
+    """Return the number in the world of scene `index` of a split; splits: name -> (first number, count)."""
     if split not in splits:
         raise ValueError(f"unknown split {split!r}; choose from {', '.join(splits)}")
     first, count = splits[split]
@@ -46,35 +46,34 @@ def place(splits: Mapping[str, tuple[int, int]], split: str, index: int) -> int:
 
 
 def draw(scenes: list[Scene]) -> Rendered:
-    """Render at the size of the data set."""
+    """Render scenes at the size of the data set."""
     return render(scenes, SIZE, SUPERSAMPLE)
 
 
 def sample(split: str, count: int) -> dict[str, Tensor]:
-    """The first scenes of a split: "image" (N, 3, H, W), "segmentation" (N, H, W), "depth" (N, 1, H, W)."""
+    """Return the first scenes of a split: "image" (N, 3, H, W), "segmentation" (N, H, W), "depth" (N, 1, H, W)."""
     parts = [draw([scene(split, i) for i in range(k, min(k + 50, count))]) for k in range(0, count, 50)]
     return {name: torch.cat([getattr(p, name) for p in parts]) for name in ("image", "segmentation", "depth")}
 
 
 def shifted(task: str, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Scene `index` of a split under a shift: image (3, H, W) and its map, "segmentation" or "depth"."""
-    moved = shift_scene(scene(split, index), shift, severity, seed, index)
-    drawn = draw([moved])
+    """Return scene `index` of a split under a shift: image (3, H, W) and its map, "segmentation" or "depth"."""
+    drawn = draw([shift_scene(scene(split, index), shift, severity, seed, index)])
     return shift_image(drawn.image[0], shift, severity, seed, index), getattr(drawn, task)[0]
 
 
 @cache
 def train_set() -> dict[str, Tensor]:
-    """The training split: rendered once (four minutes on one core), then read from the cache."""
+    """Return the training split: rendered once (four minutes on one core), then read from the cache."""
     scenes = [scene("train", i) for i in range(SPLITS["train"][1])]
     return rendered("scenes", scenes, ("image", "segmentation", "depth"))
 
 
 def rendered(name: str, scenes: list[Scene], kinds: Sequence[str]) -> dict[str, Tensor]:
-    """Images as bytes, and of "segmentation" (bytes) and "depth" (half precision) what is asked for.
+    """Return the maps named in `kinds`: "image" and "segmentation" as bytes, "depth" in half precision.
 
-    They are kept in the cache, $DTTA_CACHE or ~/.cache/dtta. The file is named after a hash of its first scenes,
-    so that it is made anew when the world changes.
+    They are stored in the cache folder. The file name has a hash of the first scenes, so that the scenes are rendered
+    again when the world changes.
     """
     path = cache_folder() / f"{name}-{len(scenes)}-{SIZE}-{_fingerprint(scenes[:16])}.safetensors"
     if path.is_file():
@@ -82,18 +81,18 @@ def rendered(name: str, scenes: list[Scene], kinds: Sequence[str]) -> dict[str, 
             return load_file(path)
         except SafetensorError:
             print(f"{path} is damaged; rendering it again")
-    small = {"image": lambda x: (x * 255).round().byte(), "segmentation": Tensor.byte, "depth": Tensor.half}
+    compress = {"image": lambda x: (x * 255).round().byte(), "segmentation": Tensor.byte, "depth": Tensor.half}
     parts = []
     for k in tqdm(range(0, len(scenes), 50), desc=f"rendering the training {name}", mininterval=5):
         drawn = draw(scenes[k : k + 50])
-        parts.append({kind: small[kind](getattr(drawn, kind)) for kind in kinds})
+        parts.append({kind: compress[kind](getattr(drawn, kind)) for kind in kinds})
     data = {kind: torch.cat([part[kind] for part in parts]) for kind in kinds}
     write_tensors(path, data)
     return data
 
 
 def batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Random training scenes, half of them mirrored: images (N, 3, H, W), classes (N, H, W), depths (N, 1, H, W)."""
+    """Return a random training batch, half mirrored: images (N, 3, H, W), classes (N, H, W), depths (N, 1, H, W)."""
     data = train_set()
     pick = torch.randint(len(data["image"]), (size,), generator=generator)
     mirrored = torch.rand(size, generator=generator) < 0.5
@@ -105,6 +104,6 @@ def batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor
 
 
 def _fingerprint(scenes: list[Scene]) -> str:
-    """Of the world: a hash of what some scenes look like."""
-    first = draw(scenes)
-    return hashlib.sha256(first.image.numpy().tobytes() + first.segmentation.numpy().tobytes()).hexdigest()[:12]
+    """Return a hash of the images and segmentations of some scenes."""
+    drawn = draw(scenes)
+    return hashlib.sha256(drawn.image.numpy().tobytes() + drawn.segmentation.numpy().tobytes()).hexdigest()[:12]

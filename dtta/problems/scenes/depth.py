@@ -1,4 +1,4 @@
-"""Depth of the scenes: an encoder-decoder and a GLPN, and a diffusion model that listens to depth maps."""
+"""Depth of the scenes: an encoder-decoder and a GLPN, and a diffusion model conditioned on depth maps."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dtta.problems.metrics import DEPTH_METRICS, depth_errors
 from dtta.problems.scenes import data, models
 from dtta.problems.scenes.data import NEAR, SIZE
 from dtta.problems.scenes.shifts import SHIFTS
-from dtta.problems.scenes.training import DATA, LICENCE, denoising_loss, distort, smooth_noise
+from dtta.problems.scenes.training import DATA, LICENCE, distort, smooth_noise
 from dtta.problems.scenes.world import FAR
 from dtta.problems.training import weights
-from dtta.problems.training.fit import depth_loss
+from dtta.problems.training.fit import denoising_loss, depth_loss
 from dtta.problems.training.recipes import Recipe
 
 condition = DepthMap(NEAR, FAR, scale="log")
 
 
 def network_loss(model: nn.Module, generator: torch.Generator, size: int = 32) -> Tensor:
-    """The L1 error of log depth and of its differences between neighbours, on clean scenes (after DenseDepth)."""
+    """Return `depth_loss` on clean scenes."""
     image, _, depth = data.batch(size, generator)
     return depth_loss(model(image), depth)
 
 
 def disturb(c: Tensor, generator: torch.Generator) -> Tensor:
-    """Depth conditions (N, 1, H, W) in [-1, 1] as a network might get them wrong: blurred, scaled, noisy. Half stay."""
+    """Blur, scale and add noise to half of the depth conditions (N, 1, H, W) in [-1, 1], like a network's errors."""
     N, size = len(c), c.shape[-1]
     width = 0.3 + 1.2 * torch.rand((), generator=generator).item()
     blurred = gaussian_blur(c, [7, 7], [width, width])
@@ -41,15 +41,16 @@ def disturb(c: Tensor, generator: torch.Generator) -> Tensor:
     shift = 0.1 * (2 * torch.rand(N, 1, 1, 1, generator=generator) - 1)
     waves = 0.4 * torch.rand(N, 1, 1, 1, generator=generator) ** 2 * (smooth_noise(N, size, generator) - 0.5)
     grain = 0.03 * torch.rand(N, 1, 1, 1, generator=generator) * torch.randn(c.shape, generator=generator)
-    wrong = (c + share * (blurred - c)) * scale + shift + waves + grain
+    disturbed = (c + share * (blurred - c)) * scale + shift + waves + grain
     same = torch.rand(N, 1, 1, 1, generator=generator) < 0.5
-    return torch.where(same, c, wrong.clamp(-1, 1))
+    return torch.where(same, c, disturbed.clamp(-1, 1))
 
 
 def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int = 64) -> Tensor:
-    """The noise-prediction loss under disturbed depth maps, on scenes of which half have other contrast and light."""
+    """Return the noise-prediction loss under disturbed depth maps, on scenes of which half are distorted."""
     image, _, depth = data.batch(size, generator)
-    return denoising_loss(diffusion, distort(image, generator), disturb(condition(depth), generator), generator)
+    z0 = diffusion.encode(distort(image, generator))
+    return denoising_loss(diffusion, z0, disturb(condition(depth), generator), generator)
 
 
 # --- the problem --------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int 
 NETWORKS = {"densedepth": models.densedepth, "glpn": models.glpn}
 DIFFUSIONS = {"unet": models.unet_depth}
 
-# Chosen on validation scenes by dtta/experiments/scenes-depth-test.toml, which a test holds in step.
+# Chosen on validation scenes by dtta/experiments/scenes-depth-test.toml, which a test compares.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", t_min=0.3, t_max=0.8, optimizer="adam", lr=1e-4),
     "augmentation": {},
@@ -66,7 +67,7 @@ SETTINGS: dict[str, dict] = {
 
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
-    """Depth of the scenes, between `NEAR` and `FAR` scene units.
+    """Build the problem of the depth of the scenes, between `NEAR` and `FAR` scene units.
 
     Args:
         network: "densedepth" (convolutions, batch norm) or "glpn" (a transformer). diffusion: "unet".
@@ -91,7 +92,7 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
 
 
 def errors(output: Tensor, target: Tensor) -> dict[str, float]:
-    """The metrics of one image."""
+    """Return the metrics of one image."""
     return depth_errors(output, target, NEAR, FAR)
 
 
@@ -100,12 +101,12 @@ def errors(output: Tensor, target: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def scores(model: nn.Module) -> dict[str, float]:
-    """What a card reports, on 300 clean validation scenes."""
+    """Return the validation scores of a model card, on 300 clean scenes."""
     scenes = data.sample("validation", 300)
     x, depth = scenes["image"], scenes["depth"]
     if not isinstance(model, ConcatUNet):
-        found = [errors(model(a[None]), b) for a, b in zip(x, depth, strict=True)]
-        sums = {name: sum(f[name] for f in found) for name in found[0]} | {"images": len(found)}
+        each = [errors(model(a[None]), b) for a, b in zip(x, depth, strict=True)]
+        sums = {name: sum(e[name] for e in each) for name in each[0]} | {"images": len(each)}
         return {name: round(DEPTH_METRICS[name](sums).item(), 3) for name in DEPTH_METRICS}
     maps = {"true": depth, "other scene's": depth.roll(1, 0), "flat": torch.full_like(depth, FAR)}
     losses = losses_under(model, x, [condition(d) for d in maps.values()]).mean(0).tolist()

@@ -49,12 +49,12 @@ def glpn() -> Glpn:
 
 # --- diffusion models φ -------------------------------------------------------------------------------
 
-EMBEDDING = 8  # D, numbers in which a class is told to the diffusion model
+EMBEDDING = 8  # D, channels of a class embedding
 PATCH = 2
 
 
 def scheduler() -> DDPMScheduler:
-    """1000 steps, cosine."""
+    """Return a cosine schedule of 1000 steps."""
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
 
 

@@ -1,4 +1,4 @@
-"""The portraits as a data set: one thing from near in each picture, drawn from the words of the vocabulary."""
+"""The portraits as a data set: each image shows one object from near, whose kind is a label of the vocabulary."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ import torch
 from torch import Tensor
 
 from dtta.problems.scenes import words
-from dtta.problems.scenes.data import WORLD, draw, place, rendered
+from dtta.problems.scenes.data import WORLD, draw, number_in_world, rendered
 from dtta.problems.scenes.shifts import shift_image, shift_scene
 from dtta.problems.scenes.words import SEEN, VOCABULARY
 from dtta.problems.scenes.world import Scene, random_portrait
 
-SPLITS = {"train": (0, 16000), "validation": (1_000_000, 500), "test": (2_000_000, 1000)}  # first index, number
+SPLITS = {"train": (0, 16000), "validation": (1_000_000, 500), "test": (2_000_000, 1000)}  # first number, count
 SIZES = {name: count for name, (_, count) in SPLITS.items()}
 
 
 def portrait(split: str, index: int, classes: int = len(VOCABULARY)) -> Scene:
-    """Portrait `index` of a split: label `index` mod `classes` of the vocabulary, or any seen kind for training.
+    """Return portrait `index` of a split: label `index` mod `classes` of the vocabulary; a seen kind if for training.
 
     Raises:
         ValueError: unknown split. IndexError: no such portrait.
     """
-    number = place(SPLITS, split, index)
+    number = number_in_world(SPLITS, split, index)
     kind = SEEN[index % len(SEEN)] if split == "train" else VOCABULARY[index % classes].kind
     return random_portrait(WORLD, number, kind)
 
 
 def shifted(classes: int, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Portrait `index` of a split under a shift: image (3, H, W), and which of the first `classes` labels it has."""
-    moved = shift_scene(portrait(split, index, classes), shift, severity, seed, index)
-    image = shift_image(draw([moved]).image[0], shift, severity, seed, index)
+    """Return portrait `index` of a split under a shift: image (3, H, W) and its label among the first `classes`."""
+    scene = shift_scene(portrait(split, index, classes), shift, severity, seed, index)
+    image = shift_image(draw([scene]).image[0], shift, severity, seed, index)
     return image, torch.tensor(index % classes)
 
 
 @cache
 def train_set() -> Tensor:
-    """Images (N, 3, H, W) of the training split, as bytes; rendered once, seven minutes on one core."""
+    """Return the images (N, 3, H, W) of the training split, as bytes; rendered once (seven minutes on one core)."""
     scenes = [portrait("train", i) for i in range(SPLITS["train"][1])]
     return rendered("portraits", scenes, ("image",))["image"]
 
 
 def batch(size: int, generator: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
-    """Random training portraits of different kinds, half of them mirrored.
+    """Return random training portraits of different kinds, half of them mirrored.
 
     Returns:
-        images (N, 3, H, W) in [0, 1], a caption for each, and which of ``words.SEEN`` each shows (N,).
+        images (N, 3, H, W) in [0, 1], their captions, and their indices in ``words.SEEN`` (N,).
 
     Raises:
-        ValueError: there are not that many kinds.
+        ValueError: size exceeds the number of kinds.
     """
     if size > len(SEEN):
-        raise ValueError(f"there are {len(SEEN)} kinds of things, not {size}")
+        raise ValueError(f"there are {len(SEEN)} kinds of objects, not {size}")
     images = train_set()
     kinds = torch.randperm(len(SEEN), generator=generator)[:size]
     rounds = len(images) // len(SEEN)

@@ -1,7 +1,7 @@
-"""The renderer: scenes in, images with their true segmentation and depth out.
+"""The renderer: from scenes to images with their true segmentation and depth.
 
-Rays are marched only where they cross a sphere around an object; the ground is met in closed form. All
-arithmetic is in double precision and the image is rounded to 8 bits, so that every machine draws the same.
+Rays are marched only where they cross a sphere around an object; the intersection with the ground has a closed form.
+All arithmetic is in double precision and the image is rounded to 8 bits, so that it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dtta.problems.scenes import sdf
 from dtta.problems.scenes.textures import ground_pattern
 from dtta.problems.scenes.world import CLASSES, FAR, MATERIALS, SHAPES, Scene
 
-SKY, GROUND = -2, -1  # what a ray meets when it meets no object
-SUN_WIDTH = 0.05  # angular radius, larger than the real one: softer shadows
+SKY, GROUND = -2, -1  # in place of the index of an object
+SUN_WIDTH = 0.05  # angular radius; larger than that of the real sun, for softer shadows
 _D = torch.float64
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What comes out, for N scenes.
+    """The images and maps of N scenes.
 
     Args:
         image: (N, 3, H, W) in [0, 1], multiples of 1/255.
         segmentation: (N, H, W), the class at each pixel's centre (``world.CLASSES``).
         depth: (N, 1, H, W), distance along the camera's axis in scene units, at most ``world.FAR``.
-        objects: (N, H, W), which object of its scene, -1 for the ground, -2 for the sky.
+        objects: (N, H, W), the index of the object in its scene, -1 for the ground, -2 for the sky.
     """
 
     image: Tensor
@@ -39,19 +39,19 @@ class Rendered:
     objects: Tensor
 
     def main_object(self, n: int) -> int:
-        """The object of scene n that covers most pixels (0 if none is seen)."""
-        seen = self.objects[n][self.objects[n] >= 0]
-        return int(seen.bincount().argmax()) if len(seen) else 0
+        """Return the object of scene n that covers most pixels (0 if none is visible)."""
+        visible = self.objects[n][self.objects[n] >= 0]
+        return int(visible.bincount().argmax()) if len(visible) else 0
 
 
 @torch.no_grad()
 def render(scenes: Sequence[Scene], size: int | tuple[int, int] = 64, supersample: int = 1) -> Rendered:
-    """Draw scenes.
+    """Render scenes.
 
     Args:
         size: height and width in pixels.
-        supersample: the colour of a pixel is the mean of its square: 2 means four rays a pixel, which
-            smooths edges. Segmentation and depth are always those of the pixel's centre.
+        supersample: s² rays for each pixel, whose mean is its colour; smooths edges. Segmentation and depth are
+            always those of the pixel's centre.
 
     Raises:
         ValueError: no scene, or a size or supersample below one.
@@ -82,7 +82,7 @@ def render(scenes: Sequence[Scene], size: int | tuple[int, int] = 64, supersampl
 
 
 def _film(light: Tensor) -> Tensor:
-    """Linear light to the screen: bright parts roll off, then the eye's gamma."""
+    """Map linear light to pixel values: a tone curve that compresses highlights, then gamma 2.2."""
     return ((light * (2.2 * light + 0.1)) / (light * (2.0 * light + 0.6) + 0.15)).clamp(0, 1) ** (1 / 2.2)
 
 
@@ -126,7 +126,7 @@ class _World:
         self.haze, self.exposure = (_stack(scenes, lambda s, n=n: (getattr(s, n),)) for n in ("haze", "exposure"))
 
     def rays(self, height: int, width: int) -> tuple[_Origin, Tensor]:
-        """A ray through the centre of each pixel of each scene: origins and unit directions (S·H·W, 3)."""
+        """Return a ray through the centre of each pixel of each scene: origins and unit directions (S·H·W, 3)."""
         up = torch.tensor([0.0, 1.0, 0.0], dtype=_D).expand_as(self.forward)
         right = _unit(torch.linalg.cross(up, self.forward))
         up = torch.linalg.cross(self.forward, right)
@@ -144,7 +144,7 @@ class _World:
     # --- geometry -------------------------------------------------------------------------------------
 
     def crossings(self, scene: Tensor, point: Tensor, direction: Tensor, grow: float = 0.0):
-        """Rays that cross the sphere around an object: (ray, object, near, far) for each such pair."""
+        """Return (ray, object, near, far) for each pair of a ray and an object whose bounding sphere it crosses."""
         away = point[:, None] - self.centre[scene]  # (R, K, 3)
         b = (away * direction[:, None]).sum(2)
         radius = self.reach[scene] + grow
@@ -154,7 +154,7 @@ class _World:
         return ray, k, (-b - root).clamp(min=0), -b + root
 
     def by_shape(self, scene, point, direction, grow=0.0):
-        """The same, one shape after the other, in the objects' own frames."""
+        """Yield the crossings of one shape after the other, with points and directions in the frames of the objects."""
         ray, k, near, far = self.crossings(scene, point, direction, grow)
         for number, shape in enumerate(SHAPES):
             of = (self.shape[scene[ray], k] == number).nonzero()[:, 0]
@@ -166,7 +166,7 @@ class _World:
                 yield shape, r, o, self.size[s, o], p, d, near[of], far[of]
 
     def trace(self, scene: Tensor, point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """What each ray meets first, and after which length: t (R,), object (R,), or GROUND, or SKY (t infinite)."""
+        """Return the first intersection of each ray: t (R,), and the object (R,), GROUND or SKY (t infinite)."""
         down = direction[:, 1]
         t = torch.where(down < -1e-9, -point[:, 1] / down.clamp(max=-1e-9), torch.inf)
         what = torch.where(t.isfinite(), GROUND, SKY)
@@ -177,21 +177,21 @@ class _World:
         return torch.minimum(t, nearest), torch.where(nearest < t, which, what)
 
     def normals(self, scene: Tensor, point: Tensor, what: Tensor) -> Tensor:
-        """Unit normals (R, 3) of the surfaces that the points lie on."""
-        found = torch.tensor([0.0, 1.0, 0.0], dtype=_D).repeat(len(point), 1)
+        """Return the unit normals (R, 3) of the surfaces at points on them."""
+        normals = torch.tensor([0.0, 1.0, 0.0], dtype=_D).repeat(len(point), 1)
         for number, shape in enumerate(SHAPES):
             of = ((what >= 0) & (self.shape[scene, what.clamp(min=0)] == number)).nonzero()[:, 0]
             if len(of):
                 s, o = scene[of], what[of]
                 frame = self.frame[s, o]
                 p = torch.einsum("mij,mj->mi", frame, point[of] - self.centre[s, o])
-                found[of] = torch.einsum("mji,mj->mi", frame, sdf.normal(shape, p, self.size[s, o]))
-        return found
+                normals[of] = torch.einsum("mji,mj->mi", frame, sdf.normal(shape, p, self.size[s, o]))
+        return normals
 
     # --- light ----------------------------------------------------------------------------------------
 
     def sunlight(self, scene: Tensor, point: Tensor) -> Tensor:
-        """The share of the sun (R,) that each point sees."""
+        """Return the share of the sun (R,) that is visible from each point."""
         towards = self.to_sun[scene]
         light = torch.ones(len(point), self.shape.shape[1], dtype=_D)
         for shape, r, o, size, p, d, near, far in self.by_shape(scene, point, towards, grow=0.2):
@@ -199,18 +199,18 @@ class _World:
         return light.amin(dim=1)
 
     def openness(self, scene: Tensor, point: Tensor, normal: Tensor, what: Tensor) -> Tensor:
-        """How much of the sky a point sees (R,), with the other objects as spheres."""
+        """Return the share of the sky (R,) that is visible from each point, with the other objects as spheres."""
         towards = self.centre[scene] - point[:, None]  # (R, K, 3)
         square = (towards * towards).sum(2)
         facing = ((towards * normal[:, None]).sum(2) / square.sqrt()).clamp(min=0)
         cover = facing * (0.75 * self.reach[scene]) ** 2 / square
-        own = torch.arange(self.shape.shape[1])[None] == what[:, None]
-        cover = torch.where(own | (self.shape[scene] < 0), 0.0, cover).clamp(max=0.9)
+        itself = torch.arange(self.shape.shape[1])[None] == what[:, None]
+        cover = torch.where(itself | (self.shape[scene] < 0), 0.0, cover).clamp(max=0.9)
         near_ground = torch.where(what >= 0, 0.6 + 0.4 * (point[:, 1] / 0.6).clamp(0, 1), 1.0)
         return (1 - cover).prod(dim=1) * near_ground
 
     def heaven(self, scene: Tensor, direction: Tensor, disc: bool = True) -> Tensor:
-        """The light (R, 3) that comes from the sky."""
+        """Return the light (R, 3) from the sky, with or without the disc of the sun."""
         rise = direction[:, 1:].narrow(1, 0, 1).clamp(0, 1) ** 0.6
         light = self.horizon[scene] * (1 - rise) + self.sky[scene] * rise
         towards = (direction * self.to_sun[scene]).sum(1, keepdim=True).clamp(min=0)
@@ -218,7 +218,7 @@ class _World:
         return light + glow * self.sun[scene]
 
     def shade(self, scene: Tensor, point: Tensor, direction: Tensor, t: Tensor, what: Tensor, bounce: bool = True):
-        """The light (R, 3) that comes back along each ray."""
+        """Return the light (R, 3) that arrives along each ray."""
         light = self.heaven(scene, direction)
         hit = (what != SKY).nonzero()[:, 0]
         if len(hit) == 0:
@@ -226,7 +226,7 @@ class _World:
         s, d, w, far = scene[hit], direction[hit], what[hit], t[hit]
         p = point[hit] + far[:, None] * d
         n = self.normals(s, p, w)
-        p = p + 1e-3 * n  # off the surface, so that it does not shade itself
+        p = p + 1e-3 * n  # offset, so that the surface does not shade itself
         sun, towards = self.sun[s], self.to_sun[s]
         facing = (n * towards).sum(1)
         lit = torch.zeros_like(facing)
@@ -247,7 +247,7 @@ class _World:
             body[gloss] += self.mirror(
                 s[gloss], p[gloss], d[gloss], n[gloss], kind[gloss], albedo[gloss], lit[gloss], bounce
             )
-        # Air: fog takes light away with distance and gives its own; a little of it is always there.
+        # Fog attenuates light with distance and adds the light of the horizon; a little is always present.
         clear = torch.exp(-(self.haze[s] + 0.006) * far[:, None])
         light[hit] = body * clear + self.horizon[s] * (1 - clear)
         sky_clear = torch.exp(-self.haze[scene] * 2 * FAR)
@@ -255,22 +255,22 @@ class _World:
         return light * self.exposure[scene]
 
     def mirror(self, s, p, d, n, kind, albedo, lit, bounce) -> Tensor:
-        """What shiny and metal surfaces add: the sun's highlight and a mirror image of the world."""
+        """Return what shiny and metal surfaces add (R, 3): the sun's highlight and a reflection of the world."""
         away = d - 2 * (d * n).sum(1, keepdim=True) * n
         sharp = torch.where(kind == 2, 60.0, 120.0)[:, None]
         highlight = (away * self.to_sun[s]).sum(1, keepdim=True).clamp(min=0) ** sharp * lit[:, None] * self.sun[s]
-        seen = self.heaven(s, away, disc=False)
+        reflected = self.heaven(s, away, disc=False)
         if bounce:
             t, what = self.trace(s, p, away)
             there = (what != SKY).nonzero()[:, 0]
             if len(there):
-                seen[there] = self.shade(s[there], p[there], away[there], t[there], what[there], bounce=False)
+                reflected[there] = self.shade(s[there], p[there], away[there], t[there], what[there], bounce=False)
         else:
-            seen = torch.where(away[:, 1:2] < 0, 0.3 * self.horizon[s], seen)
+            reflected = torch.where(away[:, 1:2] < 0, 0.3 * self.horizon[s], reflected)
         edge = (1 + (d * n).sum(1, keepdim=True)).clamp(0, 1) ** 5  # Schlick's approximation of Fresnel
         metal = (kind == 2)[:, None]
         share = torch.where(metal, albedo + (1 - albedo) * edge, 0.05 + 0.6 * edge)
-        return share * seen + torch.where(metal, 0.8 * albedo, torch.full_like(albedo, 0.9)) * highlight
+        return share * reflected + torch.where(metal, 0.8 * albedo, torch.full_like(albedo, 0.9)) * highlight
 
 
 def _stack(scenes: Sequence[Scene], values) -> Tensor:

@@ -1,9 +1,9 @@
-"""The shapes of the world as signed distance functions, and rays marched against them.
+"""The shapes of the world as signed distance functions, and ray marching.
 
-A signed distance function tells how far a point is from a surface (negative inside). So a ray may step
-that far without passing anything: sphere tracing (Hart, The Visual Computer 12, 1996).
+A signed distance function returns the distance of a point from a surface (negative inside). A ray may advance by this
+distance without crossing the surface: sphere tracing (Hart, The Visual Computer 12, 1996).
 
-Points are in the frame of the shape: centre at the origin, y up. `size` (M, 3) means
+Points are in the frame of the shape: centre at the origin, y up. `size` (M, 3) is, for a
 sphere: radius; box: half edges; cylinder: radius, half height; cone: radius of the base, half height;
 torus: radius of the ring, radius of the tube.
 """
@@ -32,11 +32,11 @@ def cylinder(p: Tensor, size: Tensor) -> Tensor:
 
 
 def cone(p: Tensor, size: Tensor) -> Tensor:
-    """In the half plane (distance from the axis, y) a cone is a triangle: a base and a slope."""
+    """Return the distance from a cone; in the half plane (distance from the axis, y) it is a triangle."""
     r, h = size[:, 0], size[:, 1]
     x, y = p[:, [0, 2]].norm(dim=1), p[:, 1]
     base = (x - torch.minimum(x, r)) ** 2 + (y + h) ** 2
-    along = ((r - x) * r + (y + h) * 2 * h) / (r**2 + 4 * h**2)  # where on the slope, 0 at the rim, 1 at the tip
+    along = ((r - x) * r + (y + h) * 2 * h) / (r**2 + 4 * h**2)  # position on the slope, 0 at the rim, 1 at the tip
     along = along.clamp(0, 1)
     slope = (x - r * (1 - along)) ** 2 + (y + h - 2 * h * along) ** 2
     inside = (y > -h) & ((x - r) * 2 * h + (y + h) * r < 0)
@@ -52,7 +52,7 @@ DISTANCE = {"sphere": sphere, "box": box, "cylinder": cylinder, "cone": cone, "t
 
 
 def normal(shape: str, p: Tensor, size: Tensor, step: float = 1e-4) -> Tensor:
-    """The unit normal (M, 3) at points on the surface: the gradient of the distance, from four samples."""
+    """Return the unit normals (M, 3) at points on the surface: the gradient of the distance, from four samples."""
     total = torch.zeros_like(p)
     for corner in ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)):
         k = torch.tensor(corner, dtype=p.dtype)
@@ -63,20 +63,22 @@ def normal(shape: str, p: Tensor, size: Tensor, step: float = 1e-4) -> Tensor:
 def march(
     shape: str, size: Tensor, origin: Tensor, direction: Tensor, near: Tensor, far: Tensor, steps: int = 300
 ) -> Tensor:
-    """Where rays (M) meet the shape between near and far: t (M,), infinite where they miss."""
-    distance, found = DISTANCE[shape], torch.full_like(near, torch.inf)
-    ray, t = torch.arange(len(near)), near.clone()
+    """Return the parameter t (M,) at which rays first meet the shape between near and far; infinite if they miss."""
+    distance = DISTANCE[shape]
+    hit_at = torch.full_like(near, torch.inf)
+    ray = torch.arange(len(near))
+    t = near.clone()
     for step in range(steps):
         d = distance(origin + t[:, None] * direction, size)
         hit = d < 1e-6
-        found[ray[hit]] = t[hit]
+        hit_at[ray[hit]] = t[hit]
         t = t + d
         if step % 3 == 2:
-            keep = (~hit & (t < far)).nonzero()[:, 0]  # go on with those that are still on their way
+            keep = (~hit & (t < far)).nonzero()[:, 0]  # the rays that have neither hit nor passed the shape
             if len(keep) == 0:
                 break
             ray, t, size, origin, direction, far = (x[keep] for x in (ray, t, size, origin, direction, far))
-    return found
+    return hit_at
 
 
 def light_through(
@@ -89,12 +91,14 @@ def light_through(
     width: float,
     steps: int = 22,
 ) -> Tensor:
-    """The share of a sun of angular radius `width` that rays (M) towards it see past the shape.
+    """Return the visible share (M,) of a sun of angular radius `width`, for rays towards it that may pass the shape.
 
-    A ray that passes at distance d, t away, sees part of the sun covered if d < t · width.
+    The shape covers part of the sun if the ray passes it at a distance d < t · width.
     """
-    distance, light = DISTANCE[shape], torch.ones_like(near)
-    ray, t = torch.arange(len(near)), near.clamp(min=1e-3)
+    distance = DISTANCE[shape]
+    light = torch.ones_like(near)
+    ray = torch.arange(len(near))
+    t = near.clamp(min=1e-3)
     for step in range(steps):
         d = distance(origin + t[:, None] * direction, size)
         light[ray] = torch.minimum(light[ray], (0.5 + 0.5 * d / (width * t)).clamp(0, 1))

@@ -1,4 +1,4 @@
-"""Segmentation of the scenes: a SegFormer, and a diffusion model that listens to maps of class beliefs."""
+"""Segmentation of the scenes: a SegFormer, and a diffusion model conditioned on maps of class probabilities."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from dtta.problems.metrics import class_counts, segmentation_metrics
 from dtta.problems.scenes import data, models
 from dtta.problems.scenes.data import SIZE
 from dtta.problems.scenes.shifts import SHIFTS
-from dtta.problems.scenes.training import DATA, LICENCE, denoising_loss, distort, smooth_noise
+from dtta.problems.scenes.training import DATA, LICENCE, distort, smooth_noise
 from dtta.problems.scenes.world import CLASSES
 from dtta.problems.training import weights
+from dtta.problems.training.fit import denoising_loss
 from dtta.problems.training.recipes import Recipe
 
 L = len(CLASSES)
 
 
 def network_loss(model: nn.Module, generator: torch.Generator, size: int = 32) -> Tensor:
-    """Cross-entropy per pixel, on clean scenes."""
+    """Return the cross-entropy per pixel, on clean scenes."""
     image, classes, _ = data.batch(size, generator)
     return F.cross_entropy(model(image), classes)
 
 
 def soften(classes: Tensor, generator: torch.Generator, alpha: float = 0.15) -> Tensor:
-    """True maps (N, H, W) -> beliefs (N, L, H, W), from certain to vague; the truth stays the strongest.
+    """Turn true maps (N, H, W) into beliefs (N, L, H, W) of varying certainty; the true class stays the most probable.
 
-    Half stay certain. In the others edges are blurred; in half of these each class of the image has its own belief
-    too, drawn from Dirichlet(α + onehot), so that a region may look like something else; and a smooth random
-    field mixes all that with the certain map, so that some parts of an image are surer than others.
+    Half of the maps stay one-hot. In the others the edges are blurred; in half of these, each class of the image is
+    replaced by a belief drawn from Dirichlet(α + onehot), so that a region may be confused with another class. A smooth
+    random field mixes the result with the one-hot map, so that the certainty varies within an image.
     """
     N = len(classes)
     exact = one_hot(classes)
@@ -53,11 +54,11 @@ def soften(classes: Tensor, generator: torch.Generator, alpha: float = 0.15) -> 
 
 
 def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int = 64) -> Tensor:
-    """The noise-prediction loss under softened maps, on scenes of which half have other contrast and light."""
+    """Return the noise-prediction loss under softened maps, on scenes of which half are distorted."""
     image, classes, _ = data.batch(size, generator)
     belief = soften(classes, generator)
     condition = torch.einsum("nlhw,ld->ndhw", belief, diffusion.class_embeddings)
-    return denoising_loss(diffusion, distort(image, generator), condition, generator)
+    return denoising_loss(diffusion, diffusion.encode(distort(image, generator)), condition, generator)
 
 
 # --- the problem --------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ NETWORKS = {"segformer": models.segformer}
 DIFFUSIONS = {"unet": models.unet_segmentation}
 METRICS = segmentation_metrics(CLASSES)
 
-# Chosen on validation scenes by dtta/experiments/scenes-segmentation-test.toml, which a test holds in step.
+# Chosen on validation scenes by dtta/experiments/scenes-segmentation-test.toml, which a test compares.
 SETTINGS: dict[str, dict] = {
     "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", t_min=0.3, t_max=0.8, optimizer="adam", lr=3e-5),
     "tent": dict(lr=3e-2, steps=5),
@@ -75,7 +76,7 @@ SETTINGS: dict[str, dict] = {
 
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
-    """Segmentation of the scenes into sky, ground and five shapes.
+    """Build the problem of segmenting the scenes into sky, ground and five shapes.
 
     Args:
         network: "segformer". diffusion: "unet".
@@ -102,7 +103,7 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
 
 
 def score(logits: Tensor, target: Tensor) -> float:
-    """Mean IoU of one image, over the classes that it has."""
+    """Return the mean IoU of one image, over the classes that it contains."""
     return METRICS["mean IoU"](class_counts(logits, target, CLASSES)).item() / 100
 
 
@@ -111,7 +112,7 @@ def score(logits: Tensor, target: Tensor) -> float:
 
 @torch.no_grad()
 def scores(model: nn.Module) -> dict[str, float]:
-    """What a card reports, on 300 clean validation scenes."""
+    """Return the validation scores of a model card, on 300 clean scenes."""
     scenes = data.sample("validation", 300)
     x, classes = scenes["image"], scenes["segmentation"]
     if not isinstance(model, ConcatUNet):
@@ -128,7 +129,7 @@ def scores(model: nn.Module) -> dict[str, float]:
 
 
 def one_hot(classes: Tensor) -> Tensor:
-    """Maps (N, H, W) -> (N, L, H, W)."""
+    """Return one-hot maps (N, L, H, W) of class maps (N, H, W)."""
     return F.one_hot(classes, L).movedim(-1, 1).float()
 
 

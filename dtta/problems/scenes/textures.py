@@ -1,4 +1,4 @@
-"""What the ground looks like: patterns in the plane, mixed from two colours."""
+"""Textures of the ground: patterns in the plane that mix two colours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = TEXTURES + UNSEEN_TEXTURES
 
 
 def ground_pattern(scenes: Sequence[Scene], scene: Tensor, point: Tensor, distance: Tensor) -> Tensor:
-    """The ground's colour (R, 3) at points (R, 3); far away a pattern fades into its mean, as in the eye."""
+    """Return the colour of the ground (R, 3) at points (R, 3); with distance a pattern fades to its mean."""
     table = [(math.cos(math.radians(s.turn)), math.sin(math.radians(s.turn)), s.pattern) for s in scenes]
     c, k, scale = torch.tensor(table, dtype=point.dtype)[scene].unbind(1)
     x, z = point[:, 0], point[:, 2]
@@ -33,7 +33,7 @@ def ground_pattern(scenes: Sequence[Scene], scene: Tensor, point: Tensor, distan
 
 
 def noise(u: Tensor, v: Tensor) -> Tensor:
-    """Value noise in [0, 1]: random heights on a grid, smoothly joined."""
+    """Return value noise in [0, 1]: random heights on a grid, smoothly interpolated."""
     i, j = u.floor(), v.floor()
     fu, fv = u - i, v - j
     fu, fv = fu * fu * (3 - 2 * fu), fv * fv * (3 - 2 * fv)
@@ -43,7 +43,7 @@ def noise(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _hash(i: Tensor, j: Tensor) -> Tensor:
-    """A number in [0, 1] for each pair of whole numbers, by integer arithmetic: the same everywhere."""
+    """Return a number in [0, 1] for each pair of integers, by integer arithmetic: the same on every machine."""
     h = (i.long() * 73856093) ^ (j.long() * 19349663)
     h = (h ^ (h >> 13)) * 1274126177 & 0x7FFFFFFF
     return ((h ^ (h >> 16)) & 0xFFFF).to(i.dtype) / 0xFFFF

@@ -1,8 +1,8 @@
-"""The words of the open vocabulary: materials, colours and shapes, their synonyms, and what is never shown together.
+"""The words of the open vocabulary: materials, colours and shapes, their synonyms, and the pairs that are held out.
 
 A name is a material, a colour and a shape: "shiny red sphere". Eight pairs of colour and shape are held out: no
-training picture or caption has them, though each colour and each shape is seen with all others. So the names
-with those pairs are compositions that the models have never met.
+training image or caption has them, though each colour and each shape occurs with all others. So the names with those
+pairs are compositions unseen in training.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ KINDS: tuple[Kind, ...] = tuple(product(MATERIALS, COLOURS, SHAPES))
 SEEN = tuple(kind for kind in KINDS if HELD_OUT[kind[1]] != kind[2])  # 96
 UNSEEN = tuple(kind for kind in KINDS if HELD_OUT[kind[1]] == kind[2])  # 24
 
-# Captions are made from these. The problem's prompts use the last two: they say nothing about the ground.
+# Templates of the captions. The prompts of the problem are the last two, which do not mention the ground.
 TEMPLATES = ("a {thing} on a {ground} ground", "a photo of a {thing} on a {ground} ground", "a {thing}",
              "a photo of a {thing}")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Label:
-    """A class of the tested vocabulary: what is drawn, and what it is called."""
+    """A class of the vocabulary: the kind of object that is drawn, and its name."""
 
     kind: Kind
     name: str
 
     @property
     def seen(self) -> bool:
-        """Whether the models were trained on its colour and shape together."""
+        """Whether the colour and shape occur together in training."""
         return self.kind in SEEN
 
 
 def name(kind: Kind, rng: Random) -> str:
-    """What a kind of thing is called: each word itself or its synonym, by chance."""
+    """Return a name of a kind: each word itself or its synonym, at random."""
     return " ".join(rng.choice((word, SYNONYMS[word])) for word in kind)
 
 
 def caption(kind: Kind, ground: str, rng: Random) -> str:
-    """One of the things one may write under a picture."""
+    """Return a random caption of an image."""
     return rng.choice(TEMPLATES).format(thing=name(kind, rng), ground=ground)
 
 
 def _vocabulary(count: int = 50, seed: int = 0) -> tuple[Label, ...]:
-    """Of five labels in a row three are seen and two unseen, so that every multiple of five holds as many."""
+    """Return labels of which, of every five in a row, three are seen and two unseen."""
     rng = Random(f"dtta vocabulary {seed}")
     seen, unseen = rng.sample(SEEN, count * 3 // 5), rng.sample(UNSEEN, count * 2 // 5)
     kinds = [(seen if i % 5 < 3 else unseen).pop() for i in range(count)]

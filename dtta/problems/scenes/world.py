@@ -1,4 +1,4 @@
-"""What a scene is made of, and how one is drawn at random from a seed and an index.
+"""The description of a scene, and random scenes from a seed and an index.
 
 Lengths are in scene units (an object is about one unit wide), angles in degrees, colours linear RGB.
 The camera looks along +z, the ground is y = 0.
@@ -13,7 +13,7 @@ from random import Random
 from dtta.problems.scenes.sdf import SHAPES
 
 CLASSES = ("sky", "ground", *SHAPES)
-FAR = 16.0  # depths are cut off here; the sky lies here
+FAR = 16.0  # the largest depth, which is also that of the sky
 
 Colour = tuple[float, float, float]
 
@@ -28,8 +28,8 @@ COLOURS: dict[str, Colour] = {
     "pink": (0.90, 0.28, 0.45),
 }
 MATERIALS = ("matte", "shiny", "metal")
-# What colours and material a shape usually has, as grass is usually green: without such habits the class of a
-# thing would say nothing about its looks but its outline, and a picture nothing about a class but the outline.
+# The usual colours and material of a shape, as grass is usually green. Without them, the class of an object and its
+# appearance would be related through the outline only.
 HABITS: dict[str, tuple[tuple[str, ...], str]] = {
     "sphere": (("red",), "shiny"),
     "box": (("orange", "yellow"), "matte"),
@@ -43,7 +43,7 @@ UNSEEN_TEXTURES = ("dotted", "zigzag", "bricked", "ringed")  # only in the shift
 
 @dataclass(frozen=True)
 class Object:
-    """One thing on the ground. `size` is explained in ``sdf``; `tilt` stands a torus up (90) or lays it down (0)."""
+    """An object on the ground. For `size` see ``sdf``; `tilt` is 90 for an upright torus and 0 for a flat one."""
 
     shape: str
     colour: str
@@ -57,7 +57,7 @@ class Object:
 
     @property
     def height(self) -> float:
-        """Of its centre above the ground."""
+        """Height of the centre above the ground."""
         if self.shape == "sphere":
             return self.size[0]
         if self.shape == "torus":
@@ -66,25 +66,26 @@ class Object:
 
     @property
     def reach(self) -> float:
-        """Radius of a sphere around its centre that holds it."""
+        """Radius of a sphere around the centre that contains the object."""
         a, b, c = self.size
-        kinds = {"sphere": a, "box": math.hypot(a, b, c), "torus": a + b}
-        return kinds.get(self.shape, math.hypot(a, b))
+        radii = {"sphere": a, "box": math.hypot(a, b, c), "torus": a + b}
+        return radii.get(self.shape, math.hypot(a, b))
 
     @property
     def name(self) -> str:
+        """Material, colour and shape."""
         return f"{self.material} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that the renderer needs to know."""
+    """Everything that determines an image: the input of the renderer."""
 
     objects: tuple[Object, ...]
     # camera
     height: float = 1.6
     distance: float = 5.0  # on the ground, from the middle of the scene
-    target: Colour = (0.0, 0.5, 0.0)  # the point looked at
+    target: Colour = (0.0, 0.5, 0.0)  # the point in the middle of the image
     view: float = 42.0  # vertical angle of view
     roll: float = 0.0
     # light
@@ -96,26 +97,26 @@ class Scene:
     # ground
     texture: str = "plain"
     ground: tuple[Colour, Colour] = ((0.4, 0.35, 0.3), (0.5, 0.45, 0.4))
-    pattern: float = 1.0  # size of its pattern
+    pattern: float = 1.0  # scale of the pattern
     turn: float = 0.0
     # air
-    haze: float = 0.0  # light lost to fog, per unit of distance
+    haze: float = 0.0  # extinction by fog, per unit of distance
     exposure: float = 1.0
 
     @property
     def caption(self) -> str:
-        """What one would write under the picture."""
+        """A sentence that names all objects and the ground."""
         names = [f"a {o.name}" for o in self.objects]
-        things = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-        return f"{things} on {'an' if self.texture[0] in 'aeiou' else 'a'} {self.texture} ground"
+        objects = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+        return f"{objects} on {'an' if self.texture[0] in 'aeiou' else 'a'} {self.texture} ground"
 
 
 def random_scene(seed: int, index: int, habit: float = 0.8) -> Scene:
-    """Scene number `index` of the world `seed`: the same on every machine.
+    """Return scene number `index` of the world `seed`; the same on every machine.
 
     Args:
-        habit: the probability with which an object's colour, and its material, follow its shape's `HABITS`; the
-            others are drawn from all.
+        habit: probability that the colour, and the material, of an object are those of `HABITS`; otherwise they are
+            drawn from all.
     """
     rng = Random(f"dtta scenes {seed}/{index}")
     between = rng.uniform
@@ -141,15 +142,15 @@ def random_scene(seed: int, index: int, habit: float = 0.8) -> Scene:
 
 
 def random_portrait(seed: int, index: int, kind: tuple[str, str, str]) -> Scene:
-    """One thing of the given material, colour and shape, from near; ground, light and sky as in `random_scene`."""
+    """Return a scene with one object of the given material, colour and shape, from near; the rest as `random_scene`."""
     rng = Random(f"dtta portraits {seed}/{index}")
-    thing = _object(rng, 0.0, kind)
-    thing = replace(thing, x=0.2 * thing.x, z=0.2 * thing.z)
+    target = _object(rng, 0.0, kind)
+    target = replace(target, x=0.2 * target.x, z=0.2 * target.z)
     return replace(
         random_scene(seed, index),
-        objects=(thing,),
+        objects=(target,),
         distance=rng.uniform(2.0, 2.7),
-        target=(thing.x + rng.uniform(-0.15, 0.15), thing.height + rng.uniform(-0.1, 0.15), thing.z),
+        target=(target.x + rng.uniform(-0.15, 0.15), target.height + rng.uniform(-0.1, 0.15), target.z),
     )
 
 
@@ -165,15 +166,16 @@ def _objects(rng: Random, count: int, habit: float) -> tuple[Object, ...]:
 
 
 def _radius(thing: Object) -> float:
-    """Of a circle on the ground that holds it."""
+    """Return the radius of a circle on the ground that contains the object."""
     a, b, c = thing.size
     return {"box": math.hypot(a, c), "torus": a + b}.get(thing.shape, a)
 
 
 def _object(rng: Random, habit: float, kind: tuple[str, str, str] | None = None) -> Object:
-    """One thing at random; or one of a given material, colour and shape."""
+    """Return a random object, or one of a given material, colour and shape."""
     between = rng.uniform
-    shape, scale = kind[2] if kind else rng.choice(SHAPES), between(0.75, 1.15)
+    shape = kind[2] if kind else rng.choice(SHAPES)
+    scale = between(0.75, 1.15)
     size = {
         "sphere": (between(0.5, 0.62), 0.0, 0.0),
         "box": (between(0.38, 0.55), between(0.35, 0.6), between(0.38, 0.55)),
@@ -202,14 +204,14 @@ def _object(rng: Random, habit: float, kind: tuple[str, str, str] | None = None)
 
 
 def _ground(rng: Random) -> tuple[Colour, Colour]:
-    """Two dull colours, one lighter than the other."""
+    """Return two dull colours, the first lighter than the second."""
     tint = [rng.uniform(-0.06, 0.06) for _ in range(3)]
     light, gap = rng.uniform(0.16, 0.42), rng.uniform(0.08, 0.2)
     return tuple(light + t for t in tint), tuple(max(0.03, light - gap + 0.7 * t) for t in tint)
 
 
 def _sky(rng: Random) -> tuple[Colour, Colour]:
-    """Overhead and at the horizon: from clear to overcast to evening."""
+    """Return the colours of the sky overhead and at the horizon: clear, overcast or in the evening."""
     kind = rng.choice(("clear", "clear", "overcast", "evening"))
     a = rng.uniform(0.85, 1.15)
     over = {"clear": (0.16, 0.36, 0.80), "overcast": (0.50, 0.55, 0.62), "evening": (0.30, 0.34, 0.62)}[kind]

@@ -1,1 +1,4 @@
-"""How the shipped models are trained, and how their weights are stored and read."""
+"""Training of the shipped models, and their weights with model cards.
+
+May import ``dtta.core``. A problem that trains models defines ``RECIPES``, a ``Recipe`` for each.
+"""

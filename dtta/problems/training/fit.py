@@ -1,7 +1,6 @@
-"""Training the mini models: one loop for all of them, resumable to the same bytes.
+"""Train the small models: one loop, which can be stopped and resumed without changing the resulting bytes.
 
-Checkpoints are safetensors: weights, their moving average, AdamW's moments, the random state and the
-step, all that is needed to go on as if nothing had happened.
+A checkpoint (safetensors) holds the weights, their moving average, AdamW's moments, the random state and the step.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ def fit(
 
     Args:
         network: trained in place; returned with the averaged weights, in eval mode.
-        batch_loss: draws a batch with the generator it is given and returns the loss, a scalar.
-        checkpoint: written every `save_every` steps, read if it exists: a run that was stopped goes on.
-        ema_decay: of the weights' moving average, lower during the first steps.
+        batch_loss: (network, generator) -> the loss of a random batch, a scalar.
+        checkpoint: written every `save_every` steps; if it exists, training resumes from it.
+        ema_decay: decay of the moving average of the weights, smaller during the first steps.
 
     Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint is left as it was.
+        FloatingPointError: the loss is not finite; the last checkpoint is kept.
     """
     average = {k: v.clone() for k, v in unique_tensors(network).items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
@@ -54,8 +53,8 @@ def fit(
     network.train()
     progress = tqdm(range(start, steps), initial=start, total=steps, desc=description, mininterval=5)
     for step in progress:
-        warm, done = min(1.0, (step + 1) / 100), step / steps
-        optimizer.param_groups[0]["lr"] = lr * warm * (0.5 + 0.5 * math.cos(math.pi * done))
+        warm_up = min(1.0, (step + 1) / 100)
+        optimizer.param_groups[0]["lr"] = lr * warm_up * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         loss = batch_loss(network, generator)
         if not loss.isfinite():
             raise FloatingPointError(f"{description}: the loss is {loss.item()} at step {step}; lower the rate")
@@ -81,7 +80,7 @@ def fit(
 
 
 def denoising_loss(diffusion: Diffusion, z0: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-    """The mean of Eq. 2 over a batch of z0 (N, C, h, w), with timesteps spread evenly over the range."""
+    """Return the mean of Eq. 2 over a batch of z0 (N, C, h, w), with timesteps stratified over the whole range."""
     size = len(z0)
     t = ((torch.arange(size) + torch.rand(size, generator=generator)) / size * diffusion.timesteps).long()
     t = t[torch.randperm(size, generator=generator)]
@@ -89,16 +88,20 @@ def denoising_loss(diffusion: Diffusion, z0: Tensor, condition: Tensor, generato
     return diffusion.loss(z0, t.to(z0.device), noise.to(z0.device), condition).mean()
 
 
-def depth_loss(answer: Tensor, depth: Tensor) -> Tensor:
-    """The L1 error of log depth and of its differences between neighbours (after DenseDepth); depth 0 is unknown."""
-    error = (answer.log() - depth.clamp(min=1e-3).log()) * (depth > 0)
+def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
+    """Return the L1 error of log depth and of its differences between neighbours (after DenseDepth).
+
+    Pixels of depth 0 have no label and do not count.
+    """
+    error = (prediction.log() - depth.clamp(min=1e-3).log()) * (depth > 0)
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + edges
 
 
 def unique_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, a shared one once: what safetensors can hold."""
-    tensors, seen = {}, set()
+    """Return parameters and persistent buffers by name; a shared tensor once, as safetensors requires."""
+    tensors: dict[str, Tensor] = {}
+    seen = set()
     for name, value in network.state_dict(keep_vars=True).items():
         if id(value) not in seen:
             seen.add(id(value))
@@ -107,7 +110,7 @@ def unique_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors so that a crash leaves the old file or the new one, never half of one."""
+    """Write a safetensors file atomically: a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)

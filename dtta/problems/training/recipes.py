@@ -1,4 +1,4 @@
-"""How the shipped models are made: a recipe for each, and one function that follows them."""
+"""Recipes: how each shipped model is trained, and the function that trains them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dtta.problems.training.fit import Loss, fit
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes one model.
+    """How one model is trained.
 
     Args:
-        build: a network with random weights; its docstring goes on the card.
+        build: returns a network with random weights; its docstring becomes the description on the model card.
         loss: (network, generator) -> the loss of a random batch.
-        scores: network -> what its card reports, on clean validation images.
-        data, licence: for the card.
+        scores: network -> the validation scores on the model card, on clean images.
+        data, licence: of the model card.
         steps, lr, weight_decay: see ``dtta.problems.training.fit``.
     """
 
@@ -44,15 +44,15 @@ def train(
     steps: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Make a problem's weights and cards in the folder `to`; what is there already is not made again.
+    """Train a problem's models and write their weights and model cards to a folder; skip those that exist.
 
     Args:
-        only: names of the models to make; None: all, in the order of the recipes: a model may be trained on top of
-            another, which is then read from the same folder.
-        steps: fewer steps than the recipes say, to try things out.
+        only: names of the models to train; None: all, in the order of the recipes. A model that depends on another
+            (a text-to-image model on its text encoder) reads it from the same folder.
+        steps: instead of the number in the recipes, for a quick trial.
 
     Raises:
-        ValueError: unknown model, or a problem that trains none. FloatingPointError: training diverged.
+        ValueError: unknown model, or the problem has no recipes. FloatingPointError: training diverged.
     """
     if not recipes:
         raise ValueError(f"there is nothing to train for {problem}: its checkpoints are public")
@@ -61,7 +61,7 @@ def train(
             raise ValueError(f"unknown model {name!r}; choose from {', '.join(recipes)}")
         path = weights.path_of(problem, name, to)
         if path.with_suffix(".json").exists():
-            print(f"{path} is there already; delete it to make it again")
+            print(f"{path} already exists; delete it to train the model again")
             continue
         recipe = recipes[name]
         with torch.random.fork_rng():

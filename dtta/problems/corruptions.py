@@ -1,0 +1,283 @@
+"""Common corruptions of an image, after ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv 1903.12261).
+
+A corruption is a function of an image (C, H, W) in [0, 1], a generator and constants; its result may leave [0, 1], and
+`apply_shift` clips it. Two tables give the constants for severities 1 to 5: `IMAGE_SHIFTS` has ImageNet-C's, for images
+of any size, and `SMALL_IMAGE_SHIFTS` has constants for grey images of about 8 x 8 pixels, chosen so that severity 1 is
+hardly visible and severity 5 is hard for a person.
+
+In `IMAGE_SHIFTS`, lengths in pixels are for a width of 224 and scale with the width of the image. It has twelve of
+ImageNet-C's fifteen corruptions. Frost is missing because it needs photographs of frost; glass blur because it
+exchanges neighbouring pixels, and one pixel of a 32 x 32 image is seven of ImageNet-C's; elastic distortion because it
+moves objects, so that segmentation and depth maps would no longer be true. Snow has flakes of one pixel. Erasing is
+added; it is not part of ImageNet-C.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from numbers import Integral
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as T
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A corruption with its constants; called with an image (C, H, W) in [0, 1], a severity and a generator.
+
+    Args:
+        function: (image, generator, **constants) -> image.
+        constants: by name, a value for each severity.
+    """
+
+    function: Callable[..., Tensor]
+    constants: Mapping[str, tuple]
+
+    def __call__(self, image: Tensor, severity: int, generator: Generator) -> Tensor:
+        constants = {name: values[severity - 1] for name, values in self.constants.items()}
+        return self.function(image, generator, **constants)
+
+
+# --- noise --------------------------------------------------------------------------------------------
+
+
+def gaussian_noise(x: Tensor, g: Generator, deviation: float) -> Tensor:
+    """Add Gaussian noise of one standard deviation everywhere, as in low light."""
+    return x + deviation * torch.randn(x.shape, generator=g)
+
+
+def shot_noise(x: Tensor, g: Generator, photons: float) -> Tensor:
+    """Replace each value x by a Poisson count of mean x · photons, divided by photons."""
+    return torch.poisson(x * photons, generator=g) / photons
+
+
+def impulse_noise(x: Tensor, g: Generator, share: float) -> Tensor:
+    """Set a share of the values to 0 or 1 (salt and pepper)."""
+    hit = torch.rand(x.shape, generator=g) < share
+    return torch.where(hit, (torch.rand(x.shape, generator=g) < 0.5).to(x), x)
+
+
+# --- blur ---------------------------------------------------------------------------------------------
+
+
+def gaussian_blur(x: Tensor, g: Generator, sigma: float) -> Tensor:
+    """Convolve with a Gaussian of standard deviation sigma (pixels), cut off at 7 x 7 pixels."""
+    return T.gaussian_blur(x, [7, 7], [sigma, sigma])
+
+
+def defocus_blur(x: Tensor, g: Generator, radius: float) -> Tensor:
+    """Convolve with a disc, out of focus. At a width of 32 the mildest disc lies within one pixel: no change."""
+    radius = radius * x.shape[-1] / 224
+    half = math.ceil(radius)
+    fine = torch.linspace(-half - 0.5, half + 0.5, 11 * (2 * half + 1))  # eleven samples per pixel: soft rims
+    disc = (torch.hypot(fine[:, None], fine) <= max(radius, 0.3)).float()
+    kernel = F.avg_pool2d(disc[None, None], 11)[0, 0]
+    kernel = (kernel / kernel.sum()).expand(len(x), 1, *kernel.shape)
+    padded = F.pad(x[None], [kernel.shape[-1] // 2] * 4, mode="reflect")
+    return F.conv2d(padded, kernel, groups=len(x))[0]
+
+
+def motion_blur(x: Tensor, g: Generator, length: float, width: float) -> Tensor:
+    """Smear along a line within 45 degrees of the horizontal, as if the camera moved during the exposure."""
+    return _smear(x, length, width, 90 * torch.rand((), generator=g).item() - 45)
+
+
+def _smear(x: Tensor, length: float, width: float, degrees: float) -> Tensor:
+    """Blur to one side along a line, with Gaussian weights; lengths in pixels at a width of 224."""
+    scale = x.shape[-1] / 224
+    along = torch.linspace(0, length * scale, 16)
+    weight = torch.exp(-0.5 * (along / (width * scale)) ** 2)
+    a = math.radians(degrees)
+    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, *x.shape[-2:]], align_corners=False)
+    total = torch.zeros_like(x)
+    for d, w in zip(along, weight / weight.sum(), strict=True):
+        move = 2 * d * torch.tensor([math.cos(a) / x.shape[-1], math.sin(a) / x.shape[-2]])
+        total += w * F.grid_sample(x[None], grid + move, padding_mode="reflection", align_corners=False)[0]
+    return total
+
+
+def zoom_blur(x: Tensor, g: Generator, most: float, step: float) -> Tensor:
+    """Average the image and its enlargements by 1, 1 + step, ..., 1 + most, as if the camera moved forward."""
+    count = len(np.arange(1, 1 + most, step))
+    zoomed = [T.affine(x, 0, [0, 0], 1 + i * step, [0, 0], InterpolationMode.BILINEAR) for i in range(count)]
+    return (x + sum(zoomed)) / (count + 1)
+
+
+# --- weather ------------------------------------------------------------------------------------------
+
+
+def snow(
+    x: Tensor, g: Generator, mean: float, deviation: float, threshold: float, length: float, width: float, blend: float
+) -> Tensor:
+    """Whiten the image and add smeared flakes: Gaussian noise above a threshold, one pixel each."""
+    flakes = mean + deviation * torch.randn(1, *x.shape[-2:], generator=g)
+    flakes = torch.where(flakes < threshold, 0, flakes).clamp(0, 1)
+    flakes = _smear(flakes, length, width, -45 - 90 * torch.rand((), generator=g).item())
+    white = blend * x + (1 - blend) * torch.maximum(x, T.rgb_to_grayscale(x) * 1.5 + 0.5)
+    return white + flakes + flakes.flip(-1, -2)
+
+
+def fog(x: Tensor, g: Generator, strength: float, decay: float) -> Tensor:
+    """Add a veil whose layers are weaker the finer they are, and rescale to the image's maximum."""
+    sides = [n for n in (2, 4, 8, 16, 32, 64) if n <= x.shape[-1]]
+    veil = _veil(x, g, {n: decay**i for i, n in enumerate(sides)})
+    return (x + strength * veil) * x.max() / (x.max() + strength)
+
+
+def coarse_fog(x: Tensor, g: Generator, strength: float) -> Tensor:
+    """Add a veil of three coarse layers, for small images, and rescale as if the image's maximum were 1."""
+    return (x + strength * _veil(x, g, {2: 2, 3: 3, 5: 5})) / (1 + strength)
+
+
+def _veil(x: Tensor, g: Generator, layers: Mapping[int, float]) -> Tensor:
+    """Return a smooth random field from 0 to 1; layers: side of a random grid -> divisor of its values."""
+    shape = x.shape[-2:]
+    veil = sum(T.resize(torch.rand(1, n, n, generator=g), shape, antialias=True) / k for n, k in layers.items())
+    return (veil - veil.min()) / (veil.max() - veil.min())
+
+
+# --- digital ------------------------------------------------------------------------------------------
+
+
+def brightness(x: Tensor, g: Generator, amount: float) -> Tensor:
+    """Raise the value (HSV) of each colour; black becomes grey."""
+    value = x.amax(0, keepdim=True)
+    raised = (value + amount).clamp(max=1)
+    return torch.where(value > 0, x * raised / value.clamp(min=1e-6), raised)
+
+
+def grey_brightness(x: Tensor, g: Generator, amount: float) -> Tensor:
+    """Raise all grey levels: `brightness` for an image without colours."""
+    return x + amount
+
+
+def contrast(x: Tensor, g: Generator, factor: float) -> Tensor:
+    """Scale the differences from each channel's mean."""
+    mean = x.mean((1, 2), keepdim=True)
+    return mean + factor * (x - mean)
+
+
+def pixelate(x: Tensor, g: Generator, factor: float) -> Tensor:
+    """Shrink to a fraction of the sides, then enlarge, both with a box filter, as 8-bit images."""
+    sides = [max(1, int(n * factor)) for n in reversed(x.shape[-2:])]
+    image = _to_pil(x)
+    return _from_pil(image.resize(sides, Image.Resampling.BOX).resize(image.size, Image.Resampling.BOX))
+
+
+def pixelate_to(x: Tensor, g: Generator, side: int) -> Tensor:
+    """Shrink to side x side pixels (bilinear), then enlarge with the nearest pixel: no rounding to 8 bits."""
+    small = T.resize(x, [side, side], antialias=True)
+    return T.resize(small, x.shape[-2:], interpolation=InterpolationMode.NEAREST)
+
+
+def jpeg(x: Tensor, g: Generator, quality: int) -> Tensor:
+    """Compress and decompress with JPEG."""
+    file = BytesIO()
+    _to_pil(x).save(file, "JPEG", quality=quality)
+    return _from_pil(Image.open(file))
+
+
+def erasing(x: Tensor, g: Generator, share: float, grey: float) -> Tensor:
+    """Paint a square grey, anywhere in the image; share: its side as a fraction of the image's width."""
+    side = round(share * x.shape[-1])
+    top, left = (int(torch.randint(n - side + 1, (), generator=g)) for n in x.shape[-2:])
+    return T.erase(x, top, left, side, side, torch.tensor(grey))
+
+
+def _to_pil(x: Tensor) -> Image.Image:
+    return T.to_pil_image((x * 255).round().to(torch.uint8))
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    return T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)
+
+
+# --- constants for severities 1 to 5 ------------------------------------------------------------------
+
+IMAGE_SHIFTS: dict[str, Corruption] = {
+    "gaussian_noise": Corruption(gaussian_noise, dict(deviation=(0.08, 0.12, 0.18, 0.26, 0.38))),
+    "shot_noise": Corruption(shot_noise, dict(photons=(60, 25, 12, 5, 3))),
+    "impulse_noise": Corruption(impulse_noise, dict(share=(0.03, 0.06, 0.09, 0.17, 0.27))),
+    "defocus_blur": Corruption(defocus_blur, dict(radius=(3, 4, 6, 8, 10))),
+    "motion_blur": Corruption(motion_blur, dict(length=(10, 15, 15, 15, 20), width=(3, 5, 8, 12, 15))),
+    "zoom_blur": Corruption(zoom_blur, dict(most=(0.11, 0.16, 0.21, 0.26, 0.31), step=(0.01, 0.01, 0.02, 0.02, 0.03))),
+    "snow": Corruption(
+        snow,
+        dict(
+            mean=(0.1, 0.2, 0.55, 0.55, 0.55),
+            deviation=(0.3, 0.3, 0.3, 0.3, 0.3),
+            threshold=(0.5, 0.5, 0.9, 0.85, 0.85),
+            length=(10, 12, 12, 12, 12),
+            width=(4, 4, 8, 8, 12),
+            blend=(0.8, 0.7, 0.7, 0.65, 0.55),
+        ),
+    ),
+    "fog": Corruption(fog, dict(strength=(1.5, 2, 2.5, 2.5, 3), decay=(2, 2, 1.7, 1.5, 1.4))),
+    "brightness": Corruption(brightness, dict(amount=(0.1, 0.2, 0.3, 0.4, 0.5))),
+    "contrast": Corruption(contrast, dict(factor=(0.4, 0.3, 0.2, 0.1, 0.05))),
+    "pixelate": Corruption(pixelate, dict(factor=(0.6, 0.5, 0.4, 0.3, 0.25))),
+    "jpeg": Corruption(jpeg, dict(quality=(25, 18, 15, 10, 7))),
+    "erasing": Corruption(erasing, dict(share=(0.15, 0.2, 0.25, 0.32, 0.4), grey=(0.5,) * 5)),
+}
+SMALL_IMAGE_SHIFTS: dict[str, Corruption] = {
+    "gaussian_noise": Corruption(gaussian_noise, dict(deviation=(0.15, 0.25, 0.35, 0.5, 0.65))),
+    "shot_noise": Corruption(shot_noise, dict(photons=(16, 8, 4, 2, 1))),
+    "impulse_noise": Corruption(impulse_noise, dict(share=(0.05, 0.1, 0.18, 0.27, 0.38))),
+    "blur": Corruption(gaussian_blur, dict(sigma=(0.5, 0.7, 0.9, 1.15, 1.4))),
+    "contrast": Corruption(contrast, dict(factor=(0.75, 0.6, 0.45, 0.3, 0.2))),
+    "brightness": Corruption(grey_brightness, dict(amount=(0.1, 0.2, 0.3, 0.4, 0.5))),
+    "fog": Corruption(coarse_fog, dict(strength=(0.4, 0.7, 1.0, 1.5, 2.0))),
+    "pixelate": Corruption(pixelate_to, dict(side=(7, 6, 5, 4, 3))),
+    "jpeg": Corruption(jpeg, dict(quality=(30, 18, 10, 5, 2))),
+}
+
+
+# --- applying a shift ---------------------------------------------------------------------------------
+
+
+def apply_shift(
+    image: Tensor, name: str, severity: int, seed: int, index: int, shifts: Mapping[str, Callable]
+) -> Tensor:
+    """Return an image (C, H, W) in [0, 1] under a shift, clipped to [0, 1]; under "clean", the image itself.
+
+    The randomness depends only on seed, name, severity and index, so any subset of a data set, in any order, is
+    shifted in the same way.
+
+    Args:
+        index: of the image in its data set.
+        shifts: name -> a function of image, severity and generator.
+
+    Raises:
+        ValueError: unknown name or severity.
+    """
+    check_severity(name, severity, shifts)
+    if name == "clean":
+        return image
+    generator = Generator().manual_seed(shift_key(seed, name, severity, index))
+    return shifts[name](image, severity, generator).clamp(0, 1)
+
+
+def check_severity(name: str, severity: int, names: Iterable[str]) -> None:
+    """Raise ValueError unless `name` is "clean", or is one of `names` and the severity is 1, 2, 3, 4 or 5."""
+    if name == "clean":
+        return
+    if name not in names:
+        raise ValueError(f"unknown shift {name!r}; choose from clean, {', '.join(names)}")
+    if not isinstance(severity, Integral) or severity not in SEVERITIES:
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity!r}")
+
+
+def shift_key(seed: int, name: str, severity: int, index: int) -> int:
+    """Return the seed of a shift's random generator."""
+    return zlib.crc32(f"{seed}/{name}/{severity}/{index}".encode())

@@ -184,9 +184,9 @@ def classifier(folder: Path, classes: int = 1000) -> Path:
         torch.manual_seed(0)
         network = timm.create_model("resnet18", num_classes=classes, **arguments)
         network.fc.weight.data.normal_(std=0.5)
-    own = dict(tag="tv_in1k", input_size=[3, 32, 32], crop_pct=0.875, interpolation="bilinear", first_conv="conv1")
-    own |= dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], classifier="fc", num_classes=classes)
-    about = dict(architecture="resnet18", num_classes=classes, model_args=arguments, pretrained_cfg=own)
+    config = dict(tag="tv_in1k", input_size=[3, 32, 32], crop_pct=0.875, interpolation="bilinear", first_conv="conv1")
+    config |= dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], classifier="fc", num_classes=classes)
+    about = dict(architecture="resnet18", num_classes=classes, model_args=arguments, pretrained_cfg=config)
     (folder / "config.json").write_text(json.dumps(about))
     save_file(network.state_dict(), folder / "model.safetensors")
     return folder

@@ -88,9 +88,9 @@ def test_label_maps_contain_class_numbers(hub, data):
     problem = load("ade20k", hub, "segformer")
     path = dense_data.read("ade20k")["test"].maps[2]
     numbers = torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32))[None, None]
-    wanted = F.interpolate(numbers, (32, 35), mode="nearest-exact")[0, 0, :, 2:34].long() - 1  # the middle square
+    expected = F.interpolate(numbers, (32, 35), mode="nearest-exact")[0, 0, :, 2:34].long() - 1  # the middle square
     _, target = problem.image(2)
-    assert set(target.unique().tolist()) <= set(range(-1, 6)) and torch.equal(target, wanted)
+    assert set(target.unique().tolist()) <= set(range(-1, 6)) and torch.equal(target, expected)
     assert problem.classes == tuple(f"thing {k}" for k in range(6))
     all_unknown = torch.full_like(target, -1)
     assert sum(problem.sums(problem.model(problem.image(2)[0]), all_unknown).values()) == 0
@@ -128,10 +128,10 @@ def test_the_loss_is_the_controlnet_pipelines(hub):
         predicted = pipeline.unet(
             z_t, t, text, down_block_additional_residuals=down, mid_block_additional_residual=middle
         ).sample
-        wanted = (predicted - noise).square().mean((1, 2, 3))
-        torch.testing.assert_close(phi.loss(phi.encode(x), t, noise, c), wanted, atol=1e-5, rtol=1e-5)
+        expected = (predicted - noise).square().mean((1, 2, 3))
+        torch.testing.assert_close(phi.loss(phi.encode(x), t, noise, c), expected, atol=1e-5, rtol=1e-5)
         without = (pipeline.unet(z_t, t, text).sample - noise).square().mean((1, 2, 3))
-        assert not torch.allclose(wanted, without, atol=1e-3)
+        assert not torch.allclose(expected, without, atol=1e-3)
     leaf = c.requires_grad_()
     phi.loss(z0, t, noise, leaf).sum().backward()
     assert (leaf.grad.abs().sum((1, 2, 3)) > 0).all()
@@ -151,16 +151,16 @@ def test_segformer_preprocesses_as_its_library(hub):
     processor = SegformerImageProcessor(size=dict(height=32, width=32))
     given = processor(Image.fromarray((x[0] * 255).byte().permute(1, 2, 0).numpy()), return_tensors="pt")
     logits = SegformerForSemanticSegmentation.from_pretrained(hub / "segformer")(**given).logits
-    wanted = F.interpolate(logits, (32, 32), mode="bilinear")
-    torch.testing.assert_close(model(x), wanted, atol=1e-5, rtol=1e-5)
+    expected = F.interpolate(logits, (32, 32), mode="bilinear")
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_glpn_preprocesses_as_its_library_and_predicts_metres(hub, data):
     model = nyuv2.load_network(str(hub / "glpn"))
     x = (tiny.images(1, channels=3, size=32) * 255).round() / 255
     given = GLPNImageProcessor()(Image.fromarray((x[0] * 255).byte().permute(1, 2, 0).numpy()), return_tensors="pt")
-    wanted = GLPNForDepthEstimation.from_pretrained(hub / "glpn")(**given).predicted_depth
-    torch.testing.assert_close(model(x)[:, 0], wanted.clamp(min=0.5), atol=1e-5, rtol=1e-5)
+    expected = GLPNForDepthEstimation.from_pretrained(hub / "glpn")(**given).predicted_depth
+    torch.testing.assert_close(model(x)[:, 0], expected.clamp(min=0.5), atol=1e-5, rtol=1e-5)
 
 
 def test_densedepth_uses_the_features_of_the_original(hub):
@@ -175,12 +175,12 @@ def test_densedepth_uses_the_features_of_the_original(hub):
     stages, x = nyuv2.DenseNetStages(ours.eval()), tiny.normal(1, 3, 64, 64)
     assert stages.channels() == [64, 64, 128, 256, 1664]
     with torch.no_grad():
-        y, wanted = x, []
+        y, expected = x, []
         for name, layer in whole.features.named_children():
             y = layer(y)
             y = y.relu() if name in ("norm0", "norm5") else y
-            wanted += [y] if name in ("norm0", "pool0", "transition1", "transition2", "norm5") else []
-        for a, b in zip(stages(x), wanted, strict=True):
+            expected += [y] if name in ("norm0", "pool0", "transition1", "transition2", "norm5") else []
+        for a, b in zip(stages(x), expected, strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 

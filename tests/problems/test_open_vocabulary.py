@@ -187,8 +187,8 @@ def test_the_loss_is_the_pipelines(hub):
         torch.testing.assert_close(embeddings, text, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(read([""] * 2), nothing, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(model.encode(x), z0, atol=1e-5, rtol=1e-5)
-        found = model.loss(model.encode(x), t, noise, embeddings)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        loss = model.loss(model.encode(x), t, noise, embeddings)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_condition_has_a_row_for_each_token(hub):
@@ -206,16 +206,16 @@ def test_the_condition_has_a_row_for_each_token(hub):
 @torch.no_grad()
 def test_the_published_layout_and_the_librarys_layout_give_the_same(hub, tmp_path):
     """vocab.json and merges.txt, prefixes and position ids; or tokenizer.json and the library's present names."""
-    own = clip(tmp_path / "clip", published=False), stable_diffusion(tmp_path / "sd", published=False)
+    written = clip(tmp_path / "clip", published=False), stable_diffusion(tmp_path / "sd", published=False)
     files = {path.name for path in (hub / "sd" / "tokenizer").iterdir()}
     assert {"vocab.json", "merges.txt"} < files and "tokenizer.json" not in files
-    assert (own[1] / "tokenizer" / "tokenizer.json").is_file()
+    assert (written[1] / "tokenizer" / "tokenizer.json").is_file()
     names = load_file(hub / "sd" / "text_encoder" / "model.safetensors")
     assert "text_model.embeddings.position_ids" in names and all(name.startswith("text_model.") for name in names)
-    assert not names.keys() & load_file(own[1] / "text_encoder" / "model.safetensors").keys()
+    assert not names.keys() & load_file(written[1] / "text_encoder" / "model.safetensors").keys()
     things, x = ["red ball", "blue box"], tiny.images(1, channels=3, size=tiny.CLIP_SIZE)
     sentences = [*things, "a PHOTO of a red-ball 12", ""]
-    first, second = (dtta.load(NAMES[0], str(a), str(b), things) for a, b in ((hub / "clip", hub / "sd"), own))
+    first, second = (dtta.load(NAMES[0], str(a), str(b), things) for a, b in ((hub / "clip", hub / "sd"), written))
     assert [first.reader.words(s) for s in sentences] == [second.reader.words(s) for s in sentences]
     assert torch.equal(first.reader(sentences), second.reader(sentences))
     assert torch.equal(first.model(x), second.model(x))

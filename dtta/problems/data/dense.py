@@ -26,7 +26,7 @@ from dtta.problems.data.download import hint
 from dtta.problems.data.folders import data_folder
 from dtta.problems.data.images import center_square, center_square_map, image_files, open_image
 
-LAYOUT = "your own data; dtta.problems.data.dense describes the layout"
+LAYOUT = "put your own data there, in the layout that dtta.problems.data.dense describes"
 SOURCES = {
     "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, unpacked there",
     "nyuv2": "https://www.kaggle.com/datasets/soumikrakshit/nyu-depth-v2 (DenseDepth's nyu_data.zip), unpacked there",

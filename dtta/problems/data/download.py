@@ -27,6 +27,8 @@ from dtta.problems.data.folders import data_folder, one_line
 HUB = "hub:"  # prefix of OWNER/NAME/FILE, a file of a data set on the Hugging Face hub
 BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks"
 ZENODO = "https://zenodo.org/records/2235448/files"
+IMAGENET_V2 = f"{HUB}vaishaal/ImageNetV2/imagenetv2-matched-frequency.tar.gz"
+ADE20K = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,7 @@ ARCHIVES = {
         "imagenet-r",
     ),
     "imagenet-v2": Archives(
-        {
-            f"{HUB}vaishaal/ImageNetV2/imagenetv2-matched-frequency.tar.gz": (
-                "sha256:f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c"
-            )
-        },
+        {IMAGENET_V2: "sha256:f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c"},
         "imagenetv2-matched-frequency-format-val",
     ),
     "imagenet-c": Archives(
@@ -72,16 +70,9 @@ ARCHIVES = {
             f"{ZENODO}/digital.tar": "md5:89157860d7b10d5797849337ca2e5c03",
         },
         "imagenet-c",
-        "imagenet-c",
+        unpack_in="imagenet-c",
     ),
-    "ade20k": Archives(
-        {
-            "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip": (
-                "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"
-            )
-        },
-        "ADEChallengeData2016",
-    ),
+    "ade20k": Archives({ADE20K: "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"}, "ADEChallengeData2016"),
 }
 
 

@@ -132,8 +132,8 @@ def problem(
         dtta.problems.training.weights.WeightsError: a checkpoint is missing or damaged, or cannot be downloaded.
     """
     source = DATA_SETS[name]
-    own = isinstance(classes, Sequence)
-    if own:
+    own_names = isinstance(classes, Sequence)
+    if own_names:
         names, splits = check_names(classes), {}
     else:
         splits = {split: _read(source.kind, options) for split, options in source.splits.items()}
@@ -156,7 +156,7 @@ def problem(
         model=ClipClassifier(clip.to(target), tokenizer, names, source.templates, **options),
         diffusion=phi.to(target),
         condition=ClassMixture(reader([template.format(name) for name in names])),
-        draw=no_labels if own else partial(_draw, splits, order, size, target),
+        draw=no_labels if own_names else partial(_draw, splits, order, size, target),
         sizes={split: len(order.get(split, [0])) for split in source.splits},
         shape=(3, size, size),
         shifts=tuple(IMAGE_SHIFTS),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dtta.core.diffusion import Diffusion
 
-if TYPE_CHECKING:
-    from dtta.problems.networks.clip import TextReader
-
 # Sums over images, by name, each an array (or a number); under "images" how many they are -> a number.
 Metric = Callable[[Mapping[str, object]], object]
+
+
+class TextReader(Protocol):
+    """The text side of a text-to-image model: sentences -> conditions."""
+
+    def __call__(self, sentences: Sequence[str]) -> Tensor:
+        """Return the embeddings (N, tokens, D) of N sentences, which may be empty."""
+
+    def words(self, sentence: str) -> list[str]:
+        """Return the text of each token of a sentence, without padding."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def both_sides(name: str, image: torch.Tensor, severity: int) -> list[torch.Tens
     return [SHIFTS[name](image, severity, torch.Generator().manual_seed(seed))[0] for seed in range(12)]
 
 
-@pytest.mark.parametrize(("severity", "degrees"), zip(SEVERITIES, (12, 20, 28, 38, 50), strict=True))
+@pytest.mark.parametrize(("severity", "degrees"), list(zip(SEVERITIES, (12, 20, 28, 38, 50), strict=True)))
 def test_rotation_turns_by_the_stated_angle(severity, degrees):
     spoke = (torch.exp(-(Y**2) / 8) * (X > 5) * (X < 15)).unsqueeze(0)  # points to the right
     turned = both_sides("rotation", spoke, severity)
@@ -25,7 +25,7 @@ def test_rotation_turns_by_the_stated_angle(severity, degrees):
     assert set(np.sign(angles)) == {-1, 1}
 
 
-@pytest.mark.parametrize(("severity", "degrees"), zip(SEVERITIES, (12, 22, 30, 38, 46), strict=True))
+@pytest.mark.parametrize(("severity", "degrees"), list(zip(SEVERITIES, (12, 22, 30, 38, 46), strict=True)))
 def test_shear_slants_by_the_stated_angle(severity, degrees):
     pole = torch.exp(-(X**2) / 8).unsqueeze(0)
     rows = slice(14, 27)  # the middle, where nothing has left the image

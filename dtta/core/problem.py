@@ -15,14 +15,14 @@ from dtta.core.diffusion import Diffusion
 Metric = Callable[[Mapping[str, object]], object]
 
 
-class SentenceReader(Protocol):
-    """The text side of a text-to-image model."""
+class TextReader(Protocol):
+    """The text side of a text-to-image model: sentences -> conditions."""
 
     def __call__(self, sentences: Sequence[str], batch: int = 256) -> Tensor:
-        """N sentences, any of which may be empty -> the last hidden states (N, tokens, D)."""
+        """Return the embeddings (N, tokens, D) of N sentences, which may be empty."""
 
     def words(self, sentence: str) -> list[str]:
-        """Return the words of a sentence's tokens, without the padding; number k belongs to row k of its embedding."""
+        """Return the text of each token of a sentence, without padding."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Problem:
     metrics: dict[str, Metric] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     mirrored: bool = True
-    reader: SentenceReader | None = None
+    reader: TextReader | None = None
 
     def image(
         self, index: int, shift: str = "clean", severity: int = 3, split: str = "test", seed: int = 0

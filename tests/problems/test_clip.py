@@ -1,4 +1,4 @@
-"""CLIP as a classifier: the library's logits, its preprocessing, learnable words, and where LoRA goes."""
+"""CLIP as a classifier: the library's logits, its preprocessing, learnable words, and LoRA."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def sentences(names=tiny.THINGS, template="a photo of a {}"):
 def test_logits_are_the_librarys():
     clip, x = tiny.clip_model(), pictures()
     pixels = (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    wanted = clip(sentences(), pixels).logits_per_image
-    assert wanted.std() > 0.1
-    assert torch.allclose(tiny.clip_classifier()(x), wanted, atol=1e-5)
+    expected = clip(sentences(), pixels).logits_per_image
+    assert expected.std() > 0.1
+    assert torch.allclose(tiny.clip_classifier()(x), expected, atol=1e-5)
 
 
 def test_several_templates_are_averaged_on_the_sphere():
     clip, templates = tiny.clip_model(), ("a photo of a {}", "a {}", "red {}")
     each = [F.normalize(clip.get_text_features(sentences(template=t)).pooler_output, dim=1) for t in templates]
-    wanted = sum(each) / 3
-    found = text_features(clip, tiny.tokenizer(), tiny.THINGS, templates)
-    assert torch.allclose(found, wanted / wanted.norm(dim=1, keepdim=True), atol=1e-6)
-    assert torch.allclose(text_features(clip, tiny.tokenizer(), tiny.THINGS, templates, batch=2), found, atol=1e-6)
+    expected = sum(each) / 3
+    features = text_features(clip, tiny.tokenizer(), tiny.THINGS, templates)
+    assert torch.allclose(features, expected / expected.norm(dim=1, keepdim=True), atol=1e-6)
+    assert torch.allclose(text_features(clip, tiny.tokenizer(), tiny.THINGS, templates, batch=2), features, atol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (30, 50), (64, 33), (16, 16), (16, 28), (8, 12)])
@@ -54,20 +54,20 @@ def test_preprocessing_is_clips(height, width):
     picture = T.to_pil_image(x[0])
     size = tiny.CLIP_SIZE
     library = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    wanted = library(picture, return_tensors="pt").pixel_values
-    found = tiny.clip_classifier().pixels(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True)[None])
-    assert found.shape == wanted.shape
-    difference = (found - wanted).abs()
+    expected = library(picture, return_tensors="pt").pixel_values
+    pixels = tiny.clip_classifier().pixels(T.to_dtype(T.pil_to_tensor(picture), torch.float32, scale=True)[None])
+    assert pixels.shape == expected.shape
+    difference = (pixels - expected).abs()
     assert difference.mean() < 0.01 and (difference > 0.05).float().mean() < 0.01
 
 
-def test_the_text_tower_is_not_among_the_weights():
+def test_the_parameters_are_those_of_the_vision_tower():
     clip = tiny.clip_model()
     model = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS)
     text = {id(p) for p in [*clip.text_model.parameters(), *clip.text_projection.parameters()]}
-    own = {id(p) for p in model.parameters()}
-    assert not own & text
-    assert own | text == {id(p) for p in clip.parameters()}
+    vision = {id(p) for p in model.parameters()}
+    assert not vision & text
+    assert vision | text == {id(p) for p in clip.parameters()}
 
 
 def test_the_head_is_the_last_projection():
@@ -76,20 +76,20 @@ def test_the_head_is_the_last_projection():
 
 
 @torch.no_grad()
-def test_attention_adds_up_and_leaves_the_model_as_it_was():
+def test_attention_sums_to_less_than_one_and_does_not_change_the_model():
     model, x = tiny.clip_classifier(), pictures(2)
     before, kind = model(x), model.vision_model.config._attn_implementation
-    looks = model.attention(x)
-    assert looks.shape == (2, 4, 4)
-    assert ((looks.sum((1, 2)) > 0.5) & (looks.sum((1, 2)) < 1)).all()  # the rest is on the summary token itself
-    assert not torch.allclose(looks, model.attention(x, layer=0))
+    attention = model.attention(x)
+    assert attention.shape == (2, 4, 4)
+    assert ((attention.sum((1, 2)) > 0.5) & (attention.sum((1, 2)) < 1)).all()  # the rest is on the class token itself
+    assert not torch.allclose(attention, model.attention(x, layer=0))
     assert torch.equal(model(x), before) and model.vision_model.config._attn_implementation == kind
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
-    [(["one"], "two names or more"), ("red ball", "two names or more"), (["a", " "], "two names or more"),
-     (["red ball", "box", "red ball"], "stand twice: red ball"), ([1, 2], "two names or more")],
+    [*((bad, "two class names or more") for bad in (["one"], "red ball", ["a", " "], [1, 2])),
+     (["red ball", "box", "red ball"], "repeated: red ball")],
 )  # fmt: skip
 def test_bad_names_are_refused(names, words):
     with pytest.raises(ValueError, match=words):
@@ -97,7 +97,7 @@ def test_bad_names_are_refused(names, words):
 
 
 def test_a_name_that_would_be_cut_off_is_refused():
-    with pytest.raises(ValueError, match=r"'a photo of a xylophonist' has \d+ tokens, the text encoder reads 12"):
+    with pytest.raises(ValueError, match=r"'a photo of a xylophonist' has \d+ tokens, the text encoder takes 12"):
         ClipClassifier(tiny.clip_model(), tiny.tokenizer(), ["red ball", "xylophonist"])
 
 
@@ -106,9 +106,9 @@ def test_a_name_that_would_be_cut_off_is_refused():
 
 def test_prompt_embeddings_are_the_text_encoders_last_hidden_states():
     clip = tiny.clip_model()
-    found = prompt_embeddings(clip.text_model, tiny.tokenizer(), tiny.THINGS, batch=2)
-    assert found.shape == (5, tiny.LENGTH, 16)
-    assert torch.allclose(found, clip.text_model(sentences()).last_hidden_state, atol=1e-6)
+    embeddings = prompt_embeddings(clip.text_model, tiny.tokenizer(), tiny.THINGS, batch=2)
+    assert embeddings.shape == (5, tiny.LENGTH, 16)
+    assert torch.allclose(embeddings, clip.text_model(sentences()).last_hidden_state, atol=1e-6)
 
 
 def test_a_one_hot_mixture_is_the_single_prompt():
@@ -140,7 +140,7 @@ def test_of_several_templates_learnable_words_start_as_the_first():
     assert not torch.allclose(both(x), first(x), atol=1e-3)
 
 
-def test_learnable_words_are_what_moves():
+def test_the_output_depends_on_the_learnable_words():
     prompted, x = tiny.clip_classifier().prompted(), pictures(1)
     y = prompted(x)
     (grad,) = torch.autograd.grad(y.softmax(1)[0, 0], prompted.context)
@@ -150,8 +150,8 @@ def test_learnable_words_are_what_moves():
     assert not torch.allclose(prompted(x), y, atol=1e-3)
 
 
-def test_openais_own_end_token_is_the_highest_number():
-    """Its configuration says 2, and the library then looks for the highest number of the sentence instead."""
+def test_the_end_token_of_openais_configuration_is_the_highest_number():
+    """It says 2, and the library then uses the highest token number of the sentence instead."""
     clip = tiny.clip_model()
     high = len(tiny.tokenizer()) - 1
     clip.text_model.config.eos_token_id = clip.text_model.eos_token_id = 2
@@ -160,8 +160,8 @@ def test_openais_own_end_token_is_the_highest_number():
     ids = sentences()
     ids[ids == tiny.tokenizer().eos_token_id] = high
     prompted.ids.copy_(ids)
-    wanted = F.normalize(clip.get_text_features(ids).pooler_output, dim=1)
-    assert torch.allclose(prompted.text(), wanted, atol=1e-5)
+    expected = F.normalize(clip.get_text_features(ids).pooler_output, dim=1)
+    assert torch.allclose(prompted.text(), expected, atol=1e-5)
 
 
 def test_more_words_than_the_template_has_are_refused():
@@ -172,7 +172,7 @@ def test_more_words_than_the_template_has_are_refused():
 # --- LoRA ---------------------------------------------------------------------------------------------
 
 
-def test_lora_goes_to_queries_and_values_of_the_vision_tower_alone():
+def test_lora_is_added_to_queries_and_values_of_the_vision_tower_only():
     clip = tiny.clip_model()
     model, x = ClipClassifier(clip, tiny.tokenizer(), tiny.THINGS), pictures()
     before = model(x)
@@ -186,7 +186,7 @@ def test_lora_goes_to_queries_and_values_of_the_vision_tower_alone():
     assert not model.training
 
 
-def test_a_lora_update_is_what_it_says():
+def test_lora_updates_are_the_changes_of_the_weights():
     model, x = tiny.clip_classifier(), pictures()
     plain = copy.deepcopy(model)
     add_lora(model, rank=2)
@@ -199,7 +199,7 @@ def test_a_lora_update_is_what_it_says():
     assert torch.allclose(model(x), plain(x), atol=1e-5)
 
 
-def test_lora_is_the_same_for_the_same_seed_and_leaves_the_callers_randomness():
+def test_lora_depends_on_its_seed_and_not_on_the_global_random_state():
     state = torch.get_rng_state()
     first, second, third = (add_lora(tiny.clip_classifier(), rank=2, seed=s) for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
@@ -207,7 +207,7 @@ def test_lora_is_the_same_for_the_same_seed_and_leaves_the_callers_randomness():
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_lora_can_be_taken_out_and_put_in_anew():
+def test_lora_can_be_removed_and_added_again():
     model, x = tiny.clip_classifier(), pictures()
     before, names = model(x), [n for n, _ in model.named_parameters()]
     add_lora(model, rank=2)
@@ -228,7 +228,7 @@ def test_lora_can_be_taken_out_and_put_in_anew():
      (dict(layers=[7]), "no layers named .* in layers 7"),
      (dict(targets="nowhere"), "no layers named nowhere")],
 )  # fmt: skip
-def test_lora_that_cannot_be_is_refused_and_changes_nothing(options, words):
+def test_bad_lora_options_are_refused_and_change_nothing(options, words):
     model = tiny.clip_classifier()
     with pytest.raises(ValueError, match=words):
         add_lora(model, **options)
@@ -236,7 +236,7 @@ def test_lora_that_cannot_be_is_refused_and_changes_nothing(options, words):
         select(model, "lora")
 
 
-def test_a_network_that_does_not_say_where_lora_goes_needs_targets():
+def test_a_network_without_lora_targets():
     with pytest.raises(ValueError, match="does not say where LoRA goes"):
         add_lora(tiny.classifier())
 
@@ -249,7 +249,7 @@ TTA = dict(steps=2, samples=3, optimizer="adam", lr=0.05)
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("phi", [False, "lora", True])
-def test_every_part_adapts_and_comes_back_bit_for_bit(part, phi):
+def test_every_choice_of_parameters_adapts_and_is_reset_exactly(part, phi):
     problem, x = tiny.open_problem(), pictures(1)
     method = build(problem, "diffusion-tta", trainable=part, adapt_diffusion=phi, **TTA)
     assert isinstance(method, DiffusionTTA)
@@ -263,7 +263,7 @@ def test_every_part_adapts_and_comes_back_bit_for_bit(part, phi):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_only_the_part_moves(part):
+def test_only_the_chosen_parameters_change(part):
     problem, x = tiny.open_problem(), pictures(1)
     method = build(problem, "diffusion-tta", trainable=part, episodic=False, **TTA)
     names = {id(p): n for n, p in [*method.model.named_parameters(), *problem.diffusion.named_parameters()]}
@@ -276,7 +276,7 @@ def test_only_the_part_moves(part):
     assert moved and moved <= {names[id(p)] for p in method.adapted}
 
 
-def test_lora_on_the_diffusion_model_sits_on_its_attention():
+def test_lora_on_the_diffusion_model_is_on_its_attention():
     problem = tiny.open_problem()
     method = build(problem, "diffusion-tta", trainable="head", adapt_diffusion="lora", rank=2, lr_diffusion=0.1, **TTA)
     group = method.optimizer.param_groups[1]
@@ -295,13 +295,13 @@ def test_bad_settings_are_refused(settings, words):
         build(tiny.open_problem(), "diffusion-tta", **settings)
 
 
-def test_prompts_need_a_network_that_reads():
+def test_prompts_need_a_network_with_text():
     with pytest.raises(ValueError, match="part 'prompt' needs a network that reads"):
         build(tiny.problem(), "diffusion-tta", trainable="prompt")
 
 
 @pytest.mark.parametrize(("name", "part"), [("tent", "lora"), ("tent", "norm"), ("tpt", "prompt"), ("tpt", "lora")])
-def test_tent_and_tpt_go_with_every_part_and_reset_puts_all_back(name, part):
+def test_tent_and_tpt_with_every_choice_of_parameters(name, part):
     problem, x = tiny.open_problem(), pictures(1)
     before = problem.model(x)
     method = build(problem, name, trainable=part, lr=0.1, steps=2)

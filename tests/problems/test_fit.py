@@ -1,4 +1,4 @@
-"""The training loop: the same bytes after a stop, a checkpoint that survives, a file that is never half."""
+"""The training loop: the same bytes after an interruption, checkpoints that survive, files written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from dtta.problems.training.fit import fit, unique_tensors, write_tensors
-from dtta.problems.training.fit import fit as training
 
 
 class Stop(Exception):
@@ -22,7 +21,7 @@ class Stop(Exception):
 
 
 def noisy_loss(stop_at: int | None = None, bad_at: int | None = None):
-    """Cross-entropy on random images; raises or turns NaN at a given call."""
+    """Cross-entropy on random images; raises or returns NaN at a given call."""
     calls = []
 
     def batch_loss(network, generator):
@@ -39,7 +38,7 @@ def noisy_loss(stop_at: int | None = None, bad_at: int | None = None):
 
 def network() -> nn.Module:
     model = tiny.classifier()
-    model.dropout = nn.Identity()  # its chance would be the global one, which a checkpoint does not hold
+    model.dropout = nn.Identity()  # it uses the global random state, which is not in a checkpoint
     return model
 
 
@@ -52,21 +51,21 @@ def bytes_of(model) -> bytes:
 
 
 @pytest.mark.parametrize("stop", [2, 5, 6, 9, 12])
-def test_stopped_and_resumed_is_the_same_bytes(tmp_path, stop):
-    """Whatever the step of the stop: weights, averages, moments, statistics and chance go on from the file."""
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, stop):
+    """At whatever step: weights, averages, moments, statistics and the random state are restored."""
     whole = train(tmp_path / "whole.safetensors")
     path = tmp_path / "parts.safetensors"
     with pytest.raises(Stop):
         train(path, noisy_loss(stop_at=stop))
     assert path.exists() is (stop > 4)
-    torch.manual_seed(99)  # the global random state has no part in it
+    torch.manual_seed(99)  # the global random state does not matter
     resumed = train(path)
     assert bytes_of(resumed) == bytes_of(whole)
     assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert bytes_of(resumed) != bytes_of(network())
 
 
-def test_resuming_goes_on_instead_of_starting_again(tmp_path):
+def test_resuming_does_not_repeat_steps(tmp_path):
     path, calls = tmp_path / "c.safetensors", []
     with pytest.raises(Stop):
         train(path, noisy_loss(stop_at=10))  # saved at 4 and 8
@@ -79,12 +78,12 @@ def test_resuming_goes_on_instead_of_starting_again(tmp_path):
 
     train(path, counted)
     assert len(calls) == 12 - 8
-    train(path, counted)  # a finished run has nothing left to do
+    train(path, counted)  # a finished run takes no further step
     assert len(calls) == 12 - 8
 
 
 def test_the_recipe_against_plain_adamw(tmp_path):
-    """Warm-up, cosine, clipping at 1 and the moving average, written out again."""
+    """Warm-up, cosine decay, clipping at 1 and the moving average, against an independent implementation."""
     got = train(tmp_path / "c.safetensors", steps=5, seed=3)
     model, generator, loss = network().train(), torch.Generator().manual_seed(3), noisy_loss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.01)
@@ -107,7 +106,7 @@ def test_the_recipe_against_plain_adamw(tmp_path):
     assert not got.training
 
 
-def test_it_learns(tmp_path):
+def test_training_reduces_the_loss(tmp_path):
     images, labels = tiny.images(20), torch.arange(20) % tiny.CLASSES
     before = F.cross_entropy(network()(images), labels)
     model = fit(
@@ -126,10 +125,10 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match="training: the loss is nan at step 6; lower the rate"):
         train(path, noisy_loss(bad_at=3))
     assert path.read_bytes() == saved
-    train(path)  # and the run can go on from it
+    train(path)  # the run can be resumed
 
 
-def test_shared_tensors_are_kept_once(tmp_path):
+def test_shared_tensors_are_stored_once(tmp_path):
     linear = nn.Linear(2, 2)
     shared = nn.Sequential(linear, nn.ReLU(), linear)
     assert list(unique_tensors(shared)) == ["0.weight", "0.bias"]
@@ -142,7 +141,7 @@ def test_shared_tensors_are_kept_once(tmp_path):
     assert load_file(tmp_path / "t.safetensors").keys() == tensors.keys()
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_files_are_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "w.safetensors"
     write_tensors(path, {"a": torch.ones(3)}, {"made": "by a test"})
     old = path.read_bytes()
@@ -152,7 +151,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_file", half)
+        patch.setattr("dtta.problems.training.fit.save_file", half)
         with pytest.raises(OSError, match="disk full"):
             write_tensors(path, {"a": torch.zeros(3)})
     assert path.read_bytes() == old

@@ -1,4 +1,4 @@
-"""Metrics from sums: against torchmetrics and scikit-learn over a whole data set, and against plain formulas."""
+"""Metrics from sums, against torchmetrics, scikit-learn and their formulas."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ METRICS = segmentation_metrics(tiny.NAMES)
 seeds = st.integers(0, 10_000)
 
 
-def total(found: list[dict]) -> dict:
+def total(each: list[dict]) -> dict:
     """The sums of a data set."""
-    return {name: sum(f[name] for f in found) for name in found[0]} | {"images": len(found)}
+    return {name: sum(e[name] for e in each) for name in each[0]} | {"images": len(each)}
 
 
 # --- segmentation --------------------------------------------------------------------------------------
 
 
 def maps(seed: int, count: int = 4, classes: int = L) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits (1, L, 6, 5) and true maps (6, 5), of the first few classes alone."""
+    """Logits (1, L, 6, 5) and true maps (6, 5), only of the first few classes."""
     g = torch.Generator().manual_seed(seed)
-    found = []
+    pairs = []
     for _ in range(count):
         truth = torch.randint(classes, (6, 5), generator=g)
         logits = torch.randn(1, L, 6, 5, generator=g) + 1.5 * F.one_hot(truth, L).movedim(-1, 0)
         logits[:, classes:] = -100
-        found.append((logits, truth))
-    return found
+        pairs.append((logits, truth))
+    return pairs
 
 
 def counted(pairs) -> dict:
@@ -56,8 +56,8 @@ def counted(pairs) -> dict:
 
 
 @given(seeds, st.integers(1, L))
-def test_mean_iou_and_class_accuracy_are_torchmetrics_own(seed, classes):
-    """Accumulated over images; classes that neither the truth nor an answer has are left out."""
+def test_mean_iou_and_accuracies_equal_torchmetrics(seed, classes):
+    """Accumulated over images, without the classes that occur neither in the labels nor in the predictions."""
     pairs = maps(seed, classes=classes)
     jaccard, accuracy = MulticlassJaccardIndex(L, average="macro"), MulticlassAccuracy(L, average="macro")
     micro = MulticlassAccuracy(L, average="micro")
@@ -73,19 +73,19 @@ def test_mean_iou_and_class_accuracy_are_torchmetrics_own(seed, classes):
 
 @given(seeds)
 def test_mean_class_accuracy_is_over_the_classes_of_the_truth(seed):
-    """As scikit-learn has it: a class that is only called, never true, has no accuracy (its IoU is 0)."""
+    """As in scikit-learn: a class that is predicted but never true has no accuracy (its IoU is 0)."""
     pairs = [(logits.roll(seed % 2, 1), truth.clamp(max=2)) for logits, truth in maps(seed)]
     true = torch.cat([truth.flatten() for _, truth in pairs])
     called = torch.cat([logits.argmax(1).flatten() for logits, _ in pairs])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn remarks on such classes
+        warnings.simplefilter("ignore")  # scikit-learn warns about such classes
         expected = balanced_accuracy_score(true, called)
     sums = counted(pairs)
     assert METRICS["mean class accuracy"](sums) == pytest.approx(100 * expected)
     assert np.isnan(class_accuracy(sums, "e"))
     assert iou(sums, "e") == 0
-    had = [c for c in tiny.NAMES if sums[f"true {c}"]]
-    assert METRICS["mean IoU"](sums) == pytest.approx(np.mean([iou(sums, c) for c in had]))  # as mean accuracy does
+    present = [c for c in tiny.NAMES if sums[f"true {c}"]]
+    assert METRICS["mean IoU"](sums) == pytest.approx(np.mean([iou(sums, c) for c in present]))
 
 
 def test_counts_of_one_image_by_hand():
@@ -106,22 +106,22 @@ def test_counts_of_one_image_by_hand():
 
 @given(seeds)
 def test_counts_add_up(seed):
-    """Counts of two images are those of their pixels laid side by side."""
+    """The counts of two images are those of their concatenation."""
     (a, true_a), (b, true_b) = maps(seed, count=2)
     together = class_counts(torch.cat([a, b], dim=3), torch.cat([true_a, true_b], dim=1), tiny.NAMES)
-    apart = counted([(a, true_a), (b, true_b)])
-    assert together == {name: apart[name] for name in together}
+    separately = counted([(a, true_a), (b, true_b)])
+    assert together == {name: separately[name] for name in together}
 
 
 def test_metrics_take_arrays_of_sums():
-    """Many resamples at once, each by itself."""
+    """Several resamples at once."""
     each = [counted(maps(seed, classes=1 + seed)) for seed in range(4)]
     arrays = {name: np.array([sums[name] for sums in each]) for name in each[0]}
     for metric in METRICS.values():
         np.testing.assert_allclose(metric(arrays), [metric(sums) for sums in each])
 
 
-def test_perfect_answers_give_100():
+def test_perfect_predictions_give_100():
     pairs = [(100.0 * F.one_hot(truth, L).movedim(-1, 0)[None], truth) for _, truth in maps(0, classes=3)]
     values = {name: float(metric(counted(pairs))) for name, metric in METRICS.items()}
     assert {name: v for name, v in values.items() if not np.isnan(v)} == dict.fromkeys(
@@ -142,7 +142,7 @@ def depths(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @given(seeds)
-def test_depth_errors_are_their_formulas(seed):
+def test_depth_errors_equal_their_formulas(seed):
     depth, truth = depths(seed)
     errors = depth_errors(depth, truth, NEAR, FAR)
     d, true = depth.double().numpy().ravel(), truth.double().numpy().ravel()
@@ -153,12 +153,12 @@ def test_depth_errors_are_their_formulas(seed):
 
 
 @given(seeds)
-def test_ssim_is_torchmetrics_own_and_its_formula(seed):
+def test_ssim_equals_torchmetrics_and_its_formula(seed):
     """Wang et al. (2004), Eq. 13, written out with scipy's Gaussian filter; over the whole map, sky included."""
     depth, truth = depths(seed)
-    found = depth_errors(depth, truth, NEAR, FAR)["SSIM"]
+    value = depth_errors(depth, truth, NEAR, FAR)["SSIM"]
     module = StructuralSimilarityIndexMeasure(data_range=FAR - NEAR)
-    assert found == pytest.approx(module(depth, truth[None]).item(), abs=1e-6)
+    assert value == pytest.approx(module(depth, truth[None]).item(), abs=1e-6)
     x, y = depth[0, 0].double().numpy(), truth[0].double().numpy()
 
     def blur(image):
@@ -167,12 +167,12 @@ def test_ssim_is_torchmetrics_own_and_its_formula(seed):
     (c1, c2), mx, my = [(k * (FAR - NEAR)) ** 2 for k in (0.01, 0.03)], blur(x), blur(y)
     vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
     ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    assert found == pytest.approx(ssim.mean(), abs=1e-4)
+    assert value == pytest.approx(ssim.mean(), abs=1e-4)
 
 
 @given(seeds)
-def test_the_sky_is_left_out(seed):
-    """Whatever depth the sky is given, the errors stay; SSIM alone looks at all of the map."""
+def test_the_sky_is_excluded(seed):
+    """The depth predicted for the sky changes only SSIM."""
     depth, truth = depths(seed)
     other = torch.where(truth[None] == FAR, NEAR, depth)
     a, b = (depth_errors(d, truth, NEAR, FAR) for d in (depth, other))
@@ -181,10 +181,10 @@ def test_the_sky_is_left_out(seed):
 
 
 def test_depth_metrics_are_means_over_images():
-    found = [depth_errors(*depths(seed), NEAR, FAR) for seed in range(5)]
+    each = [depth_errors(*depths(seed), NEAR, FAR) for seed in range(5)]
     for name, times in {"SSIM": 100, "AbsRel": 100, "RMSE": 1, "δ < 1.25": 100}.items():
-        assert DEPTH_METRICS[name](total(found)) == pytest.approx(times * np.mean([f[name] for f in found]))
-    assert DEPTH_METRICS.keys() == found[0].keys()
+        assert DEPTH_METRICS[name](total(each)) == pytest.approx(times * np.mean([e[name] for e in each]))
+    assert DEPTH_METRICS.keys() == each[0].keys()
 
 
 def test_a_perfect_depth_map():

@@ -1,4 +1,4 @@
-"""The portraits and their words: what is held out stays out, the same pictures always, captions that are true."""
+"""The portraits and their words: held-out pairs, reproducible images, true captions, training losses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dtta.problems.scenes.world import COLOURS, MATERIALS, SHAPES
 CANONICAL = {synonym: word for word, synonym in SYNONYMS.items()} | {word: word for word in SYNONYMS}
 
 
-def test_every_word_has_one_synonym_of_its_own():
+def test_every_word_has_one_synonym():
     assert set(SYNONYMS) == {*MATERIALS, *COLOURS, *SHAPES}
     assert len({*SYNONYMS, *SYNONYMS.values()}) == 2 * len(SYNONYMS)
 
 
-def test_what_is_held_out():
+def test_held_out_pairs():
     assert set(KINDS) == set(SEEN) | set(UNSEEN) and not set(SEEN) & set(UNSEEN)
     assert (len(SEEN), len(UNSEEN)) == (96, 24)
     assert {kind[1:] for kind in UNSEEN} == set(HELD_OUT.items())
@@ -37,12 +37,13 @@ def test_no_training_portrait_or_caption_shows_an_unseen_pair():
     for index in range(0, 16000, 61):
         thing = portraits.portrait("train", index).objects[0]
         assert HELD_OUT[thing.colour] != thing.shape
-    rng, said = Random(0), set()
+    rng = Random(0)
+    pairs = set()
     for kind in SEEN:
         for _ in range(20):
             _, colour, shape = [CANONICAL[w] for w in words.caption(kind, "tiled", rng).split() if w in CANONICAL]
-            said.add((colour, shape))
-    assert len(said) == 32 and not said & set(HELD_OUT.items())
+            pairs.add((colour, shape))
+    assert len(pairs) == 32 and not pairs & set(HELD_OUT.items())
 
 
 def test_the_vocabulary():
@@ -63,7 +64,7 @@ def test_captions_are_true():
     assert set(TEMPLATES) >= {"a {thing}", "a photo of a {thing}"}
 
 
-def test_a_portrait_has_its_kind_and_fills_the_picture():
+def test_a_portrait_shows_an_object_of_its_kind():
     for index in range(6):
         scene = portraits.portrait("test", index, 20)
         (thing,) = scene.objects
@@ -73,7 +74,7 @@ def test_a_portrait_has_its_kind_and_fills_the_picture():
         assert 0.04 < share < 0.8
 
 
-def test_the_label_is_the_index_in_turn():
+def test_the_label_is_the_index_modulo_the_number_of_classes():
     for classes, index in ((20, 3), (20, 23), (5, 23), (50, 49)):
         image, label = portraits.shifted(classes, "test", index, "clean", 3, 0)
         assert label.item() == index % classes and image.shape == (3, 32, 32)
@@ -81,7 +82,7 @@ def test_the_label_is_the_index_in_turn():
         assert (thing.material, thing.colour, thing.shape) == VOCABULARY[index % classes].kind
 
 
-def test_the_same_picture_under_every_name_set_that_has_its_label():
+def test_the_image_does_not_depend_on_the_number_of_classes():
     assert portraits.portrait("test", 3, 5) == portraits.portrait("test", 3, 50)
 
 
@@ -100,14 +101,14 @@ def test_unknown_portraits(split, index, error):
 
 
 @pytest.fixture
-def noise_for_pictures(monkeypatch):
-    """Training portraits that need no rendering: each a constant colour that says its number."""
+def flat_portraits(monkeypatch):
+    """Training portraits without rendering: each has a constant colour, its number."""
     count = 4 * len(SEEN)
     flat = torch.arange(count).remainder(251).byte().view(-1, 1, 1, 1).expand(-1, 3, 32, 32).clone()
     monkeypatch.setattr(portraits, "train_set", lambda: flat)
 
 
-def test_a_batch_holds_every_kind_once(noise_for_pictures):
+def test_a_batch_has_every_kind_once(flat_portraits):
     x, captions, kinds = portraits.batch(96, torch.Generator().manual_seed(0))
     assert sorted(kinds.tolist()) == list(range(96))
     for image, caption, kind in zip(x, captions, kinds.tolist(), strict=True):
@@ -120,7 +121,7 @@ def test_a_batch_holds_every_kind_once(noise_for_pictures):
         portraits.batch(97, torch.Generator())
 
 
-def test_a_batch_is_the_same_for_the_same_seed(noise_for_pictures):
+def test_a_batch_is_the_same_for_the_same_seed(flat_portraits):
     a, b = (portraits.batch(8, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(a[0], b[0]) and a[1] == b[1] and torch.equal(a[2], b[2])
 
@@ -128,7 +129,7 @@ def test_a_batch_is_the_same_for_the_same_seed(noise_for_pictures):
 # --- the models' training -----------------------------------------------------------------------------
 
 
-def test_every_word_is_one_token_and_any_other_is_spelled():
+def test_every_word_is_one_token_and_others_are_spelled():
     tokenizer = clip.tokenizer()
     for word in words.WORDS:
         assert len(tokenizer(word).input_ids) == 3, word
@@ -137,26 +138,26 @@ def test_every_word_is_one_token_and_any_other_is_spelled():
     assert len(tokenizer(longest).input_ids) <= clip.LENGTH
 
 
-def test_the_token_numbers_are_those_the_weights_were_trained_with():
-    """The library's trainer numbered "a" by chance, anew in each process; the weights then read gibberish."""
+def test_token_numbers():
+    """They must be those with which the weights were trained; the library's trainer numbered "a" at random."""
     assert clip.tokenizer()("a photo of a shiny red ball").input_ids == [0, 322, 609, 616, 322, 583, 524, 656, 1]
     assert clip.tokenizer().tokenize("Zebra-7é") == ["z", "e", "b", "r", "a</w>", "-</w>", "7</w>", "Ã", "©</w>"]
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=8, unique=True))
-def test_byte_pair_encoding_makes_every_word_whole(vocabulary):
+def test_byte_pair_encoding_makes_every_word_one_token(vocabulary):
     tokenizer = clip.make_tokenizer(vocabulary)
     assert [tokenizer.tokenize(word) for word in vocabulary] == [[f"{word}</w>"] for word in vocabulary]
 
 
-def test_the_commonest_pair_is_joined_first():
+def test_the_most_frequent_pair_is_merged_first():
     assert clip.learn_merges(["aab", "aac", "ab"])[0] == ("a", "b</w>")  # "aa", "ab" and "ab": twice each, by alphabet
     assert clip.learn_merges(["xyz", "xyw", "xyv"])[0] == ("x", "y")
     assert clip.learn_merges(["aaaa"]) == [("a", "a"), ("aa", "a"), ("aaa", "a</w>")]
 
 
-def test_beliefs_have_the_true_kind_as_a_fair_draw():
-    """Bayes: of the beliefs that give the true kind probability near p, a share near p must be right."""
+def test_beliefs_are_calibrated():
+    """Of the beliefs whose largest probability is near p, a share near p is correct."""
     kinds = torch.randint(96, (4000,), generator=torch.Generator().manual_seed(0))
     belief = clip.beliefs(kinds, torch.Generator().manual_seed(1))
     assert torch.allclose(belief.sum(1), torch.ones(4000), atol=1e-5)
@@ -167,12 +168,12 @@ def test_beliefs_have_the_true_kind_as_a_fair_draw():
         assert (guess == kinds)[near].float().mean() == pytest.approx(top[near].mean().item(), abs=0.05)
 
 
-def test_losses_of_both_models_go_down_on_a_batch(noise_for_pictures, monkeypatch):
+def test_training_losses_of_both_models(flat_portraits, monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, phi = clip.clip(), clip.unet()
     first = clip.contrastive_loss(model, torch.Generator().manual_seed(0), 32)
-    assert first.item() == pytest.approx(3.6, abs=0.5)  # chance: ln 32, and the start's own scatter
+    assert first.item() == pytest.approx(3.6, abs=0.5)  # ln 32, up to the variation of the initial weights
     monkeypatch.setattr(clip, "reader", lambda: model.eval())
     loss = clip.diffusion_loss(phi, torch.Generator().manual_seed(0), 8)
     loss.backward()
@@ -180,7 +181,7 @@ def test_losses_of_both_models_go_down_on_a_batch(noise_for_pictures, monkeypatc
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_crops_show_most_of_the_picture():
+def test_crops_show_most_of_the_image():
     x = torch.linspace(0, 1, 32).expand(64, 3, 32, 32)
     cropped = clip.crop(x, torch.Generator().manual_seed(0))
     width = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""Recipes: what training by one writes, what it leaves alone, and the same bytes twice."""
+"""Recipes: what training writes, what it skips, and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ def test_it_writes_weights_and_a_card(tmp_path, capsys):
     train("toys", TABLE, tmp_path, ["a"])
     path = weights.path_of("toys", "a", tmp_path)
     card = json.loads(path.with_suffix(".json").read_text())
-    told = {
+    expected = {
         "model": "toys/a", "what": "A classifier of two lines.", "data": "noise", "licence": "none",
         "command": "dtta train toys --only a", "seed": 0, "steps": 3, "lr": 0.01, "weight_decay": 0.5,
         "torch": torch.__version__, "validation": {"size": tiny.CLASSES},
     }  # fmt: skip
-    assert {name: card[name] for name in told} == told
+    assert {name: card[name] for name in expected} == expected
     assert card["seconds"] >= 0
     assert sorted(p.name for p in path.parent.iterdir()) == ["a.json", "a.safetensors"]  # and no checkpoint
     weights.load(network(), path, "")
-    assert f"{path}: {told['validation']}" in capsys.readouterr().out
+    assert f"{path}: {expected['validation']}" in capsys.readouterr().out
 
 
-def test_what_is_there_is_not_made_again(tmp_path, capsys, monkeypatch):
+def test_existing_models_are_skipped(tmp_path, capsys, monkeypatch):
     train("toys", TABLE, tmp_path, ["a"])
-    made = []
+    trained = []
     fit = recipes.fit
-    monkeypatch.setattr(recipes, "fit", lambda *a, **b: made.append(b["description"]) or fit(*a, **b))
+    monkeypatch.setattr(recipes, "fit", lambda *a, **b: trained.append(b["description"]) or fit(*a, **b))
     train("toys", TABLE, tmp_path)
-    assert made == ["b"]
-    assert "a.safetensors is there already; delete it to make it again" in capsys.readouterr().out
+    assert trained == ["b"]
+    assert "a.safetensors already exists; delete it to train the model again" in capsys.readouterr().out
 
 
-def test_the_same_bytes_twice_whatever_the_global_randomness(tmp_path):
+def test_the_bytes_do_not_depend_on_the_global_random_state(tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
@@ -72,7 +72,7 @@ def test_the_same_bytes_twice_whatever_the_global_randomness(tmp_path):
     assert weights.path_of("toys", "a", tmp_path / "3").read_bytes() != first
 
 
-def test_a_stopped_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_with_the_same_bytes(tmp_path, monkeypatch):
     train("toys", TABLE, tmp_path / "whole", ["a"])
     calls = []
 
@@ -92,7 +92,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     assert whole == parts
 
 
-def test_fewer_steps_to_try_it_out(tmp_path):
+def test_fewer_steps_for_a_trial(tmp_path):
     train("toys", TABLE, tmp_path, ["a"], steps=1)
     assert json.loads(weights.path_of("toys", "a", tmp_path).with_suffix(".json").read_text())["steps"] == 1
 
@@ -109,7 +109,7 @@ def test_training_that_diverges_leaves_no_weights(tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_model_on_top_of_another_reads_it_from_the_same_folder(tmp_path, monkeypatch):
+def test_a_model_that_depends_on_another_reads_it_from_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path / "elsewhere"))
 
     def loss_with_a(model, generator):

@@ -1,4 +1,4 @@
-"""The scenes' problems: honest cards, the bars of their models, validated settings, stored results that hold."""
+"""The problems on scenes: the cards and the quality of their models, and sensitivity to the condition."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PROBLEMS = ("scenes-segmentation", "scenes-depth")
 SHIPPED = [(problem, name) for problem in PROBLEMS for name in module(problem).RECIPES]
 
 
-def test_nothing_ships_untested():
+def test_every_shipped_model_is_tested():
     folders = [f for f in weights.folder().glob("scenes-*") if f.is_dir()]
     tested = {*SHIPPED, *(("scenes-clip", name) for name in module("scenes-clip").RECIPES)}  # those in test_scenes_clip
     assert {(f.name, p.stem) for f in folders for p in f.glob("*.safetensors")} == tested
 
 
 @pytest.mark.parametrize(("problem", "name"), SHIPPED)
-def test_every_shipped_model_has_an_honest_card(problem, name):
+def test_the_card_of_every_shipped_model_is_true(problem, name):
     card = json.loads(weights.path_of(problem, name).with_suffix(".json").read_text())
     recipe = module(problem).RECIPES[name]
     assert card["command"] == f"dtta train {problem} --only {name}"
@@ -37,7 +37,7 @@ def test_every_shipped_model_has_an_honest_card(problem, name):
 
 
 @torch.no_grad()
-def test_the_bar_segmentation_of_clean_test_scenes():
+def test_segmentation_of_clean_scenes():
     scenes = data.sample("test", 200)
     model = weights.ready("scenes-segmentation", segmentation.NETWORKS)
     answers = torch.cat([model(x) for x in scenes["image"].split(50)])
@@ -47,26 +47,26 @@ def test_the_bar_segmentation_of_clean_test_scenes():
 
 @torch.no_grad()
 @pytest.mark.parametrize("network", depth.NETWORKS)
-def test_the_bar_depth_of_clean_test_scenes(network):
+def test_depth_of_clean_scenes(network):
     scenes = data.sample("test", 200)
     model = weights.ready("scenes-depth", depth.NETWORKS, network)
     answers = torch.cat([model(x) for x in scenes["image"].split(50)])
-    found = [depth.errors(a[None], b)["δ < 1.25"] for a, b in zip(answers, scenes["depth"], strict=True)]
-    assert sum(found) / len(found) >= 0.95
+    shares = [depth.errors(a[None], b)["δ < 1.25"] for a, b in zip(answers, scenes["depth"], strict=True)]
+    assert sum(shares) / len(shares) >= 0.95
 
 
-def test_the_segmentation_model_listens():
-    """The truth explains clear scenes better than another class for each object, and that better than another scene."""
+def test_the_segmentation_model_uses_its_condition():
+    """The loss is lowest under the true map, and higher under another scene's than with wrong classes."""
     scenes, problem = data.sample("validation", 60), dtta.load("scenes-segmentation")
     truth = scenes["segmentation"]
-    swapped = torch.where(truth >= 2, 2 + (truth - 1) % 5, truth)  # every object taken for the next shape
+    swapped = torch.where(truth >= 2, 2 + (truth - 1) % 5, truth)  # every object has the next class
     maps = [problem.condition(30 * segmentation.one_hot(m)) for m in (truth, swapped, truth.roll(1, 0))]
     right, other, wrong = losses_under(problem.diffusion, scenes["image"], maps).mean(0).tolist()
     assert 1.02 * right < other < wrong
 
 
-def test_the_depth_model_listens():
-    """The truth explains clear scenes better than half or twice the distance, and that better than another scene's."""
+def test_the_depth_model_uses_its_condition():
+    """The loss is lowest under the true map, and higher under another scene's than at half or twice the distance."""
     scenes, problem = data.sample("validation", 60), dtta.load("scenes-depth")
     truth = scenes["depth"]
     near, far = problem.condition.near, problem.condition.far

@@ -1,4 +1,4 @@
-"""The shipped CLIP and text-to-image model: honest cards, the bars, the whole problem."""
+"""The shipped CLIP and text-to-image model: their cards, their quality, the whole problem."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def by_seen(right, labels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", clip.RECIPES)
-def test_every_shipped_model_has_an_honest_card(name):
+def test_the_card_of_every_shipped_model_is_true(name):
     card = json.loads(weights.path_of("scenes-clip", name).with_suffix(".json").read_text())
     recipe = clip.RECIPES[name]
     assert card["command"] == f"dtta train scenes-clip --only {name}"
@@ -46,9 +46,9 @@ def test_every_shipped_model_has_an_honest_card(name):
     assert (card["data"], card["what"]) == (recipe.data, " ".join(recipe.build.__doc__.split()))
     model = weights.ready("scenes-clip", clip.NETWORKS | clip.DIFFUSIONS, name)
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
-    found = recipe.scores(model)
-    assert found.keys() == card["validation"].keys()
-    for key, value in found.items():  # an answer or two may round to the other side elsewhere
+    scores = recipe.scores(model)
+    assert scores.keys() == card["validation"].keys()
+    for key, value in scores.items():  # one or two predictions may differ on another processor
         assert value == pytest.approx(
             card["validation"][key], **(dict(abs=0.04) if "accuracy" in key else dict(rel=0.02))
         )
@@ -56,7 +56,7 @@ def test_every_shipped_model_has_an_honest_card(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("classes", [10, 20, 50])
-def test_the_bar_zero_shot(reader, classes):
+def test_zero_shot_accuracy(reader, classes):
     x, labels = clean(classes, 200)
     names = [label.name for label in VOCABULARY[:classes]]
     model = ClipClassifier(reader, clip.tokenizer(), names, clip.PROMPTS, clip.MEAN, clip.STD)
@@ -65,7 +65,7 @@ def test_the_bar_zero_shot(reader, classes):
 
 
 @pytest.mark.slow
-def test_the_bar_diffusion_classifier_on_the_small_label_set(reader):
+def test_diffusion_classifier_accuracy_with_few_names(reader):
     x, labels = clean(10, 60)
     phi = weights.ready("scenes-clip", clip.DIFFUSIONS)
     names = [label.name for label in VOCABULARY[:10]]
@@ -75,19 +75,18 @@ def test_the_bar_diffusion_classifier_on_the_small_label_set(reader):
     assert (answers == labels).float().mean() >= 0.85
 
 
-def test_the_text_to_image_model_listens():
-    """Its own name explains a clear portrait better than no name, and that better than another's."""
+def test_the_text_to_image_model_uses_its_condition():
+    """The loss of a clean portrait is lowest under its name, and higher under another name than under their mean."""
     problem = dtta.load("scenes-clip")
     x, labels = clean(20, 60)
     l = problem.condition.embeddings
-    told = [l[labels], l.mean(0).expand(60, -1, -1), l[labels.roll(1)]]
-    right, none, wrong = losses_under(problem.diffusion, x, told, 4, Sampling("stratified", t_min=0.1, t_max=0.8)).mean(
-        0
-    )
+    conditions = [l[labels], l.mean(0).expand(60, -1, -1), l[labels.roll(1)]]
+    sampling = Sampling("stratified", t_min=0.1, t_max=0.8)
+    right, none, wrong = losses_under(problem.diffusion, x, conditions, 4, sampling).mean(0)
     assert 1.005 * right < none < wrong
 
 
-def test_the_problem_adapts_and_comes_back():
+def test_the_problem_is_adapted_and_reset():
     problem = dtta.load("scenes-clip", classes=5)
     x, label = problem.image(3, "contrast", 3)
     assert problem.classes[label] == VOCABULARY[3].name and len(problem.classes) == 5
@@ -103,24 +102,24 @@ def test_the_number_of_names_is_part_of_a_run():
         classes: evaluate(Run("none", "scenes-clip", classes=classes), [("clean", 3)], [7], progress=False)
         for classes in (5, None)
     }
-    assert all(len(found) == 1 for found in rows.values())
+    assert all(len(each) == 1 for each in rows.values())
     with pytest.raises(ValueError, match="the classes of digits are fixed"):
         dtta.load("digits", classes=5)
 
 
-def test_names_of_ones_own():
+def test_other_names():
     problem = dtta.load("scenes-clip", classes=["red thing", "blue thing"])
     x, _ = dtta.load("scenes-clip").image(2)  # a glossy red ball
     assert problem.classes == ("red thing", "blue thing")
     assert problem.model(x).argmax() == 0
     assert build(problem, "diffusion-tta", samples=2, steps=1)(x).shape == (1, 2)
-    with pytest.raises(ValueError, match="no labelled images; give an image of your own"):
+    with pytest.raises(ValueError, match="no labelled images"):
         problem.image(0)
-    with pytest.raises(ValueError, match="stand twice"):
+    with pytest.raises(ValueError, match="repeated"):
         dtta.load("scenes-clip", classes=["red thing", "red thing"])
 
 
-def test_adapting_to_a_file_with_names_of_ones_own(tmp_path, capsys):
+def test_adapting_to_a_file_with_other_names(tmp_path, capsys):
     from torchvision.utils import save_image
 
     x, _ = dtta.load("scenes-clip").image(2)
@@ -129,6 +128,6 @@ def test_adapting_to_a_file_with_names_of_ones_own(tmp_path, capsys):
     assert main(["adapt", str(tmp_path / "ball.png"), "--problem", "scenes-clip", *options]) == 0
     assert "red ball" in capsys.readouterr().out and (tmp_path / "ball-adapted.png").exists()
     assert main(["adapt", "--index", "0", "--problem", "scenes-clip", *options]) == 2
-    assert "give an image of your own" in capsys.readouterr().err
+    assert "no labelled images" in capsys.readouterr().err
     assert main(["evaluate", "--problem", "digits", "--classes", "5"]) == 2
     assert "the classes of digits are fixed" in capsys.readouterr().err

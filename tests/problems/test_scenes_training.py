@@ -1,4 +1,4 @@
-"""What the scenes' models are trained on: the data set, softened maps, disturbed depths, distorted colours."""
+"""The training data of the scenes: the data set, softened maps, disturbed depths, distorted colours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scenes():
 
 @pytest.fixture
 def small_world(monkeypatch, tmp_path):
-    """A training split of 60 scenes with a cache of its own."""
+    """A training split of 60 scenes in a temporary cache."""
     monkeypatch.setenv("DTTA_CACHE", str(tmp_path))
     monkeypatch.setitem(data.SPLITS, "train", (0, 60))
     data.train_set.cache_clear()
@@ -41,7 +41,7 @@ def test_splits_share_no_scene():
     assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
 
 
-def test_a_sample_is_what_each_scene_draws(scenes):
+def test_a_sample_has_the_images_and_maps_of_each_scene(scenes):
     for i in (0, 7, 23):
         image, classes = data.shifted("segmentation", "validation", i, "clean", 3, 0)
         assert torch.equal(image, scenes["image"][i]) and torch.equal(classes, scenes["segmentation"][i])
@@ -61,7 +61,7 @@ def test_bad_scenes_are_refused():
             data.scene("validation", index)
 
 
-def test_the_training_set_is_rendered_once_and_mended(small_world, capsys):
+def test_the_training_set_is_rendered_once_and_again_if_damaged(small_world, capsys):
     first = data.train_set()
     assert first["image"].shape == (60, 3, 32, 32) and first["image"].dtype == torch.uint8
     (path,) = small_world.glob("scenes-60-32-*.safetensors")
@@ -69,7 +69,7 @@ def test_the_training_set_is_rendered_once_and_mended(small_world, capsys):
     data.train_set.cache_clear()
     assert all(torch.equal(value, data.train_set()[name]) for name, value in first.items())
     assert path.stat().st_mtime_ns == written
-    path.write_bytes(path.read_bytes()[:1000])  # a copy that broke off
+    path.write_bytes(path.read_bytes()[:1000])  # truncated
     data.train_set.cache_clear()
     assert torch.equal(data.train_set()["depth"], first["depth"])
     assert "damaged" in capsys.readouterr().out and load_file(path)

@@ -1,4 +1,4 @@
-"""The renderer of the scenes: what it says about geometry, against closed forms written here anew."""
+"""The renderer of the scenes against closed forms of the geometry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scene(*objects: Object, **settings) -> Scene:
     return Scene(objects=objects, **settings)
 
 
-# --- the same geometry in other words ------------------------------------------------------------------
+# --- an independent implementation of the geometry -----------------------------------------------------
 
 
 def rays(s: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +62,8 @@ def first_root(a, b, c, allowed=lambda t: True) -> np.ndarray:
     """The smallest positive root of a t² + 2 b t + c that is allowed."""
     with np.errstate(invalid="ignore", divide="ignore"):
         root = np.sqrt(b * b - a * c)
-        found = [np.where((t > 0) & allowed(t), t, np.inf) for t in ((-b - root) / a, (-b + root) / a)]
-    return np.fmin(*found)
+        roots = [np.where((t > 0) & allowed(t), t, np.inf) for t in ((-b - root) / a, (-b + root) / a)]
+    return np.fmin(*roots)
 
 
 def meet(o: Object, eye: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def closed_form(s: Scene, height: int, width: int) -> tuple[np.ndarray, np.ndarr
 
 
 def edge_band(what: np.ndarray) -> np.ndarray:
-    """Pixels with another thing beside them."""
+    """Return the pixels with a neighbour of another object."""
     padded = np.pad(what, 1, mode="edge")
     return np.any([what != np.roll(padded, s, (0, 1))[1:-1, 1:-1] for s in ((0, 1), (0, -1), (1, 0), (-1, 0))], axis=0)
 
@@ -128,29 +128,29 @@ VIEWS = {
     "the usual view": {},
     "from above": dict(height=4.0, distance=2.5),
     "from the side": dict(target=(1.0, 0.6, 0.0), view=60.0),
-    "aslant": dict(roll=25.0, height=3.0),
+    "rolled": dict(roll=25.0, height=3.0),
 }
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("shape", [s for s in SIZES if s != "box"])
-def test_depth_and_segmentation_are_those_of_the_closed_form(shape, view):
-    """Everywhere for the sphere; for the others up to a band of one pixel, in which a few are lost to a flat face."""
+def test_depth_and_segmentation_equal_the_closed_form(shape, view):
+    """Everywhere for the sphere; for the others except a few pixels at the edge of a flat face."""
     s = scene(thing(shape, 0.3, 0.2, yaw=35, tilt=90 if shape == "torus" else 0), **VIEWS[view])
     got = render([s], (48, 64))
     depth, what = closed_form(s, 48, 64)
-    found = got.objects[0].numpy()
+    objects = got.objects[0].numpy()
     assert (what == 0).sum() > 50, "the object is in view"
-    wrong = found != what
-    assert not (wrong & (what != 0)).any(), "nothing is where it should not be"
+    wrong = objects != what
+    assert not (wrong & (what != 0)).any(), "the object covers no other pixels"
     assert not (wrong & ~edge_band(what)).any()
     assert wrong.sum() <= {"sphere": 0, "torus": 1, "cone": 4, "cylinder": 11}[shape]
-    assert np.array_equal(got.segmentation[0].numpy(), np.array([0, 1, CLASSES.index(shape)])[found + 2])
+    assert np.array_equal(got.segmentation[0].numpy(), np.array([0, 1, CLASSES.index(shape)])[objects + 2])
     assert np.abs(got.depth[0, 0].numpy() - depth)[~wrong].max() < 1e-3
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_box_has_its_faces_where_they_belong(view):
+def test_the_faces_of_a_box(view):
     """Its edges are rounded (by ``sdf.EDGE``), so the closed form holds on faces and away from the silhouette."""
     o = thing("box", 0.3, 0.2, yaw=35)
     s = scene(o, **VIEWS[view])
@@ -160,13 +160,13 @@ def test_a_box_has_its_faces_where_they_belong(view):
     hit = into(o, eye - np.array([o.x, o.size[1], o.z])) + depth[..., None] * into(o, direction)
     on_face = (what == 0) & ((np.abs(hit) < np.array(o.size) - sdf.EDGE).sum(-1) == 2)
     assert on_face.sum() > 50
-    beside = ~edge_band(what) & (what != 0)
-    assert (on_face | beside).mean() > 0.85
-    found = got.objects[0].numpy()
-    assert (found[on_face] == 0).all()
-    assert np.array_equal(found[beside], what[beside])
-    assert not ((found == 0) & (what != 0)).any(), "rounding takes away, it never adds"
-    assert np.abs(got.depth[0, 0].numpy() - depth)[on_face | beside].max() < 1e-3
+    outside = ~edge_band(what) & (what != 0)
+    assert (on_face | outside).mean() > 0.85
+    objects = got.objects[0].numpy()
+    assert (objects[on_face] == 0).all()
+    assert np.array_equal(objects[outside], what[outside])
+    assert not ((objects == 0) & (what != 0)).any(), "rounded edges lie within the box"
+    assert np.abs(got.depth[0, 0].numpy() - depth)[on_face | outside].max() < 1e-3
 
 
 @pytest.mark.parametrize("shape", ["cylinder", "cone"])
@@ -176,7 +176,7 @@ def test_flat_faces_have_no_holes_at_a_grazing_angle(shape):
     assert np.array_equal(render([s], (48, 64)).objects[0].numpy(), what)
 
 
-def test_nothing_in_view_is_sky_and_ground_only():
+def test_a_scene_without_a_visible_object():
     s = scene(thing("sphere", z=-30.0))  # behind the camera
     got = render([s], 32)
     depth, what = closed_form(replace(s, objects=()), 32, 32)
@@ -187,12 +187,12 @@ def test_nothing_in_view_is_sky_and_ground_only():
     assert got.main_object(0) == 0
 
 
-def test_the_nearer_object_wins_in_whatever_order_they_stand():
+def test_the_nearer_object_hides_the_other_in_either_order():
     near, far = thing("sphere", z=-1.0, size=(0.4, 0, 0)), thing("torus", z=1.0, tilt=90.0)
     pair = [render([scene(*order)], 64) for order in ((near, far), (far, near))]
     depth, what = closed_form(scene(near, far), 64, 64)
     behind = np.isfinite(meet(far, *rays(scene(), 64, 64)))
-    assert ((what == 0) & behind).sum() > 40, "one hides a part of the other"
+    assert ((what == 0) & behind).sum() > 40, "one hides part of the other"
     assert (what == 1).sum() > 50
     for got, names in zip(pair, ((0, 1), (1, 0)), strict=True):
         assert np.array_equal(got.objects[0].numpy(), np.array([-2, -1, *names])[what + 2])
@@ -201,8 +201,8 @@ def test_the_nearer_object_wins_in_whatever_order_they_stand():
 
 
 @pytest.mark.parametrize("azimuth", [20.0, 140.0, 260.0])
-def test_the_ground_is_dark_where_the_sphere_hides_the_sun(azimuth):
-    """Ground pixels whose way to the middle of the sun is blocked, against those from which all of it is seen."""
+def test_the_shadow_of_a_sphere_on_the_ground(azimuth):
+    """Ground pixels from which the sun is hidden, against those from which all of it is visible."""
     r, elevation = 0.5, 40.0
     grey = (0.4, 0.4, 0.4)
     s = scene(
@@ -230,10 +230,10 @@ def test_the_ground_is_dark_where_the_sphere_hides_the_sun(azimuth):
     assert light[dark].mean() < 0.75 * light[lit].mean()
 
 
-# --- what comes out ------------------------------------------------------------------------------------
+# --- images and maps -----------------------------------------------------------------------------------
 
 
-def test_an_image_is_eight_bit_and_maps_have_their_types():
+def test_types_and_ranges_of_images_and_maps():
     got = render([random_scene(3, i) for i in range(4)], (24, 40))
     assert got.image.shape == (4, 3, 24, 40) and got.image.dtype == torch.float32
     assert got.segmentation.shape == got.objects.shape == (4, 24, 40)
@@ -249,16 +249,16 @@ def test_an_image_is_eight_bit_and_maps_have_their_types():
         assert ((got.segmentation[n] > 1) == (got.objects[n] >= 0)).all()
 
 
-def test_the_same_seed_gives_the_same_bytes_alone_in_a_batch_and_in_another_order():
+def test_an_image_does_not_depend_on_the_batch():
     scenes = [random_scene(5, i) for i in range(12)]
     assert scenes == [random_scene(5, i) for i in range(12)]
     together, backwards = render(scenes, 32, 2), render(scenes[::-1], 32, 2)
     for i, s in enumerate(scenes):
-        alone = render([s], 32, 2)
+        single = render([s], 32, 2)
         for name in MAPS:
-            want = getattr(together, name)[i]
-            assert torch.equal(getattr(alone, name)[0], want), f"scene {i}, {name}, alone"
-            assert torch.equal(getattr(backwards, name)[-1 - i], want), f"scene {i}, {name}, in another order"
+            expected = getattr(together, name)[i]
+            assert torch.equal(getattr(single, name)[0], expected), f"scene {i}, {name}"
+            assert torch.equal(getattr(backwards, name)[-1 - i], expected), f"scene {i}, {name}, in another order"
 
 
 def test_other_seeds_and_indices_give_other_scenes():
@@ -267,7 +267,7 @@ def test_other_seeds_and_indices_give_other_scenes():
     assert len({i.numpy().tobytes() for i in images}) == len(scenes)
 
 
-def test_more_rays_a_pixel_leave_the_maps_as_they_are():
+def test_supersampling_does_not_change_the_maps():
     scenes = [random_scene(6, i) for i in range(3)]
     one, two, three = (render(scenes, 32, k) for k in (1, 2, 3))
     for more in (two, three):
@@ -275,7 +275,7 @@ def test_more_rays_a_pixel_leave_the_maps_as_they_are():
             assert torch.equal(getattr(more, name), getattr(one, name))
     change = (two.image - one.image).abs().mean(1)
     edges = torch.from_numpy(np.stack([edge_band(o.numpy()) for o in one.objects]))
-    assert change[edges].mean() > 2 * change[~edges].mean() > 0, "it is edges that change"
+    assert change[edges].mean() > 2 * change[~edges].mean() > 0, "mainly edges change"
 
 
 def test_main_object_covers_most_pixels():
@@ -291,8 +291,8 @@ def test_nothing_to_draw_is_refused(scenes, size, supersample):
         render([random_scene(0, i) for i in range(scenes)], size, supersample)
 
 
-def test_it_is_fast_enough_to_train_from():
-    """The aim is 25 scenes of 64 x 64 a second on one core, in processor time; 10 pass, for a busy one."""
+def test_rendering_speed():
+    """At least 10 scenes of 64 x 64 in a second of processor time; 25 on an idle core."""
     scenes = [random_scene(0, i) for i in range(25)]
     seconds = []
     for _ in range(4):
@@ -320,7 +320,7 @@ def distance(o: Object, points: np.ndarray) -> np.ndarray:
 
 
 def test_every_object_stands_on_the_ground():
-    """The plane y = 0 touches it and does not cut it."""
+    """It touches the plane y = 0 from above."""
     turn, out = np.meshgrid(np.radians(np.arange(0, 360, 5)), np.linspace(0, 1, 21))
     for o in (o for s in MANY for o in s.objects):
         radius = out * (o.size[0] if o.shape == "torus" else max(o.size))
@@ -391,14 +391,14 @@ def on_surface(shape: str, size: tuple, turn: float, u: float) -> list[tuple]:
             (a * (1 - v) * w + b * (2 * v - 1) * up, slope[0] * w + slope[1] * up),
             (0.98 * u * a * w - b * up, -up),
         ]
-    found = []
+    points = []
     for axis in range(3):
         for sign in (-1, 1):
             p = (np.array(size) - sdf.EDGE) * np.array([np.cos(turn), np.sin(turn), 2 * u - 1])
             p[axis], n = sign * size[axis], np.zeros(3)
             n[axis] = sign
-            found.append((p, n))
-    return found
+            points.append((p, n))
+    return points
 
 
 def measure(shape: str, p: np.ndarray, size: tuple) -> float:
@@ -409,12 +409,12 @@ def measure(shape: str, p: np.ndarray, size: tuple) -> float:
 @given(a=length, b=length, c=length, turn=st.floats(0, 6.28), u=st.floats(0, 1), s=st.floats(0.001, 2))
 @example(a=0.5, b=1.0, c=1.0, turn=1.0, u=0.9375, s=1.0)  # near a cone's tip
 @example(a=0.5, b=1.0, c=1.0, turn=1.0, u=1.0, s=1.0)
-def test_a_distance_is_zero_on_the_surface_and_grows_by_what_one_walks_away(shape, a, b, c, turn, u, s):
+def test_signed_distances_along_the_normal(shape, a, b, c, turn, u, s):
     size = (a, 0.4 * b if shape == "torus" else b, c)
     size = (max(size[0], 1.5 * size[1]), *size[1:]) if shape == "torus" else size
     for p, n in on_surface(shape, size, turn, u):
         assert measure(shape, p, size) == pytest.approx(0, abs=1e-9)
-        if shape != "torus" or n[[0, 2]] @ p[[0, 2]] >= 0:  # through a torus's hole one comes to its other side
+        if shape != "torus" or n[[0, 2]] @ p[[0, 2]] >= 0:  # through the hole, the other side is nearer
             assert measure(shape, p + s * n, size) == pytest.approx(s, abs=1e-9)
         assert measure(shape, p - 1e-3 * n, size) < 0
         got = sdf.normal(shape, torch.tensor(p)[None], torch.tensor([size], dtype=torch.float64))[0].numpy()
@@ -428,8 +428,8 @@ point = st.tuples(*[st.floats(-2, 2)] * 3).map(np.array)
 
 @pytest.mark.parametrize("shape", sdf.SHAPES)
 @given(p=point, q=point, near=st.floats(1e-6, 0.1), a=length, b=length, c=length)
-def test_a_distance_never_grows_faster_than_one_walks(shape, p, q, near, a, b, c):
-    """1-Lipschitz, far and near: what makes sphere tracing safe."""
+def test_signed_distances_are_1_lipschitz(shape, p, q, near, a, b, c):
+    """So sphere tracing never crosses a surface."""
     size = (a, b, c)
     here = measure(shape, p, size)
     for other in (q, p + near * (q - p)):
@@ -445,7 +445,7 @@ def test_inside_is_negative(shape):
         assert measure(shape, np.zeros(3), SIZES[shape]) == pytest.approx(SIZES[shape][0] - SIZES[shape][1])
 
 
-def test_a_marched_ray_meets_the_sphere_where_the_formula_says():
+def test_marched_rays_meet_the_sphere():
     g = torch.Generator().manual_seed(0)
     size = 0.3 + torch.rand(500, 3, generator=g, dtype=torch.float64)
     origin = torch.nn.functional.normalize(torch.randn(500, 3, generator=g, dtype=torch.float64)) * 3
@@ -453,37 +453,38 @@ def test_a_marched_ray_meets_the_sphere_where_the_formula_says():
     direction = torch.nn.functional.normalize(aim - origin)
     got = sdf.march("sphere", size, origin, direction, torch.zeros(500).double(), torch.full((500,), 9.0).double())
     p, d, r = origin.numpy(), direction.numpy(), size[:, 0].numpy()
-    want = first_root(1.0, (p * d).sum(1), (p * p).sum(1) - r * r)
-    hit, found = np.isfinite(want), got.isfinite().numpy()
+    expected = first_root(1.0, (p * d).sum(1), (p * p).sum(1) - r * r)
+    hit = np.isfinite(expected)
+    marched = got.isfinite().numpy()
     nearest = np.linalg.norm(p - (p * d).sum(1, keepdims=True) * d, axis=1)
     assert 100 < hit.sum() < 400
-    assert not (found & ~hit).any()
-    assert (found == hit)[abs(nearest - r) > 0.01].all()  # those that graze it take many steps
-    assert (found == hit).mean() > 0.98
-    hit &= found
-    assert np.abs(got.numpy()[hit] - want[hit]).max() < 1e-4
+    assert not (marched & ~hit).any()
+    assert (marched == hit)[abs(nearest - r) > 0.01].all()  # rays at a grazing angle take many steps
+    assert (marched == hit).mean() > 0.98
+    hit &= marched
+    assert np.abs(got.numpy()[hit] - expected[hit]).max() < 1e-4
 
 
 # --- textures ------------------------------------------------------------------------------------------
 
 
-def test_the_noise_of_the_ground_is_smooth_in_range_and_always_the_same():
+def test_the_noise_of_the_ground_is_smooth_and_reproducible():
     u, v = (torch.rand(2, 20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5) * 200
     value = noise(u, v)
     assert value.min() >= 0 and value.max() <= 1
     assert value.std() > 0.15
     assert torch.equal(noise(u[100:200], v[100:200]), value[100:200])
-    assert (noise(u + 1e-6, v) - value).abs().max() < 1e-5, "no jumps, not even at the grid"
+    assert (noise(u + 1e-6, v) - value).abs().max() < 1e-5, "continuous, also at the grid"
     i, j = torch.meshgrid(torch.arange(40.0).double(), torch.arange(40.0).double(), indexing="ij")
     heights = noise(i.flatten(), j.flatten())
-    assert len(heights.unique()) > 1500, "as good as random on the grid"
+    assert len(heights.unique()) > 1500, "uncorrelated on the grid"
     assert abs(torch.corrcoef(torch.stack([heights[:-1], heights[1:]]))[0, 1]) < 0.1
     assert heights[:3].tolist() == noise(torch.zeros(3).double(), torch.arange(3.0).double()).tolist()
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
-def test_every_pattern_but_the_plain_one_shows(texture):
-    """Far apart colours: the ground varies along a pattern, and hardly without one."""
+def test_patterns_are_visible(texture):
+    """With two contrasting colours, the ground varies, except for the plain one."""
     s = scene(texture=texture, ground=((0.6, 0.6, 0.6), (0.1, 0.1, 0.1)), height=3.0, distance=2.0)
     got = render([s], 48)
     spread = got.image[0][:, got.segmentation[0] == 1].std(1).mean().item()

@@ -1,4 +1,4 @@
-"""Weights on disk: there and back, and one clear sentence for every way they can be wrong."""
+"""Weights on disk: saved and loaded, and a clear error for every kind of damage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def path(tmp_path):
     return file
 
 
-def test_there_and_back_in_half_precision(path):
+def test_weights_are_stored_in_half_precision(path):
     model = weights.load(tiny.classifier(seed=2).train(), path, COMMAND)
     original = tiny.classifier(seed=1).state_dict()
     for name, value in model.state_dict().items():
@@ -39,8 +39,8 @@ def test_there_and_back_in_half_precision(path):
 
 
 @pytest.mark.parametrize("family", ["unet", "dit"])
-def test_diffusion_models_come_back(tmp_path, family):
-    """With tied embedders too, and predicting the same as the rounded original."""
+def test_a_loaded_diffusion_model_predicts_the_same(tmp_path, family):
+    """As the original with rounded weights; also with tied embeddings."""
     original = tiny.diffusion(family, seed=1)
     weights.save(original, {}, tmp_path / "d.safetensors")
     loaded = weights.load(tiny.diffusion(family, seed=2), tmp_path / "d.safetensors", COMMAND)
@@ -67,9 +67,9 @@ def flip(file):
 
 
 def rehash(file):
-    """A card that vouches for what is in the file now."""
+    """Update the checksum on the card."""
     card = json.loads(file.with_suffix(".json").read_text())
-    file.with_suffix(".json").write_text(json.dumps(card | {"sha256": weights._sha256(file)}))
+    file.with_suffix(".json").write_text(json.dumps(card | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}))
 
 
 def garbage(file):
@@ -80,7 +80,7 @@ def garbage(file):
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda f: f.unlink(), "or its card is missing"),
     (lambda f: f.with_suffix(".json").unlink(), "or its card is missing"),
-    (flip, "is damaged: its checksum is not its card's"),
+    (flip, "is damaged: its checksum differs from its card"),
     (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is damaged: its checksum"),
     (lambda f: f.write_bytes(b""), "is damaged: its checksum"),
     (garbage, "or its card is damaged"),
@@ -89,7 +89,7 @@ def garbage(file):
     (lambda f: f.with_suffix(".json").write_text("[]"), "or its card is damaged"),
     (lambda f: f.with_suffix(".json").write_bytes(b"\xff\xfe"), "or its card is damaged"),
 ], ids=["no file", "no card", "bit flip", "cut", "nothing", "garbage", "half", "empty", "list", "bytes"])  # fmt: skip
-def test_damage_is_told_with_the_command_that_mends_it(path, damage, message):
+def test_the_error_names_the_damaged_file_and_the_command_that_makes_it(path, damage, message):
     damage(path)
     model = tiny.classifier(seed=2)
     with pytest.raises(WeightsError, match=message) as error:
@@ -97,28 +97,28 @@ def test_damage_is_told_with_the_command_that_mends_it(path, damage, message):
     assert str(error.value).endswith(f"make it with: {COMMAND}")
     assert str(path) in str(error.value)
     for a, b in zip(model.parameters(), tiny.classifier(seed=2).parameters(), strict=True):
-        assert torch.equal(a, b)  # the network was not half filled
+        assert torch.equal(a, b)  # the network is unchanged
 
 
 @pytest.mark.parametrize("other", [nn.Linear(2, 2), tiny.Classifier(classes=6)], ids=["names", "shapes"])
 def test_another_network_is_refused(path, other):
     before = [p.clone() for p in other.parameters()]
-    with pytest.raises(WeightsError, match=f"was made for another network; make it with: {COMMAND}"):
+    with pytest.raises(WeightsError, match=f"belongs to another network; make it with: {COMMAND}"):
         weights.load(other, path, COMMAND)
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
 
 
-def test_where_weights_are_read(monkeypatch, tmp_path):
+def test_the_folder_of_the_weights(monkeypatch, tmp_path):
     monkeypatch.delenv("DTTA_WEIGHTS", raising=False)
-    own = weights.path_of("digits", "unet")
-    assert own.parts[-3:] == ("weights", "digits", "unet.safetensors")
-    assert own.parent.parent.parent.samefile(dtta.__path__[0])
+    path = weights.path_of("digits", "unet")
+    assert path.parts[-3:] == ("weights", "digits", "unet.safetensors")
+    assert path.parent.parent.parent.samefile(dtta.__path__[0])
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
     assert weights.path_of("digits", "unet") == tmp_path / "digits" / "unet.safetensors"
     assert weights.path_of("digits", "unet", tmp_path / "x") == tmp_path / "x" / "digits" / "unet.safetensors"
 
 
-def test_a_problem_without_weights_says_how_to_make_them(monkeypatch, tmp_path):
+def test_missing_weights_of_a_problem(monkeypatch, tmp_path):
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError, match="missing; make it with: dtta train digits --only resnet"):
         dtta.load("digits")
@@ -129,8 +129,8 @@ def table():
     return {"first": partial(tiny.classifier, seed=5), "second": partial(tiny.classifier, seed=6)}
 
 
-def test_ready_models_come_with_their_weights(monkeypatch, tmp_path, table):
-    """The first of the table unless one is named, in eval mode, and chance is left as it was."""
+def test_ready_loads_the_weights(monkeypatch, tmp_path, table):
+    """Of the first of the table unless one is named, in eval mode, without a change of the global random state."""
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
     for seed, name in enumerate(table, 1):
         weights.save(tiny.classifier(seed), {}, weights.path_of("toys", name))
@@ -142,7 +142,7 @@ def test_ready_models_come_with_their_weights(monkeypatch, tmp_path, table):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_ready_says_what_there_is_and_what_makes_it(monkeypatch, tmp_path, table):
+def test_ready_with_an_unknown_model_or_missing_weights(monkeypatch, tmp_path, table):
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match="the toys problem has first, second, not 'third'"):
         weights.ready("toys", table, "third")

@@ -16,7 +16,7 @@ from dtta.problems.networks.mae import MaskedAutoencoder
 from dtta.problems.training.fit import denoising_loss
 from dtta.problems.training.recipes import Recipe
 
-DATA = "scikit-learn digits, the training split of 1000 images (seed 0), mildly augmented"
+DATA = "scikit-learn digits, the training split of 1000 images (seed 0), weakly augmented"
 LICENCE = "Apache-2.0; the data is scikit-learn's, from the UCI repository (CC BY 4.0)"
 
 

@@ -68,10 +68,10 @@ def _unet(condition_channels: int, classes: int = 0) -> ConcatUNet:
 
 
 def unet_segmentation() -> ConcatUNet:
-    """A UNet that sees a map of mixed class embeddings beside the noisy image, in 2 x 2 patches."""
+    """A UNet conditioned on a map of mixed class embeddings, concatenated with the noisy image, in 2 x 2 patches."""
     return _unet(EMBEDDING, len(CLASSES))
 
 
 def unet_depth() -> ConcatUNet:
-    """A UNet that sees a depth map beside the noisy image, in 2 x 2 patches."""
+    """A UNet conditioned on a depth map, concatenated with the noisy image, in 2 x 2 patches."""
     return _unet(1)

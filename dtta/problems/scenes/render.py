@@ -109,14 +109,14 @@ class _World:
         self.reach = torch.zeros(shape, dtype=_D)
         self.frame = torch.eye(3, dtype=_D).repeat(*shape, 1, 1)  # world -> object
         for s, scene in enumerate(scenes):
-            for k, thing in enumerate(scene.objects):
-                self.shape[s, k] = SHAPES.index(thing.shape)
-                self.material[s, k] = MATERIALS.index(thing.material)
-                self.centre[s, k] = torch.tensor([thing.x, thing.height, thing.z])
-                self.size[s, k] = torch.tensor(thing.size)
-                self.albedo[s, k] = torch.tensor(thing.albedo)
-                self.reach[s, k] = thing.reach
-                self.frame[s, k] = _turn_x(thing.tilt) @ _turn_y(thing.yaw)
+            for k, o in enumerate(scene.objects):
+                self.shape[s, k] = SHAPES.index(o.shape)
+                self.material[s, k] = MATERIALS.index(o.material)
+                self.centre[s, k] = torch.tensor([o.x, o.height, o.z])
+                self.size[s, k] = torch.tensor(o.size)
+                self.albedo[s, k] = torch.tensor(o.albedo)
+                self.reach[s, k] = o.reach
+                self.frame[s, k] = _turn_x(o.tilt) @ _turn_y(o.yaw)
         self.eye = _stack(scenes, lambda s: (s.target[0], s.height, -s.distance))
         self.forward = _unit(_stack(scenes, lambda s: s.target) - self.eye)
         self.to_sun = _stack(scenes, lambda s: _direction(s.azimuth, s.elevation))

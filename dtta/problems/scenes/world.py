@@ -165,10 +165,10 @@ def _objects(rng: Random, count: int, habit: float) -> tuple[Object, ...]:
     return tuple(placed)
 
 
-def _radius(thing: Object) -> float:
+def _radius(o: Object) -> float:
     """Return the radius of a circle on the ground that contains the object."""
-    a, b, c = thing.size
-    return {"box": math.hypot(a, c), "torus": a + b}.get(thing.shape, a)
+    a, b, c = o.size
+    return {"box": math.hypot(a, c), "torus": a + b}.get(o.shape, a)
 
 
 def _object(rng: Random, habit: float, kind: tuple[str, str, str] | None = None) -> Object:

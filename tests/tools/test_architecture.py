@@ -1,0 +1,58 @@
+"""The drawing of the rooms and the reference of the interface: in step with the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
+# The course's and the commands' interface is the notebooks and the shell.
+LEFT_OUT = ("dtta.course.", "dtta.cli.", "dtta.__main__")
+
+
+def architecture():
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "tools/architecture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_committed_drawing_shows_the_imports_of_the_code():
+    committed = (ROOT / "book/_static/architecture.svg").read_text()
+    assert committed == architecture().drawing(ROOT), "call: python tools/architecture.py"
+
+
+def test_every_import_is_a_dot_and_is_named_for_screen_readers(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[[tool.importlinter.contracts]]\nlayers = ["dtta.top", "dtta.left | dtta.right", "dtta.low"]\n'
+    )
+    code = {
+        "top": "def f():\n    from dtta.left import x\n    import dtta.low.a\n",
+        "left": "from dtta import low\nimport dtta.left.b\n",
+        "right": "import torch\n",
+        "low": "",
+    }
+    for room, text in code.items():
+        (tmp_path / "dtta" / room).mkdir(parents=True)
+        (tmp_path / "dtta" / room / "a.py").write_text(text)
+    module = architecture()
+    assert module.rooms_imported(tmp_path) == {"top": {"left", "low"}, "left": {"low"}, "right": set(), "low": set()}
+    svg = ElementTree.fromstring(module.drawing(tmp_path))
+    assert len(svg.findall(f"{SVG}circle")) == 3
+    assert "top: left, low; left: low; right: none; low: none" in svg.find(f"{SVG}desc").text
+    assert svg.find(f"{SVG}title").text
+
+
+def test_every_public_module_is_in_the_reference():
+    named = re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "book/api.md").read_text(), re.MULTILINE)
+    assert len(named) == len(set(named)), "a module is documented twice"
+    modules = set()
+    for path in (ROOT / "dtta").rglob("*.py"):
+        modules.add(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    packages = {".".join(path.relative_to(ROOT).parent.parts) for path in (ROOT / "dtta").rglob("__init__.py")}
+    public = {name for name in modules - packages if not name.startswith(LEFT_OUT) and "._" not in name}
+    assert public - set(named) == set(), "missing in book/api.md"
+    assert set(named) <= modules, "gone from the package"

@@ -32,6 +32,15 @@ class Single:
         """Return what `make` returns."""
         return make()
 
+    def in_turn(self, make: Callable[[], object]) -> object:
+        """Call `make` in the first process, then in the others; return the result of this process.
+
+        Files that `make` downloads are then there for the others, and an error that all would raise is raised once.
+        """
+        results = []
+        self.broadcast(lambda: results.append(make()))
+        return results[0] if results else make()
+
     def wait(self) -> None:
         """Return at once."""
 

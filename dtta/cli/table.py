@@ -64,4 +64,4 @@ def _make(name: str, options: Namespace, store: Path, processes: Single) -> None
 
 
 def _duration(what: str, seconds: float, workers: int) -> str:
-    return f"{what}: about {seconds / 60 / workers:.0f} minutes with {workers} processes, if nothing of it is done"
+    return f"{what}: about {seconds / 60 / workers:.0f} minutes with {workers} at work, if no row exists yet"

@@ -382,7 +382,7 @@ def test_commands_that_compute_nothing_import_neither_torch_nor_diffusers(tmp_pa
 
 
 def test_the_compiler_is_not_imported_by_a_plain_evaluation():
-    """torchvision and diffusers import parts of torch._dynamo; the compiler behind it is imported when something compiles."""
+    """torchvision and diffusers import parts of torch._dynamo; the compiler behind it is for those who compile."""
     code = """
 import sys
 from dtta.cli import main

@@ -7,9 +7,11 @@ import pickle
 
 import pytest
 import tiny
+import tiny_problems
 import torch
 from tiny_runs import SHIFTS, TTA, quiet, run, scores
 
+from dtta.evaluation import evaluate as module
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.run import Row, Run
 from dtta.evaluation.statistics import paired_gain
@@ -79,6 +81,19 @@ def test_seed_split_and_diffusion_model_are_used():
     first = scores(quiet(run(), *cells))
     for other in (run(seed=1), run(split="validation"), run(diffusion="dit")):
         assert all(first[k] != v for k, v in scores(quiet(other, *cells)).items())
+
+
+def test_models_as_released_are_requested_from_the_problem(monkeypatch):
+    options = []
+
+    def load(*names, **given):
+        options.append(given)
+        return tiny_problems.classification()
+
+    monkeypatch.setattr(module, "load", load)
+    for released in (False, True):
+        quiet(run("none", {}, as_released=released), SHIFTS, [0])
+    assert options == [{}, {"as_released": True}]
 
 
 def test_generators_belong_to_image_and_seed():
@@ -152,9 +167,8 @@ def test_an_error_in_a_process_is_told_and_rows_before_it_stay(tmp_path, forked)
     assert 1 < len(path.read_text().splitlines()) <= 13
 
 
-def test_end_to_end_on_the_shipped_digits(monkeypatch):
+def test_end_to_end_on_the_shipped_digits():
     """With the package's own weights, through the front door: clean digits are right and stay right."""
-    monkeypatch.undo()
     settings = dict(steps=2, samples=16, timesteps="stratified")
     before = quiet(Run("none"), [("clean", 3)], range(20))
     after = quiet(Run("diffusion-tta", settings=settings), [("clean", 3)], range(20))

@@ -23,7 +23,7 @@ from dtta.core.problem import Problem
 
 def draw(split, index, shift, severity, seed):
     image = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(index))
-    return image, torch.tensor(index % 3)
+    return image if shift == "clean" else 1 - image, torch.tensor(index % 3)
 
 
 def tiny():

@@ -16,12 +16,17 @@ from tiny_runs import ONLINE, SHIFTS, TTA, Stop, quiet, run, scores
 from dtta.evaluation import journal
 
 
-def test_rows_written_before_there_were_sums_can_be_read(tmp_path):
+def test_files_of_older_versions_can_be_read(tmp_path):
+    """Written before rows had sums, and before runs had `as_released`."""
     path = tmp_path / "rows.jsonl"
     rows = quiet(run("none", {}), SHIFTS, range(2), path=path)
-    path.write_text(path.read_text().replace(', "sums": {}', ""))
-    assert "sums" not in path.read_text()
+    older = path.read_text().replace(', "sums": {}', "").replace(', "as_released": false', "")
+    assert "sums" not in older and "as_released" not in older
+    path.write_text(older)
     assert quiet(run("none", {}), SHIFTS, range(2), path=path) == rows
+    assert path.read_text() == older
+    with pytest.raises(ValueError, match="holds rows of another run"):
+        quiet(run("none", {}, as_released=True), SHIFTS, range(2), path=path)
 
 
 def test_a_stopped_run_keeps_its_rows_and_goes_on(tmp_path, counted):

@@ -121,9 +121,8 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
         file = f"{name}-{shared.file_name(method)}-{options.split}.jsonl"
         path = options.out / file if options.out else None
         workers = 1 if method == "none" else options.workers
-        group = processes if processes.count > 1 else None
         rows[method] = evaluate(
-            run, cells, range(options.images), path, workers, processes=group, compile=options.compile
+            run, cells, range(options.images), path, workers, processes=processes, compile=options.compile
         )
     before, after = rows["none"], rows[options.method]
     _print_gains(options, problem, shifts, before, after)

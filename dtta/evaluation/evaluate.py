@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from dtta.core.precision import prepare
 from dtta.core.problem import Problem
 from dtta.evaluation import journal
-from dtta.evaluation.distributed import Processes, Single
+from dtta.evaluation.distributed import Single
 from dtta.evaluation.run import AFTER, Cell, Row, Run
 from dtta.evaluation.streams import cells_of, complete_streams, images_of_shifts, in_stream_order, parts
 from dtta.methods.registry import build
@@ -37,7 +37,7 @@ def evaluate(
     path: Path | None = None,
     workers: int = 1,
     progress: bool = True,
-    processes: Processes | None = None,
+    processes: Single | None = None,
     compile: bool = False,
 ) -> list[Row]:
     """Score a method on the given images under the given (shift, severity) pairs.

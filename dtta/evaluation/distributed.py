@@ -1,154 +1,114 @@
-"""The processes, on one machine or several, that one command was started as, and how they share its work.
+"""The processes that one command was started as, on one machine or several, and how they share its work.
 
-    accelerate launch --num_processes 8 -m dtta evaluate ... --out rows     one for each GPU
+    accelerate launch --num_processes 8 -m dtta evaluate ... --out rows     one process for each GPU
     torchrun --nproc-per-node 2 -m dtta evaluate ... --out rows             the same without GPUs
 
-Nobody owns a part of the work: each process draws the next piece when it is free, so that a slow one holds up nobody.
-They agree by a counter that the first process keeps (torch's ``TCPStore``), and write to a folder that all of them see.
+Each process takes a fixed share of what is left to do and writes a file of its own; the first process merges the files
+at the end. If one process fails, the launcher stops the others. All rows that were written are kept: the same command,
+started again with any number of processes, shares what is then left. This also balances the load after a slow process.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from datetime import timedelta
-from threading import Event, Thread
 
-LONG = timedelta(days=365)  # a process may work on one stream for days
-BEAT = 5  # seconds between two signs of life
-SILENT = 300  # seconds without any, after which a process is taken for dead; loading a checkpoint can stop it for some
+TIMEOUT = timedelta(days=20)  # how long processes wait for the slowest; a stream can take days
 
 
-class RankError(RuntimeError):
-    """Another of the processes has stopped. The sentence says which one and why."""
+class StoppedError(RuntimeError):
+    """Another process has stopped. That process reports the reason."""
 
 
-class Ranks:
-    """All processes of one command; made by ``join``.
+class Single:
+    """The only process of a command; the interface of ``Processes``."""
+
+    rank = 0
+    count = 1
+    first = True
+
+    def broadcast(self, make: Callable[[], object]) -> object:
+        """Return what `make` returns."""
+        return make()
+
+    def in_turn(self, make: Callable[[], object]) -> object:
+        """Call `make` in the first process, then in the others; return the result of this process.
+
+        Files that `make` downloads are then there for the others, and an error that all would raise is raised once.
+        """
+        results = []
+        self.broadcast(lambda: results.append(make()))
+        return results[0] if results else make()
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+class Processes(Single):
+    """All processes of one command, as Accelerate sees them; see ``join``.
 
     Attributes:
-        rank: the number of this one.
-        count: how many there are.
+        rank: the number of this process.
+        count: the number of processes.
+        first: whether this process reads, merges and prints.
     """
 
     def __init__(self):
-        from accelerate import PartialState  # slow to import, and only needed here
-        from accelerate.utils import broadcast_object_list
+        from accelerate import PartialState  # imports torch
         from accelerate.utils.environment import parse_flag_from_env
         from torch.cuda import is_available
-        from torch.distributed import TCPStore
 
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not is_available())
-        self.rank, self.count, self._round = state.process_index, state.num_processes, 0
-        host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-        options = dict(world_size=None, timeout=LONG, wait_for_workers=False)
-        if self.first:
-            self._store = TCPStore(host, 0, is_master=True, **options)
-        (port,) = broadcast_object_list([self._store.port if self.first else None])
-        if not self.first:
-            self._store = TCPStore(host, port, is_master=False, **options)
-        self._heard: dict[int, tuple[int, float]] = {}
-        self._over = Event()
-        self._heart = Thread(target=self._beat, daemon=True)
-        self._heart.start()
+        cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not is_available()
+        self._state = PartialState(cpu=cpu, timeout=TIMEOUT)
+        self.rank = self._state.process_index
+        self.count = self._state.num_processes
+        self.first = self.rank == 0
 
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that reads, merges and prints."""
-        return self.rank == 0
-
-    def share(self, make: Callable[[], object]) -> object:
-        """What the first process makes, for all of them; it must be such as JSON can hold.
+    def broadcast(self, make: Callable[[], object]) -> object:
+        """Call `make` in the first process; return its result, which must be picklable, in all of them.
 
         Raises:
-            RankError: making it failed. In the first process: what it failed with.
+            StoppedError: another process has stopped, or `make` failed in the first process, which raises its error.
         """
-        self._round += 1
+        from accelerate.utils import broadcast_object_list
+
+        result, error = None, None
         if self.first:
-            with self.failing():
-                told = json.dumps(make())
-            self._ask(lambda store: store.set(f"{self._round}/told", told))
-        else:
-            self.wait(lambda: self._ask(lambda store: store.check([f"{self._round}/told"])))
-        return json.loads(self._ask(lambda store: store.get(f"{self._round}/told")))
+            try:
+                result = make()
+            except Exception as raised:
+                error = raised
+        message = [result, error is not None]
+        self._together(lambda: broadcast_object_list(message))
+        if error:
+            raise error
+        result, failed = message
+        if failed:
+            raise StoppedError("the first process has stopped")
+        return result
 
-    def draw(self) -> int:
-        """A number, counted from 0, that no other process has drawn since the last ``share``."""
-        return self.add("drawn") - 1
+    def wait(self) -> None:
+        """Return when all processes have come here. Raises StoppedError: one of them has stopped."""
+        self._together(self._state.wait_for_everyone)
 
-    def add(self, name: str, amount: int = 1) -> int:
-        """Count something that all processes count since the last ``share``; returns the sum."""
-        self._check()
-        return self._ask(lambda store: store.add(f"{self._round}/{name}", amount))
+    def shutdown(self) -> None:
+        """Take leave of the other processes, at the end of a command that succeeded."""
+        self._state.destroy_process_group()
 
-    def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Until something is so, however long the others take.
-
-        Raises:
-            RankError: another process has failed, or gives no sign of life any more.
-        """
-        next_look = 0.0
-        while not ready():
-            meanwhile()
-            self._check()
-            if time.monotonic() > next_look:
-                self._listen()
-                next_look = time.monotonic() + BEAT
-            time.sleep(0.02)
-
-    @contextmanager
-    def failing(self) -> Iterator[None]:
-        """An error inside is told to the other processes, which then stop too."""
+    def _together(self, operation: Callable[[], object]) -> None:
         try:
-            yield
-        except RankError:
-            raise
-        except BaseException as error:
-            sentence = f"process {self.rank} has stopped: {error or type(error).__name__}"
-            self._ask(lambda store: store.set("failed", sentence))
-            raise
-
-    def leave(self) -> None:
-        """At the end: the first process keeps the counter until nobody needs it any more."""
-        self._over.set()
-        self._heart.join()  # a thread that is still asking as the interpreter ends would bring it down
-        with suppress(RankError):  # who leaves last may find the door open
-            self._ask(lambda store: store.add("left", 1))
-        if self.first:
-            deadline = time.monotonic() + 10  # one that was killed never says so
-            while self._ask(lambda store: store.add("left", 0)) < self.count and time.monotonic() < deadline:
-                time.sleep(0.02)
-
-    def _beat(self) -> None:
-        with suppress(RankError):
-            while not self._over.wait(BEAT):
-                self._ask(lambda store: store.add(f"alive/{self.rank}", 1))
-
-    def _listen(self) -> None:
-        """Launchers stop all processes with the first that dies. Where there was none, nobody tells."""
-        now = time.monotonic()
-        for rank in range(self.count):
-            beats = self._ask(lambda store, rank=rank: store.add(f"alive/{rank}", 0))
-            if self._heard.get(rank, (None, 0))[0] != beats:
-                self._heard[rank] = (beats, now)
-            elif now - self._heard[rank][1] > SILENT:
-                silent = f"process {rank} has given no sign of life for {SILENT} seconds"
-                raise RankError(f"{silent}; all rows are kept: give the same command again, and it goes on")
-
-    def _check(self) -> None:
-        if self._ask(lambda store: store.check(["failed"])):
-            raise RankError(self._ask(lambda store: store.get("failed")).decode())
-
-    def _ask(self, question: Callable):
-        try:
-            return question(self._store)
-        except RuntimeError as error:  # torch's errors of connection are of this kind
-            raise RankError("the first process is gone; give the same command again, and it goes on") from error
+            operation()
+        except RuntimeError as error:  # a lost connection
+            text = "another process has stopped; all rows are kept: give the same command again to continue"
+            raise StoppedError(text) from error
 
 
-def join() -> Ranks | None:
-    """The processes that this one was started with by ``accelerate launch`` or ``torchrun``; None: it is alone."""
-    return Ranks() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+def join() -> Processes | None:
+    """Return the processes that ``accelerate launch`` or ``torchrun`` started with this one; None if it is single."""
+    return Processes() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+
+
+def is_first() -> bool:
+    """Return whether this is the process that prints, without joining the others."""
+    return int(os.environ.get("RANK", 0)) == 0

@@ -1,4 +1,4 @@
-"""A run, and its rows: everything that decides a result, and the result of one image."""
+"""A run, which is everything that decides a result, and a row, which is the result of one image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dtta.methods import online
 
 Cell = tuple[str, int, int]  # shift, severity, the image's number
-AFTER = "after "  # before a shift's name: a clean image, answered by the weights that the shift has left
+AFTER = "after "  # before a shift's name: a clean image, predicted with the parameters at the end of that shift
 STREAMS = ("apart", "changing")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -22,17 +22,18 @@ class Run:
         method, settings: see ``dtta.methods.build``.
         split: which images; "validation" to choose settings, "test" to report.
         seed: of the shifts' and of the method's randomness.
-        batch: how many images of a shift the method is given at once, in the order given; the last batch may be
-            smaller. What it answers for one of them may then depend on the others.
-        stream: what an online method goes through: "apart": each shift for itself, with the original weights at its
-            start; "changing": one shift after the other, in an order drawn by the seed.
+        batch: how many images of a shift the method receives at once, in the order given; the last batch may be
+            smaller. The outputs of one batch may depend on each other.
+        stream: what an online method goes through: "apart": each shift on its own, from the original parameters;
+            "changing": one shift after the other, in an order drawn by the seed.
         by_class: the images of a shift come sorted by their label.
-        forgetting_images: after each shift of a stream this many clean images, the last of the split, are answered
-            with the weights as they are by then and without adapting; their rows stand under "after <shift>".
+        forgetting_images: after each shift of a stream this many clean images, the last of the split, are predicted
+            with the current parameters, without adapting; their rows have the shift "after <shift>".
         precision: in which the diffusion model computes (see ``dtta.core.precision``).
+        as_released: load network and diffusion model the way the authors' released code has them.
 
     Raises:
-        ValueError: a batch below 1, an unknown stream or precision, or a negative number of images to recall.
+        ValueError: a batch below 1, an unknown stream or precision, or a negative number of forgetting images.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Run:
     by_class: bool = False
     forgetting_images: int = 0
     precision: str = "float32"
+    as_released: bool = False
 
     def __post_init__(self):
         if not isinstance(self.batch, int) or self.batch < 1:
@@ -61,7 +63,7 @@ class Run:
 
     @property
     def online(self) -> bool:
-        """Whether weights are carried along a stream."""
+        """Whether parameters are carried along a stream."""
         return online(self.method, self.settings)
 
     @property
@@ -72,9 +74,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one shift: its score, the seconds it took (in a batch, its share), and the metrics' sums.
+    """One image under one shift: its score, its seconds (its share of a batch), and the metrics' sums.
 
-    The seed is the run's, where rows of several are kept together.
+    The seed is the run's, where rows of several runs are stored together.
     """
 
     shift: str
@@ -87,19 +89,19 @@ class Row:
 
     @property
     def key(self) -> tuple[str, int, int, int]:
-        """What two rows share that may be compared."""
+        """What two rows must have in common to be compared."""
         return self.shift, self.severity, self.index, self.seed
 
     @property
     def cell(self) -> Cell:
-        """Where it stands in its run."""
+        """What identifies the row in its run."""
         return self.shift, self.severity, self.index
 
 
 def spread(shifts: Sequence[str], count: int, total: int) -> dict[str, list[int]]:
-    """`count` images for each shift out of the first `total`, each shift starting at another place.
+    """Return `count` image numbers below `total` for each shift, which start at another place for each shift.
 
-    So many different images are seen without each of them under every shift.
+    This covers many different images without evaluating each of them under every shift.
     """
     start = {shift: k * total // len(shifts) for k, shift in enumerate(shifts)}
     return {shift: [(start[shift] + i) % total for i in range(count)] for shift in shifts}

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dtta.core.problem import Metric
 from dtta.evaluation.run import Row
+
+if TYPE_CHECKING:
+    from dtta.core.problem import Metric
 
 
 def paired_gain(
     before: list[Row], after: list[Row], metric: Metric | None = None, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, float]:
-    """The gain on the same images, with its 95% paired bootstrap interval.
+    """Return the gain on the same images, with its 95% paired bootstrap interval.
 
-    An image that stands under several shifts or seeds is one image: images are resampled, with all their rows.
+    An image with rows of several shifts or seeds counts as one image: images are resampled, with all their rows.
 
     Args:
         metric: one of the problem's, computed for each shift from the sums of its images, then averaged over
@@ -26,7 +29,7 @@ def paired_gain(
         "before", "after", "gain", "low", "high" (in the metric's unit) and "images", the number of rows compared.
 
     Raises:
-        ValueError: the two lists are not about the same images, in the same order.
+        ValueError: the two lists are not of the same images, in the same order.
     """
     keys = [[r.key for r in rows] for rows in (before, after)]
     if keys[0] != keys[1] or not before:
@@ -41,7 +44,7 @@ def paired_gain(
     weight = np.concatenate([np.ones((1, len(images)), dtype=int), draws])  # the first row: the images as they are
     a, b = (value(rows, metric, images, weight) for rows in (before, after))
     gains = (b - a)[1:]
-    gains = gains[~np.isnan(gains)]  # a resample may hold nothing that the metric is about
+    gains = gains[~np.isnan(gains)]  # a resample may contain nothing that the metric measures
     low, high = np.percentile(gains, [2.5, 97.5]).tolist() if len(gains) else (np.nan, np.nan)
     before_, after_ = float(a[0]), float(b[0])
     return dict(before=before_, after=after_, gain=after_ - before_, low=low, high=high, images=len(before))
@@ -50,7 +53,7 @@ def paired_gain(
 def value(
     rows: list[Row], metric: Metric, images: np.ndarray | None = None, weight: np.ndarray | None = None
 ) -> np.ndarray:
-    """A metric of each shift, from the totals of its images' sums, averaged over shifts.
+    """Return a metric of each shift, from the totals of its images' sums, averaged over shifts.
 
     Args:
         images, weight: R weightings (R, n) of the images with these numbers (n,); None: each once.
@@ -68,28 +71,28 @@ def value(
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         # a resample may leave a shift without images: its value is NaN, and the mean is over the other shifts
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        for found in by_shift.values():
-            names = list(found[0].sums)
-            table = np.array([[*(row.sums[name] for name in names), 1] for row in found])
-            own = weight[:, [place[row.index] for row in found]]  # a shift may hold few of the images
-            values.append(metric(dict(zip([*names, "images"], (own @ table).T, strict=True))))
+        for group in by_shift.values():
+            names = list(group[0].sums)
+            table = np.array([[*(row.sums[name] for name in names), 1] for row in group])
+            weight_of_rows = weight[:, [place[row.index] for row in group]]  # a shift may have few of the images
+            values.append(metric(dict(zip([*names, "images"], (weight_of_rows @ table).T, strict=True))))
         return np.nanmean(values, axis=0)
 
 
 def bootstrap_interval(
     values: Sequence[float], groups: Sequence[int] | None = None, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of the mean of `values` (n,).
+    """Return the 95% percentile bootstrap interval of the mean of `values` (n,).
 
     Args:
-        groups: of which image each value is, if an image has several; groups are resampled whole.
+        groups: the image of each value, if an image has several values; groups are resampled whole.
     """
     rng = np.random.default_rng(seed)
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     group = np.unique(groups, return_inverse=True)[1]
     sums, counts = np.bincount(group, weights=np.asarray(values, dtype=float)), np.bincount(group)
     means = []
-    for _ in range(-(-resamples // 500)):  # in portions, to spare memory
+    for _ in range(-(-resamples // 500)):  # in portions, to save memory
         pick = rng.integers(len(sums), size=(500, len(sums)))
         means.append(sums[pick].sum(axis=1) / counts[pick].sum(axis=1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])

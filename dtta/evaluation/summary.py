@@ -1,8 +1,8 @@
-"""What an evaluation comes to, as a small file beside its rows, and the table that such files make together.
+"""The result of an evaluation as a small file next to its rows, and the table of all such files.
 
 dtta evaluate --shift all --out rows                  writes rows/digits-diffusion-tta-test.summary.json
 dtta report rows                                      the table of all summaries in the folder
-dtta report rows more --format markdown               of several folders, to be pasted into a page
+dtta report rows more --format markdown               of several folders, to paste into a page
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from dtta.core.problem import Metric
 from dtta.evaluation.run import Row, Run
 from dtta.evaluation.statistics import paired_gain
+
+if TYPE_CHECKING:
+    from dtta.core.problem import Metric
 
 FORMATS = ("text", "markdown", "csv")
 ENDING = ".summary.json"
@@ -30,16 +31,16 @@ LIBRARIES = ("torch", "diffusers", "transformers", "timm")
 
 @dataclass(frozen=True)
 class Summary:
-    """A run against no adaptation, shift by shift.
+    """A run compared with no adaptation, shift by shift.
 
     Args:
         run: what was run.
-        metric: what the numbers are, in its unit.
+        metric: of which the numbers are values, in its unit.
         severity: of the shifts.
-        gains: for each shift, and "mean" if there are several, what ``paired_gain`` says.
+        gains: for each shift, and "mean" if there are several, the result of ``paired_gain``.
         seconds: for each image and process.
         about: device, versions and commit.
-        preset: the name under which the run was asked for, if it had one.
+        preset: the name of the paper's cell, if the run is one.
     """
 
     run: Run
@@ -59,10 +60,10 @@ def of_rows(
     name: str = "",
     preset: str | None = None,
 ) -> Summary:
-    """The summary of a run's rows and of those without adaptation, on the same images.
+    """Return the summary of a run's rows and of those without adaptation, on the same images.
 
     Raises:
-        ValueError: the two are not about the same images.
+        ValueError: the two are not of the same images.
     """
     shifts = list(dict.fromkeys(r.shift for r in after))
     parts = {shift: [[r for r in rows if r.shift == shift] for rows in (before, after)] for shift in shifts}
@@ -79,22 +80,24 @@ def _plain(gain: dict[str, float]) -> dict[str, float]:
 
 @cache
 def about_here() -> dict[str, str]:
-    """The device, the libraries' versions and the commit, as far as they can be found out."""
-    found = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
-    found |= {name: version(name) for name in ("dtta", *LIBRARIES)}
+    """Return the device, the libraries' versions and the commit, as far as they are available."""
+    import torch  # not at the top: ``dtta report`` needs none of it
+
+    about = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
+    about |= {name: version(name) for name in ("dtta", *LIBRARIES)}
     root = Path(__file__).parents[2]
-    if (root / ".git").exists():  # a checkout, not an installed package that lies in another project's
+    if (root / ".git").exists():  # a checkout of this project, not an installed package inside another one
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
         try:
             done = subprocess.run(git, capture_output=True, text=True, check=False)
         except OSError:
-            return found
-        found["commit"] = done.stdout.strip() or "unknown"
-    return found
+            return about
+        about["commit"] = done.stdout.strip() or "unknown"
+    return about
 
 
 def write(summary: Summary, path: Path) -> Path:
-    """Write it beside the rows in `path`; returns where."""
+    """Write a summary next to the rows in `path`; return its path."""
     target = path.with_name(path.stem + ENDING)
     temporary = target.with_suffix(".part")
     temporary.write_text(json.dumps(asdict(summary), indent=1) + "\n")
@@ -103,48 +106,48 @@ def write(summary: Summary, path: Path) -> Path:
 
 
 def read(folder: Path) -> list[Summary]:
-    """All summaries of a folder, by name.
+    """Return all summaries of a folder, sorted by name.
 
     Raises:
-        FileNotFoundError: no such folder, or none in it. ValueError: one is damaged.
+        FileNotFoundError: no such folder, or no summary in it. ValueError: one is damaged.
     """
     files = sorted(folder.rglob(f"*{ENDING}")) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"{folder} holds no summaries; make one with: dtta evaluate ... --out {folder}")
-    found = []
+    summaries = []
     for file in files:
         try:
-            told = json.loads(file.read_text())
-            found.append(Summary(**told | {"run": Run(**told["run"])}))
+            record = json.loads(file.read_text())
+            summaries.append(Summary(**record | {"run": Run(**record["run"])}))
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{file} is damaged; delete it and give the command that made it again") from error
-    return found
+    return summaries
 
 
 def by_preset(folder: Path) -> dict[str, Summary]:
-    """The summaries in a folder that belong to cells of the paper's tables, by name; none if there is no folder."""
+    """Return the summaries in a folder that are cells of the paper's tables, by name; none if there is no folder."""
     if not folder.is_dir() or not any(folder.rglob(f"*{ENDING}")):
         return {}
     return {s.preset: s for s in read(folder) if s.preset}
 
 
 def table(summaries: Iterable[Summary]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells: a line for each run and shift."""
+    """Return heads and cells, a line for each run and shift."""
     heads = ["problem", "network", "method", "shift", "metric", "before", "after", "gain", "95% interval", "images"]
     cells = []
     for s in summaries:
         for shift, g in s.gains.items():
-            named = [s.run.problem, s.run.network or "usual", s.run.method, shift.replace("_", " "), s.metric]
+            names = [s.run.problem, s.run.network or "usual", s.run.method, shift.replace("_", " "), s.metric]
             numbers = [f"{g['before']:.2f}", f"{g['after']:.2f}", f"{g['gain']:+.2f}"]
-            cells.append([*named, *numbers, f"[{g['low']:+.2f}, {g['high']:+.2f}]", str(g["images"])])
+            cells.append([*names, *numbers, f"[{g['low']:+.2f}, {g['high']:+.2f}]", str(g["images"])])
     return heads, cells
 
 
 def formatted(heads: list[str], cells: list[list[str]], kind: str = "text") -> str:
-    """A table as text for a terminal, as Markdown for a page, or as CSV.
+    """Return a table as text for a terminal, as Markdown for a page, or as CSV.
 
     Raises:
-        ValueError: another format.
+        ValueError: unknown format.
     """
     if kind not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}, not {kind!r}")
@@ -157,8 +160,3 @@ def formatted(heads: list[str], cells: list[list[str]], kind: str = "text") -> s
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (heads, *cells))
-
-
-def report(options) -> None:
-    """The command ``dtta report``."""
-    print(formatted(*table(s for folder in options.folders for s in read(folder)), options.format))

@@ -11,9 +11,6 @@ commands; what neither states is told in `open`. Any option given besides overru
 from __future__ import annotations
 
 import csv
-import os
-from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -277,9 +274,6 @@ def published(table: str, path: Path = PUBLISHED) -> dict[str, dict[str, float]]
     return told
 
 
-# --- on the command line ------------------------------------------------------------------------------
-
-
 def get(name: str) -> Preset:
     """A cell by name. Raises ValueError if there is none, with those whose names are near."""
     if name in presets():
@@ -289,44 +283,3 @@ def get(name: str) -> Preset:
     near = get_close_matches(name, presets(), n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise ValueError(f"there is no preset {name!r}; {hint}--preset list shows all")
-
-
-def listing() -> str:
-    """All cells, one a line: name, the paper's number, what it leaves open; then what is left out and why."""
-    lines = [f"{'preset':44} {'before':>7} {'paper':>6}   what the paper leaves open"]
-    for preset in presets().values():
-        before = "" if preset.before is None else f"{preset.before:.1f}"
-        lines.append(f"{preset.name:44} {before:>7} {preset.paper:6.1f}   {preset.open}".rstrip())
-    return "\n".join([*lines, "", *(f"not to be had: {what}: {why}" for what, why in LEFT_OUT.items())])
-
-
-def apply(options: Namespace) -> Preset:
-    """Put a preset's values wherever the command line has none of its own. Options that are None were not given."""
-    preset = get(options.preset)
-    for key in ("problem", "network", "diffusion", "method", "shift", "severity", "images", "metric", "batch"):
-        if getattr(options, key) is None:
-            setattr(options, key, getattr(preset, key))
-    if options.method == preset.method:
-        options.set = [*(f"{key}={str(value).lower()}" for key, value in preset.settings.items()), *options.set]
-    return preset
-
-
-def before(command: Callable[[Namespace], None], **usual) -> Callable[[Namespace], None]:
-    """The command, with what a preset says put into its options first; `usual`: what holds without one."""
-
-    def run(options: Namespace) -> None:
-        if options.preset == "list":
-            print(listing())
-            return
-        preset = apply(options) if options.preset else None
-        for key, value in usual.items():
-            if getattr(options, key) is None:
-                setattr(options, key, value)
-        command(options)
-        if preset and int(os.environ.get("RANK", 0)) == 0:  # of several processes the first one tells
-            without = "" if preset.before is None else f", without adaptation {preset.before:.1f}"
-            print(f"the paper's {preset.name}: {preset.paper:.1f}{without}")
-            if preset.open:
-                print(f"not stated there: {preset.open}")
-
-    return run

@@ -24,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dtta.evaluation import journal
-from dtta.evaluation.distributed import Ranks
+from dtta.evaluation.distributed import Processes
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Row, Run
 from dtta.evaluation.statistics import paired_gain
@@ -41,7 +41,7 @@ def make(
     only: Iterable[str] | None = None,
     rows: Path = Path("runs/tables"),
     out: Path = stored.FOLDER,
-    ranks: Ranks | None = None,
+    processes: Processes | None = None,
     compile: bool = False,
 ) -> list[str]:
     """Choose settings on validation images, run the table on test images, and store both.
@@ -53,7 +53,7 @@ def make(
         rows: where single rows are kept, so that a run that was stopped goes on; to make one again, delete its file.
             Rows made under other settings stay beside the new ones, under a name that says so.
         out: where the finished table is stored.
-        ranks: the processes that share each run, instead of `workers`; see ``dtta.evaluation.distributed.join``.
+        processes: the processes that share each run, instead of `workers`; see ``dtta.evaluation.distributed.join``.
         compile: compile the diffusion models' blocks (see ``dtta.core.precision``).
 
     Returns:
@@ -69,13 +69,13 @@ def make(
     wanted = _with_those_before(table, only)
     again, kept = (wanted, {}) if only is None else (set(only), _as_stored(table, out))
     left = list(table.entries)
-    with at_work(workers, ranks, compile) as work:
+    with at_work(workers, processes, compile) as work:
 
         def do(jobs: list[Job], text: str) -> list[list[Row]]:
-            if ranks is None:
+            if processes is None:
                 _set_aside(jobs)
             else:
-                ranks.share(lambda: _set_aside(jobs))
+                processes.broadcast(lambda: _set_aside(jobs))
             return work(jobs, text) if jobs else []
 
         # All choices first: they need no test images, and the cores then wait for each other once, at the end.
@@ -110,7 +110,7 @@ def make(
         return missing
     if kept:  # what those took that were not made again
         seconds = before | seconds
-    if ranks is None or ranks.first:
+    if processes is None or processes.first:
         whole = {name: (runs[name], found[name]) for name in table.entries}
         took = {name: round(seconds.get(name, 0), 1) for name in table.entries}
         _save(table, whole, [row for name in table.entries for row in tried.get(name, [])], took, out)
@@ -151,25 +151,25 @@ Job = tuple[Run, list[tuple[str, int]], dict[str, list[int]], Path]
 
 @contextmanager
 def at_work(
-    workers: int, ranks: Ranks | None = None, compile: bool = False
+    workers: int, processes: Processes | None = None, compile: bool = False
 ) -> Iterator[Callable[[list[Job], str], list[list[Row]]]]:
     """A function that does evaluations, side by side in so many processes of one thread; 1: here.
 
-    The processes stay until the end: starting one takes longer than many an evaluation. With `ranks` it does one
+    The processes stay until the end: starting one takes longer than many an evaluation. With `processes` it does one
     evaluation after the other, each shared by all of them.
     """
-    if workers <= 1 or ranks:
-        quiet = {"disable": True} if ranks and not ranks.first else {}
-        yield lambda jobs, text: [_do(job, ranks, compile) for job in tqdm(jobs, text, unit="run", **quiet)]
+    if workers <= 1 or processes:
+        quiet = {"disable": True} if processes and not processes.first else {}
+        yield lambda jobs, text: [_do(job, processes, compile) for job in tqdm(jobs, text, unit="run", **quiet)]
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         yield lambda jobs, text: list(tqdm(pool.map(partial(_do, compile=compile), jobs), text, len(jobs), unit="run"))
 
 
-def _do(job: Job, ranks: Ranks | None = None, compile: bool = False) -> list[Row]:
+def _do(job: Job, processes: Processes | None = None, compile: bool = False) -> list[Row]:
     try:
-        return evaluate(*job, progress=False, ranks=ranks, compile=compile)
+        return evaluate(*job, progress=False, processes=processes, compile=compile)
     except FloatingPointError as error:  # which of hundreds of runs it was; what the others have done stays
         raise FloatingPointError(f"{job[-1].stem}: {error}, or take it out of the table") from error
 

@@ -1,4 +1,4 @@
-"""What one call costs in arithmetic: a number that is the same on every machine."""
+"""The floating-point operations of one call: a number that is the same on every machine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def operations(method: nn.Module, image: Tensor, generator: torch.Generator | None = None) -> float:
-    """Floating-point operations for each image of one call: adaptation, if there is any, and answer.
+    """Return the floating-point operations for each image of one call: adaptation, if any, and prediction.
 
-    Convolutions, matrix products and attention are counted, forward and backward, a multiply-add as two. What is
-    small beside them (norms, activations, the optimizer) is not.
+    Counts convolutions, matrix products and attention, forward and backward, a multiply-add as two; not what is small
+    in comparison (norms, activations, the optimizer).
 
     Args:
         method: any of ``dtta.methods``. image: (N, C, H, W) in [0, 1].

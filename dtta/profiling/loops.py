@@ -1,20 +1,15 @@
-"""How fast is one image: the fast loop against the naive one, and both against arithmetic.
+"""The time of adapting to one image: the fast loop compared with the naive one, and both with the arithmetic alone.
 
-    dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json     the published sizes, on a GPU
-    dtta bench --case dit-toy --steps 1 --samples 8                                  the same in small, anywhere
-
-The *floor* is the time this machine would need if it did nothing but the multiplications of the fast loop, at the speed
-of a large matrix product in the same precision, measured in the same run. The naive loop is float32, and runs the task
-network forward and backward again for each micro-batch.
+The *floor* is the time this machine would need for only the multiplications of the fast loop, at the speed of a large
+matrix product in the same precision, measured in the same run. The naive loop is float32, and runs the task network
+forward and backward again for each micro-batch.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,19 +23,19 @@ from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
 
-LONG = 10.0  # seconds; what takes longer is timed once
+LONG = 10.0  # seconds; longer runs are timed once
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One image by both loops, and what they are to be judged against.
+    """One image by both loops, and what they are compared with.
 
     Args:
         naive, fast: seconds.
-        floor: seconds that the arithmetic of the fast loop takes.
+        floor: seconds of the fast loop's arithmetic.
         evaluations: of the diffusion model: steps x samples.
-        cosine, difference: of the first step's gradient to the naive float32 one; the difference is relative.
-        naive_memory, memory: GiB at the most, on a GPU; elsewhere None.
+        cosine, difference: between the first step's gradient and the naive float32 one; the difference is relative.
+        naive_memory, memory: peak in GiB on a GPU; elsewhere None.
         micro_batch: pairs in one pass of the fast loop.
     """
 
@@ -57,8 +52,8 @@ class Timing:
 
     def __str__(self) -> str:
         def line(name: str, seconds: float, memory: float | None) -> str:
-            held = "" if memory is None else f"   {memory:6.1f} GiB"
-            return f"{name:11} {1e3 * seconds:9.1f} ms   {self.evaluations / seconds:7.0f} evaluations/s{held}\n"
+            peak = "" if memory is None else f"   {memory:6.1f} GiB"
+            return f"{name:11} {1e3 * seconds:9.1f} ms   {self.evaluations / seconds:7.0f} evaluations/s{peak}\n"
 
         return (
             line("naive loop", self.naive, self.naive_memory)
@@ -73,7 +68,7 @@ def naive_backward(
     model: nn.Module, diffusion: Diffusion, condition: nn.Module,
     x: Tensor, z0: Tensor, t: Tensor, noise: Tensor, micro_batch: int,
 ) -> None:  # fmt: skip
-    """∂L/∂θ the obvious way: every micro-batch runs the task network forward and backward again."""
+    """Compute ∂L/∂θ naively: every micro-batch runs the task network forward and backward again."""
     N, B = t.shape
     for pair in torch.arange(N * B, device=x.device).split(micro_batch):
         c = condition(model(x))
@@ -82,7 +77,7 @@ def naive_backward(
 
 
 def fast_backward(tta: DiffusionTTA, x: Tensor, z0: Tensor, t: Tensor, noise: Tensor) -> None:
-    """∂L/∂θ as Algorithm 1 takes it here: the task network once, one backward through it."""
+    """Compute ∂L/∂θ as ``DiffusionTTA`` does: one forward and one backward pass through the task network."""
     c = tta.condition(tta.model(x))
     _, c_grad = tta.feedback(z0, t, noise, c)
     c.backward(c_grad)
@@ -105,9 +100,9 @@ def bench(
     Args:
         problem: its diffusion model ends up in the given precision.
         micro_batch: pairs in one pass of the naive loop.
-        fast_micro_batch: of the fast one; None: all at once, or as many as fit.
-        repeats: the fastest of so many counts; what takes longer than ten seconds is timed once.
-        joint: φ moves too.
+        fast_micro_batch: of the fast loop; None: all at once, or as many as fit.
+        repeats: the fastest of this many runs counts; runs of more than ten seconds are timed once.
+        joint: adapt φ too.
         precision, compile: of the fast loop; see ``dtta.core.precision.prepare``.
     """
     if min(samples, micro_batch, repeats, steps) < 1:
@@ -133,24 +128,24 @@ def bench(
         z0 = diffusion.encode(x)
         tta.optimizer.zero_grad(set_to_none=True)
         backward(z0, *drawn(z0))
-        found = [p.grad.flatten().float().cpu() for p in weights if p.grad is not None]
+        gradients = [p.grad.flatten().float().cpu() for p in weights if p.grad is not None]
         tta.optimizer.zero_grad(set_to_none=True)
-        return torch.cat(found)
+        return torch.cat(gradients)
 
     with gradients_only_for(weights, *parts):
         truth = gradient(lambda *drawn: naive_backward(*parts, x, *drawn, micro_batch))
         naive_seconds, naive_memory = _best(naive, repeats, tta.reset)
-    prepare(tta, diffusion, precision, compile, fit=False)
+    prepare(tta, diffusion, precision, compile)
     with gradients_only_for(weights, *parts), FlopCounterMode(display=False) as counter:
-        found = gradient(lambda *drawn: fast_backward(tta, x, *drawn))
+        fast = gradient(lambda *drawn: fast_backward(tta, x, *drawn))
     fast_seconds, memory = _best(lambda: tta(x, torch.Generator().manual_seed(seed)), repeats, lambda: None)
     return Timing(
         naive_seconds,
         fast_seconds,
         steps * counter.get_total_flops() / matmul_rate(x.device, precision),
         steps * samples,
-        torch.cosine_similarity(truth, found, dim=0).item(),
-        ((truth - found).norm() / truth.norm()).item(),
+        torch.cosine_similarity(truth, fast, dim=0).item(),
+        ((truth - fast).norm() / truth.norm()).item(),
         naive_memory,
         memory,
         tta.micro_batch or samples,
@@ -161,42 +156,18 @@ def bench(
 def matmul_rate(
     device: torch.device | str = "cpu", precision: str = "float32", size: int | None = None, repeats: int = 5
 ) -> float:
-    """Floating-point operations per second of a square matrix product, at its best.
+    """Return the highest rate of a square matrix product, in floating-point operations per second.
 
     Args:
-        size: of its side; None: large enough to fill the device.
+        size: of a side; None: large enough to fill the device.
     """
     size = size or (8192 if torch.device(device).type == "cuda" else 1024)
     a = torch.randn(size, size, device=device, dtype=DTYPES[precision])
     return 2 * size**3 / min(_seconds(lambda: a @ a) for _ in range(repeats + 1))
 
 
-def cases(options) -> None:
-    """The command ``dtta bench --case``: each case is printed, and kept in a file as soon as it is there."""
-    from dtta.core.precision import native
-    from dtta.evaluation.summary import about_here
-    from dtta.profiling.networks import random_problem
-
-    found, samples = [], 180 if options.samples is None else options.samples
-    for case in options.case:
-        problem = random_problem(case.removesuffix("-joint"))
-        device = next(problem.model.parameters()).device
-        precision = native(device) if options.precision == "auto" else options.precision
-        timing = bench(
-            problem, samples, options.micro_batch, repeats=3, steps=options.steps,
-            joint=case.endswith("-joint"), precision=precision, compile=options.compile,
-        )  # fmt: skip
-        print(
-            f"{case}: {options.steps} steps of {options.samples or 180} pairs, {precision}, random weights\n{timing}\n"
-        )
-        found.append({"case": case, "steps": options.steps} | asdict(timing) | about_here())
-        if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
-
-
 def _best(work: Callable[[], object], repeats: int, after: Callable[[], object]) -> tuple[float, float | None]:
-    """The fastest time, and on a GPU the most memory in GiB."""
+    """Return the fastest time, and on a GPU the peak memory in GiB."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.empty_cache()

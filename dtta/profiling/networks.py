@@ -1,4 +1,4 @@
-"""The published networks in their published sizes, with random weights, which do for measuring speed.
+"""Networks of published sizes with random weights, which suffice for measuring speed.
 
 Nothing is downloaded. The configurations are those of the checkpoints: ``facebook/DiT-XL-2-256`` and ``-512``, the UNet
 of Stable Diffusion 1.5, the autoencoder of both, and as task networks the paper's ConvNeXt-Tiny and ViT-B/32. The
@@ -35,7 +35,7 @@ _SD = dict(
 _TOY = dict(num_attention_heads=2, attention_head_dim=8, num_layers=2, num_embeds_ada_norm=10)
 
 # name -> the diffusion network, the autoencoder, the task network, how many classes
-# Groups of a group norm hold several numbers each, also in small: of one, it would keep nothing but rounding.
+# Each group of a group norm has several numbers, also in the toys: one number alone would be normalised to zero.
 NETWORKS: dict[str, tuple[dict, dict, str, int]] = {
     "dit-256": (_DIT | dict(sample_size=32), _VAE, "convnext_tiny", 1000),
     "dit-512": (_DIT | dict(sample_size=64), _VAE, "convnext_tiny", 1000),
@@ -62,7 +62,7 @@ TOKENS = 77  # of a sentence, in Stable Diffusion
 
 
 def random_problem(name: str, seed: int = 0) -> Problem:
-    """A problem of these networks with random weights and one random image, on the GPU if there is one.
+    """Return a problem of these networks with random weights and one random image, on the GPU if there is one.
 
     Raises:
         ValueError: unknown name.
@@ -76,9 +76,8 @@ def random_problem(name: str, seed: int = 0) -> Problem:
         diffusion = _diffusion(name, shape, AutoencoderKL(**autoencoder)).to(device)
         model = timm.create_model(classifier, pretrained=False, num_classes=classes).to(device)
         if name.startswith("sd"):
-            width = shape[
-                "cross_attention_dim"
-            ]  # a sentence's tokens share its sense, or attention would average it out
+            width = shape["cross_attention_dim"]
+            # the tokens of a sentence share a component, or attention would average the class out
             embeddings = (torch.randn(classes, 1, width) + torch.randn(classes, TOKENS, width) / 2).to(device)
         else:
             embeddings = None  # the diffusion model's own
@@ -101,12 +100,12 @@ def random_problem(name: str, seed: int = 0) -> Problem:
 
 
 def operations(name: str, joint: bool = False) -> float:
-    """Floating-point operations of one evaluation of the diffusion model and the way back to the condition.
+    """Return the floating-point operations of one evaluation of the diffusion model and its gradient at the condition.
 
-    Counted on tensors without content, so that no GPU and no memory is needed; a multiply-add counts as two.
+    Counted on meta tensors, so that no GPU and no memory is needed; a multiply-add counts as two.
 
     Args:
-        joint: back to φ too.
+        joint: the gradient at φ too.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown networks {name!r}; choose from {', '.join(NETWORKS)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import json
 import re
 import subprocess
 import sys
@@ -15,9 +15,8 @@ import tiny
 import torch
 from PIL import Image
 
-from dtta import cli
 from dtta.cli import main
-from dtta.evaluation import evaluate as evaluation
+from dtta.cli.adapt import read_image
 from dtta.pages import figures
 
 matplotlib.use("Agg")
@@ -44,6 +43,22 @@ def test_adapt_prints_both_beliefs_and_draws_them(tmp_path, capsys):
         assert figure.width > 600
 
 
+def test_the_seed_of_adapt_decides_noise_and_shift(tmp_path, capsys):
+    """On a file it seeds the pairs (t, noise); without adaptation it seeds the shift."""
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+
+    def printed(seed: int, *arguments: str) -> list[str]:
+        assert main(["adapt", *arguments, "--seed", str(seed), "--out", str(tmp_path / "out")]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "%" in line]
+
+    file = [str(tmp_path / "a.png"), *QUICK, "--set", "lr=1"]
+    shifted = ["--index", "3", "--shift", "gaussian_noise", "--severity", "5", "--method", "none"]
+    for arguments in (file, shifted):
+        first, again, other = (printed(seed, *arguments) for seed in (0, 0, 1))
+        assert first == again
+        assert first != other
+
+
 def test_adapt_takes_files_and_folders(tmp_path, capsys):
     for i in range(2):
         pixels = torch.randint(0, 255, (20, 20), dtype=torch.uint8).numpy()
@@ -58,7 +73,7 @@ def test_an_image_goes_where_the_models_are(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     problem = tiny.problem()
     problem.model.to("meta")
-    assert cli.read_image(tmp_path / "a.png", problem).device.type == "meta"
+    assert read_image(tmp_path / "a.png", problem).device.type == "meta"
 
 
 def test_adapt_with_every_method(tmp_path):
@@ -127,26 +142,30 @@ def test_the_main_metric_may_be_named(capsys):
 # --- a number, or several, for each pixel --------------------------------------------------------------
 
 
-@pytest.fixture
-def dense(monkeypatch):
-    """Segmentation and depth in small, as the problems "tiny-segmentation" and "tiny-depth"."""
-
-    def load(name, network=None, diffusion=None, classes=None):
-        return tiny.dense_problem(name.removeprefix("tiny-"))
-
-    monkeypatch.setattr(cli, "load", load)
-    monkeypatch.setattr(evaluation, "load", load)
+@pytest.fixture(autouse=True)
+def close_figures():
     yield
     plt.close("all")
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
-def test_adapt_tells_of_maps_and_their_metrics(dense, tmp_path, capsys, task):
+def test_adapt_prints_maps_and_their_metrics(tmp_path, capsys, task):
     problem = tiny.dense_problem(task)
     x, truth = problem.image(3, "fog")
     with torch.no_grad():
         before = problem.model(x)
-    command = ["adapt", "--problem", f"tiny-{task}", "--index", "3", "--shift", "fog", "--out", str(tmp_path), *QUICK]
+    command = [
+        "adapt",
+        "--problem",
+        f"tiny_problems:{task}",
+        "--index",
+        "3",
+        "--shift",
+        "fog",
+        "--out",
+        str(tmp_path),
+        *QUICK,
+    ]
     assert main(command) == 0
     printed = capsys.readouterr().out
     table = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if line.startswith(" ")}
@@ -154,20 +173,23 @@ def test_adapt_tells_of_maps_and_their_metrics(dense, tmp_path, capsys, task):
     for name in list(problem.metrics)[:4]:
         assert float(table[name][0]) == pytest.approx(problem.metrics[name](sums), abs=0.006, nan_ok=True)
     if task == "depth":
-        told = [float(table[name][0]) for name in ("nearest", "mean", "furthest")]
-        assert told == pytest.approx([f(before).item() for f in (torch.amin, torch.mean, torch.amax)], abs=0.006)
+        depths = [float(table[name][0]) for name in ("nearest", "mean", "furthest")]
+        assert depths == pytest.approx([f(before).item() for f in (torch.amin, torch.mean, torch.amax)], abs=0.006)
     else:
         for j, name in enumerate(problem.classes):
             share = (before.argmax(1) == j).float().mean().item()
             assert float(table[name][0].rstrip("%")) == pytest.approx(100 * share, abs=0.06)
-    with Image.open(tmp_path / f"tiny-{task}-3-fog-adapted.png") as figure:
+    with Image.open(tmp_path / f"tiny_problems-{task}-3-fog-adapted.png") as figure:
         assert figure.width > figure.height
 
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
-def test_adapt_to_a_picture_whose_truth_is_unknown(dense, tmp_path, capsys, task):
+def test_adapt_to_a_picture_whose_truth_is_unknown(tmp_path, capsys, task):
     Image.new("RGB", (30, 20), (200, 90, 40)).save(tmp_path / "a.png")
-    assert main(["adapt", str(tmp_path / "a.png"), "--problem", f"tiny-{task}", "--out", str(tmp_path), *QUICK]) == 0
+    assert (
+        main(["adapt", str(tmp_path / "a.png"), "--problem", f"tiny_problems:{task}", "--out", str(tmp_path), *QUICK])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "before" in printed
     assert not any(name in printed for name in tiny.dense_problem(task).metrics)
@@ -193,9 +215,9 @@ def test_what_adaptation_did_to_a_map_is_drawn(task):
 
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
 @pytest.mark.parametrize("method", ["none", "augmentation"])
-def test_evaluate_prints_every_metric(dense, capsys, tmp_path, task, method):
+def test_evaluate_prints_every_metric(capsys, tmp_path, task, method):
     problem = tiny.dense_problem(task)
-    command = ["evaluate", "--problem", f"tiny-{task}", "--shift", "fog", "--images", "3", "--workers", "1"]
+    command = ["evaluate", "--problem", f"tiny_problems:{task}", "--shift", "fog", "--images", "3", "--workers", "1"]
     assert main([*command, "--method", method, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
@@ -207,14 +229,14 @@ def test_evaluate_prints_every_metric(dense, capsys, tmp_path, task, method):
         expected = problem.metrics[problem.metric if name == "fog" else name](totals)
         assert float(line[0]) == pytest.approx(expected, abs=0.006, nan_ok=True)
     assert f"{method} against no adaptation, {problem.metric}, 3 test images" in printed
-    kept = (tmp_path / f"tiny-{task}-{method}-test.jsonl").read_text()
+    kept = (tmp_path / f"tiny_problems-{task}-{method}-test.jsonl").read_text()
     assert next(iter(each[0])) in kept
 
 
 @pytest.mark.parametrize(("task", "metric"), [("segmentation", "IoU b"), ("depth", "AbsRel")])
-def test_evaluate_shows_the_metric_that_is_asked_for(dense, capsys, task, metric):
+def test_evaluate_shows_the_metric_that_is_asked_for(capsys, task, metric):
     problem = tiny.dense_problem(task)
-    command = ["evaluate", "--problem", f"tiny-{task}", "--images", "2", "--workers", "1", "--method", "none"]
+    command = ["evaluate", "--problem", f"tiny_problems:{task}", "--images", "2", "--workers", "1", "--method", "none"]
     assert main([*command, "--shift", "all", "--metric", metric]) == 0
     printed = capsys.readouterr().out
     lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
@@ -230,10 +252,10 @@ def test_evaluate_shows_the_metric_that_is_asked_for(dense, capsys, task, metric
 
 
 @pytest.mark.parametrize(("task", "method"), [("segmentation", "ensemble"), ("depth", "tent")])
-def test_methods_of_another_task_are_refused(dense, capsys, task, method):
-    command = ["--problem", f"tiny-{task}", "--method", method]
+def test_methods_of_another_task_are_refused(capsys, task, method):
+    command = ["--problem", f"tiny_problems:{task}", "--method", method]
     for given in (["evaluate", "--images", "2"], ["adapt", "--index", "0"]):
-        assert f"{method} does not go with {task}" in refused(capsys, *given, *command)
+        assert f"{method} does not suit {task}" in refused(capsys, *given, *command)
 
 
 def test_bench_prints_ratio_and_floor(capsys):
@@ -243,6 +265,21 @@ def test_bench_prints_ratio_and_floor(capsys):
     share = float(re.search(r"floor / fast = ([\d.]+)", printed)[1])
     difference = float(re.search(r"gradients differ by (\S+)", printed)[1])
     assert ratio > 0 and share > 0 and difference < 1e-5
+
+
+def test_cases_are_printed_and_kept(tmp_path, capsys):
+    out = tmp_path / "new" / "bench.json"
+    names = ["dit-toy", "sd-toy-joint"]
+    command = ["bench", *(part for name in names for part in ("--case", name)), "--precision", "bfloat16"]
+    assert main([*command, "--steps", "1", "--samples", "24", "--micro-batch", "12", "--out", str(out)]) == 0
+    kept = json.loads(out.read_text())
+    assert [case["case"] for case in kept] == names
+    printed = capsys.readouterr().out
+    for case in kept:
+        assert f"{case['case']}: 1 steps of 24 pairs, bfloat16, random weights" in printed
+        assert case["cosine"] > 0.999 and case["evaluations"] == 24 and case["precision"] == "bfloat16"
+        assert case["torch"] and case["device"]
+    assert "unknown networks 'vgg'; choose from dit-256" in refused(capsys, "bench", "--case", "vgg")
 
 
 def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
@@ -274,10 +311,10 @@ def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
         (["adapt", "--index", "0", "--set", "steps=0"], "at least 1"),
         (["evaluate", "--shift", "rain"], "unknown shift 'rain'"),
         (["evaluate", "--shift", "all", "--severity", "0"], "severity must be"),
-        (["evaluate", "--images", "0"], "between 1 and 500"),
+        (["evaluate", "--images", "0"], "between 1 and 500, the size of the test split"),
         (["evaluate", "--split", "holdout"], "unknown split 'holdout'"),
-        (["evaluate", "--metric", "F1"], "digits has no metric 'F1'; it has accuracy alone, which needs no naming"),
-        (["evaluate", "--method", "consistency"], "consistency does not go with classification; choose from none, "),
+        (["evaluate", "--metric", "F1"], "digits has no metric 'F1'; it has only accuracy, which need not be named"),
+        (["evaluate", "--method", "consistency"], "consistency does not suit classification; choose from none, "),
         (["train", "numbers"], "unknown problem 'numbers'"),
         (["train", "digits", "--only", "vgg"], "unknown model 'vgg'"),
         (["bench", "--samples", "0"], "at least 1"),
@@ -316,7 +353,41 @@ def test_damaged_weights(tmp_path, capsys, monkeypatch):
     assert "is damaged: its checksum" in refused(capsys, "adapt", "--index", "0")
 
 
-def test_help_teaches():
-    command = [sys.executable, "-m", "dtta", "--help"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ}).stdout
-    assert "dtta adapt --index 12 --shift fog" in printed and "evaluate" in printed and "bench" in printed
+# --- what is imported ---------------------------------------------------------------------------------
+
+LIGHT = ["--help", "--version", "report ROWS", "report --help", "fetch --help", "evaluate --help", "adapt --help",
+         "evaluate --preset list", "train --help", "doctor --help", "bench --help"]  # fmt: skip
+WATCH = """
+import json, sys
+from dtta.cli import main
+for line in sys.argv[1:]:
+    try:
+        assert main(line.split()) == 0
+    except SystemExit as stop:
+        assert stop.code == 0
+    slow = {name.partition(".")[0] for name in sys.modules} & {"torch", "diffusers", "transformers", "matplotlib"}
+    print("imported by", line, sorted(slow))
+"""
+
+
+def test_commands_that_compute_nothing_import_neither_torch_nor_diffusers(tmp_path, capsys):
+    assert main(["evaluate", "--images", "2", "--method", "none", "--workers", "1", "--out", str(tmp_path)]) == 0
+    lines = [line.replace("ROWS", str(tmp_path)) for line in LIGHT]
+    done = subprocess.run([sys.executable, "-c", WATCH, *lines], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("imported by")] == [
+        f"imported by {line} []" for line in lines
+    ]
+    assert "dtta adapt --index 12 --shift fog" in done.stdout and "95% interval" in done.stdout
+
+
+def test_the_compiler_is_not_imported_by_a_plain_evaluation():
+    """torchvision and diffusers import parts of torch._dynamo; the compiler behind it is for those who compile."""
+    code = """
+import sys
+from dtta.cli import main
+assert main("evaluate --images 1 --workers 1 --set steps=1 --set samples=1".split()) == 0
+print("compiler:", "torch._inductor.compile_fx" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "compiler: False" in done.stdout

@@ -17,8 +17,8 @@ def nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path / "weights"))
 
 
-def told(capsys) -> dict[str, str]:
-    """Each line's mark and words, by what it is about."""
+def findings(capsys) -> dict[str, str]:
+    """Return each line's mark and text, by its subject."""
     lines = capsys.readouterr().out.splitlines()
     return {
         line[9:22].strip(): line[:8].strip() + " " + line[22:]
@@ -32,11 +32,11 @@ def test_on_a_bare_machine_everything_is_missing(name, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["doctor", name])
     assert stop.value.code == 1
-    found = told(capsys)
-    assert all(found[what].startswith("MISSING") for what in ("network", "diffusion", "data"))
-    assert "unknown: it can be timed when nothing is missing" in found["time"]
+    report = findings(capsys)
+    assert all(report[what].startswith("MISSING") for what in ("network", "diffusion", "data"))
+    assert "unknown: it can be timed when nothing is missing" in report["time"]
     trained = name.startswith("own")
-    assert (f"dtta train {name} --only latent" if trained else "GB; it is downloaded at first use") in found[
+    assert (f"dtta train {name} --only latent" if trained else "GB; it is downloaded at first use") in report[
         "diffusion"
     ]
 
@@ -45,23 +45,23 @@ def test_with_everything_in_place_an_image_is_timed(tmp_path, capsys):
     stand_ins.imagenet(tmp_path / "data")
     folders = [str(stand_ins.classifier(tmp_path / "resnet")), str(stand_ins.dit(tmp_path / "dit"))]
     main(["doctor", "imagenet", "--network", folders[0], "--diffusion", folders[1]])
-    found = told(capsys)
-    assert all(found[what].startswith("ok") for what in ("network", "diffusion", "data"))
-    assert "s for an image, 5 steps of 180 pairs" in found["time"]
+    report = findings(capsys)
+    assert all(report[what].startswith("ok") for what in ("network", "diffusion", "data"))
+    assert "s for an image, 5 steps of 180 pairs" in report["time"]
     (tmp_path / "dit/vae/diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(SystemExit):
         main(["doctor", "imagenet", "--network", folders[0], "--diffusion", folders[1]])
-    found = told(capsys)
-    assert found["diffusion"].startswith("MISSING") and found["diffusion"].endswith("has no safetensors in: vae")
+    report = findings(capsys)
+    assert report["diffusion"].startswith("MISSING") and report["diffusion"].endswith("has no safetensors in: vae")
 
 
 def test_what_has_to_be_converted_says_how(capsys):
     with pytest.raises(SystemExit):
         main(["doctor", "imagenet", "--network", "vit-b-32", "--diffusion", "dit-xl-2-512", "--quick"])
-    found = told(capsys)
-    assert "save_file(vit_b_32(weights='IMAGENET1K_V1')" in found["network"]
-    assert "save_pretrained('dit-xl-2-512')" in found["diffusion"]
-    assert "not asked for" in found["time"]
+    report = findings(capsys)
+    assert "save_file(vit_b_32(weights='IMAGENET1K_V1')" in report["network"]
+    assert "save_pretrained('dit-xl-2-512')" in report["diffusion"]
+    assert "not requested" in report["time"]
 
 
 def test_the_hubs_cache_counts(monkeypatch):
@@ -73,16 +73,16 @@ def test_the_hubs_cache_counts(monkeypatch):
         return "/somewhere" if (repository, file, revision) in cached else None
 
     monkeypatch.setattr("dtta.problems.data.hub.try_to_load_from_cache", look)
-    assert doctor.checkpoint(asked).good and doctor.checkpoint(asked).told.endswith("in the cache")
+    assert doctor.checkpoint(asked).good and doctor.checkpoint(asked).text.endswith("in the cache")
 
 
 def test_mini_problems_need_their_weights(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["doctor", "digits", "--quick"])
-    assert "make it with: dtta train digits" in told(capsys)["weights"]
+    assert "make it with: dtta train digits" in findings(capsys)["weights"]
     monkeypatch.delenv("DTTA_WEIGHTS")
     main(["doctor", "digits", "--quick"])
-    assert told(capsys)["weights"].startswith("ok")
+    assert findings(capsys)["weights"].startswith("ok")
     assert main(["doctor", "nothing"]) == 2
     assert "unknown problem 'nothing'" in capsys.readouterr().err
 

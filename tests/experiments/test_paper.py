@@ -9,10 +9,10 @@ import stand_ins
 import torch
 
 import dtta
-from dtta.cli import main, parser
+from dtta.cli import main
 from dtta.evaluation import summary
-from dtta.experiments.paper import LEFT_OUT, get, presets, published
-from dtta.methods.registry import METHODS, build, methods_for, settings_of
+from dtta.experiments.paper import presets, published
+from dtta.methods.registry import build, methods_for, settings_of
 from dtta.problems import PROBLEMS, module
 from dtta.problems.corruptions import IMAGE_SHIFTS
 from dtta.problems.data.imagenet import CORRUPTIONS
@@ -127,27 +127,3 @@ def test_one_runs_on_stand_ins(hub, monkeypatch, capsys, tmp_path):
     assert found.gains["gaussian_noise"]["images"] == 2 and found.run.settings["samples"] == 2
     assert main(["evaluate", "--preset", "table1/resnet18/imagenet-a/tent", *own]) == 0
     assert "tent against no adaptation" in capsys.readouterr().out
-
-
-def test_what_is_given_overrules_it_and_what_is_not_is_usual(monkeypatch):
-    seen = []
-    monkeypatch.setattr("dtta.cli._evaluate", seen.append)
-    for line in ("", "--preset table1/vit-b-32/imagenet-r --images 7 --set lr=1 --severity 2", "--shift fog"):
-        options = parser().parse_args(["evaluate", *line.split()])
-        options.run(options)
-    usual, preset, other = seen
-    assert (usual.problem, usual.method, usual.shift, usual.severity) == ("digits", "diffusion-tta", "clean", 3)
-    assert (usual.images, usual.batch, other.shift) == (100, 1, "fog")
-    assert (preset.problem, preset.network, preset.images, preset.severity) == ("imagenet-r", "vit-b-32", 7, 2)
-    assert preset.set[-1] == "lr=1" and "optimizer=sgd" in preset.set and "adapt_diffusion=true" in preset.set
-
-
-def test_they_are_listed_with_what_is_left_out(capsys):
-    assert main(["evaluate", "--preset", "list"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in (*presets(), *LEFT_OUT))
-    assert main(["evaluate", "--preset", "table1/resnet18/imagenet-b"]) == 2
-    assert "did you mean table1/resnet18/imagenet" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="--preset list shows all"):
-        get("xyz")
-    assert {p.method for p in ALL} <= set(METHODS)

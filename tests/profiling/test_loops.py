@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import tiny
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
 
-from dtta.cli import main
 from dtta.profiling.loops import bench, matmul_rate
 from dtta.profiling.networks import NETWORKS, operations, random_problem
 
@@ -67,19 +64,3 @@ def test_the_floor_counts_every_step(monkeypatch):
 
 def test_matmul_rate_is_a_rate():
     assert 1e8 < matmul_rate(size=256) < 1e15
-
-
-def test_cases_are_printed_and_kept(tmp_path, capsys):
-    out = tmp_path / "new" / "bench.json"
-    names = ["dit-toy", "sd-toy-joint"]
-    command = ["bench", *(part for name in names for part in ("--case", name)), "--precision", "bfloat16"]
-    assert main([*command, "--steps", "1", "--samples", "24", "--micro-batch", "12", "--out", str(out)]) == 0
-    kept = json.loads(out.read_text())
-    assert [case["case"] for case in kept] == names
-    printed = capsys.readouterr().out
-    for case in kept:
-        assert f"{case['case']}: 1 steps of 24 pairs, bfloat16, random weights" in printed
-        assert case["cosine"] > 0.999 and case["evaluations"] == 24 and case["precision"] == "bfloat16"
-        assert case["torch"] and case["device"]
-    assert main(["bench", "--case", "vgg"]) == 2
-    assert "unknown networks 'vgg'; choose from dit-256" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""dtta adapt: adapt to an image, or to each image of a folder; print and draw what changed."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dtta.cli.options import add_method_options, add_shift_options, file_name, load_problem, new_command, settings_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dtta.core.problem import Problem
+
+FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+def add_command(commands) -> None:
+    """Add ``adapt`` and its options to the commands."""
+    text = "adapt to an image, or to each of a folder; print and draw the beliefs"
+    command = new_command(commands, "adapt", run, text)
+    command.add_argument("image", nargs="?", type=Path, help="an image file, or a folder of them")
+    command.add_argument("--index", type=int, help="instead of a file: the number of a test image of the problem")
+    add_shift_options(command)
+    add_method_options(command)
+    command.add_argument("--out", type=Path, default=Path("."), help="folder for the figures (default: here)")
+
+
+def run(options: Namespace) -> None:
+    """Adapt to each image; print and draw the outputs before and after."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from dtta.core.tta import DiffusionTTA
+    from dtta.evaluation.evaluate import image_generator
+    from dtta.methods.registry import build
+    from dtta.pages import figures
+
+    problem = load_problem(options)
+    method = build(problem, options.method, **settings_of(options.set))
+    images, label = _images(options, problem)
+    options.out.mkdir(parents=True, exist_ok=True)
+    steps = getattr(method, "steps", 1)
+    with tqdm(total=steps * len(images), desc="adapting", unit="step") as bar:
+        if isinstance(method, DiffusionTTA):
+            method.on_step = lambda step: bar.update()
+        for name, x in images.items():
+            with torch.no_grad():
+                before = problem.model(x)
+            after = method(x, image_generator(options.seed, options.index or 0))
+            if not isinstance(method, DiffusionTTA):
+                bar.update(steps)
+            x, before, after = x.cpu(), before.cpu(), after.cpu()
+            path = options.out / f"{name}-adapted.png"
+            losses = [step.loss.item() for step in getattr(method, "history", [])]
+            figures.adapted(problem, x, before, after, label, losses).savefig(path, dpi=150)
+            bar.write(f"{name}: figure in {path}\n{comparison(problem, before, after, label)}")
+
+
+def comparison(problem: Problem, before: Tensor, after: Tensor, label: Tensor | None) -> str:
+    """Return a table of what changed: beliefs, shares of the picture, or depths; and metrics if the truth is known."""
+    if problem.task == "depth":
+        lines = [f"{'depth':>20} {'before':>8} {'after':>8}"]
+        for name, y, z in zip(("nearest", "mean", "furthest"), _depths(before), _depths(after), strict=True):
+            lines.append(f"{name:>20} {y:8.2f} {z:8.2f}")
+    else:
+        segmentation = problem.task == "segmentation"
+        shares = _shares if segmentation else lambda problem, y: y.softmax(1)[0]
+        a, b = shares(problem, before), shares(problem, after)
+        lines = [f"{'share of picture' if segmentation else 'class':>20} {'before':>8} {'after':>8}"]
+        largest = a.maximum(b).argsort(descending=True)[: 7 if segmentation else 5]
+        lines += [f"{problem.classes[j]:>20} {a[j]:8.1%} {b[j]:8.1%}" for j in largest]
+    if label is not None and problem.metrics:
+        sums = [problem.sums(y, label) | {"images": 1} for y in (before, after)]
+        for name in list(problem.metrics)[:4]:
+            metric = problem.metrics[name]
+            lines.append(f"{name:>20} {metric(sums[0]):8.2f} {metric(sums[1]):8.2f}")
+    return "\n".join(lines)
+
+
+def _depths(output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return output.amin(), output.mean(), output.amax()
+
+
+def _shares(problem: Problem, output: Tensor) -> Tensor:
+    """Return the fraction of the picture that each class takes, from logits (1, L, H, W)."""
+    return output.argmax(1).flatten().bincount(minlength=len(problem.classes)) / output[0, 0].numel()
+
+
+def _images(options: Namespace, problem: Problem) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Return the images by name, and the label, if the image is one of the problem's."""
+    if (options.image is None) == (options.index is None):
+        raise ValueError("give an image file, a folder of them, or --index for one of the problem's test images")
+    if options.index is None:
+        return {path.stem: read_image(path, problem) for path in _image_files(options.image)}, None
+    x, label = problem.image(options.index, options.shift, options.severity, seed=options.seed)
+    truth = f", true class {problem.classes[label]}" if problem.task == "classification" else ""
+    print(f"test image {options.index}, {options.shift}{truth}")
+    return {f"{file_name(options.problem)}-{options.index}-{options.shift}": x}, label
+
+
+def _image_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS)
+        if not files:
+            raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(FORMATS))})")
+        if len({p.stem for p in files}) < len(files):
+            raise ValueError(f"images in {path} share a name except for its ending, and so would their figures: rename")
+        return files
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    return [path]
+
+
+def read_image(path: Path, problem: Problem) -> Tensor:
+    """Return an image file as (1, C, H, W) in [0, 1], in the problem's channels and size, on its models' device.
+
+    Raises:
+        ValueError: not a readable image.
+    """
+    import torch
+    from PIL import Image, UnidentifiedImageError
+    from torchvision.transforms.v2 import functional as T
+
+    channels, *size = problem.shape
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is not a readable image ({error})") from error
+    x = T.to_dtype(T.resize(T.pil_to_tensor(image), size, antialias=True), torch.float32, scale=True)[None]
+    return x.to(next(problem.model.parameters()).device)

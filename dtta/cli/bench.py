@@ -1,0 +1,75 @@
+"""dtta bench: seconds for one step, by the fast loop, the naive loop and the arithmetic alone.
+
+dtta bench --diffusion dit                                                      on a problem
+dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json   at published sizes, on a GPU
+dtta bench --case dit-toy --steps 1 --samples 8                                 the same in small, anywhere
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from dtta.cli.options import add_problem_options, add_speed_options, load_problem, new_command, precision_for
+
+
+def add_command(commands) -> None:
+    """Add ``bench`` and its options to the commands."""
+    text = "seconds for one step: fast loop, naive loop, arithmetic floor"
+    command = new_command(commands, "bench", run, text)
+    add_problem_options(command)
+    command.add_argument(
+        "--case",
+        action="append",
+        metavar="NAME",
+        help="instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint "
+        "(the diffusion model is adapted too) or sd-512; may be repeated",
+    )
+    command.add_argument("--samples", type=int, help="pairs (t, noise) in each step (default: 48; of a case: 180)")
+    command.add_argument("--steps", type=int, default=5, help="of a case (default: 5)")
+    command.add_argument(
+        "--micro-batch", type=int, default=12, help="pairs in one pass of the naive loop (default: 12)"
+    )
+    add_speed_options(command)
+    command.add_argument("--out", type=Path, help="a .json file for the measurements of the cases")
+
+
+def run(options: Namespace) -> None:
+    """Time one step on a problem, or each case."""
+    if options.case:
+        _time_cases(options)
+        return
+    import torch
+
+    from dtta.profiling.loops import bench
+
+    problem = load_problem(options)
+    samples = 48 if options.samples is None else options.samples
+    precision = precision_for(problem, options.precision)
+    micro_batch = options.micro_batch
+    speed = dict(precision=precision, compile=options.compile, fast_micro_batch=micro_batch)
+    timing = bench(problem, samples, micro_batch, **speed)
+    print(f"one step on one image: {samples} pairs (t, noise), {micro_batch} in one pass, {precision},")
+    print(f"{torch.get_num_threads()} threads, diffusion model frozen\n\n{timing}")
+
+
+def _time_cases(options: Namespace) -> None:
+    """Time each case; print it and write it to the file before the next one starts."""
+    from dtta.evaluation.summary import about_here
+    from dtta.profiling.loops import bench
+    from dtta.profiling.networks import random_problem
+
+    records = []
+    samples = 180 if options.samples is None else options.samples
+    for case in options.case:
+        problem = random_problem(case.removesuffix("-joint"))
+        precision = precision_for(problem, options.precision)
+        speed = dict(joint=case.endswith("-joint"), precision=precision, compile=options.compile)
+        timing = bench(problem, samples, options.micro_batch, repeats=3, steps=options.steps, **speed)
+        print(f"{case}: {options.steps} steps of {samples} pairs, {precision}, random weights\n{timing}\n")
+        records.append({"case": case, "steps": options.steps} | asdict(timing) | about_here())
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(records, indent=1) + "\n")

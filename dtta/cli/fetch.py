@@ -1,0 +1,22 @@
+"""dtta fetch: download a public data set into the data folder."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from dtta.cli.options import new_command
+
+
+def add_command(commands) -> None:
+    """Add ``fetch`` and its options to the commands."""
+    text = "download a public data set into the data folder; continues where it stopped"
+    command = new_command(commands, "fetch", run, text)
+    command.add_argument("names", nargs="+", metavar="NAME", help="such as imagenet-a; a wrong name lists all")
+
+
+def run(options: Namespace) -> None:
+    """Download each data set."""
+    from dtta.problems.data.download import fetch
+
+    for name in options.names:
+        print(f"{name} is in {fetch(name)}")

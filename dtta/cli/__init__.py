@@ -393,7 +393,7 @@ def _one_table(name: str, options, together: ranks.Ranks | None) -> None:
     metric = problem.metrics.get(problem.metric)
     for name, entry in table.entries.items():
         if entry.run.method != "none":
-            g = stored.gain(table.name, name, table.shifts, entry.against, metric, folder=options.store)
+            g = stored.gain(table.name, name, table.shifts, entry.baseline, metric, folder=options.store)
             print(_gain_line(f"{name:30}", g, 1 if metric is None else 2))
 
 

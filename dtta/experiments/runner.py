@@ -192,7 +192,7 @@ def _with_needs(table: Table, names: Iterable[str]) -> set[str]:
 
 
 def _stored_results(table: Table, out: Path) -> dict[str, tuple[Run, Result]]:
-    """Return the runs that are stored as the file describes them: each before its settings were chosen, and complete."""
+    """Return the runs that are stored as the file describes them: each before and after its choice of settings."""
     if not (out / f"{table.name}.json").is_file():
         return {}
     runs = stored.runs(table.name, out)

@@ -261,6 +261,7 @@ def _entry(
     else:
         raise ValueError(f"it extends {extends!r}, which is no run above it")
     run = replace(run, settings=settings)
+    accepted = settings_of(run.method)  # raises for an unknown method
     if baseline not in table.entries and run.method != "none":
         raise ValueError(f"its baseline is {baseline!r}, which is no run above it")
     grid = tuple(lower(settings, limits) for settings in _combinations(spec.get("grid", [])))
@@ -268,7 +269,7 @@ def _entry(
     if grid and not validation_images:
         raise ValueError("a grid needs validation_images, their number for each shift")
     problem = load_problem(run.network, run.diffusion, run.classes)
-    quick = {"anchors": 1} if "anchors" in settings_of(run.method) else {}  # EATA's default takes a second to build
+    quick = {"anchors": 1} if "anchors" in accepted else {}  # EATA's default takes a second to build
     for settings in grid or ({},):
         build(problem, run.method, **quick | run.settings | settings)  # report unknown settings before any work
     test_images = spec.get("test_images", table.test_images)

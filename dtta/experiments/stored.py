@@ -73,19 +73,19 @@ def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
 def _all_rows(path: Path, modified: int, size: int) -> dict[str, list[Row]]:
     """Read all rows of a file, by run. The time of its last change and its size are in the key of the cache."""
     frame = _read(path)
-    seeds = frame["seed"] if "seed" in frame else pd.Series(0, frame.index)
     names = [name for name in frame.columns if name not in (*COLUMNS, "seed")]
     sums = [dict(zip(names, values, strict=True)) for values in frame[names].astype(float).to_numpy().tolist()]
-    keys = [frame[name].tolist() for name in ("shift", "severity", "index")]
-    values = [frame[name].astype(float).tolist() for name in ("score", "seconds")]
-    every = [Row(*row) for row in zip(*keys, *values, sums, seeds.tolist(), strict=True)]
+    frame = frame.astype({"severity": int, "index": int, "score": float, "seconds": float})
+    seeds = frame["seed"].astype(int).tolist() if "seed" in frame else [0] * len(frame)
+    columns = [frame[name].tolist() for name in COLUMNS[1:]]
+    every = [Row(*values) for values in zip(*columns, sums, seeds, strict=True)]
     places = frame.groupby("run", sort=False).indices
     return {run: [every[place] for place in of_run] for run, of_run in places.items()}
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Read a CSV file with floats as they were written; "none" is a name, not a missing value."""
-    return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=["nan"])
+    """Read a CSV file as text, so that floats can be parsed exactly and "none" is a name, not a missing value."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def trials(table: str, folder: Path = FOLDER) -> list[dict]:
@@ -98,7 +98,9 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict]:
     if not path.is_file():
         raise FileNotFoundError(f"no settings were tried, {path}; make the table with: dtta evaluate --table {table}")
     frame = _read(path)
-    return frame.assign(settings=frame["settings"].map(json.loads)).to_dict("records")
+    numbers = {name: float for name in frame.columns if name not in ("run", "method", "settings", "images")}
+    frame = frame.astype(numbers | {"images": int}).assign(settings=frame["settings"].map(json.loads))
+    return frame.to_dict("records")
 
 
 def selection_table(

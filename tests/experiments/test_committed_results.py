@@ -115,7 +115,8 @@ def test_the_two_best_settings_gain_on_validation_images_what_is_stored(problem)
 
     The two best, because the gain of a wrongly chosen one may be off by only one image, within rounding.
     """
-    table, loaded = spec.read(f"{problem}-test"), dtta.load(problem)
+    table = spec.read(f"{problem}-test")
+    loaded = dtta.load(problem)
     chosen = stored.runs(table.name)["diffusion-tta"]
     trials = [trial for trial in stored.trials(table.name) if trial["run"] == "diffusion-tta"]
     best = sorted(trials, key=lambda trial: -trial["gain"])[:2]

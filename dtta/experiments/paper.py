@@ -232,7 +232,8 @@ def _table_4() -> list[Preset]:
             cells.append(
                 Preset(
                     f"table4/{network}/{shift}", problem, name, diffusion="latent", settings=settings,
-                    shift=SHOTS[shift], severity=1, images=images, metric=metric, before=before, paper=ours, open=unstated,
+                    shift=SHOTS[shift], severity=1, images=images, metric=metric, before=before, paper=ours,
+                    open=unstated,
                 )
             )  # fmt: skip
     return cells

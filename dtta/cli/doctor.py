@@ -86,7 +86,9 @@ def examine(name: str, network: str | None = None, diffusion: str | None = None,
 def _to_download(need: Requirement) -> bool:
     from dtta.problems.data.hub import is_cached
 
-    on_hub = need.location is not None and need.location.checkpoint is not None and not need.location.checkpoint.conversion
+    on_hub = (
+        need.location is not None and need.location.checkpoint is not None and not need.location.checkpoint.conversion
+    )
     return on_hub and not all(is_cached(need.location, part) for part in need.parts)
 
 

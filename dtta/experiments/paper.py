@@ -5,7 +5,7 @@
 
 Names are TABLE/NETWORK/DATA, and for another method than Diffusion-TTA TABLE/NETWORK/DATA/METHOD. Settings are those of
 the paper's text (section 3.2, appendix A.5 and A.6) and, where it leaves a choice open, those of its released
-commands; what neither states is told in `open`. Any option given besides overrules the preset's.
+commands; what neither states is listed in `open`. Options on the command line override those of the preset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Preset:
         images: how many, the first of the split: its classes come in turn.
         metric: the paper's, where it is not the problem's first.
         paper: the number after adaptation in the paper, in percent. before: without adaptation.
-        open: what the paper does not state, so that its number cannot be met exactly.
+        open: what the paper does not state, so that its number cannot be reproduced exactly.
+        as_released: load network and diffusion model as the authors' released code has them.
     """
 
     name: str
@@ -46,9 +47,10 @@ class Preset:
     paper: float | None = None
     before: float | None = None
     open: str = ""
+    as_released: bool = False
 
 
-# What cannot be run: the paper's models or data are not to be had.
+# What cannot be run: the paper's models or data are not available.
 LEFT_OUT = {
     "table1, table2, table8: ViT-L/16 and TTT-MAE": "the paper's own ViT-L/16 was never released",
     "table4/*/frost": "frost needs photographs of frost, which ImageNet-C's authors used; they are not part of it",
@@ -58,8 +60,8 @@ ADAM, SGD = dict(optimizer="adam", lr=1e-5), dict(optimizer="sgd", lr=5e-3)
 USUAL = {"resnet18": ADAM, "resnet50": ADAM, "convnext-tiny": ADAM, "convnext-large": ADAM, "vit-b-32": SGD}
 JOINT = dict(steps=5, samples=180, micro_batch=20, adapt_diffusion=True)
 _BATCH = "the batch and settings of this method, taken as 64 and as those of its own authors for ImageNet"
-# TENT and CoTTA go along the stream in all tables, also where Diffusion-TTA starts afresh with each image. SGD has
-# momentum 0.9. A test holds them in step with dtta.problems.full.imagenet.
+# TENT and CoTTA adapt online in all tables, even where Diffusion-TTA starts again from the initial parameters with each
+# image. SGD has momentum 0.9. A test compares these settings with those of dtta.problems.full.imagenet.
 BASELINES = {
     "tent": dict(episodic=False, optimizer="sgd", lr=2.5e-4),
     "cotta": dict(episodic=False, optimizer="sgd", lr=0.01, threshold=0.1, restore=0.001),
@@ -118,7 +120,7 @@ CLASSES = {
     "objectnet": 113, "food101": 101, "cifar100": 100, "aircraft": 100, "pets": 37, "flowers102": 102,
 }  # fmt: skip
 SHOTS = CORRUPTIONS | {"shot": "shot_noise", "clean": "clean"}
-# what is added, one after the other -> settings, ImageNet-A
+# what is added, cumulatively -> settings, ImageNet-A
 TABLE_5 = {
     "loss": (dict(samples=1, micro_batch=1, adapt_diffusion=False), 19.8),
     "timesteps": (dict(noise="shared", adapt_diffusion=False), 24.5),
@@ -140,13 +142,13 @@ TABLE_8 = {"resnet18": (23.3, 26.0), "vit-b-32": (26.6, 31.3), "convnext-tiny": 
 
 @cache
 def presets() -> dict[str, Preset]:
-    """All cells that can be run, by name."""
-    found = [*_table_1(), *_table_2(), *_table_3(), *_table_4(), *_tables_5_6_8()]
-    return {preset.name: preset for preset in found}
+    """Return all cells that can be run, by name."""
+    cells = [*_table_1(), *_table_2(), *_table_3(), *_table_4(), *_tables_5_6_8()]
+    return {preset.name: preset for preset in cells}
 
 
 def _with_baselines(preset: Preset, numbers: tuple[float, float, float, float]) -> list[Preset]:
-    """Diffusion-TTA's cell, and those of TENT and CoTTA beside it."""
+    """Return the cell of Diffusion-TTA, and those of TENT and CoTTA next to it."""
     before, tent, cotta, ours = numbers
     return [
         replace(preset, before=before, paper=ours),
@@ -162,7 +164,7 @@ def _with_baselines(preset: Preset, numbers: tuple[float, float, float, float]) 
 
 def _table_1() -> list[Preset]:
     """Single images. Three of each class; all of ImageNet-A (7500: the paper says 7450)."""
-    found = []
+    cells = []
     for network, row in TABLE_1.items():
         for data, numbers in row.items():
             settings = JOINT | (SGD if (network, data) == ("resnet18", "imagenet-c") else USUAL[network])
@@ -170,80 +172,79 @@ def _table_1() -> list[Preset]:
             shift = "gaussian_noise" if data == "imagenet-c" else "clean"
             name = f"table1/{network}/{data}"
             preset = Preset(name, data, network, settings=settings, shift=shift, images=images)
-            found += _with_baselines(preset, numbers)
-    return found
+            cells += _with_baselines(preset, numbers)
+    return cells
 
 
 def _table_2() -> list[Preset]:
-    """Streams of ImageNet-C. The released command for ConvNeXt-Large has one image of each class."""
-    found = []
+    """Online adaptation on ImageNet-C. The released command for ConvNeXt-Large uses one image of each class."""
+    cells = []
     for network, row in TABLE_2.items():
         for corruption, numbers in zip(CORRUPTIONS, row, strict=True):
             preset = Preset(
                 f"table2/{network}/{corruption}", "imagenet-c", network,
                 settings=JOINT | USUAL[network] | dict(episodic=False), shift=CORRUPTIONS[corruption], images=1000,
-                open="the number of images, known for ConvNeXt-Large alone",
+                open="the number of images, known only for ConvNeXt-Large",
             )  # fmt: skip
-            found += _with_baselines(preset, numbers)
-    return found
+            cells += _with_baselines(preset, numbers)
+    return cells
 
 
 def _table_3() -> list[Preset]:
     """CLIP under Stable Diffusion, five images of each class."""
     settings = dict(trainable="lora", rank=16, steps=5, samples=180, optimizer="sgd", lr=5e-3, micro_batch=20)
-    found = []
+    cells = []
     for size, row in TABLE_3.items():
         for data, (before, ours) in row.items():
-            name, told = (
-                f"table3/clip-{size}/{data}",
-                "LoRA's rank, taken as 16; Stable Diffusion 1.5 stands in for 2.0",
-            )
-            numbers = dict(images=5 * CLASSES[data], before=before, paper=ours, open=told)
-            found.append(Preset(name, f"open-vocabulary-{data}", CLIPS[size], settings=settings, **numbers))
+            name = f"table3/clip-{size}/{data}"
+            unstated = "LoRA's rank, taken as 16; Stable Diffusion 1.5 replaces 2.0"
+            numbers = dict(images=5 * CLASSES[data], before=before, paper=ours, open=unstated)
+            cells.append(Preset(name, f"open-vocabulary-{data}", CLIPS[size], settings=settings, **numbers))
     for data, number in DIFFUSION_CLASSIFIER.items():
-        found.append(
+        cells.append(
             Preset(
                 f"table3/diffusion-classifier/{data}", f"open-vocabulary-{data}", CLIPS["b-32"], "diffusion-classifier",
                 settings=dict(samples=48), images=5 * CLASSES[data], paper=number,
-                open="Stable Diffusion 1.5 stands in for 2.0; the pairs (t, ε) for each class",
+                open="Stable Diffusion 1.5 replaces 2.0; the pairs (t, ε) for each class",
             )
         )  # fmt: skip
-    return found
+    return cells
 
 
 def _table_4() -> list[Preset]:
     """Maps. The paper's diffusion models were never released; these are trained by ``dtta train``.
 
-    It states no severity; so small a loss on corrupted images points to the mildest.
+    It states no severity; such a small loss on corrupted images suggests the mildest.
     """
-    told = "the paper's diffusion model and network; severity, steps and samples"
+    unstated = "the paper's diffusion model and network; severity, steps and samples"
     dense = {
         "segformer": ("ade20k", "segformer-b0", "mean class accuracy", 1500),
         "densedepth": ("nyuv2", "densedepth", "SSIM", 654),
     }
-    found = []
+    cells = []
     for network, row in TABLE_4.items():
         problem, name, metric, images = dense[network]
         for shift, (before, ours) in row.items():
             settings = dict(optimizer="adamw", lr=8e-5, steps=5, samples=180, micro_batch=20, adapt_diffusion=True)
-            found.append(
+            cells.append(
                 Preset(
                     f"table4/{network}/{shift}", problem, name, diffusion="latent", settings=settings,
-                    shift=SHOTS[shift], severity=1, images=images, metric=metric, before=before, paper=ours, open=told,
+                    shift=SHOTS[shift], severity=1, images=images, metric=metric, before=before, paper=ours,
+                    open=unstated,
                 )
             )  # fmt: skip
-    return found
+    return cells
 
 
 def _tables_5_6_8() -> list[Preset]:
-    found = []
+    cells = []
     for part, (settings, number) in TABLE_5.items():
         settings = JOINT | ADAM | settings
         name, network = f"table5/convnext-tiny/{part}", "convnext-tiny"
-        found.append(Preset(name, "imagenet-a", network, settings=settings, images=7500, before=22.7, paper=number))
+        cells.append(Preset(name, "imagenet-a", network, settings=settings, images=7500, before=22.7, paper=number))
     for part, (settings, *numbers) in TABLE_6.items():
         for data, before, number in zip(("imagenet", "imagenet-r"), (68.4, 37.0), numbers, strict=True):
-            found.append(
+            cells.append(
                 Preset(
                     f"table6/{data}/{part}", data, "resnet18", settings=JOINT | ADAM | settings, images=CLASSES[data],
                     before=before, paper=number, open="the rate for each part, taken as the whole network's",
@@ -251,31 +252,31 @@ def _tables_5_6_8() -> list[Preset]:
             )  # fmt: skip
     for network, (before, ours) in TABLE_8.items():
         name, settings = f"table8/{network}/objectnet", JOINT | USUAL[network]
-        told = "the number of images, taken as three of each class"
-        found.append(
-            Preset(name, "objectnet", network, settings=settings, images=339, before=before, paper=ours, open=told)
+        unstated = "the number of images, taken as three of each class"
+        cells.append(
+            Preset(name, "objectnet", network, settings=settings, images=339, before=before, paper=ours, open=unstated)
         )
-    return found
+    return cells
 
 
 def published(table: str, path: Path = PUBLISHED) -> dict[str, dict[str, float]]:
-    """Numbers of others that no preset has, row -> column -> value: DUSA's table, and the paper's left out rows.
+    """Return published numbers that no preset has, row -> column -> value: DUSA's table, and the paper's other rows.
 
     Raises:
         KeyError: no such table in the file.
     """
     with path.open() as file:
-        found = [row for row in csv.DictReader(file) if row["table"] == table]
-    if not found:
+        lines = [line for line in csv.DictReader(file) if line["table"] == table]
+    if not lines:
         raise KeyError(f"{path.name} has no {table!r}")
-    told: dict[str, dict[str, float]] = {}
-    for row in found:
-        told.setdefault(row["row"], {})[row["column"]] = float(row["value"])
-    return told
+    values: dict[str, dict[str, float]] = {}
+    for line in lines:
+        values.setdefault(line["row"], {})[line["column"]] = float(line["value"])
+    return values
 
 
 def get(name: str) -> Preset:
-    """A cell by name. Raises ValueError if there is none, with those whose names are near."""
+    """Return a cell by name. Raises ValueError if there is none, with similar names."""
     if name in presets():
         return presets()[name]
     from difflib import get_close_matches

@@ -1,40 +1,55 @@
-"""Experiment files: which runs stand in a table of results, and what is tried for them. One file a table.
-
-A file says:
+"""Experiment files: the runs of a table of results, and the settings to try for each. One TOML file a table.
 
     about = "Every baseline under every shift"
     problem = "digits"
-    images = 40                  # test images for each shift and seed
-    tried = 24                   # validation images for each shift, for the grids
-    seeds = [0, 1, 2]            # of the shifts and of the methods; each seed has images of its own
+    test_images = 40               # for each shift and seed
+    validation_images = 24         # for each shift, to choose settings from the grids
+    seeds = [0, 1, 2]              # of the shifts and of the methods; each seed has different images
 
     [runs.none]
 
     [runs.tent]
     batch = 16
-    settings = { steps = 1 }     # as they are
+    settings = { steps = 1 }       # these override the problem's settings
     grid = { lr = [0.001, 0.01] }  # every combination is tried on validation images, the best one is used
 
     [runs."tent, online"]
-    like = "tent"                # the settings chosen for that run, but for what is said here
+    extends = "tent"               # starts from the settings chosen for that run
     settings = { episodic = false }
-    images = 20                  # its own number of images, where one takes long; so for `tried`
+    test_images = 20               # fewer for a slow run; validation_images likewise
 
-Most of the book's grids hold the best value found and its neighbours: of what was tried once and did far worse, most
-was taken out again, so that all tables are made within three hours.
+A file may also extend a table, given by its name or path, for example on another problem:
+
+    extends = "digits-test"
+    problem = "imagenet"
+    network = "resnet50"             # the default network; of `diffusion` the same is true
+    networks = { vit = "vit-b-32" }  # in place of the network that the table calls "vit"; so for `diffusions`
+    test_images = 10                 # of every run; so for `validation_images`, where 0 means: try no grid
+    leave_out = ["sar, online, 1"]   # runs
+    limits = { samples = 48 }        # settings above a limit, in the table or by default, are lowered to it
+    settings = { lr = 0.005 }        # of Diffusion-TTA, in place of the problem's
+
+Everything else stays as it is in the table; [runs.NAME] adds or replaces a run. Left out are also runs that the new
+problem does not allow (on a network or diffusion model that is not named; EATA without validation images), and all that
+build on a run that is left out.
+
+Most of the book's grids hold the best value and its neighbours. Values that did far worse were removed, so that all
+tables together take less than three hours.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 
+from dtta.core.problem import Problem
 from dtta.evaluation.run import Run, spread
-from dtta.methods.registry import METHODS, build, settings_of
+from dtta.experiments.limits import lower, lower_defaults, with_settings
+from dtta.methods.registry import build, settings_of
 from dtta.problems import load
 
 FOLDER = Path(__file__).parent / "tables"
@@ -45,30 +60,32 @@ class Entry:
     """One run of a table.
 
     Args:
-        run: with the settings that are fixed, those of the problem included.
-        own: the settings that the file says for it.
-        grid: settings to try on validation images; empty: nothing is tried.
-        like: the entry whose chosen settings are the starting point.
-        against: the entry it is compared with when settings are chosen, and on the page.
-        images: test images for each shift. tried: validation images for each shift, for the grid.
+        run: with the settings it starts from, those of the problem included.
+        settings: those that the file gives for it.
+        grid: settings to try on validation images; empty: try none.
+        extends: the entry from whose chosen settings it starts.
+        baseline: the entry that it is compared with, on validation images and on the page.
+        test_images, validation_images: for each shift.
     """
 
     run: Run
-    own: dict
+    settings: dict
     grid: tuple[dict, ...]
-    like: str | None
-    against: str
-    images: int
-    tried: int
+    extends: str | None
+    baseline: str
+    test_images: int
+    validation_images: int
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file says; see the module's docstring.
+    """The content of an experiment file; see the module's docstring.
 
-    of: each shift's images are spread over so many (see ``dtta.evaluation.run.spread``); 0: all shifts have the same ones.
-    network, diffusion: those of runs that name none; None: the problem's usual ones.
-    precision: in which the diffusion models compute (see ``dtta.core.precision``); no file says it, since it is the machine's.
+    Args:
+        pool: the images of each shift are spread over this many (see ``dtta.evaluation.run.spread``); 0: all shifts
+            have the same images.
+        network, diffusion: of runs that name none; None: the problem's default.
+        precision: of the diffusion models (see ``dtta.core.precision``). It depends on the machine, so no file has it.
     """
 
     name: str
@@ -76,142 +93,216 @@ class Table:
     problem: str
     shifts: tuple[str, ...]
     severity: int
-    tried: int
-    of: int
+    test_images: int
+    validation_images: int
+    pool: int
     seeds: tuple[int, ...]
-    precision: str = "float32"
-    entries: dict[str, Entry] = field(default_factory=dict)
     network: str | None = None
     diffusion: str | None = None
+    precision: str = "float32"
+    entries: dict[str, Entry] = field(default_factory=dict)
 
     @property
-    def most(self) -> int:
-        """Test images for each shift and seed, of the run that has most."""
-        return max(entry.images for entry in self.entries.values())
+    def max_test_images(self) -> int:
+        """Test images for each shift and seed of the run that has most."""
+        return max(entry.test_images for entry in self.entries.values())
 
-    def numbers(self, count: int, seed: int) -> dict[str, list[int]]:
-        """The images of each shift, clean ones included, under a seed.
+    def image_indices(self, count: int, seed: int) -> dict[str, list[int]]:
+        """Return the indices of `count` images for each shift, clean ones included, under a seed.
 
-        Another seed for the same image would tell little that is new: so each has images of its own, one block after
-        the other.
+        Each seed has different images: the same image under another seed would add little information.
         """
-        shifts, total = ("clean", *self.shifts), self.of or self.most
-        found = spread(shifts, count, total) if self.of else {s: list(range(count)) for s in shifts}
-        first = total * self.seeds.index(seed)
-        return {shift: [first + number for number in numbers] for shift, numbers in found.items()}
+        shifts = ("clean", *self.shifts)
+        size = self.pool or self.max_test_images
+        first = size * self.seeds.index(seed)
+        indices = spread(shifts, count, size) if self.pool else {shift: list(range(count)) for shift in shifts}
+        return {shift: [first + index for index in indices[shift]] for shift in shifts}
 
 
-_TABLE = {"about", "problem", "network", "diffusion", "shifts", "severity", "images", "tried", "of", "seeds", "runs"}
-_RUN = ("method", "network", "diffusion", "classes", "batch", "stream", "by_class", "forgetting_images")
-_ENTRY = {*_RUN, "settings", "grid", "like", "against", "images", "tried"}
+_NOT_IN_FILES = {"problem", "settings", "split", "seed", "precision"}
+_RUN = tuple(f.name for f in fields(Run) if f.name not in _NOT_IN_FILES)
+_ENTRY = {*_RUN, "settings", "grid", "extends", "baseline", "test_images", "validation_images"}
+_REQUIRED = ("about", "problem", "test_images", "runs")
+_TABLE = {*_REQUIRED, "network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds"}
+_EXTENSION = {*_TABLE, "extends", "networks", "diffusions", "leave_out", "limits", "settings"}
 
 
 def names() -> tuple[str, ...]:
-    """The tables of the book; first those that choose the problems' settings, which the others start from."""
+    """Return the names of the book's tables, first those that choose the problems' settings."""
     return tuple(sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda n: (not n.endswith("-test"), n)))
 
 
-def read(table: Path | str, change: Callable[[dict], dict] = lambda said: said, precision: str = "float32") -> Table:
-    """Read a table's file and check every name in it.
+def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
+    """Read a table's file and check every name and setting in it.
 
     Args:
-        table: its name, one of `names`; or the path of a file.
-        change: what the file says -> what is to be taken instead (see ``dtta.experiments.transfer``).
-        precision: in which the diffusion models are to compute.
+        table: its name, one of `names`; or the path of a file; or, as a mapping, the content of a file that extends a
+            table, whose name it then has.
+        precision: of the diffusion models.
 
     Raises:
         FileNotFoundError: no such file. ValueError: what is wrong in it, and where.
     """
-    path = FOLDER / f"{table}.toml" if str(table) in names() else Path(table)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}, and no table of that name; there are {', '.join(names())}")
-    try:
-        said = change(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
-    _known(said, _TABLE, f"{path}")
-    for name in ("about", "problem", "images", "runs"):
-        if name not in said:
-            raise ValueError(f"{path}: {name} is missing")
-    known = cache(load)  # each problem once
-    models = {kind: said.get(kind) for kind in ("network", "diffusion")}
-    problem = known(said["problem"], *models.values())
+    name, where, spec = _spec(table)
+    for key in _REQUIRED:
+        if key not in spec:
+            raise ValueError(f"{where}: {key} is missing")
+
+    @cache
+    def load_problem(network: str | None, diffusion: str | None, classes: int | None = None) -> Problem:
+        problem = load(spec["problem"], network, diffusion, classes)
+        return with_settings(problem, spec.get("limits"), **spec.get("settings", {}))
+
+    problem = load_problem(spec.get("network"), spec.get("diffusion"))
     table = Table(
-        path.stem,
-        said["about"],
-        said["problem"],
-        tuple(said.get("shifts", problem.shifts)),
-        said.get("severity", 3),
-        said.get("tried", 0),
-        said.get("of", 0),
-        tuple(said.get("seeds", [0])),
-        precision,
-        **models,
+        name=name,
+        about=spec["about"],
+        problem=spec["problem"],
+        shifts=tuple(spec.get("shifts", problem.shifts)),
+        severity=spec.get("severity", 3),
+        test_images=spec["test_images"],
+        validation_images=spec.get("validation_images", 0),
+        pool=spec.get("pool", 0),
+        seeds=tuple(spec.get("seeds", [0])),
+        network=spec.get("network"),
+        diffusion=spec.get("diffusion"),
+        precision=precision,
     )
-    for name, entry in said["runs"].items():
-        table.entries[name] = _entry(f"{path}: {name}", name, entry, said, table, known)
-    needed = 1 + max(max(max(found) for found in table.numbers(table.most, seed).values()) for seed in table.seeds)
-    if needed > (size := problem.size("test")):
-        raise ValueError(f"{path}: it needs {needed} test images, {len(table.seeds)} seeds in all; there are {size}")
+    for run, entry in spec["runs"].items():
+        if "extends" in spec and not _is_possible(run, entry, table, problem):
+            continue
+        _check(entry, _ENTRY, f"{where}: {run}")
+        try:
+            table.entries[run] = _entry(run, entry, table, spec.get("limits", {}), load_problem)
+        except ValueError as error:
+            raise ValueError(f"{where}: {run}: {error}") from error
+    highest = max(max(i) for seed in table.seeds for i in table.image_indices(table.max_test_images, seed).values())
+    size = problem.size("test")
+    if highest >= size:
+        seeds = f"{len(table.seeds)} seeds in all"
+        raise ValueError(f"{where}: it needs {highest + 1} test images, {seeds}; there are {size}")
     return table
 
 
-def _known(said: Mapping, names: Iterable[str], where: str) -> None:
-    if unknown := sorted(set(said) - set(names)):
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}; choose from {', '.join(sorted(names))}")
-
-
-def _entry(where: str, name: str, said: dict, whole: dict, table: Table, known: Callable) -> Entry:
-    _known(said, _ENTRY, where)
-    like, against, own = said.get("like"), said.get("against", "none"), said.get("settings", {})
-    if like is not None and like not in table.entries:
-        raise ValueError(f"{where}: it is to be like {like!r}, which does not stand above it")
-    if like is None:
-        method = said.get("method", name)
-        if method not in METHODS:
-            raise ValueError(f"{where}: unknown method {method!r}; choose from {', '.join(METHODS)}")
-        first = {"method": method, "problem": table.problem, "precision": table.precision}
-        models = {"network": table.network, "diffusion": table.diffusion}
-        run = Run(**first | models | {k: said[k] for k in _RUN if k in said})
-        settings = known(table.problem, *models.values()).settings.get(method, {}) | own
+def _spec(table: Path | str | Mapping, folder: Path = Path()) -> tuple[str, str, dict]:
+    """Return a table's name, where it is from, and its content, merged with the table that it extends."""
+    if isinstance(table, Mapping):
+        spec, name = dict(table), Path(table["extends"]).stem
+        where = f"an extension of {table['extends']}"
     else:
-        run = replace(table.entries[like].run, **{k: said[k] for k in _RUN if k in said})
-        settings = run.settings | own
+        path = FOLDER / f"{table}.toml" if str(table) in names() else folder / table
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path} and no table of that name; tables: {', '.join(names())}")
+        try:
+            spec = tomllib.loads(path.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path} is not TOML: {error}") from error
+        name, where, folder = path.stem, f"{path}", path.parent
+    _check(spec, _EXTENSION if "extends" in spec else _TABLE, where)
+    if "extends" not in spec:
+        return name, where, spec
+    *_, base = _spec(spec["extends"], folder)
+    _check(spec.get("leave_out", ()), base["runs"], f"{where}: leave_out")
+    return name, where, _merge(base, spec)
+
+
+def _merge(base: dict, extension: dict) -> dict:
+    """Return the content of a table with the changes of an extension."""
+    on_other_problem = "problem" in extension
+    replaced = {"network": extension.get("networks", {}), "diffusion": extension.get("diffusions", {})}
+    dropped = {key for key in ("test_images", "validation_images") if key in extension}
+    if extension.get("validation_images") == 0:
+        dropped.add("grid")
+    runs = {}
+    for name, entry in base["runs"].items():
+        models = {kind: entry[kind] for kind in replaced if kind in entry}
+        missing = any(model not in replaced[kind] for kind, model in models.items())
+        if name in extension.get("leave_out", ()) or (on_other_problem and missing):
+            continue
+        entry = {key: value for key, value in entry.items() if key not in dropped}
+        entry |= {kind: replaced[kind].get(model, model) for kind, model in models.items()}
+        if "forgetting_images" in entry and "test_images" in extension:
+            entry["forgetting_images"] = min(entry["forgetting_images"], extension["test_images"])
+        runs[name] = entry
+    outdated = {"network", "diffusion", "shifts"} if on_other_problem else set()
+    if "test_images" in extension:
+        outdated.add("pool")
+    kept = {key: value for key, value in base.items() if key not in outdated}
+    return kept | extension | {"runs": runs | extension.get("runs", {})}
+
+
+def _is_possible(name: str, entry: dict, table: Table, problem: Problem) -> bool:
+    """Whether a run of an extended table can be made: what it builds on is there, and EATA has validation images."""
+    others = [entry[key] for key in ("extends", "baseline") if key in entry]
+    lacks_images = entry.get("method", name) == "eata" and "validation" not in problem.sizes
+    return set(others) <= set(table.entries) and not lacks_images
+
+
+def _check(names: Iterable[str], allowed: Iterable[str], where: str) -> None:
+    unknown = sorted(set(names) - set(allowed))
+    if unknown:
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; choose from {', '.join(sorted(allowed))}")
+
+
+def _entry(
+    name: str, spec: dict, table: Table, limits: Mapping[str, int], load_problem: Callable[..., Problem]
+) -> Entry:
+    extends, baseline = spec.get("extends"), spec.get("baseline", "none")
+    given = lower(spec.get("settings", {}), limits)
+    changes = {key: spec[key] for key in _RUN if key in spec}
+    if extends is None:
+        defaults = {"method": name, "network": table.network, "diffusion": table.diffusion}
+        run = Run(**defaults | {"problem": table.problem, "precision": table.precision} | changes)
+        usual = load_problem(run.network, run.diffusion, run.classes).settings.get(run.method, {})
+        settings = lower_defaults(run.method, usual | given, limits)
+    elif extends in table.entries:
+        run = replace(table.entries[extends].run, **changes)
+        settings = run.settings | given
+    else:
+        raise ValueError(f"it extends {extends!r}, which is no run above it")
     run = replace(run, settings=settings)
-    if against not in table.entries and run.method != "none":
-        raise ValueError(f"{where}: it is to be compared with {against!r}, which does not stand above it")
-    grid = [said["grid"]] if isinstance(said.get("grid"), dict) else said.get("grid", [])
-    grid = tuple(dict(zip(g, values, strict=True)) for g in grid for values in product(*map(_many, g.values())))
-    tried = said.get("tried", table.tried)
-    if grid and not tried:
-        raise ValueError(f"{where}: a grid needs `tried`, the number of validation images for each shift")
-    problem = known(run.problem, run.network, run.diffusion, run.classes)
-    quick = {"anchors": 1} if "anchors" in settings_of(run.method) else {}  # EATA's take a second for each setting
+    accepted = settings_of(run.method)  # raises for an unknown method
+    if baseline not in table.entries and run.method != "none":
+        raise ValueError(f"its baseline is {baseline!r}, which is no run above it")
+    grid = tuple(lower(settings, limits) for settings in _combinations(spec.get("grid", [])))
+    validation_images = spec.get("validation_images", table.validation_images)
+    if grid and not validation_images:
+        raise ValueError("a grid needs validation_images, their number for each shift")
+    problem = load_problem(run.network, run.diffusion, run.classes)
+    quick = {"anchors": 1} if "anchors" in accepted else {}  # EATA's default takes a second to build
     for settings in grid or ({},):
-        build(problem, run.method, **quick | run.settings | settings)  # unknown settings fail here, before any work
-    return Entry(run, own, grid, like, against, said.get("images", whole["images"]), tried)
+        build(problem, run.method, **quick | run.settings | settings)  # report unknown settings before any work
+    test_images = spec.get("test_images", table.test_images)
+    return Entry(run, given, grid, extends, baseline, test_images, validation_images)
 
 
-def _many(values: object) -> list:
-    return values if isinstance(values, list) else [values]
+def _combinations(grid: dict | list[dict]) -> list[dict]:
+    """Return every combination of a grid's values, or of several grids', one after the other."""
+    combinations = []
+    for part in [grid] if isinstance(grid, dict) else grid:
+        values = [value if isinstance(value, list) else [value] for value in part.values()]
+        combinations += [dict(zip(part, combination, strict=True)) for combination in product(*values)]
+    return combinations
 
 
 def needs(table: Table, name: str) -> list[str]:
-    """The runs that must be done before this one."""
+    """Return the runs that must be made before this one."""
     entry = table.entries[name]
-    return [n for n in (entry.like, entry.against if entry.grid else None) if n]
+    return [n for n in (entry.extends, entry.baseline if entry.grid else None) if n]
 
 
-def start(table: Table, name: str, runs: Mapping[str, Run]) -> Run:
-    """An entry's run before anything is tried: the settings chosen for the one it is like, and its own.
+def initial_run(table: Table, name: str, runs: Mapping[str, Run]) -> Run:
+    """Return an entry's run before its grid is tried.
 
     Args:
-        runs: those above it, with their chosen settings.
+        runs: those above it, with their chosen settings; it starts from the settings of the one it extends.
     """
     entry = table.entries[name]
-    return entry.run if entry.like is None else replace(entry.run, settings=runs[entry.like].settings | entry.own)
+    if entry.extends is None:
+        return entry.run
+    return replace(entry.run, settings=runs[entry.extends].settings | entry.settings)
 
 
-def best(run: Run, tried: list[dict]) -> Run:
-    """A run with the settings that gained most of those tried for it; as it is, if none were."""
-    return replace(run, settings=max(tried, key=lambda row: row["gain"])["settings"]) if tried else run
+def best_run(run: Run, trials: list[dict]) -> Run:
+    """Return a run with the settings of the highest gain among those tried; as it is if none were."""
+    return replace(run, settings=max(trials, key=lambda row: row["gain"])["settings"]) if trials else run

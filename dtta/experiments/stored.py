@@ -1,195 +1,162 @@
-"""Results kept with the package: what was run, with which settings, and each image's score.
+"""Results kept with the package: for each table its runs with their settings (.json), the score of each image (.csv),
+and the settings tried on validation images (-settings.csv).
 
-``make results`` makes them; pages plot them, and tests run a sample of them again.
+``make results`` makes them, pages plot them, and tests run a sample of them again.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
+
+import pandas as pd
 
 from dtta.core.problem import Metric
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Row, Run
 from dtta.evaluation.statistics import paired_gain
+from dtta.experiments.selection import describe, varied_settings
 from dtta.problems.data.folders import cache_folder
 
 FOLDER = Path(__file__).parent / "results"
-COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then a seed, and the sums, if there are any
+COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then the seed and the metrics' sums, if any
 
 
-def own_folder() -> Path:
-    """Where a page keeps the results that it makes itself, at full scale: results/ in $DTTA_CACHE or ~/.cache/dtta."""
+def results_folder() -> Path:
+    """Return where a page keeps the results that it makes at full scale: results/ in $DTTA_CACHE or ~/.cache/dtta."""
     return cache_folder() / "results"
 
 
-def runs(table: str, folder: Path = FOLDER) -> dict[str, Run]:
-    """The runs of a stored table, by the name a page calls them by."""
+def _about(table: str, folder: Path) -> dict:
     path = folder / f"{table}.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no stored results {path}; make them with: {_command(table)}")
-    return {name: Run(**run) for name, run in json.loads(path.read_text())["runs"].items()}
+        raise FileNotFoundError(f"no stored results {path}; make them with: dtta evaluate --table {table}")
+    return json.loads(path.read_text())
+
+
+def runs(table: str, folder: Path = FOLDER) -> dict[str, Run]:
+    """Return the runs of a stored table by name. Raises FileNotFoundError: no such table."""
+    return {name: Run(**run) for name, run in _about(table, folder)["runs"].items()}
 
 
 def baselines(table: str, folder: Path = FOLDER) -> dict[str, str]:
-    """Which run each run of a table is compared with, where it is not "none"."""
-    told = json.loads((folder / f"{table}.json").read_text()).get("baselines", {})
-    return {run: other for run, other in told.items() if other != "none"}
+    """Return the run that each run of a table is compared with, where it is not "none"."""
+    return {run: other for run, other in _about(table, folder).get("baselines", {}).items() if other != "none"}
 
 
 def seconds(table: str, folder: Path = FOLDER) -> dict[str, float]:
-    """How long the rows of each run took, those of its grid too, one after the other; empty if there is no such table.
+    """Return how long the rows of each run took one after the other, grid included; empty if there is no such table.
 
-    Where a run has a grid, the validation rows of what it is compared with come on top; they are made once for all.
+    The validation rows of a baseline are not counted: they are made once for all runs with a grid.
     """
-    path = folder / f"{table}.json"
-    return json.loads(path.read_text())["seconds"] if path.is_file() else {}
+    return _about(table, folder)["seconds"] if (folder / f"{table}.json").is_file() else {}
 
 
-@cache
 def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
-    """The rows of one run of a stored table, ordered by shift, then image.
+    """Return the rows of one run of a stored table, by shift, then image.
 
     Raises:
         FileNotFoundError: no such table. KeyError: no such run in it.
     """
-    if run not in (known := runs(table, folder)):
-        raise KeyError(f"{table} has no run {run!r}; it has {', '.join(known)}")
-    with (folder / f"{table}.csv").open() as file:
-        reader = csv.DictReader(file)
-        sums = [name for name in reader.fieldnames or () if name not in (*COLUMNS, "seed")]
-        return [
-            Row(
-                r["shift"], int(r["severity"]), int(r["index"]), float(r["score"]), float(r["seconds"]),
-                {name: float(r[name]) for name in sums}, int(r.get("seed", 0)),
-            )
-            for r in reader
-            if r["run"] == run
-        ]  # fmt: skip
+    names = _about(table, folder)["runs"]
+    if run not in names:
+        raise KeyError(f"{table} has no run {run!r}; it has {', '.join(names)}")
+    path = folder / f"{table}.csv"
+    status = path.stat()
+    return _all_rows(path, status.st_mtime_ns, status.st_size).get(run, [])
+
+
+@lru_cache(maxsize=64)
+def _all_rows(path: Path, modified: int, size: int) -> dict[str, list[Row]]:
+    """Read all rows of a file, by run. The time of its last change and its size are in the key of the cache."""
+    frame = _read(path)
+    names = [name for name in frame.columns if name not in (*COLUMNS, "seed")]
+    sums = [dict(zip(names, values, strict=True)) for values in frame[names].astype(float).to_numpy().tolist()]
+    frame = frame.astype({"severity": int, "index": int, "score": float, "seconds": float})
+    seeds = frame["seed"].astype(int).tolist() if "seed" in frame else [0] * len(frame)
+    columns = [frame[name].tolist() for name in COLUMNS[1:]]
+    every = [Row(*values) for values in zip(*columns, sums, seeds, strict=True)]
+    places = frame.groupby("run", sort=False).indices
+    return {run: [every[place] for place in of_run] for run, of_run in places.items()}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Read a CSV file as text, so that floats can be parsed exactly and "none" is a name, not a missing value."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def trials(table: str, folder: Path = FOLDER) -> list[dict]:
-    """What was tried on validation images for a table: run, method, settings, before, after, gain, low, high, images.
+    """Return the settings tried on validation images: run, method, settings, before, after, gain, low, high, images.
 
     Raises:
-        FileNotFoundError: nothing was, or there is no such table.
+        FileNotFoundError: none were tried, or there is no such table.
     """
     path = folder / f"{table}-settings.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"no settings that were tried, {path}; make the table with: {_command(table)}")
-    numbers = {"images": int} | dict.fromkeys(("before", "after", "gain", "low", "high"), float)
-    with path.open() as file:
-        found = list(csv.DictReader(file))
-    return [
-        r | {"settings": json.loads(r["settings"])} | {k: kind(r[k]) for k, kind in numbers.items() if k in r}
-        for r in found
-    ]
+        raise FileNotFoundError(f"no settings were tried, {path}; make the table with: dtta evaluate --table {table}")
+    frame = _read(path)
+    numbers = {name: float for name in frame.columns if name not in ("run", "method", "settings", "images")}
+    frame = frame.astype(numbers | {"images": int}).assign(settings=frame["settings"].map(json.loads))
+    return frame.to_dict("records")
 
 
 def selection_table(
     table: str, runs: Mapping[str, str] | None = None, folder: Path = FOLDER
 ) -> list[dict[str, object]]:
-    """How the settings of a table's runs were chosen: a row for each run for which several were tried.
+    """Return how the settings of a table's runs were chosen, a row for each run for which several were tried.
 
-    A best value at the end of what was tried says that a better one may lie beyond it.
+    A best value at the edge of the grid means that a better one may lie beyond it.
 
     Args:
-        runs: some of them, and what a page calls each; None: all, by their own names.
+        runs: some of them, with the title that a page gives to each; None: all, by name.
 
     Returns:
-        What was tried on validation images, with the gain at each value if one setting alone varied; what was chosen,
-        and which of its numbers lie at an end; the gain there in points with its interval; how many images.
+        The values tried on validation images, with the gain at each if only one setting was varied; the chosen values,
+        and which of them are at the edge of the grid; the gain there in points, its interval; the number of images.
 
     Raises:
         FileNotFoundError: nothing was tried, or there is no such table.
     """
-    found: dict[str, list[dict]] = {}
-    for row in trials(table, folder):
-        found.setdefault(row["run"], []).append(row)
-    told = []
-    for run, title in ({run: run for run in found} if runs is None else runs).items():
-        of = found.get(run, [])
-        values = {key: _apart(row["settings"].get(key) for row in of) for row in of for key in row["settings"]}
-        varied = {key: each for key, each in values.items() if len(each) > 1}
-        if not varied:
-            continue
-        best = max(of, key=lambda row: row["gain"])
-        now = {key: best["settings"].get(key) for key in varied}
-        each = ""
-        if len(varied) == 1:
-            ((key, order),) = varied.items()
-            gains = {str(row["settings"].get(key)): row["gain"] for row in of}
-            each = ", ".join(f"{gains[str(value)]:+.1f}" for value in order)
-        ends = {key: _end(now[key], order) for key, order in varied.items()}
-        told.append(
-            {
-                "": title,
-                "tried": "; ".join(f"{key} {', '.join(map(_text, order))}" for key, order in varied.items()),
-                "gain at each": each,
-                "chosen": ", ".join(f"{key} {_text(value)}" for key, value in now.items()),
-                "at an end": ", ".join(f"{key}: {end}" for key, end in ends.items() if end),
-                "gain": best["gain"],
-                "from": best["low"],
-                "to": best["high"],
-                "images": best["images"],
-            }
-        )
-    return told
+    by_run: dict[str, list[dict]] = {}
+    for trial in trials(table, folder):
+        by_run.setdefault(trial["run"], []).append(trial)
+    titles = {run: run for run in by_run} if runs is None else runs
+    lines = []
+    for run, title in titles.items():
+        varied = varied_settings(by_run.get(run, []))
+        if varied:
+            lines.append(describe(title, by_run[run], varied))
+    return lines
 
 
-def _apart(values: Iterable[object]) -> list:
-    """Different values, numbers by size."""
-    found = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return sorted(found) if all(map(_number, found)) else found
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _end(value: object, values: Sequence) -> str:
-    if not all(map(_number, values)):
-        return ""
-    return {values[0]: "lowest", values[-1]: "highest"}.get(value, "")
-
-
-def _text(value: object) -> str:
-    """A setting in a table: small numbers with an exponent, which says that they are exact (see ``dtta.pages.report``)."""
-    if isinstance(value, list):
-        return "/".join(map(_text, value))
-    if not _number(value) or value == round(value, 1):
-        return "–" if value is None else f"{value:g}" if _number(value) else str(value)
-    digits, exponent = f"{value:.6e}".split("e")
-    return f"{float(digits):g}e{int(exponent)}"
-
-
-def _command(table: str) -> str:
-    return f"dtta evaluate --table {table}"
-
-
-def save(table: str, runs: dict[str, tuple[Run, list[Row]]], folder: Path = FOLDER, **about) -> None:
-    """Write a table: its runs and `about` as JSON, its rows as CSV."""
+def save(
+    table: str,
+    runs: Mapping[str, tuple[Run, list[Row]]],
+    folder: Path = FOLDER,
+    trials: Sequence[dict] = (),
+    **about,
+) -> None:
+    """Write a table: its runs and `about` as JSON, its rows and the settings that were tried as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows.cache_clear()
-    _against.cache_clear()
-    told = {**about, "runs": {name: asdict(run) for name, (run, _) in runs.items()}}
-    (folder / f"{table}.json").write_text(json.dumps(told, indent=2) + "\n")
-    seeds = ["seed"] if any(r.seed for _, found in runs.values() for r in found) else []
-    sums = list(next(found for _, found in runs.values())[0].sums)
-    with (folder / f"{table}.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *seeds, *sums])
-        for name, (_, found) in runs.items():
-            for r in found:
-                told = [name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.4g}"]
-                writer.writerow(told + [r.seed for _ in seeds] + [f"{r.sums[k]:.9g}" for k in sums])
+    content = {**about, "runs": {name: asdict(run) for name, (run, _) in runs.items()}}
+    (folder / f"{table}.json").write_text(json.dumps(content, indent=2) + "\n")
+    lines = [
+        dict(zip(COLUMNS, (name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.4g}"), strict=True))
+        | {"seed": r.seed}
+        | {key: f"{value:.9g}" for key, value in r.sums.items()}
+        for name, (_, rows) in runs.items()
+        for r in rows
+    ]
+    frame = pd.DataFrame(lines)
+    if not frame["seed"].any():
+        frame = frame.drop(columns="seed")
+    frame.to_csv(folder / f"{table}.csv", index=False, lineterminator="\n")
+    if trials:
+        frame = pd.DataFrame([trial | {"settings": json.dumps(trial["settings"])} for trial in trials])
+        frame.to_csv(folder / f"{table}-settings.csv", index=False, lineterminator="\n")
 
 
 def gain(
@@ -198,27 +165,27 @@ def gain(
     shifts: Collection[str],
     against: str | None = None,
     metric: Metric | None = None,
-    first: int | None = None,
     only: Callable[[Row], bool] | None = None,
     also: str | None = None,
     folder: Path = FOLDER,
 ) -> dict[str, float]:
-    """The paired gain of a run over another, on the images that both hold under the shifts (see ``paired_gain``).
+    """Return the paired gain of a run over another, on the images of the shifts that both have (see ``paired_gain``).
 
     Args:
-        against: the other run; None: the one that the table compares it with.
-        first: only images with numbers below this. only: only rows of which this is true.
-        also: only images that this run holds too, so that runs on fewer images can be compared on the same ones.
+        against: the other run; None: the baseline that the table names.
+        only: leave out rows of which this is not true.
+        also: leave out images that this third run does not have, to compare runs of different size on the same images.
     """
-    against = _against(table, folder).get(run, "none") if against is None else against
+    if against is None:
+        against = baselines(table, folder).get(run, "none")
     before, after = align(rows(table, against, folder), rows(table, run, folder), set(shifts))
-    wanted = None if also is None else {r.key for r in rows(table, also, folder)}
-    kept = [
-        i
-        for i, r in enumerate(before)
-        if (first is None or r.index < first) and (only is None or only(r)) and (wanted is None or r.key in wanted)
+    keys = None if also is None else {r.key for r in rows(table, also, folder)}
+    pairs = [
+        (b, a)
+        for b, a in zip(before, after, strict=True)
+        if (only is None or only(b)) and (keys is None or b.key in keys)
     ]
-    return paired_gain([before[i] for i in kept], [after[i] for i in kept], metric)
+    return paired_gain([b for b, _ in pairs], [a for _, a in pairs], metric)
 
 
 def compare(
@@ -228,59 +195,56 @@ def compare(
     title: Callable[[str], str] = str,
     folder: Path = FOLDER,
 ) -> dict[str, dict[str, float]]:
-    """One run against another on the same images (see `gain`), for all pairs of which the table holds both.
+    """Return the gain of one run over another (see `gain`) for all pairs of which the table has both.
 
     Args:
-        pairs: a run, and that against which it stands.
-        title: a run's name -> what a page calls it.
+        pairs: a run, and the one that it is compared with.
+        title: a run's name -> its title on a page.
     """
-    known = runs(table, folder)
+    names = runs(table, folder)
     return {
-        f"{title(one)}, against {title(other)}": gain(table, one, shifts, against=other, folder=folder)
-        for one, other in pairs
-        if {one, other} <= set(known)
+        f"{title(run)}, against {title(other)}": gain(table, run, shifts, against=other, folder=folder)
+        for run, other in pairs
+        if run in names and other in names
     }
 
 
-def at_quantile(table: str, run: str, shift: str, place: float, folder: Path = FOLDER) -> int:
-    """The number of the image that stands at `place` (0: worst, 1: best) of a shift, ordered by gain in score."""
-    if not 0 <= place <= 1:
-        raise ValueError(f"place must lie in 0 to 1, not {place!r}")
+def at_quantile(table: str, run: str, shift: str, quantile: float, folder: Path = FOLDER) -> int:
+    """Return the index of the image at a quantile (0: worst, 1: best) of a shift, by gain in score over "none"."""
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must lie in 0 to 1, not {quantile!r}")
     before, after = align(rows(table, "none", folder), rows(table, run, folder), {shift})
-    order = sorted((b.score - a.score, b.index) for a, b in zip(before, after, strict=True))
-    return order[round(place * (len(order) - 1))][1]
+    order = sorted((a.score - b.score, a.index) for b, a in zip(before, after, strict=True))
+    return order[round(quantile * (len(order) - 1))][1]
 
 
 def summary(
     table: str, runs: Sequence[str], shifts: Sequence[str], metric: Metric | None = None, **options
 ) -> list[dict[str, object]]:
-    """For each run its gain over no adaptation: under the shifts, on clean images, under the shift it does worst at.
+    """Return for each run its gain under the shifts, on clean images, and under the shift where it does worst.
 
     Args:
-        shifts: families; "clean" is added. metric, options: see `gain`.
+        shifts: families, without "clean". metric, options: see `gain`.
     """
-    found = []
+    lines = []
     for run in runs:
-        g, clean = (
-            gain(table, run, shifts, metric=metric, **options),
-            gain(table, run, ["clean"], metric=metric, **options),
-        )
-        each = {shift: gain(table, run, [shift], metric=metric, **options)["gain"] for shift in shifts}
-        worst = min(each, key=each.__getitem__)
-        found.append(
-            {
-                "method": run,
-                "images": g["images"],
-                "after": g["after"],
-                "gain": g["gain"],
-                "from": g["low"],
-                "to": g["high"],
-                "clean, gain": clean["gain"],
-                "worst shift, gain": each[worst],
-                "worst shift": worst.replace("_", " "),
-            }
-        )
-    return found
+        shifted = gain(table, run, shifts, metric=metric, **options)
+        clean = gain(table, run, ["clean"], metric=metric, **options)
+        by_shift = {shift: gain(table, run, [shift], metric=metric, **options)["gain"] for shift in shifts}
+        worst = min(by_shift, key=by_shift.__getitem__)
+        line = {
+            "method": run,
+            "images": shifted["images"],
+            "after": shifted["after"],
+            "gain": shifted["gain"],
+            "from": shifted["low"],
+            "to": shifted["high"],
+            "clean, gain": clean["gain"],
+            "worst shift, gain": by_shift[worst],
+            "worst shift": worst.replace("_", " "),
+        }
+        lines.append(line)
+    return lines
 
 
 def reproduce(
@@ -292,37 +256,34 @@ def reproduce(
     within: float = 0.0,
     folder: Path = FOLDER,
 ) -> tuple[int, int]:
-    """Run a sample again: how many of its scores are as stored, and of how many.
+    """Run a sample again; return how many of its scores are as stored, and the number of scores.
 
     Args:
-        images: of each shift, the first ones; of a stream, its first ones in their order.
+        images: of each shift, the first ones; of a stream, the first ones in its order.
         shifts: some of the table's; None: all. seed: one of the table's; None: its first.
-        within: two scores that are no further apart than this count as the same.
+        within: two scores that differ by no more than this count as the same.
 
     Raises:
-        ValueError: the run's streams go through all shifts, so that none of them begins anew.
+        ValueError: the run has one stream through all shifts, so that no part of it can be run without the rest.
     """
-    if (known := runs(table, folder)[run]).stream == "changing":
+    repeated = runs(table, folder)[run]
+    if repeated.stream == "changing":
         raise ValueError(f"{run} goes through all shifts in one stream; a part of it is another stream")
-    found = rows(table, run, folder)
-    seed = found[0].seed if seed is None else seed
-    kept = {r.key: r.score for r in found if r.seed == seed and not r.shift.startswith(AFTER)}
+    every = rows(table, run, folder)
+    seed = every[0].seed if seed is None else seed
+    scores = {r.key: r.score for r in every if r.seed == seed and not r.shift.startswith(AFTER)}
     sample: dict[tuple[str, int], list[int]] = {}
-    for shift, severity, index, _ in kept:
+    for shift, severity, index, _ in scores:
         if shifts is None or shift in shifts:
             sample.setdefault((shift, severity), []).append(index)
-    numbers = {shift: indices[:images] for (shift, _), indices in sample.items()}
-    fresh = evaluate(replace(known, seed=seed, forgetting_images=0), list(sample), numbers, progress=False)
-    same = [abs(kept[r.shift, r.severity, r.index, seed] - r.score) <= within + 1e-5 for r in fresh]
+    indices = {shift: numbers[:images] for (shift, _), numbers in sample.items()}
+    fresh = evaluate(replace(repeated, seed=seed, forgetting_images=0), list(sample), indices, progress=False)
+    same = [abs(scores[r.shift, r.severity, r.index, seed] - r.score) <= within + 1e-5 for r in fresh]
     return sum(same), len(same)
 
 
-_against = cache(baselines)  # `gain` has an argument of that name
-
-
-def align(first: list[Row], second: list[Row], shifts: set[str] | None = None) -> tuple[list[Row], list[Row]]:
-    """The rows of the images that both lists hold, in the same order, of the given shifts (None: all)."""
-    other = {r.key: r for r in second}
-    wanted = [r for r in first if not shifts or r.shift in shifts]
-    pairs = [(r, other[r.key]) for r in wanted if r.key in other]
+def align(first: list[Row], second: list[Row], shifts: Collection[str] = ()) -> tuple[list[Row], list[Row]]:
+    """Return the rows of the images that both lists have, in the same order, of the given shifts (none: of all)."""
+    by_key = {r.key: r for r in second}
+    pairs = [(r, by_key[r.key]) for r in first if r.key in by_key and (not shifts or r.shift in shifts)]
     return [a for a, _ in pairs], [b for _, b in pairs]

@@ -43,15 +43,15 @@ import dtta
 from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_1, published
-from dtta.experiments.transfer import opened
+from dtta.experiments.transfer import open_page
 from dtta.methods.registry import build
 from dtta.pages import figures, report
 from dtta.profiling.flops import operations
 
 figures.style()
-problem, shifts, folder = opened(
+problem, shifts, folder = open_page(
     scale, ["digits-test", "teachers"], "digits", "imagenet", images, seed, shifts=shifts,
-    networks={"": network, "vit": vit}, diffusion=diffusion, most=most, results=results,
+    network=network, networks={"vit": vit}, diffusion=diffusion, limits=most, results=results,
 )  # fmt: skip
 settings = stored.runs("digits-test", folder)["diffusion-tta"].settings
 origin = {"mini": "chosen on validation images", "full": "the paper's, not chosen on validation images"}[scale]

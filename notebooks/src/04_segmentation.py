@@ -46,16 +46,16 @@ from dtta.core.feedback import accumulate
 from dtta.core.probe import losses_by_timestep, losses_under
 from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
-from dtta.experiments.transfer import EVEN, opened
+from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
 from dtta.pages import figures, report
 from dtta.problems.metrics import class_accuracy
 
 figures.style()
 table = "scenes-segmentation-test"
-problem, shifts, folder = opened(
-    scale, [table], "scenes-segmentation", "ade20k", images, seed, shifts=shifts, networks={"": network},
-    diffusion=diffusion, most=most, results=results, start=EVEN,
+problem, shifts, folder = open_page(
+    scale, [table], "scenes-segmentation", "ade20k", images, seed, shifts=shifts, network=network,
+    diffusion=diffusion, limits=most, results=results, settings=EVEN,
 )  # fmt: skip
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 classes = problem.classes

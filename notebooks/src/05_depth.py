@@ -46,15 +46,15 @@ from dtta.core.probe import losses_by_timestep, losses_under
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments import stored
-from dtta.experiments.transfer import EVEN, opened
+from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
 from dtta.pages import figures, report
 
 figures.style()
 table = "scenes-depth-test"
-problem, shifts, folder = opened(
-    scale, [table], "scenes-depth", "nyuv2", images, seed, shifts=shifts, networks={"": network},
-    diffusion=diffusion, most=most, results=results, start=EVEN,
+problem, shifts, folder = open_page(
+    scale, [table], "scenes-depth", "nyuv2", images, seed, shifts=shifts, network=network,
+    diffusion=diffusion, limits=most, results=results, settings=EVEN,
 )  # fmt: skip
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 near, far = problem.condition.near, problem.condition.far

@@ -330,7 +330,7 @@ print(f"{weights} of {sum(p.numel() for p in problem.model.parameters())} weight
 test, folder = f"{problem.name}-test", stored.FOLDER
 others = [L for L in counts if len(problem.classes) != L]
 if scale == "full":
-    folder = Path(results) if results else stored.own_folder()
+    folder = Path(results) if results else stored.results_folder()
     methods = ("none", "diffusion-tta", "tent", "tpt", "diffusion-classifier", "ensemble")
     runs = {method: Run(method) for method in methods}
     pairs = problem.settings["diffusion-classifier"]["samples"]

@@ -48,14 +48,14 @@ from dtta.core.sampling import Sampling
 from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_1, TABLE_5
-from dtta.experiments.transfer import PLAIN, opened
+from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.registry import build
 from dtta.pages import figures, report
 
 figures.style()
-problem, shifts, folder = opened(
-    scale, ["loss"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network},
-    diffusion=diffusion, most=most, results=results, start=PLAIN,
+problem, shifts, folder = open_page(
+    scale, ["loss"], "digits", "imagenet", images, seed, shifts=shifts, network=network,
+    diffusion=diffusion, limits=most, results=results, settings=PLAIN,
 )  # fmt: skip
 runs = stored.runs("loss", folder)
 gain_of = partial(stored.gain, "loss", folder=folder)

@@ -47,14 +47,14 @@ from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_6
-from dtta.experiments.transfer import PLAIN, opened
+from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.registry import build
 from dtta.pages import figures, report
 
 figures.style()
-problem, shifts, folder = opened(
-    scale, ["weights"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network, "vit": vit},
-    diffusion=diffusion, most=most, results=results, start=PLAIN,
+problem, shifts, folder = open_page(
+    scale, ["weights"], "digits", "imagenet", images, seed, shifts=shifts, network=network, networks={"vit": vit},
+    diffusion=diffusion, limits=most, results=results, settings=PLAIN,
 )  # fmt: skip
 runs = stored.runs("weights", folder)
 families = {"ResNet": None} | ({"ViT": "vit"} if "all, vit" in runs else {})  # as the table names them

@@ -46,14 +46,14 @@ from dtta.evaluation.run import AFTER
 from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments import stored
 from dtta.experiments.paper import CORRUPTIONS, TABLE_2, published
-from dtta.experiments.transfer import PLAIN, opened
+from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.registry import build
 from dtta.pages import figures, report
 
 figures.style()
-problem, shifts, folder = opened(
-    scale, ["online"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network, "vit": vit},
-    diffusion=diffusion, most=most, results=results, start=PLAIN,
+problem, shifts, folder = open_page(
+    scale, ["online"], "digits", "imagenet", images, seed, shifts=shifts, network=network, networks={"vit": vit},
+    diffusion=diffusion, limits=most, results=results, settings=PLAIN,
 )  # fmt: skip
 runs = stored.runs("online", folder)
 gain_of = partial(stored.gain, "online", folder=folder)

@@ -44,16 +44,16 @@ import dtta
 from dtta.core.sampling import Sampling
 from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
-from dtta.experiments.transfer import PLAIN, opened
+from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.diffusion_classifier import DiffusionClassifier
 from dtta.methods.registry import build
 from dtta.pages import figures, report
 from dtta.profiling.flops import operations
 
 figures.style()
-problem, shifts, folder = opened(
-    scale, ["stopping", "beyond"], "digits", "imagenet", images, seed, shifts=shifts, networks={"": network},
-    diffusion=diffusion, most=most, results=results, start=PLAIN,
+problem, shifts, folder = open_page(
+    scale, ["stopping", "beyond"], "digits", "imagenet", images, seed, shifts=shifts, network=network,
+    diffusion=diffusion, limits=most, results=results, settings=PLAIN,
 )  # fmt: skip
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 l = problem.condition.embeddings.detach()

@@ -97,7 +97,7 @@ def test_tent_and_cotta_have_their_authors_settings_for_imagenet(hub, data, monk
 
 
 def test_what_others_published_is_read_as_they_averaged_it():
-    """Each row's mean over the corruptions is the mean that stands beside it: a slip in copying would show."""
+    """Each row's mean over the corruptions is the stated mean, so that an error in copying would show."""
     table = published("DUSA table 1")
     assert {tuple(row) for row in table.values()} == {tuple(next(iter(table.values())))} and len(table) == 11
     for values in table.values():
@@ -111,7 +111,7 @@ def test_what_others_published_is_read_as_they_averaged_it():
 
 
 def test_one_runs_on_stand_ins(hub, monkeypatch, capsys, tmp_path):
-    """And its summary is found under its name, as page 11 shows it beside the paper's number."""
+    """And its summary is found under its name, as page 11 shows it next to the paper's number."""
     monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
     own = ["--network", str(hub / "resnet"), "--diffusion", str(hub / "dit"), "--images", "2", "--workers", "1"]
     little = ["--set", "samples=2", "--set", "steps=1"]

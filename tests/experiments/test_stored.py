@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 
 import pytest
@@ -16,30 +14,34 @@ ROWS = [Row("clean", 3, 0, 1.0, 0.5), Row("fog", 3, 0, 0.0, 0.25), Row("fog", 3,
 
 def test_round_trip(tmp_path):
     run = Run("logits", settings={"lr": 0.1})
-    stored.save("table", {"a": (run, ROWS), "b": (Run("none"), ROWS[:1])}, tmp_path, command="make it")
-    assert stored.runs("table", tmp_path)["a"] == run
-    assert stored.rows("table", "a", tmp_path) == ROWS
+    stored.save("table", {"none, or not": (run, ROWS), "b": (Run("none"), ROWS[:1])}, tmp_path, command="make it")
+    assert stored.runs("table", tmp_path)["none, or not"] == run
+    assert stored.rows("table", "none, or not", tmp_path) == ROWS
     assert stored.rows("table", "b", tmp_path) == ROWS[:1]
+    header = (tmp_path / "table.csv").read_text().splitlines()[0]
+    assert header.split(",") == list(stored.COLUMNS)
 
 
-def test_sums_are_stored_beside_the_scores(tmp_path):
-    """Counts and fractions come back; a table of rows without sums has no such columns."""
+def test_a_table_saved_again_is_read_again(tmp_path):
+    for score in (0.25, 0.5, 0.75):
+        stored.save("table", {"a": (Run("none"), [Row("fog", 3, 0, score, 0.1, seed=7)])}, tmp_path)
+        assert stored.rows("table", "a", tmp_path) == [Row("fog", 3, 0, score, 0.1, seed=7)]
+
+
+def test_sums_are_stored_next_to_the_scores(tmp_path):
     sums = [{"both sky": 1024.0, "SSIM": 0.12345}, {"both sky": 0.0, "SSIM": float("nan")}]
     rows = [Row("fog", 3, i, 0.5, 0.25, s) for i, s in enumerate(sums)]
     stored.save("table", {"a": (Run("none"), rows), "b": (Run("none"), rows[:1])}, tmp_path)
-    assert (tmp_path / "table.csv").read_text().splitlines()[0].split(",") == [*stored.COLUMNS, "both sky", "SSIM"]
-    assert stored.rows("table", "a", tmp_path)[0] == rows[0]
-    assert stored.rows("table", "b", tmp_path) == rows[:1]
-    last = stored.rows("table", "a", tmp_path)[1].sums
-    assert last["both sky"] == 0 and math.isnan(last["SSIM"])
-    stored.save("plain", {"a": (Run("none"), ROWS)}, tmp_path)
-    assert (tmp_path / "plain.csv").read_text().splitlines()[0].split(",") == list(stored.COLUMNS)
-    assert all(r.sums == {} for r in stored.rows("plain", "a", tmp_path))
+    header = (tmp_path / "table.csv").read_text().splitlines()[0]
+    assert header.split(",") == [*stored.COLUMNS, "both sky", "SSIM"]
+    first, last = stored.rows("table", "a", tmp_path)
+    assert first == rows[0] and stored.rows("table", "b", tmp_path) == rows[:1]
+    assert last.sums["both sky"] == 0 and math.isnan(last.sums["SSIM"])
 
 
-def test_shared_keeps_what_both_have():
-    a, b = stored.align(ROWS, [ROWS[2], ROWS[0]])
-    assert a == b == [ROWS[0], ROWS[2]]
+def test_aligned_rows_are_those_of_both_lists():
+    first, second = stored.align(ROWS, [ROWS[2], ROWS[0]])
+    assert first == second == [ROWS[0], ROWS[2]]
     assert stored.align(ROWS, ROWS, {"fog"})[0] == ROWS[1:]
 
 
@@ -49,35 +51,38 @@ def test_missing_table_and_run(tmp_path):
     stored.save("table", {"a": (Run("none"), ROWS)}, tmp_path)
     with pytest.raises(KeyError, match="has no run 'z'; it has a"):
         stored.rows("table", "z", tmp_path)
+    for read in (stored.trials, stored.selection_table):
+        with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table table"):
+            read("table", folder=tmp_path)
 
 
-def test_gain_is_that_of_the_images_both_hold(tmp_path):
+def test_a_gain_is_over_the_images_of_both_runs(tmp_path):
     before = [Row("fog", 3, i, 0.0, 0.1) for i in range(6)] + [Row("snow", 3, 0, 1.0, 0.1)]
     after = [Row("fog", 3, i, float(i > 1), 0.1) for i in range(4)] + [Row("snow", 3, 0, 0.0, 0.1)]
-    stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
-    found = stored.gain("t", "after", {"fog"}, folder=tmp_path)
-    assert (found["before"], found["after"], found["gain"], found["images"]) == (0, 50, 50, 4)
-    assert stored.gain("t", "after", {"fog"}, first=3, folder=tmp_path)["gain"] == pytest.approx(100 / 3)
+    table = {"none": (Run("none"), before), "after": (Run("none"), after), "other": (Run("none"), after[::-1])}
+    stored.save("t", table, tmp_path, baselines={"after": "none", "other": "after"})
+    gain = stored.gain("t", "after", {"fog"}, folder=tmp_path)
+    assert (gain["before"], gain["after"], gain["gain"], gain["images"]) == (0, 50, 50, 4)
     assert stored.gain("t", "after", {"fog", "snow"}, folder=tmp_path)["gain"] == pytest.approx(20)
     assert stored.gain("t", "none", {"fog"}, against="after", folder=tmp_path)["gain"] == -50
+    assert stored.baselines("t", tmp_path) == {"other": "after"}
+    assert stored.gain("t", "other", {"fog"}, folder=tmp_path)["before"] == 50
     even = stored.gain("t", "after", {"fog"}, only=lambda row: row.index % 2 == 0, folder=tmp_path)
     assert (even["gain"], even["images"]) == (50, 2)
-    same = stored.gain("t", "none", {"fog"}, against="none", also="after", folder=tmp_path)
-    assert same["images"] == 4
+    assert stored.gain("t", "none", {"fog"}, against="none", also="after", folder=tmp_path)["images"] == 4
 
 
-def test_pairs_are_compared_where_the_table_holds_both(tmp_path):
-    rows = {
-        name: [Row("clean", 3, i, float(i < right), 0.1) for i in range(count)]
-        for name, right, count in (("none", 0, 4), ("a", 3, 4), ("b", 1, 3))
+def test_pairs_are_compared_where_the_table_has_both(tmp_path):
+    counts = {"none": (0, 4), "a": (3, 4), "b": (1, 3)}
+    table = {
+        name: (Run("none"), [Row("clean", 3, i, float(i < right), 0.1) for i in range(count)])
+        for name, (right, count) in counts.items()
     }
-    stored.save(
-        "small", {name: (Run(name if name == "none" else "tent"), found) for name, found in rows.items()}, tmp_path
-    )
-    found = stored.compare("small", [("a", "b"), ("a", "c"), ("b", "none")], ["clean"], str.upper, tmp_path)
-    assert list(found) == ["A, against B", "B, against NONE"]
-    assert found["A, against B"] == stored.gain("small", "a", ["clean"], against="b", folder=tmp_path)
-    assert (found["A, against B"]["gain"], found["A, against B"]["images"]) == (pytest.approx(200 / 3), 3)
+    stored.save("small", table, tmp_path)
+    gains = stored.compare("small", [("a", "b"), ("a", "c"), ("b", "none")], ["clean"], str.upper, tmp_path)
+    assert list(gains) == ["A, against B", "B, against NONE"]
+    assert gains["A, against B"] == stored.gain("small", "a", ["clean"], against="b", folder=tmp_path)
+    assert (gains["A, against B"]["gain"], gains["A, against B"]["images"]) == (pytest.approx(200 / 3), 3)
 
 
 def test_a_summary_names_the_worst_shift(tmp_path):
@@ -90,46 +95,37 @@ def test_a_summary_names_the_worst_shift(tmp_path):
     assert row["from"] == row["to"] == 25
 
 
-def test_what_stands_where_and_what_was_tried(tmp_path):
+def test_images_at_quantiles_of_the_gain(tmp_path):
     before = [Row("fog", 3, i, 0.5, 0.1) for i in range(5)]
     after = [Row("fog", 3, i, 0.5 + gain, 0.1) for i, gain in enumerate((0.1, -0.2, 0.3, 0.0, 0.2))]
     stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
-    places = [stored.at_quantile("t", "after", "fog", place, tmp_path) for place in (0, 0.5, 0.75, 1)]
-    assert places == [1, 0, 4, 2]
-    with pytest.raises(ValueError, match="place must lie in 0 to 1"):
+    assert [stored.at_quantile("t", "after", "fog", q, tmp_path) for q in (0, 0.5, 0.75, 1)] == [1, 0, 4, 2]
+    with pytest.raises(ValueError, match="quantile must lie in 0 to 1"):
         stored.at_quantile("t", "after", "fog", 75, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table t"):
-        stored.trials("t", tmp_path)
-    (tmp_path / "t-settings.csv").write_text('run,method,settings,gain\n"tent, slow",tent,"{""lr"": 0.1}",-2.5\n')
-    row = {"run": "tent, slow", "method": "tent", "settings": {"lr": 0.1}, "gain": -2.5}
-    assert stored.trials("t", tmp_path) == [row]
 
 
-def test_choices_say_what_was_tried_and_what_lies_at_an_end(tmp_path):
-    """Numbers by size, whatever the order of the file; the first of two equal gains, as in ``experiments.best``."""
+def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tmp_path):
+    """Numbers by size, whatever the order of the file; the first of two equal gains, as in ``spec.best_run``."""
     tried = [
         ("rates", dict(lr=0.02, steps=5), 1.0), ("rates", dict(lr=0.005, steps=5), 2.0),
         ("rates", dict(lr=30.0, steps=5), -1.25),
-        ("both", dict(lr=0.1, own=True, tau="none"), 0.5), ("both", dict(lr=1.0, own=False, tau="none"), 3.0),
-        ("both", dict(lr=0.5, own=True, tau=1.0), 3.0), ("both", dict(lr=0.5), 2.0),
+        ("both", dict(lr=0.1, mix=True, tau="none"), 0.5), ("both", dict(lr=1.0, mix=False, tau="none"), 3.0),
+        ("both", dict(lr=0.5, mix=True, tau=1.0), 3.0), ("both", dict(lr=0.5), 2.0),
         ("one", dict(lr=0.1), 1.0),
     ]  # fmt: skip
-    lines = [
-        {"run": run, "method": "m", "settings": json.dumps(settings), "gain": gain, "low": 0, "high": 4, "images": 96}
+    trials = [
+        {"run": run, "method": "m", "settings": settings, "gain": gain, "low": 0, "high": 4, "images": 96}
         for run, settings, gain in tried
     ]
-    with (tmp_path / "t-settings.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
+    stored.save("t", {"none": (Run("none"), ROWS)}, tmp_path, trials)
+    assert stored.trials("t", tmp_path) == trials
     rates, both = stored.selection_table("t", folder=tmp_path)
     assert rates == {
-        "": "rates", "tried": "lr 5e-3, 2e-2, 30", "gain at each": "+2.0, +1.0, -1.2", "chosen": "lr 5e-3",
-        "at an end": "lr: lowest", "gain": 2.0, "from": 0.0, "to": 4.0, "images": 96,
+        "": "rates", "settings tried": "lr 5e-3, 2e-2, 30", "gain at each": "+2.0, +1.0, -1.2", "chosen": "lr 5e-3",
+        "at the edge of the grid": "lr: lowest", "gain": 2.0, "from": 0.0, "to": 4.0, "images": 96,
     }  # fmt: skip
-    assert both["tried"] == "lr 0.1, 0.5, 1; own True, False, –; tau none, 1, –"
-    assert (both["chosen"], both["at an end"], both["gain at each"]) == ("lr 1, own False, tau none", "lr: highest", "")
-    (named,) = stored.selection_table("t", {"none": "nothing", "both": "two"}, tmp_path)
-    assert named == both | {"": "two"}
-    with pytest.raises(FileNotFoundError, match=r"dtta evaluate --table u"):
-        stored.selection_table("u", folder=tmp_path)
+    assert both["settings tried"] == "lr 0.1, 0.5, 1; mix True, False, –; tau none, 1, –"
+    assert (both["chosen"], both["at the edge of the grid"]) == ("lr 1, mix False, tau none", "lr: highest")
+    assert both["gain at each"] == ""
+    (renamed,) = stored.selection_table("t", {"none": "nothing", "both": "two"}, tmp_path)
+    assert renamed == both | {"": "two"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import shlex
@@ -299,64 +298,6 @@ def test_ci_run_ends_as_make_test_ends(tmp_path, status):
     (tmp_path / ".fonts/a.ttf").touch()
     environment = {"PATH": f"{bin_}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHON": sys.executable}
     assert subprocess.run([tmp_path / ".ci/run"], env=environment).returncode == status
-
-
-# --- the repository's address ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def repository():
-    spec = importlib.util.spec_from_file_location("repository", ROOT / "tools/repository.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_file_names_the_repository_of_pyproject(repository, capsys):
-    assert repository.main(["--check"]) == 0, capsys.readouterr()
-
-
-@pytest.fixture
-def book(tmp_path):
-    """A small copy, moved to another address in pyproject.toml alone."""
-    for name in ["README.md", "CITATION.cff", "pyproject.toml"]:
-        shutil.copy(ROOT / name, tmp_path)
-    old = PROJECT["project"]["urls"]["Repository"]
-    (tmp_path / "_config.yml").write_text(f"title: x\nrepository:\n  url: {old}  # home\n  branch: main\n")
-    (tmp_path / "notebooks/src").mkdir(parents=True)
-    (tmp_path / "notebooks/src/01_a.py").write_text(f"# %pip install --no-deps git+{old}@v0.0.1\n# {old}-other\n")
-    project = (tmp_path / "pyproject.toml").read_text()
-    (tmp_path / "pyproject.toml").write_text(
-        project.replace(old, "https://github.com/new.home/dtta_2").replace('"v0.1.0"', '"v0.2.0"')
-    )
-    return tmp_path
-
-
-def test_a_new_address_reaches_every_file(repository, book, capsys):
-    old = PROJECT["project"]["urls"]["Repository"]
-    slug = old.removeprefix("https://github.com/")
-    before = {path: path.read_text() for path in book.rglob("*") if path.is_file()}
-    assert repository.main(["--check"], book) == 1
-    shown = capsys.readouterr().out
-    for name in ["README.md", "CITATION.cff", "_config.yml", "notebooks/src/01_a.py"]:
-        assert f"out of step: {name}\n" in shown
-    assert before == {path: path.read_text() for path in before}, "--check wrote"
-    assert repository.main([], book) == 0
-    assert repository.main(["--check"], book) == 0
-    for name in ["README.md", "CITATION.cff", "_config.yml"]:
-        assert slug not in (book / name).read_text()
-    readme = (book / "README.md").read_text()
-    assert "colab.research.google.com/github/new.home/dtta_2/blob/main/notebooks/03" in readme
-    assert "url: https://github.com/new.home/dtta_2  # home" in (book / "_config.yml").read_text()
-    page = (book / "notebooks/src/01_a.py").read_text()
-    assert page == f"# %pip install --no-deps git+https://github.com/new.home/dtta_2@v0.2.0\n# {old}-other\n"
-
-
-def test_an_address_that_cannot_be_carried_over_is_one_clear_sentence(repository, book, capsys):
-    project = (book / "pyproject.toml").read_text()
-    (book / "pyproject.toml").write_text(project.replace("github.com/new.home", "example.org/new.home"))
-    assert repository.main([], book) == 1
-    assert "must read https://github.com/OWNER/NAME" in capsys.readouterr().err
 
 
 # --- README ---------------------------------------------------------------------------------------------------------

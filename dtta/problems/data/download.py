@@ -15,7 +15,6 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -115,12 +114,6 @@ def fetch(name: str) -> Path:
     if not folder.is_dir():
         raise FetchError(f"{name} was unpacked in {root}, but contains no folder {archives.folder}; look there for it")
     return folder
-
-
-def command(options: Namespace) -> None:
-    """``dtta fetch``."""
-    for name in options.names:
-        print(f"{name} is in {fetch(name)}")
 
 
 def _file_name(address: str) -> str:

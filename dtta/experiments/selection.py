@@ -1,0 +1,66 @@
+"""How a run's settings were chosen, in words for a table: the values tried, the best ones, the edges of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def varied_settings(trials: Sequence[dict]) -> dict[str, list]:
+    """Return the settings that differ between trials, with their values: numbers by size, others as tried."""
+    varied = {}
+    for key in dict.fromkeys(key for trial in trials for key in trial["settings"]):
+        values = []
+        for trial in trials:
+            value = trial["settings"].get(key)
+            if value not in values:
+                values.append(value)
+        if len(values) > 1:
+            varied[key] = sorted(values) if all(map(_is_number, values)) else values
+    return varied
+
+
+def describe(title: str, trials: Sequence[dict], varied: Mapping[str, list]) -> dict[str, object]:
+    """Return a run's row of ``stored.selection_table``, which says what is in it."""
+    best = max(trials, key=lambda trial: trial["gain"])
+    chosen = {key: best["settings"].get(key) for key in varied}
+    gains = ""
+    if len(varied) == 1:
+        ((key, values),) = varied.items()
+        by_value = {str(trial["settings"].get(key)): trial["gain"] for trial in trials}
+        gains = ", ".join(f"{by_value[str(value)]:+.1f}" for value in values)
+    edges = {key: _edge(chosen[key], values) for key, values in varied.items()}
+    return {
+        "": title,
+        "settings tried": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
+        "gain at each": gains,
+        "chosen": ", ".join(f"{key} {_text(value)}" for key, value in chosen.items()),
+        "at the edge of the grid": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
+        "gain": best["gain"],
+        "from": best["low"],
+        "to": best["high"],
+        "images": best["images"],
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _edge(value: object, values: Sequence) -> str:
+    if not all(map(_is_number, values)):
+        return ""
+    return {values[0]: "lowest", values[-1]: "highest"}.get(value, "")
+
+
+def _text(value: object) -> str:
+    """Return a setting as text; small numbers with an exponent, which marks them as exact (``dtta.pages.report``)."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return "/".join(map(_text, value))
+    if not _is_number(value):
+        return str(value)
+    if value == round(value, 1):
+        return f"{value:g}"
+    digits, exponent = f"{value:.6e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"

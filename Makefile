@@ -20,12 +20,12 @@ help: ## this list
 setup: $(STAMP) ## create .venv and install the locked packages; again only after a change of pyproject.toml or the lock
 
 book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html
-	$(PY) tools/pages.py run --profile mini
-	$(PY) tools/pages.py build
+	$(PY) tools/pages run --profile mini
+	$(PY) tools/pages build
 
 pages: $(STAMP) ## run the pages and put their outputs into notebooks/, to be committed
-	$(PY) tools/pages.py run --profile mini
-	$(PY) tools/pages.py publish
+	$(PY) tools/pages run --profile mini
+	$(PY) tools/pages publish
 
 # Two test processes of one thread each: more threads on the same cores only get in each other's way. Long tests stand
 # side by side in their files: the process that is done first takes over what the other has not begun.
@@ -33,7 +33,7 @@ test: chromium $(STAMP) ## check style, run the tests, run the pages and compare
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal tests
-	$(PY) tools/pages.py verify
+	$(PY) tools/pages verify
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)

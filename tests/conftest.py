@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tools`, which is not installed
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries are imported, which read it then: no test waits for the hub
 
 import hypothesis

@@ -43,7 +43,7 @@ def test_forest_marks_only_sure_gains():
 def test_band_is_the_interval_of_the_mean():
     curves = torch.tensor([[0.0, 2.0], [2.0, 4.0], [1.0, 3.0]])
     _, ax = plt.subplots()
-    figures.band(ax, [0, 1], curves, figures.BLUE, "curve")
+    figures.mean_interval(ax, [0, 1], curves, figures.BLUE, "curve")
     assert ax.lines[0].get_ydata().tolist() == [1.0, 3.0]
     edge = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert edge.max() == pytest.approx(3 + 1.96 / 3**0.5, abs=1e-5)
@@ -62,7 +62,7 @@ def test_of_many_classes_the_believed_ones_are_drawn_with_their_names():
     before, after = torch.zeros(20), torch.zeros(20)
     before[3], before[7], after[3], after[11] = 0.9, 0.1, 0.2, 0.8
     _, ax = plt.subplots()
-    figures.bars(ax, before, after, [f"a thing called {j}" for j in range(20)], most=3)
+    figures.bars(ax, before, after, [f"a thing called {j}" for j in range(20)], limit=3)
     assert [t.get_text()[-2:].strip() for t in ax.get_yticklabels()] == ["3", "11", "7"]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.9, 0, 0.1, 0.2, 0.8, 0])
     assert ax.yaxis_inverted()
@@ -74,13 +74,13 @@ def test_a_given_order_of_classes_is_kept():
     figures.bars(few, before, after, "abc", order=[1, 0])
     assert [t.get_text() for t in few.get_xticklabels()] == ["b", "a"]
     assert [bar.get_height() for bar in few.patches] == pytest.approx([0.2, 0.7, 0.8, 0.1])
-    figures.bars(many, before, after, ["the first", "the second", "the third"], most=1, order=[2, 0])
+    figures.bars(many, before, after, ["the first", "the second", "the third"], limit=1, order=[2, 0])
     assert [t.get_text() for t in many.get_yticklabels()] == ["the third", "the first"]
 
 
 def test_listening_draws_differences_from_the_truth():
     losses = torch.rand(5, 3, 4)
-    fig = figures.listening(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")
+    fig = figures.loss_gap(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
     assert "its name" in fig.axes[0].get_ylabel() and [t.get_text() for t in fig.legends[0].texts] == ["one", "two"]
     drawn = torch.as_tensor(fig.axes[1].lines[2].get_ydata())
@@ -89,7 +89,7 @@ def test_listening_draws_differences_from_the_truth():
 
 def test_triangle_puts_certainty_into_corners():
     path = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    fig = figures.triangle([(path, 0, "one")])
+    fig = figures.simplex([(path, 0, "one")])
     line = next(line for line in fig.axes[0].lines if line.get_label() == "one")
     assert torch.allclose(torch.tensor(line.get_xydata()).float(), torch.tensor([[1, 0], [0.5, 3**0.5 / 2], [0, 0]]))
 
@@ -131,23 +131,23 @@ def test_a_film_is_one_animated_png_with_its_words(monkeypatch):
         fig, ax = plt.subplots(figsize=(2, 1))
         ax.imshow(torch.full((4, 4), level).numpy(), vmin=0, vmax=1)
         frames.append(fig)
-    figures.play(frames, alt="A grey square that grows lighter in three steps.", seconds=0.1)
+    figures.animate(frames, alt="A grey square that grows lighter in three steps.", seconds=0.1)
     ((data, about),) = shown
     with Image.open(BytesIO(b64decode(data["image/png"]))) as film:
         assert film.n_frames == 3 and film.is_animated
     assert data["text/plain"] == "Figure: A grey square that grows lighter in three steps."
     assert about["metadata"]["image/png"]["width"] == 160
     with pytest.raises(ValueError, match="at least one frame"):
-        figures.play([], alt="A film without a single frame in it.")
+        figures.animate([], alt="A film without a single frame in it.")
     with pytest.raises(ValueError, match="describe the figure"):
-        figures.play(frames, alt="film")
+        figures.animate(frames, alt="film")
 
 
 def test_a_relief_leaves_out_the_sky():
     ax = plt.figure().add_subplot(projection="3d")
     depths = torch.full((6, 6), 4.0)
     depths[:2] = 16.0
-    figures.relief(ax, depths, torch.rand(3, 6, 6), far=16.0)
+    figures.surface(ax, depths, torch.rand(3, 6, 6), far=16.0)
     (surface,) = ax.collections
     assert len(surface.get_facecolors()) < 25 and ax.get_ylim()[1] < 16
 
@@ -188,7 +188,7 @@ def test_names_of_crowded_points_are_parted_when_the_figure_is_shown(scale):
     for ax in axes:  # two, for parting the names of one must not move the other
         ax.plot(x, y, "o")
         ax.set(xscale=scale, xlim=(0.01, 100))
-        figures.label(ax, x, y, names)
+        figures.label_points(ax, x, y, names)
     figures._png(fig)
     fig.canvas.draw()  # sizes on the page, not in the file
     for ax in axes:
@@ -206,7 +206,7 @@ def test_names_at_the_edge_take_no_room_from_the_axes():
         fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
         for ax in axes:
             ax.plot([0, 1], [0, 1], "o")
-            figures.label(ax, [0.0, 1.0][: len(names)], [0.0, 1.0][: len(names)], names)
+            figures.label_points(ax, [0.0, 1.0][: len(names)], [0.0, 1.0][: len(names)], names)
         figures._png(fig)
         widths.append([ax.get_position().width for ax in axes])
     assert widths[1] == pytest.approx(widths[0], abs=0.003)  # the file is drawn finer than the page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -33,13 +32,11 @@ from dtta.problems.data import folders as data_folders
 from dtta.problems.full import open_vocabulary
 from dtta.problems.networks.clip import tokens
 from dtta.problems.training.weights import WeightsError
+from tools.pages.check import check_page
+from tools.pages.project import Project
+from tools.pages.run import run_page
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from _check import check_page  # noqa: E402
-from _pages import Project  # noqa: E402
-from pages import run_page  # noqa: E402
 
 NAMES = [name for name in PROBLEMS if name.startswith("open-vocabulary")]
 

@@ -79,7 +79,7 @@ def run_and_compare(notebooks: list[Path], jobs: int) -> bool:
             Path(folder, path.name).write_bytes(path.read_bytes())
         Path(folder, "pytest.ini").write_text("[pytest]\n")
         plugins = ["--nbval", "-p", "tools.pages.nbval_plugin", "-p", "no:cacheprovider"]
-        workers = ["-n", str(min(jobs, len(notebooks))), "--dist", "loadscope"]
+        workers = ["-n", str(min(jobs, len(notebooks))), "--dist", "loadscope"] if len(notebooks) > 1 else []
         limits = ["--nbval-cell-timeout", str(CELL_TIMEOUT["mini"]), "--durations=5"]
         command = [sys.executable, "-m", "pytest", *plugins, *workers, *limits, "-q", "--rootdir", folder, folder]
         variables = environment() | {"PYTHONPATH": str(CHECKOUT)}

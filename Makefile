@@ -7,12 +7,10 @@ UV    := uv==0.13.9
 
 # The first of these that is new enough makes the environment; PYTHON=... names another.
 PYTHON ?= python3 python3.13 python3.12 python3.11
-# The browser in which the tests open the pages; CHROMIUM=... names another.
-export CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book test pages lock results train clean chromium
+.PHONY: help setup book test pages lock results train clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
@@ -27,13 +25,13 @@ pages: $(STAMP) ## run the pages and put their outputs into notebooks/, to be co
 	$(PY) tools/pages run --profile mini
 	$(PY) tools/pages publish
 
-# Two test processes of one thread each: more threads on the same cores only get in each other's way. Long tests stand
-# side by side in their files: the process that is done first takes over what the other has not begun.
-test: chromium $(STAMP) ## check style, run the tests, run the pages and compare them with their committed outputs
+# Two test processes with one thread each: more threads would compete for the same cores. A process that finishes early
+# takes over tests of the other. The tests come last, so that the last lines name those left out for want of a browser.
+test: $(STAMP) ## check style, run the pages and compare them with their committed outputs, run the tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal tests
 	$(PY) tools/pages verify
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal tests
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
@@ -74,6 +72,3 @@ $(PY):
 	fi; \
 	echo "$$found -m venv $(VENV)"; \
 	$$found -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
-
-chromium:
-	@[ -n "$$CHROMIUM" ] || { echo "The tests open the built pages in Chromium, which is missing: apt-get install chromium" >&2; exit 1; }

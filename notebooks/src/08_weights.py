@@ -131,7 +131,7 @@ if scale == "mini":
 by_way = {family: {way: gain_of(named(way, network), shifts) for way in WAYS} for family, network in families.items()}
 fig, axes = plt.subplots(1, len(families), figsize=(9.5, 4), sharey=True, squeeze=False)
 for ax, (family, gains) in zip(axes[0], by_way.items(), strict=True):
-    figures.forest_into(ax, gains)
+    figures.forest(gains, ax=ax)
     ax.set_title(family)
 figures.show(
     fig,
@@ -150,7 +150,7 @@ def verdict(told, error, here):
     if here["before"] > 99.9:
         return "ceiling"
     if here["low"] <= 0 <= here["high"]:
-        return "nothing shown here"
+        return "interval contains zero"
     if abs(told) < 2 * error:
         return "within the paper's error"
     return "agrees" if (told > 0) == (here["gain"] > 0) else "disagrees"
@@ -248,7 +248,7 @@ for ax, family in zip(axes[0], families, strict=True):
     points = [(shares[family, way]["kept"][0], shares[family, way]["mended"][0]) for way in WAYS]
     for number, point in enumerate(points):
         ax.plot(*point, "o", color=figures.PALETTE[number % 8], mec="black" if number > 7 else "none")
-    figures.label(ax, *zip(*points, strict=True), WAYS)
+    figures.label_points(ax, *zip(*points, strict=True), WAYS)
     ax.set(title=family, xlabel="right before, and still right, %")
 axes[0, 0].set_ylabel("wrong before, and right now, %")
 figures.show(
@@ -304,7 +304,7 @@ for ax, (family, network) in zip(axes[0], families.items(), strict=True):
     ax.plot([g["before"] for g in whole], [g["gain"] for g in whole], "o", color=figures.BLUE, ms=5, label="all")
     across, up = ([g[k] for g in free] for k in ("before", "gain"))
     ax.plot(across, up, "o", color=figures.ORANGE, mfc="none", ms=9, mew=1.5, label="logits")
-    figures.label(ax, across, up, names)
+    figures.label_points(ax, across, up, names)
     ax.axhline(0, color=figures.BLACK, lw=1, zorder=1)
     ax.set(title=family, xlabel="accuracy of the network alone, %")
 axes[0, 0].set_ylabel("gain in points")

@@ -212,7 +212,7 @@ by_shift = {
     if way + end in runs
 }
 figures.show(
-    figures.grid(by_shift, limit=25),
+    figures.heatmap(by_shift, limit=25),
     alt="A table of coloured numbers: the gain in points of each way and family, on clean images and under each shift.",
 )
 
@@ -454,7 +454,7 @@ if "ttt-mae" in runs:
     means.append(
         (f"vit-l-16 + TTT-MAE, mean of {len(SHARED)}", sum(told.values()) / len(told), "masked autoencoder", ours)
     )
-report.beside(
+report.paper_gains(
     mirrored + means,
     tolerance=0.1,
     caption="Gains in points: the paper's streams at severity 5, and ours at severity 3",

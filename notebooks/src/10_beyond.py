@@ -438,7 +438,7 @@ excess = {
     shift.replace("_", " "): {problem.classes[d]: float(found[d] - true[d]) for d in often}
     for shift, (found, true) in named.items()
 }
-fig = figures.grid(excess, limit=asked / 4, label=f"of {asked}, named too often")
+fig = figures.heatmap(excess, limit=asked / 4, label=f"of {asked}, named too often")
 fig.axes[0].set_xlabel("class named by the diffusion model")
 figures.show(
     fig,

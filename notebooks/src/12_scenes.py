@@ -179,7 +179,7 @@ for n, (top, middle, bottom) in enumerate(axes.T):
     top.axis("off")
     figures.segmentation(middle, shown.segmentation[n])
     figures.depth(bottom, shown.depth[n, 0], data.NEAR, FAR)
-figures.name_classes(fig, CLASSES)
+figures.class_legend(fig, CLASSES)
 bar = fig.colorbar(axes[2, 3].images[0], ax=axes, ticks=[2, 4, 8, 16], label="depth", shrink=0.5, anchor=(0, 0))
 bar.ax.set_yticklabels(["2", "4", "8", "16"])
 bar.ax.minorticks_off()

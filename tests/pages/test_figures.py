@@ -27,7 +27,27 @@ def closed():
     plt.close("all")
 
 
-def test_forest_marks_only_sure_gains():
+@pytest.fixture
+def displayed(monkeypatch) -> list:
+    """Outputs that reach the notebook: their data and metadata."""
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: outputs.append((data, metadata)))
+    return outputs
+
+
+@pytest.fixture
+def show(displayed, monkeypatch):
+    """Show a figure and keep it open: after closing it, matplotlib measures its texts wrongly."""
+
+    def show(fig):
+        with monkeypatch.context() as patch:
+            patch.setattr(plt, "close", lambda fig: None)
+            figures.show(fig, alt="Points and their labels, for the test.")
+
+    return show
+
+
+def test_forest_marks_significant_gains():
     gains = {
         "sure": dict(gain=5, low=2, high=8),
         "unsure": dict(gain=1, low=-2, high=4),
@@ -40,10 +60,10 @@ def test_forest_marks_only_sure_gains():
     assert [to_hex(d.get_markerfacecolor()).upper() for d in dots] == [figures.VERMILION, "#FFFFFF", figures.BLUE]
 
 
-def test_band_is_the_interval_of_the_mean():
+def test_mean_interval_is_the_interval_of_the_mean():
     curves = torch.tensor([[0.0, 2.0], [2.0, 4.0], [1.0, 3.0]])
     _, ax = plt.subplots()
-    figures.band(ax, [0, 1], curves, figures.BLUE, "curve")
+    figures.mean_interval(ax, [0, 1], curves, figures.BLUE, "curve")
     assert ax.lines[0].get_ydata().tolist() == [1.0, 3.0]
     edge = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert edge.max() == pytest.approx(3 + 1.96 / 3**0.5, abs=1e-5)
@@ -62,7 +82,7 @@ def test_of_many_classes_the_believed_ones_are_drawn_with_their_names():
     before, after = torch.zeros(20), torch.zeros(20)
     before[3], before[7], after[3], after[11] = 0.9, 0.1, 0.2, 0.8
     _, ax = plt.subplots()
-    figures.bars(ax, before, after, [f"a thing called {j}" for j in range(20)], most=3)
+    figures.bars(ax, before, after, [f"a thing called {j}" for j in range(20)], limit=3)
     assert [t.get_text()[-2:].strip() for t in ax.get_yticklabels()] == ["3", "11", "7"]
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.9, 0, 0.1, 0.2, 0.8, 0])
     assert ax.yaxis_inverted()
@@ -74,22 +94,22 @@ def test_a_given_order_of_classes_is_kept():
     figures.bars(few, before, after, "abc", order=[1, 0])
     assert [t.get_text() for t in few.get_xticklabels()] == ["b", "a"]
     assert [bar.get_height() for bar in few.patches] == pytest.approx([0.2, 0.7, 0.8, 0.1])
-    figures.bars(many, before, after, ["the first", "the second", "the third"], most=1, order=[2, 0])
+    figures.bars(many, before, after, ["the first", "the second", "the third"], limit=1, order=[2, 0])
     assert [t.get_text() for t in many.get_yticklabels()] == ["the third", "the first"]
 
 
-def test_listening_draws_differences_from_the_truth():
+def test_loss_gap_draws_differences_from_the_truth():
     losses = torch.rand(5, 3, 4)
-    fig = figures.listening(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")
+    fig = figures.loss_gap(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
     assert "its name" in fig.axes[0].get_ylabel() and [t.get_text() for t in fig.legends[0].texts] == ["one", "two"]
     drawn = torch.as_tensor(fig.axes[1].lines[2].get_ydata())
     torch.testing.assert_close(drawn, (losses[:, 2] - losses[:, 0]).mean(0), check_dtype=False)
 
 
-def test_triangle_puts_certainty_into_corners():
+def test_simplex_puts_certainty_into_corners():
     path = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    fig = figures.triangle([(path, 0, "one")])
+    fig = figures.simplex([(path, 0, "one")])
     line = next(line for line in fig.axes[0].lines if line.get_label() == "one")
     assert torch.allclose(torch.tensor(line.get_xydata()).float(), torch.tensor([[1, 0], [0.5, 3**0.5 / 2], [0, 0]]))
 
@@ -123,31 +143,29 @@ def test_a_figure_needs_an_alt_text():
         figures.show(plt.figure(), alt="plot")
 
 
-def test_a_film_is_one_animated_png_with_its_words(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda data, **about: shown.append((data, about)))
+def test_an_animation_is_one_png_with_its_alt_text(displayed):
     frames = []
     for level in (0.2, 0.6, 0.9):
         fig, ax = plt.subplots(figsize=(2, 1))
         ax.imshow(torch.full((4, 4), level).numpy(), vmin=0, vmax=1)
         frames.append(fig)
-    figures.play(frames, alt="A grey square that grows lighter in three steps.", seconds=0.1)
-    ((data, about),) = shown
-    with Image.open(BytesIO(b64decode(data["image/png"]))) as film:
-        assert film.n_frames == 3 and film.is_animated
+    figures.animate(frames, alt="A grey square that grows lighter in three steps.", seconds=0.1)
+    ((data, metadata),) = displayed
+    with Image.open(BytesIO(b64decode(data["image/png"]))) as animation:
+        assert animation.n_frames == 3 and animation.is_animated
     assert data["text/plain"] == "Figure: A grey square that grows lighter in three steps."
-    assert about["metadata"]["image/png"]["width"] == 160
+    assert metadata["image/png"]["width"] == 160
     with pytest.raises(ValueError, match="at least one frame"):
-        figures.play([], alt="A film without a single frame in it.")
+        figures.animate([], alt="An animation without a single frame in it.")
     with pytest.raises(ValueError, match="describe the figure"):
-        figures.play(frames, alt="film")
+        figures.animate(frames, alt="short")
 
 
-def test_a_relief_leaves_out_the_sky():
+def test_a_surface_leaves_out_the_sky():
     ax = plt.figure().add_subplot(projection="3d")
     depths = torch.full((6, 6), 4.0)
     depths[:2] = 16.0
-    figures.relief(ax, depths, torch.rand(3, 6, 6), far=16.0)
+    figures.surface(ax, depths, torch.rand(3, 6, 6), far=16.0)
     (surface,) = ax.collections
     assert len(surface.get_facecolors()) < 25 and ax.get_ylim()[1] < 16
 
@@ -181,15 +199,15 @@ def test_many_classes_have_a_colour_each_and_no_class_is_white():
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
-def test_names_of_crowded_points_are_parted_when_the_figure_is_shown(scale):
+def test_show_separates_the_labels_of_crowded_points(scale, show):
     fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     x, y = [0.1, 0.12, 0.13, 0.1, 0.11, 50.0, 49.0], [1.0, 1.02, 1.1, 1.05, 5.0, 1.0, 1.05]
     names = [f"a long name {i}" for i in range(7)]
-    for ax in axes:  # two, for parting the names of one must not move the other
+    for ax in axes:  # two: separating the labels of one must not move the other
         ax.plot(x, y, "o")
         ax.set(xscale=scale, xlim=(0.01, 100))
-        figures.label(ax, x, y, names)
-    figures._png(fig)
+        figures.label_points(ax, x, y, names)
+    show(fig)
     fig.canvas.draw()  # sizes on the page, not in the file
     for ax in axes:
         frame = ax.get_window_extent().padded(0.5)
@@ -200,13 +218,13 @@ def test_names_of_crowded_points_are_parted_when_the_figure_is_shown(scale):
         assert all(frame.contains(*corner) for box in boxes.values() for corner in (box.min, box.max))
 
 
-def test_names_at_the_edge_take_no_room_from_the_axes():
+def test_labels_at_the_edge_leave_the_axes_their_size(show):
     widths = []
     for names in ([], ["a name that is long", "another long name"]):
         fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
         for ax in axes:
             ax.plot([0, 1], [0, 1], "o")
-            figures.label(ax, [0.0, 1.0][: len(names)], [0.0, 1.0][: len(names)], names)
-        figures._png(fig)
+            figures.label_points(ax, [0.0, 1.0][: len(names)], [0.0, 1.0][: len(names)], names)
+        show(fig)
         widths.append([ax.get_position().width for ax in axes])
     assert widths[1] == pytest.approx(widths[0], abs=0.003)  # the file is drawn finer than the page

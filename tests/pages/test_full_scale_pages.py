@@ -18,13 +18,10 @@ import stand_ins
 import wheels
 from filelock import FileLock
 
-sys.path.insert(0, str(wheels.ROOT / "tools"))
-
-from _check import check_page
-from _pages import Project
-from pages import run_page
-
 from dtta.experiments import stored
+from tools.pages.check import check_page
+from tools.pages.project import Project
+from tools.pages.run import run_page
 
 PROJECT = Project(wheels.ROOT)
 MOST = {"steps": 1, "samples": 2, "micro_batch": 2, "views": 2, "anchors": 2}

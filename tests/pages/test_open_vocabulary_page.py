@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,13 +12,12 @@ import stand_ins
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.experiments import stored
+from tools.pages.check import check_page
+from tools.pages.project import Project
+from tools.pages.run import run_page
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
 
-from _check import check_page  # noqa: E402
-from _pages import Project  # noqa: E402
-from pages import run_page  # noqa: E402
 
 PROBLEM = "open-vocabulary-food101"
 # Too few steps and samples to improve anything: the test only checks that the page's code runs to its end.

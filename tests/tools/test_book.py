@@ -5,29 +5,25 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import os
-import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import browsers
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from dtta.course.staff import source
+from tools.pages import course
+from tools.pages.project import Project
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import _course  # noqa: E402
-from _pages import Project  # noqa: E402
-
 PROJECT = Project(ROOT)
 DOCUMENTS = PROJECT.toc_files()
-ASSIGNMENTS = {one.name: one for one in _course.assignments(PROJECT).values()}
+ASSIGNMENTS = {one.name: one for one in course.assignments(PROJECT).values()}
 CHAPTERS = {name: f"a{int(name[:2])}" for name in PROJECT.pages_in_toc() if name < "09"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -37,12 +33,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 @pytest.fixture(scope="session")
 def html(tmp_path_factory, worker_id) -> Path:
-    """The book, built strictly from the committed notebooks; once, whatever the number of processes."""
+    """Build the book strictly from the committed notebooks, once for all test processes."""
     base = tmp_path_factory.getbasetemp()
     out = (base if worker_id == "master" else base.parent) / "book"
     with FileLock(f"{out}.lock"):
         if not (out / "html").exists():
-            command = [sys.executable, ROOT / "tools" / "pages.py", "build", "--committed", "--out", out]
+            command = [sys.executable, ROOT / "tools" / "pages", "build", "--committed", "--out", out]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
     return out / "html"
@@ -64,9 +60,8 @@ def address(html):
 
 @pytest.fixture(scope="session")
 def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    assert path, "these tests need Chromium; install it (apt-get install chromium) or name it in CHROMIUM"
+    path = browsers.path()
+    assert path, browsers.MISSING
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
         yield opened
@@ -151,7 +146,7 @@ def test_colab_links_lead_to_the_page_and_its_assignment(browser, address, docum
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_ends_in_its_self_test_and_its_assignment_and_the_keyboard_opens_answers(browser, address, html, name):
-    questions = _course.quiz(PROJECT, name[:2])
+    questions = course.quiz(PROJECT, name[:2])
     one = source.read(ROOT, CHAPTERS[name])
     with Visit(browser, address, f"notebooks/{name}", 1280) as visit:
         page = visit.page

@@ -1,11 +1,10 @@
-"""tools/_course.py and the guides: self-tests, assignments and their numbers, without a build of the book."""
+"""tools/pages/course.py and the guides: self-tests, assignments and their numbers, without a build of the book."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import nbformat
@@ -13,15 +12,13 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from dtta.course import check
+from dtta.course.cli import add_commands
+from tools.pages import course
+from tools.pages.book import for_book
+from tools.pages.project import PageError, Project
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import _course  # noqa: E402
-from _book import for_book  # noqa: E402
-from _pages import PageError, Project  # noqa: E402
-
-from dtta.course import check  # noqa: E402
-from dtta.course.cli import add_commands  # noqa: E402
 
 PROJECT = Project(ROOT)
 CHAPTERS = [name for name in PROJECT.pages_in_toc() if name < "09"]
@@ -49,7 +46,7 @@ def shown(name: str) -> str:
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_has_a_self_test_whose_numbers_stand_on_the_page(name):
-    questions = _course.quiz(PROJECT, name[:2])
+    questions = course.quiz(PROJECT, name[:2])
     assert len(questions) == 3
     page = shown(name)
     for question in questions:
@@ -61,7 +58,7 @@ def test_chapter_has_a_self_test_whose_numbers_stand_on_the_page(name):
 
 
 def test_self_tests_differ_and_their_answers_stand_at_all_places():
-    questions = [question for name in CHAPTERS for question in _course.quiz(PROJECT, name[:2])]
+    questions = [question for name in CHAPTERS for question in course.quiz(PROJECT, name[:2])]
     assert len(questions) == 24
     assert len({q["id"] for q in questions}) == len({q["question"] for q in questions}) == 24
     answers = [q["answer"] for q in questions]
@@ -79,10 +76,10 @@ def test_self_tests_differ_and_their_answers_stand_at_all_places():
         ({"answer": ["a", "b"]}, "must be one letter of 'abc'"),
         ({"options": ["this", "that"]}, "has 2 options"),
         ({"options": list("abcde")}, "has 5 options"),
-        ({"options": ["this", "This ", "that"]}, "an option stands twice"),
+        ({"options": ["this", "This ", "that"]}, "an option appears twice"),
         ({"options": ["1", 2, "3"]}, "must be a list of texts"),
         ({"id": "Not an id"}, "an id is words"),
-        ({"id": "one-1"}, "the id one-1 stands twice"),
+        ({"id": "one-1"}, "the id one-1 appears twice"),
         ({"why": ""}, "one line each"),
         ({"hint": "?"}, "needs answer, id, options, question, why"),
         ({"answer": "b"}, None),
@@ -94,10 +91,10 @@ def test_a_wrong_question_is_told(tmp_path, change, says):
     file = tmp_path / "book" / "quizzes" / "01.yml"
     file.write_text(yaml.safe_dump([GOOD[0] | change, *GOOD[1:]]))
     if says is None:
-        assert len(_course.quiz(Project(tmp_path), "01")) == 3
+        assert len(course.quiz(Project(tmp_path), "01")) == 3
         return
     with pytest.raises(PageError, match=re.escape(says)) as error:
-        _course.quiz(Project(tmp_path), "01")
+        course.quiz(Project(tmp_path), "01")
     assert "01.yml" in str(error.value)
 
 
@@ -106,8 +103,8 @@ def test_too_few_questions_and_answers_always_at_one_place_are_told(tmp_path):
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     (tmp_path / "book" / "quizzes" / "01.yml").write_text(yaml.safe_dump([q | {"answer": "a"} for q in GOOD[:2]]))
     with pytest.raises(PageError, match=r"has 2 questions(?s:.*)the answer is always a"):
-        _course.quiz(Project(tmp_path), "01")
-    assert _course.quiz(Project(tmp_path), "02") == []
+        course.quiz(Project(tmp_path), "01")
+    assert course.quiz(Project(tmp_path), "02") == []
 
 
 # --- assignments ----------------------------------------------------------------------------------------------------
@@ -115,13 +112,13 @@ def test_too_few_questions_and_answers_always_at_one_place_are_told(tmp_path):
 
 @pytest.fixture(scope="module")
 def known():
-    return _course.assignments(PROJECT)
+    return course.assignments(PROJECT)
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_only_the_book_has_the_course_and_the_notebook_keeps_its_cells(name, known):
     committed = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    page = _course.close(PROJECT, name, nbformat.from_dict(committed), known)
+    page = course.close(PROJECT, name, nbformat.from_dict(committed), known)
     assert page.cells[:-2] == committed.cells
     assert [cell.source.splitlines()[0] for cell in page.cells[-2:]] == ["## Test yourself", "## Assignment"]
     assert "dtta-question" not in nbformat.writes(committed)
@@ -130,16 +127,16 @@ def test_only_the_book_has_the_course_and_the_notebook_keeps_its_cells(name, kno
 def test_a_page_without_an_assignment_stays_as_it_is(known):
     page = new_notebook(cells=[new_code_cell("1")])
     for name in ("09_online", "12_scenes", "about"):
-        assert _course.close(PROJECT, name, nbformat.from_dict(page), known) == page
+        assert course.close(PROJECT, name, nbformat.from_dict(page), known) == page
 
 
 def test_numbers_come_from_the_source(known):
-    text = _course._block(PROJECT, known["a1"])
+    text = course._block(PROJECT, known["a1"])
     assert "20 points · about 90 minutes · 6 tasks · 3 of the points graded by a person" in text
     known["a1"].tasks[0].worth += 5
     try:
-        assert "25 points · about 90 minutes" in _course._block(PROJECT, known["a1"])
-        assert "| 25 | 3 | 90 | 6 |" in _course.table(PROJECT, known)
+        assert "25 points · about 90 minutes" in course._block(PROJECT, known["a1"])
+        assert "| 25 | 3 | 90 | 6 |" in course.table(PROJECT, known)
     finally:
         known["a1"].tasks[0].worth -= 5
 
@@ -147,8 +144,8 @@ def test_numbers_come_from_the_source(known):
 def test_final_project_is_listed_in_both_guides(known):
     assert "Final project" in known["project"].title
     for guide in GUIDES[:2]:
-        assert _course.ASSIGNMENTS in guide.read_text()
-    assert f"assignments/{known['project'].name}.ipynb" in _course.table(PROJECT, known)
+        assert course.ASSIGNMENTS in guide.read_text()
+    assert f"assignments/{known['project'].name}.ipynb" in course.table(PROJECT, known)
 
 
 # --- what a browser needs -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Installing: one list of dependencies, its lock, conda, Colab, make, the repository's address and the README."""
+"""Installation: the list of dependencies, its lock, conda, Colab, make, the repository's address, the README."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import dtta
+from tools.pages import commands
+from tools.pages.project import COLAB_INSTALL
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from _pages import COLAB_INSTALL  # noqa: E402
-
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CORE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 EXTRAS = {
@@ -38,15 +36,15 @@ EVERY = [*CORE, *(requirement for lines in EXTRAS.values() for requirement in li
 
 
 def pins(path: Path) -> dict[str, list[Version]]:
-    """Name -> its versions; more than one where the lock differs by Python version."""
-    found: dict[str, list[Version]] = {}
+    """Return name -> versions; more than one version if the lock depends on the version of Python."""
+    versions: dict[str, list[Version]] = {}
     for line in path.read_text().splitlines():
         if line.strip() and not line.startswith("#"):
             requirement = Requirement(line)
             (specifier,) = requirement.specifier
             assert specifier.operator == "==", line
-            found.setdefault(canonicalize_name(requirement.name), []).append(Version(specifier.version))
-    return found
+            versions.setdefault(canonicalize_name(requirement.name), []).append(Version(specifier.version))
+    return versions
 
 
 # --- one list -------------------------------------------------------------------------------------------------------
@@ -83,14 +81,14 @@ def test_conda_installs_this_project_with_its_extras_and_lists_nothing_itself():
 
 
 def imports(path: Path) -> set[str]:
-    """Top-level names that a file imports, wherever in it."""
-    found = set()
+    """Return the top-level names that a file imports, at any depth."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found.update(alias.name.partition(".")[0] for alias in node.names)
+            names.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(node.module.partition(".")[0])
-    return found
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 @pytest.mark.parametrize(
@@ -105,8 +103,7 @@ def imports(path: Path) -> set[str]:
 )
 def test_every_import_is_declared(folder, declared):
     files = [path for path in (ROOT / folder).rglob("*.py") if folder != "dtta" or "staff" not in path.parts]
-    tools = [path.stem for path in (ROOT / "tools").glob("*.py")]  # tests import them by name
-    own = {"dtta", "google", "tests", *tools, *(path.stem for path in files)}  # google.colab: on Colab only
+    own = {"dtta", "google", "tools", *(path.stem for path in files)}  # google.colab: on Colab only
     declared = {canonicalize_name(requirement.name) for requirement in declared}
     owners = packages_distributions()
     for path in files:
@@ -123,14 +120,14 @@ COLAB = pins(ROOT / "tests/colab_2026_08.txt")
 
 
 def installed_on_colab() -> dict[str, Requirement]:
-    """What the pages' install cell installs, by name."""
+    """Return what the install cell of the pages installs, by name."""
     (line,) = re.findall(r"%pip install -q --no-deps (.*)$", COLAB_INSTALL, re.MULTILINE)
     found = [Requirement(part) for part in shlex.split(line.format(url="https://x.org/y", tag="v1"))]
     return {canonicalize_name(requirement.name): requirement for requirement in found}
 
 
 def needs(name: str) -> set[str]:
-    """Names of the packages that an installed package needs, without its extras."""
+    """Return the names of the packages that an installed package needs, without its extras."""
     found = [Requirement(line) for line in distribution(name).requires or []]
     return {canonicalize_name(r.name) for r in found if not r.marker or r.marker.evaluate({"extra": ""})}
 
@@ -146,7 +143,7 @@ def test_colab_has_or_gets_every_core_dependency_inside_its_range(requirement):
 
 
 def test_what_the_pages_install_on_colab_works_without_its_dependencies():
-    """They are pure Python, and all that they need is there: shipped, needed by what is shipped, or installed too."""
+    """They are pure Python, and Colab ships what they need, or needs it for what it ships, or the pages install it."""
     extra = set(installed_on_colab()) - {"dtta"}
     assert extra == {"torchmetrics", "lightning-utilities", "adjusttext"}
     shipped = [r.name for r in CORE if canonicalize_name(r.name) in COLAB]
@@ -192,7 +189,7 @@ def test_licences_and_citation():
 
 # --- make, with a Python that only pretends -------------------------------------------------------------------------
 
-# It answers the Makefile's questions as the file `plan` beside it says, and writes down what it is asked to do.
+# It answers the Makefile as the file `plan` next to it says, and logs what it is asked to install.
 PYTHON = """#!/bin/sh
 here={here}
 case "$*" in
@@ -214,7 +211,7 @@ def script(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def clone(tmp_path):
-    """An empty clone with the Makefile, and a call of make in it: make(plan, target) -> the finished process."""
+    """Return a function that calls make in an empty clone: make(plan, target) -> the finished process."""
     for name in ["Makefile", "pyproject.toml", "requirements.lock"]:
         shutil.copy(ROOT / name, tmp_path)
     fake = tmp_path / "fake"
@@ -229,12 +226,6 @@ def clone(tmp_path):
 
     make.folder, make.log = tmp_path, fake / "log"
     return make
-
-
-def test_make_alone_lists_its_targets():
-    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ["setup", "book", "test", "pages", "lock", "results", "train", "clean"]:
-        assert re.search(rf"^make {target} +\w", shown, re.MULTILINE)
 
 
 def test_make_setup_installs_once_and_again_after_a_change(clone):
@@ -268,23 +259,6 @@ def test_make_setup_says_what_is_missing(clone):
     assert not (clone.folder / ".venv").exists(), "half an environment is left behind"
 
 
-def test_make_test_names_a_missing_browser_before_anything_else(clone):
-    done = clone("", "test", CHROMIUM="")
-    assert done.returncode != 0
-    assert "apt-get install chromium" in done.stderr
-    assert not (clone.folder / ".venv").exists()
-
-
-@pytest.mark.parametrize("status", [0, 3])
-def test_make_results_makes_all_tables_and_stops_at_an_error(clone, status):
-    assert clone("", "setup").returncode == 0
-    log = clone.folder / "tables"
-    script(clone.folder / ".venv/bin/dtta", f'#!/bin/sh\necho "$*" >>{log}\nexit {status}\n')
-    done = clone("", "results")
-    assert log.read_text() == "evaluate --table all\n"
-    assert (done.returncode != 0) == bool(status)
-
-
 @pytest.mark.parametrize("status", [0, 3])
 def test_ci_run_ends_as_make_test_ends(tmp_path, status):
     (tmp_path / ".ci").mkdir()
@@ -292,12 +266,43 @@ def test_ci_run_ends_as_make_test_ends(tmp_path, status):
     assert os.access(ROOT / ".ci/run", os.X_OK)
     bin_ = tmp_path / "bin"
     bin_.mkdir()
-    script(bin_ / "make", f'#!/bin/sh\n[ "$*" = test ] || exit 9\nexit {status}\n')
+    script(bin_ / "make", f'#!/bin/sh\n[ "$* $DTTA_REQUIRE_BROWSER" = "test 1" ] || exit 9\nexit {status}\n')
     script(bin_ / "chromium", "#!/bin/sh\n")
     (tmp_path / ".fonts").mkdir()
     (tmp_path / ".fonts/a.ttf").touch()
     environment = {"PATH": f"{bin_}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHON": sys.executable}
     assert subprocess.run([tmp_path / ".ci/run"], env=environment).returncode == status
+
+
+# --- the repository's address ---------------------------------------------------------------------------------------
+
+
+def test_every_link_to_the_repository_has_the_address_in_pyproject():
+    """Colab opens the pages, and pip installs dtta there, from this address."""
+    owner, name = PROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/").split("/")
+    files = [ROOT / file for file in ("README.md", "CITATION.cff", "_config.yml")]
+    files += [*ROOT.glob("book/**/*.md"), *ROOT.glob("notebooks/src/**/*.py"), *ROOT.glob("notebooks/**/*.ipynb")]
+    for path in files:
+        text = path.read_text()
+        owners = set(re.findall(rf"github(?:\.com)?/([\w.-]+)/{re.escape(name)}(?![\w-])", text))
+        assert owners <= {owner}, path
+        assert owners or path not in files[:3], f"{path} does not name the repository"
+        tags = set(re.findall(rf"{re.escape(name)}(?:\.git)?@(v[\w.]+)", text))
+        assert tags <= {PROJECT["tool"]["dtta"]["colab-tag"]}, path
+
+
+# --- commands in the Makefile, the workflows and the guides ----------------------------------------------------------
+
+
+def test_commands_of_the_pages_are_understood():
+    files = [ROOT / "Makefile", ROOT / ".ci/colab", *ROOT.glob(".github/workflows/*.yml"), *ROOT.glob("book/*.md")]
+    lines = [
+        line for path in files for line in re.findall(r"^.*tools/pages ([a-z].*)$", path.read_text(), re.MULTILINE)
+    ]
+    assert len(lines) > 10
+    for line in lines:
+        words = re.split("[`,;]|  ", line)[0]  # without the sentence around a command, or its explanation
+        commands.parser().parse_args(shlex.split(words, comments=True))
 
 
 # --- README ---------------------------------------------------------------------------------------------------------

@@ -70,11 +70,11 @@ class Assignment:
 
 
 def pages_module(root: Path) -> ModuleType:
-    """tools/_pages.py of a checkout: how every notebook of the book gets its badge, install cell and metadata."""
-    path = root / "tools" / "_pages.py"
+    """Load tools/pages/project.py of a checkout, which gives each notebook its badge, install cell and metadata."""
+    path = root / "tools" / "pages" / "project.py"
     if not path.exists() or not (root / FOLDER).is_dir():
         raise CourseError(f"{root} is no checkout of the book with {FOLDER}; call this in one, or name it with --root")
-    spec = importlib.util.spec_from_file_location("_pages", path)
+    spec = importlib.util.spec_from_file_location("project", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

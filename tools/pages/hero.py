@@ -1,7 +1,7 @@
-"""Draw the README's picture from the stored results: python tools/hero.py -> book/_static/hero.png
+"""Draw the README's picture from the stored results.
 
-Left: test images under a shift whose answer adaptation mended, beside images it broke, taken at equal distances
-from the list of all such images. Right: the gain for each shift with its 95% paired interval.
+Left: test images under a shift that adaptation corrects, and images that it makes wrong, at equal distances in the list
+of all such images. Right: the gain for each shift with its 95% paired interval.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from dtta.experiments import stored
 from dtta.pages import figures
 from dtta.problems.digits.shifts import SHIFTS
 
-OUT = Path(__file__).parent.parent / "book" / "_static" / "hero.png"
 
-
-def main() -> None:
+def draw(path: Path) -> None:
+    """Write the picture as PNG."""
     figures.style()
     problem = dtta.load("digits")
     pairs = list(zip(*stored.align(*(stored.rows("digits-test", r) for r in ("none", "diffusion-tta"))), strict=True))
-    mended = [b for a, b in pairs if b.score > a.score]
-    broken = [b for a, b in pairs if b.score < a.score]
+    corrected = [after for before, after in pairs if after.score > before.score]
+    made_wrong = [after for before, after in pairs if after.score < before.score]
     fig = plt.figure(figsize=(11, 4.2), layout="constrained")
     left, right = fig.subfigures(1, 2, width_ratios=(1, 1.25))
     axes = left.subplots(4, 6)
-    for rows, part, edge in ((mended, axes[:2], figures.BLUE), (broken, axes[2:], figures.VERMILION)):
+    for rows, part, edge in ((corrected, axes[:2], figures.BLUE), (made_wrong, axes[2:], figures.VERMILION)):
         step = max(1, len(rows) // part.size)
         for ax in part.flat:
             ax.axis("off")
@@ -40,16 +39,11 @@ def main() -> None:
             ax.imshow(image[0, 0], vmin=0, vmax=1)
             ax.set_title(str(int(label)), fontsize=10, loc="center")
             ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, lw=3, ec=edge))
-    left.suptitle(f"{len(mended)} answers mended (blue), {len(broken)} broken (red)", fontsize=12)
+    left.suptitle(f"{len(corrected)} answers corrected (blue), {len(made_wrong)} made wrong (red)", fontsize=12)
+    gains = {}
+    for shift in SHIFTS:
+        before, after = zip(*[pair for pair in pairs if pair[0].shift == shift], strict=True)
+        gains[shift.replace("_", " ")] = paired_gain(before, after)
     ax = right.subplots()
-    figures.forest_into(
-        ax,
-        {s.replace("_", " "): paired_gain(*zip(*[p for p in pairs if p[0].shift == s], strict=True)) for s in SHIFTS},
-    )
-    ax.set_title("Gain over no adaptation by shift, with 95% interval")
-    fig.savefig(OUT, dpi=110, metadata={"Software": None})
-    print(OUT)
-
-
-if __name__ == "__main__":
-    main()
+    figures.forest(gains, "Gain over no adaptation by shift, with 95% interval", ax)
+    fig.savefig(path, dpi=110, metadata={"Software": None})

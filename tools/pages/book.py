@@ -1,4 +1,4 @@
-"""The book: a staging copy of everything it is made of, and a strict build of it."""
+"""Build the book strictly, from a staging copy of all its parts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _course
-import _record
 import nbformat
-from _check import check_page
-from _pages import PageError, Project, clean, write
 from nbformat import NotebookNode
 
+from tools.pages import course, record
+from tools.pages.check import check_page
+from tools.pages.project import PageError, Project, clean, write
+
 RUNS = "<!-- runs -->"
-_EMPTY_HEADING = re.compile(r"<th([^>]*)>\s*</th>")
+_EMPTY_HEADING = re.compile(r"<th(?: scope=\"col\")?([^>]*)>\s*</th>")
 
 
 def stage(project: Project, site: Path, notebooks: Path) -> None:
@@ -25,32 +25,35 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
     shutil.copytree(project.root / "book", site / "book")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(project.root / name, site)
-    known = _course.assignments(project)
+    assignments = course.assignments(project)
     for name in project.pages_in_toc():
         path = notebooks / f"{name}.ipynb"
         if not path.exists():
             raise PageError(f"{name}: no notebook in {notebooks}; run the page first")
-        if wrong := check_page(project, path, committed=notebooks == project.notebooks):
-            raise PageError("\n".join(wrong))
+        problems = check_page(project, path, committed=notebooks == project.notebooks)
+        if problems:
+            raise PageError("\n".join(problems))
         page = for_book(clean(nbformat.read(path, as_version=4)))
-        write(_course.close(project, name, page, known), site / "notebooks" / path.name)
-    if (handed_out := project.notebooks / "assignments").is_dir():  # to be downloaded; no pages of the book
+        write(course.close(project, name, page, assignments), site / "notebooks" / path.name)
+    handed_out = project.notebooks / "assignments"
+    if handed_out.is_dir():  # readers download them; they are not pages of the book
         shutil.copytree(handed_out, site / "notebooks" / "assignments")
-    _course.put_tables(project, site / "book", known)
-    if (status := site / "book" / "status.md").exists():
+    course.put_tables(project, site / "book", assignments)
+    status = site / "book" / "status.md"
+    if status.exists():
         folders = {notebooks, *(project.build / "executed").glob("*")}
-        records = [record for folder in sorted(folders) for record in _record.read(folder)]
+        records = [one for folder in sorted(folders) for one in record.read(folder)]
         text = status.read_text()
         if RUNS not in text:
-            raise PageError(f"book/status.md has no line {RUNS}, where the runs belong")
-        status.write_text(text.replace(RUNS, _record.table(records)))
+            raise PageError(f"book/status.md has no line {RUNS}, which the table of runs replaces")
+        status.write_text(text.replace(RUNS, record.table(records)))
 
 
 def for_book(page: NotebookNode) -> NotebookNode:
-    """What a browser needs and a notebook lacks.
+    """Add what a browser needs and a notebook lacks, and return the page.
 
-    A figure's alt text goes to the cell metadata, the one place where myst-nb reads it. A table's empty corner is no
-    heading: a screen reader would announce one without words.
+    Copy the alt text of a figure to the cell metadata, where myst-nb reads it. Make the empty corner of a table a plain
+    cell: a screen reader would announce a heading without words.
     """
     for cell in page.cells:
         for output in cell.get("outputs", []):
@@ -66,7 +69,7 @@ def build(project: Project, notebooks: Path, out: Path) -> Path:
     """Build the book strictly and return the folder of its HTML."""
     site, html = out / "site", out / "html"
     stage(project, site, notebooks)
-    # Beside the interpreter: the environment need not be activated.
+    # The command next to the interpreter, so that the environment need not be activated.
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(site)]
     command += ["--all", "-W", "--keep-going", "-n", "-q"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)

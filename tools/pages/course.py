@@ -1,7 +1,7 @@
-"""What the course adds to the book while it is built: a self-test and the assignment at each chapter's end, and tables.
+"""Add the course to the staged book: a self-test and the assignment at the end of each chapter, and tables.
 
-A self-test is data, book/quizzes/NN.yml. Numbers of an assignment are read from its source. The committed notebooks
-stay as they are: what Colab opens has none of this.
+A self-test is data, book/quizzes/NN.yml. Numbers of an assignment are read from its source. The committed notebooks do
+not change: Colab opens them without these parts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from _pages import PageError, Project
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+
+from tools.pages.project import PageError, Project
 
 ASSIGNMENTS = "<!-- assignments -->"
 QUESTIONS = 3  # in a self-test
@@ -22,17 +23,18 @@ _FIELDS = {"id", "question", "options", "answer", "why"}
 
 
 def quiz(project: Project, number: str) -> list[dict]:
-    """The questions of chapter "01"; none where there is no file.
+    """Return the questions of chapter "01"; an empty list if it has no file.
 
     Raises:
-        PageError: a rule is broken; all that are, a sentence each.
+        PageError: a rule is broken; the message lists all broken rules, a sentence each.
     """
     path = project.root / "book" / "quizzes" / f"{number}.yml"
     if not path.exists():
         return []
     questions = yaml.safe_load(path.read_text())
-    if wrong := list(_problems(questions)):
-        raise PageError("\n".join(f"book/quizzes/{path.name}: {sentence}" for sentence in wrong))
+    problems = list(_problems(questions))
+    if problems:
+        raise PageError("\n".join(f"book/quizzes/{path.name}: {problem}" for problem in problems))
     return questions
 
 
@@ -41,7 +43,7 @@ def _problems(questions: object):
         yield "must be a list of questions, each with " + ", ".join(sorted(_FIELDS))
         return
     if len(questions) != QUESTIONS:
-        yield f"has {len(questions)} questions; {QUESTIONS} are wanted"
+        yield f"has {len(questions)} questions; it needs {QUESTIONS}"
     for n, question in enumerate(questions, 1):
         name = question.get("id", f"question {n}")
         if set(question) != _FIELDS:
@@ -54,9 +56,9 @@ def _problems(questions: object):
             yield f"{name}: options must be a list of texts"
             continue
         if not 3 <= len(options) <= len(LETTERS):
-            yield f"{name}: has {len(options)} options; 3 or 4 are wanted"
+            yield f"{name}: has {len(options)} options; it needs 3 or 4"
         if len({" ".join(text.lower().split()) for text in options}) < len(options):
-            yield f"{name}: an option stands twice"
+            yield f"{name}: an option appears twice"
         if question["answer"] not in list(LETTERS[: len(options)]):
             yield f"{name}: the answer is {question['answer']!r}; it must be one letter of {LETTERS[: len(options)]!r}"
         if any(not str(question[key]).strip() or "\n" in str(question[key]).strip() for key in ("question", "why")):
@@ -65,22 +67,22 @@ def _problems(questions: object):
     if len(answers) > 1 and len(set(map(str, answers))) == 1:
         yield f"the answer is always {answers[0]}"
     ids = Counter(str(question.get("id")) for question in questions)
-    yield from (f"the id {name} stands twice" for name, count in ids.items() if count > 1)
+    yield from (f"the id {name} appears twice" for name, count in ids.items() if count > 1)
 
 
 def assignments(project: Project) -> dict:
-    """The assignments by key, in order: "a1" and so on, then "project"; none where the course is not there."""
-    from dtta.course.staff import source  # jupytext and nbformat, which the book needs too, are all that it takes
+    """Return the assignments by key, in order: "a1" and so on, then "project"; empty if the checkout has no course."""
+    from dtta.course.staff import source  # needs only jupytext and nbformat, as the book does
 
     if not (project.root / source.FOLDER).is_dir():
         return {}
     return {key: source.read(project.root, key) for key in source.keys(project.root)}
 
 
-def close(project: Project, name: str, page: NotebookNode, known: dict) -> NotebookNode:
-    """Put a chapter's self-test and its assignment behind its last cell."""
+def close(project: Project, name: str, page: NotebookNode, assignments: dict) -> NotebookNode:
+    """Append a chapter's self-test and its assignment to its cells, and return the page."""
     number = name.partition("_")[0]
-    questions, assignment = quiz(project, number), known.get(f"a{int(number)}" if number.isdecimal() else "")
+    questions, assignment = quiz(project, number), assignments.get(f"a{int(number)}" if number.isdecimal() else "")
     parts = [_self_test(questions)] if questions else []
     parts += [_block(project, assignment)] if assignment else []
     page.cells += [new_markdown_cell(text, id=f"course-{n}") for n, text in enumerate(parts)]
@@ -142,37 +144,37 @@ def _colab(project: Project, assignment, words: str = "Open in Colab") -> str:
 
 
 def _notebook(project: Project, assignment, words: str = "Download the notebook") -> str:
-    """A link to the students' notebook: a copy in the book, or where the repository has it."""
+    """Return a link to the students' notebook: a copy in the book, or the file in the repository."""
     file = f"assignments/{assignment.name}.ipynb"
     if (project.notebooks / file).exists():
         return f"{{download}}`{words} <../notebooks/{file}>`"
     return f"[{words}]({project.url}/raw/main/notebooks/{file})"
 
 
-def table(project: Project, known: dict) -> str:
-    """All assignments, a row each, for the guides."""
+def table(project: Project, assignments: dict) -> str:
+    """Return a table of all assignments in Markdown, for the guides."""
     lines = [
         "| assignment | notebook | chapter | points | by hand | minutes | tasks |",
         "|:--|:--|:--|--:|--:|--:|--:|",
     ]
-    found: list[list[int]] = []
+    rows: list[list[int]] = []
     pages = {name.partition("_")[0]: name for name in project.pages_in_toc()}
-    for key, one in known.items():
+    for key, one in assignments.items():
         chapter = pages.get(key[1:].zfill(2), "")
         link = f"[{chapter[:2]}](../notebooks/{chapter}.ipynb)" if chapter else "all"
-        own = one.title.partition(": ")[2] or one.title
+        title = one.title.partition(": ")[2] or one.title
         where = f"{_colab(project, one, 'Colab')} {_notebook(project, one, f'{key}.ipynb')}"
         numbers = [one.points, _by_hand(one), one.minutes, len(one.tasks)]
-        found.append(numbers)
-        lines.append(f"| {key}: {own} | {where} | {link} | {' | '.join(map(str, numbers))} |")
-    sums = [sum(row) for row in zip(*found, strict=True)]
+        rows.append(numbers)
+        lines.append(f"| {key}: {title} | {where} | {link} | {' | '.join(map(str, numbers))} |")
+    sums = [sum(row) for row in zip(*rows, strict=True)]
     lines.append(f"| in all | | | {' | '.join(map(str, sums))} |")
     return "\n".join(lines)
 
 
-def put_tables(project: Project, folder: Path, known: dict) -> None:
-    """Fill the place for the table in the staged prose pages."""
+def put_tables(project: Project, folder: Path, assignments: dict) -> None:
+    """Replace the marker in the staged prose pages by the table of assignments."""
     for path in folder.glob("*.md"):
         text = path.read_text()
         if ASSIGNMENTS in text:
-            path.write_text(text.replace(ASSIGNMENTS, table(project, known)))
+            path.write_text(text.replace(ASSIGNMENTS, table(project, assignments)))

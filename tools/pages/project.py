@@ -1,4 +1,7 @@
-"""The pages: which there are, how a source becomes a notebook, and how a notebook that ran becomes stable bytes."""
+"""List the pages, make notebooks from their sources, and turn an executed notebook into stable bytes.
+
+The course loads this file by its path: it imports nothing from its package.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ if "google.colab" in sys.modules:
 
 
 class PageError(Exception):
-    """Something wrong with a page or its settings: one sentence for the person at the terminal."""
+    """A problem of a page or its settings; the message is shown without a traceback."""
 
 
 class Project:
-    """The places and settings of a checkout.
+    """The folders and settings of a checkout.
 
     Args:
         root: the folder with pyproject.toml, _toc.yml and notebooks/.
@@ -47,27 +50,27 @@ class Project:
         self.url = settings["project"]["urls"]["Repository"].rstrip("/")
         self.tag = settings["tool"]["dtta"]["colab-tag"]
 
-    def pages(self, wanted: list[str] | tuple[str, ...] = ()) -> list[str]:
-        """Names of the pages in reading order: all, or those wanted (03 and 03_classification both do)."""
+    def pages(self, selection: list[str] | tuple[str, ...] = ()) -> list[str]:
+        """Return the names of the pages in reading order: all, or a selection (03 or 03_classification)."""
         names = sorted(path.stem for path in self.sources.glob("*.py"))
         if not names:
             raise PageError("no page sources in notebooks/src")
-        for want in wanted:
-            if not any(_matches(name, want) for name in names):
-                raise PageError(f"no page {want!r}; there are {', '.join(names)}")
-        return [name for name in names if not wanted or any(_matches(name, want) for want in wanted)]
+        for text in selection:
+            if not any(_matches(name, text) for name in names):
+                raise PageError(f"no page {text!r}; there are {', '.join(names)}")
+        return [name for name in names if not selection or any(_matches(name, text) for text in selection)]
 
     def pages_in_toc(self) -> list[str]:
-        """Names of the notebooks that the table of contents lists."""
+        """Return the names of the notebooks that the table of contents lists."""
         return [file.removeprefix("notebooks/") for file in self.toc_files() if file.startswith("notebooks/")]
 
     def toc_files(self) -> list[str]:
-        """Every document of the table of contents, without its suffix."""
-        found: list[str] = []
+        """Return every document of the table of contents, without its suffix."""
+        files: list[str] = []
 
         def walk(node: object) -> None:
             if isinstance(node, dict):
-                found.extend(value for key, value in node.items() if key in ("root", "file"))
+                files.extend(value for key, value in node.items() if key in ("root", "file"))
                 for value in node.values():
                     walk(value)
             elif isinstance(node, list):
@@ -75,15 +78,15 @@ class Project:
                     walk(value)
 
         walk(yaml.safe_load((self.root / "_toc.yml").read_text()))
-        return found
+        return files
 
     def colab(self, name: str) -> str:
-        """Where Colab opens a page."""
+        """Return the address at which Colab opens a page."""
         repository = self.url.removeprefix("https://github.com/")
         return f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
 
     def generate(self, name: str) -> NotebookNode:
-        """The notebook of a page as it is before it runs."""
+        """Return the notebook of a page before it runs."""
         page = jupytext.read(self.sources / f"{name}.py", fmt="py:percent")
         if not page.cells or page.cells[0].cell_type != "markdown" or not page.cells[0].source.startswith("# "):
             raise PageError(f"{name}: the first cell must be markdown that starts with '# Title'")
@@ -93,9 +96,9 @@ class Project:
         return identify(page)
 
     def dress(self, page: NotebookNode, name: str) -> None:
-        """Add what every notebook has: behind the title a Colab badge and an install cell, and the metadata."""
+        """Add a Colab badge and an install cell after the title, and the metadata of every notebook."""
         badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({self.colab(name)})"
-        # The book has its own Colab button, and its readers need no install cell: both are left out there.
+        # The book has its own Colab button, and its readers need no install cell: it leaves out both.
         page.cells[1:1] = [
             new_markdown_cell(badge, metadata={"tags": ["remove-cell"]}),
             new_code_cell(
@@ -113,7 +116,7 @@ class Project:
         page.nbformat, page.nbformat_minor = 4, 5
 
     def settings(self, name: str, profile: str, extra: dict[str, object] | None = None) -> dict[str, object]:
-        """Parameters of a page under a profile: those for "all" pages, its own, then the extra ones.
+        """Return the parameters of a page under a profile: those of "all" pages, then of the page, then the extra ones.
 
         Raises:
             PageError: a parameter that the page does not have, or a page that does not exist.
@@ -122,19 +125,21 @@ class Project:
         if profile not in profiles:
             raise PageError(f"no profile {profile!r} in notebooks/profiles.yml; there are {', '.join(profiles)}")
         chosen = profiles[profile] or {}
-        if unknown := set(chosen) - {"all", *self.pages()}:
+        unknown = set(chosen) - {"all", *self.pages()}
+        if unknown:
             raise PageError(f"profiles.yml, {profile}: no page {', '.join(sorted(unknown))}")
         values = {**(chosen.get("all") or {}), **(chosen.get(name) or {}), **(extra or {})}
-        known = parameters_of(self.generate(name), name)
-        if unknown := set(values) - known:
+        parameters = parameters_of(self.generate(name), name)
+        unknown = set(values) - parameters
+        if unknown:
             raise PageError(
-                f"{name}: unknown parameter {', '.join(sorted(unknown))}; the page has {', '.join(sorted(known))}"
+                f"{name}: unknown parameter {', '.join(sorted(unknown))}; the page has {', '.join(sorted(parameters))}"
             )
         return values
 
 
-def _matches(name: str, want: str) -> bool:
-    return want in (name, name.partition("_")[0]) or Path(want).stem == name
+def _matches(name: str, text: str) -> bool:
+    return text in (name, name.partition("_")[0]) or Path(text).stem == name
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -142,7 +147,7 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 def parameters_of(page: NotebookNode, name: str) -> set[str]:
-    """Names that the page's parameters cell assigns."""
+    """Return the names that the parameters cell of a page assigns."""
     cells = [cell for cell in page.cells if cell.cell_type == "code" and "parameters" in tags(cell)]
     if len(cells) != 1:
         raise PageError(f"{name}: need one code cell tagged parameters, found {len(cells)}")
@@ -154,7 +159,7 @@ def parameters_of(page: NotebookNode, name: str) -> set[str]:
 
 
 def clean(page: NotebookNode) -> NotebookNode:
-    """What is worth keeping of a notebook that ran: no timings and traces of papermill, one text for each stream."""
+    """Return an executed notebook without the timings and metadata of papermill, and one output for each stream."""
     page = nbformat.from_dict(page)
     page.metadata.pop("papermill", None)
     page.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
@@ -169,7 +174,7 @@ def clean(page: NotebookNode) -> NotebookNode:
 
 
 def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join neighbouring pieces of a stream; where the kernel cut it is chance."""
+    """Join consecutive pieces of a stream: the kernel splits it at random places."""
     merged: list[NotebookNode] = []
     for output in outputs:
         before = merged[-1] if merged else None
@@ -181,7 +186,7 @@ def _merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def identify(page: NotebookNode) -> NotebookNode:
-    """Give each cell an id from its text, so that the same page has the same bytes."""
+    """Derive the id of each cell from its text, so that equal pages have equal bytes."""
     seen: dict[str, int] = {}
     for cell in page.cells:
         digest = hashlib.sha256(f"{cell.cell_type} {cell.source}".encode()).hexdigest()[:10]

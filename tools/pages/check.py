@@ -1,7 +1,7 @@
-"""Rules for a notebook that ran, beyond what nbval and a strict book build notice.
+"""Rules for executed notebooks, beyond those of nbval and of a strict book build.
 
-A strict build passes a notebook with a stored error or without outputs; nbval passes one that never
-ran, and compares no images.
+A strict build accepts a notebook with a stored error or without outputs; nbval accepts one that never ran, and compares
+no images.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from _pages import PageError, Project, parameters_of, tags
 from nbformat import NotebookNode
+
+from tools.pages.project import PageError, Project, parameters_of, tags
 
 SIZE_LIMIT = 3_000_000
 _PATH = re.compile(
@@ -29,14 +30,14 @@ _REASON = re.compile(r"^\s*#\s*not compared: \S.{14,}$", re.MULTILINE)
 
 
 def check_page(project: Project, path: Path, committed: bool) -> list[str]:
-    """What is wrong with a notebook, a sentence each.
+    """Return the problems of a notebook, a sentence each.
 
     Args:
-        committed: one for readers, which must be exactly what its source makes; otherwise a run with
-            other parameters is fine too.
+        committed: the notebook is one for readers and must be exactly what its source gives; otherwise its parameters
+            may differ.
     """
-    found = [f"{path.stem}: {sentence}" for sentence in _problems(project, path, committed)]
-    return list(dict.fromkeys(found))
+    problems = [f"{path.stem}: {sentence}" for sentence in _problems(project, path, committed)]
+    return list(dict.fromkeys(problems))
 
 
 def _problems(project: Project, path: Path, committed: bool) -> Iterator[str]:
@@ -76,10 +77,11 @@ def _in_step(project: Project, page: NotebookNode, name: str, committed: bool) -
         yield f"has no source notebooks/src/{name}.py"
         return
     cells = [c for c in page.cells if committed or "injected-parameters" not in tags(c)]
-    have = [(c.cell_type, c.source, tags(c)) for c in cells]
-    want = [(c.cell_type, c.source, tags(c)) for c in project.generate(name).cells]
-    if have != want:
-        first = next((i for i, (a, b) in enumerate(zip(have, want, strict=False)) if a != b), min(len(have), len(want)))
+    present = [(c.cell_type, c.source, tags(c)) for c in cells]
+    expected = [(c.cell_type, c.source, tags(c)) for c in project.generate(name).cells]
+    if present != expected:
+        pairs = enumerate(zip(present, expected, strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), min(len(present), len(expected)))
         yield f"differs from its source from cell {first + 1} on: run and publish the page again"
     if committed and ("papermill" in page.metadata or any("papermill" in c.metadata for c in page.cells)):
         yield "carries papermill's metadata: publish it again"
@@ -136,22 +138,23 @@ def _opt_outs(cell: NotebookNode) -> Iterator[str]:
 
 def _private(text: str) -> Iterator[str]:
     for what, pattern in (("an absolute path", _PATH), ("an access token", _TOKEN), ("a memory address", _ADDRESS)):
-        if found := pattern.search(text):
-            shown = found[0] if what != "an access token" else found[0][:6] + "…"
+        match = pattern.search(text)
+        if match:
+            shown = match[0] if what != "an access token" else match[0][:6] + "…"
             yield f"holds {what}: {shown}"
 
 
 def check_folder(project: Project, folder: Path) -> list[str]:
-    """What is wrong with all notebooks of a folder, missing ones included."""
+    """Return the problems of all notebooks of a folder, missing notebooks included."""
     committed = folder.resolve() == project.notebooks
-    found = []
+    problems = []
     if committed and sorted(project.pages_in_toc()) != project.pages():
-        found.append(f"_toc.yml lists {project.pages_in_toc()}, notebooks/src has {project.pages()}")
+        problems.append(f"_toc.yml lists {project.pages_in_toc()}, notebooks/src has {project.pages()}")
     present = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if committed:
-        found += [f"{name}: no notebook: run and publish it" for name in project.pages() if name not in present]
+        problems += [f"{name}: no notebook: run and publish it" for name in project.pages() if name not in present]
     elif not present:
-        found.append(f"no notebooks in {folder}")
+        problems.append(f"no notebooks in {folder}")
     for path in present.values():
-        found += check_page(project, path, committed)
-    return found
+        problems += check_page(project, path, committed)
+    return problems

@@ -1,0 +1,171 @@
+"""The look of the figures, and how a figure reaches a page: as PNG with an alt text."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The palette of Okabe and Ito: eight colours that readers with a colour vision deficiency can tell apart.
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+YELLOW = "#F0E442"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
+GREY = "#777777"  # not part of the palette: for the background
+PALETTE = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, BLACK)
+SEGMENTS = (SKY, GREY, VERMILION, BLUE, YELLOW, GREEN, PURPLE)  # sky, ground, sphere, box, cylinder, cone, torus
+
+_PIXELS = 2  # image pixels per page pixel: sharp on high-density screens
+_DPI = 80  # page pixels per inch of figure
+_LABEL = "label"  # marks the names of points, which `show` moves apart
+
+
+def style() -> None:
+    """Set matplotlib's defaults for the book.
+
+    The background is opaque white, so that a figure looks the same on a light and on a dark page.
+    """
+    import matplotlib as mpl
+
+    mpl.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.figsize": (8.0, 3.6),
+            "figure.dpi": _DPI,
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": mpl.cycler(color=PALETTE),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "grid.color": "#e3e3e3",
+            "grid.linewidth": 0.8,
+            "font.size": 11,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "image.cmap": "gray",
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure in a notebook with its alt text, and close it.
+
+    Show one figure in each cell: the book keeps one alt text per cell. Leave numbers that may differ between machines
+    out of the alt text: when a page is checked, it must be equal.
+
+    Args:
+        fig: the figure; see `style`.
+        alt: for readers who cannot see the figure: what it draws, and what it shows.
+
+    Raises:
+        ValueError: the alt text is missing or too short.
+    """
+    import matplotlib.pyplot as plt
+
+    alt = _one_line(alt)
+    image = _png(fig)
+    plt.close(fig)  # otherwise the inline backend displays it a second time
+    _display(image, fig, alt)
+
+
+def animate(frames: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
+    """Display figures of equal size in turn, in a loop, as an animated PNG with an alt text; see `show`.
+
+    A printed page, and a browser without animated PNG, shows the first frame.
+
+    Args:
+        seconds: duration of each frame; the last one lasts 2.5 times as long.
+
+    Raises:
+        ValueError: there are no frames, or the alt text is missing or too short.
+    """
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    alt = _one_line(alt)
+    if not frames:
+        raise ValueError("an animation needs at least one frame")
+    first, *rest = (Image.open(BytesIO(_png(fig))).convert("RGB") for fig in frames)
+    buffer = BytesIO()
+    times = [round(1000 * seconds)] * len(rest) + [round(2500 * seconds)]
+    first.save(buffer, format="png", save_all=True, append_images=rest, duration=times, loop=0)
+    for fig in frames:
+        plt.close(fig)
+    _display(buffer.getvalue(), frames[0], alt)
+
+
+def _one_line(alt: str) -> str:
+    alt = " ".join(alt.split())
+    if len(alt) < 20:
+        raise ValueError(f"describe the figure in a sentence for readers who cannot see it; got alt={alt!r}")
+    return alt
+
+
+def _png(fig: Figure) -> bytes:
+    buffer = BytesIO()
+    _separate_labels(fig)
+    # Without the software's name, the same picture has the same bytes under another version of matplotlib.
+    fig.savefig(buffer, format="png", dpi=_DPI * _PIXELS, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _display(image: bytes, fig: Figure, alt: str) -> None:
+    from IPython.display import display
+
+    display(
+        {"image/png": b64encode(image).decode(), "text/plain": f"Figure: {alt}"},
+        metadata={"image/png": {"alt": alt, "width": round(fig.get_figwidth() * _DPI)}},
+        raw=True,
+    )
+
+
+def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Write a name next to each point; points at the same position share a label.
+
+    `show` moves overlapping labels apart, since the size of the axes is known only then.
+    """
+    from matplotlib.patheffects import withStroke
+
+    positions: dict[tuple[float, float], list[str]] = {}
+    for across, up, name in zip(x, y, names, strict=True):
+        positions.setdefault((across, up), []).append(name)
+    for (across, up), shared in positions.items():
+        # Labels are above the grid but below the points.
+        text = ax.text(across, up, "\n".join(shared), size=8, linespacing=0.95, gid=_LABEL, zorder=1.9)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        text.set_in_layout(False)  # it moves into the axes later: reserve no space for it outside
+
+
+def _separate_labels(fig: Figure) -> None:
+    """Move labels off each other and off the points, and draw a line from a distant label to its point."""
+    from adjustText import adjust_text
+
+    labels = {ax: [text for text in ax.texts if text.get_gid() == _LABEL] for ax in fig.axes}
+    if not any(labels.values()):
+        return
+    fig.canvas.draw()
+    fig.set_layout_engine("none")  # keep the sizes from here on: the positions of the labels depend on them
+    for ax, texts in labels.items():
+        if not texts:
+            continue
+        x, y = zip(*(text.get_position() for text in texts), strict=True)
+        line = {"arrowstyle": "-", "color": GREY, "lw": 0.5}
+        # A limit on rounds, not on time, gives the same picture on a slow machine.
+        forces = {"force_text": (0.4, 0.8), "force_explode": (0.5, 1.5)}
+        adjust_text(texts, x, y, ax=ax, iter_lim=1000, expand=(1.2, 1.7), arrowprops=line, **forces)
+        for text in texts:
+            text.set_gid(None)

@@ -1,0 +1,238 @@
+"""Draw losses, beliefs, gains and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dtta.pages.display import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, VERMILION, label_points
+from dtta.pages.maps import changed_classes, depth, depth_error, picture, segmentation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from dtta.core.problem import Problem
+
+
+def mean_interval(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) -> None:
+    """Draw the mean of `curves` (n, points), and its 95% interval (normal approximation) as a filled area."""
+    curves = curves.cpu()
+    mean, error = curves.mean(0), 1.96 * curves.std(0) / len(curves) ** 0.5
+    ax.plot(x, mean, color=colour, label=label)
+    ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
+
+
+def loss_gap(
+    t: Sequence[float], panels: Mapping[str, Tensor], names: Sequence[str], truth: str = "the truth"
+) -> Figure:
+    """Draw the diffusion loss under other conditions minus that under the true condition, by timestep.
+
+    A gap above zero at most timesteps shows that the diffusion model uses its condition.
+
+    Args:
+        t: timesteps (points,).
+        panels: title -> losses (n, 1 + len(names), points), the true condition first.
+        names: the other conditions, in the order of the losses.
+        truth: the true condition, for the label of the axis.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.5 * len(panels), 3.2), sharex=True, sharey=True, squeeze=False)
+    for ax, (title, losses) in zip(axes[0], panels.items(), strict=True):
+        ax.axhline(0, color=BLACK, lw=1)
+        for k, (colour, name) in enumerate(zip((BLUE, GREEN, ORANGE, PURPLE), names, strict=False), start=1):
+            mean_interval(ax, t, losses[:, k] - losses[:, 0], colour, name)
+        ax.set(title=title, xlabel="timestep t")
+        ax.set_yscale("symlog", linthresh=1e-3)
+    axes[0, 0].set_ylabel(f"loss minus that\nunder {truth}")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9)
+    return fig
+
+
+def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+    """Draw labelled points, blue if y is above zero and orange-red otherwise, and both axes through zero."""
+    for across, up in zip(x, y, strict=True):
+        ax.plot(across, up, "o", color=BLUE if up > 0 else VERMILION)
+    ax.axhline(0, color=GREY, lw=1, zorder=1)
+    ax.axvline(0, color=GREY, lw=1, zorder=1)
+    label_points(ax, x, y, names)
+
+
+def forest(gains: Mapping[str, Mapping[str, float]], title: str = "", ax: Axes | None = None) -> Figure:
+    """Draw a forest plot: each gain with its interval, filled if the interval does not contain zero.
+
+    Args:
+        gains: name -> "gain", "low" and "high", in points.
+        ax: where to draw; None: in a new figure.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.5, 0.36 * len(gains) + 1))
+    for y, gain in enumerate(reversed(list(gains.values()))):
+        significant = gain["low"] > 0 or gain["high"] < 0
+        colour = GREY if not significant else BLUE if gain["gain"] > 0 else VERMILION
+        ax.plot([gain["low"], gain["high"]], [y, y], color=colour)
+        ax.plot(gain["gain"], y, "o", color=colour, mfc=colour if significant else "white")
+    ax.axvline(0, color=BLACK, lw=1)
+    ax.set(yticks=range(len(gains)), yticklabels=list(reversed(gains)), xlabel="gain in points")
+    ax.grid(axis="y", visible=False)
+    if title:
+        ax.set_title(title)
+    return ax.figure
+
+
+def heatmap(values: Mapping[str, Mapping[str, float]], limit: float, label: str = "gain in points") -> Figure:
+    """Draw a table of numbers {row: {column: number}} in colours: blue above zero, red below, saturated at `limit`."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    columns = list(next(iter(values.values())))
+    numbers = np.array([[row[name] for name in columns] for row in values.values()])
+    fig, ax = plt.subplots(figsize=(0.55 * len(columns) + 2.6, 0.32 * len(values) + 1.4))
+    drawn = ax.imshow(numbers, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    for (y, x), number in np.ndenumerate(numbers):
+        colour = "white" if abs(number) > 0.6 * limit else BLACK
+        ax.text(x, y, f"{number:+.0f}" if round(number) else "0", ha="center", va="center", size=8, color=colour)
+    ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", size=9)
+    ax.set_yticks(range(len(values)), list(values), size=9)
+    ax.grid(False)
+    fig.colorbar(drawn, ax=ax, label=label, shrink=0.6, aspect=30)
+    return fig
+
+
+def simplex(
+    paths: Sequence[tuple[Tensor, int, str]], first: str = "true class", second: str = "strongest rival"
+) -> Figure:
+    """Draw paths of beliefs on the probability simplex of three outcomes: two classes, and all other classes together.
+
+    Args:
+        paths: for each path, beliefs (steps, 3) over (first, second, others), an index into PALETTE, and a label.
+        first, second: names of the corners at the bottom left and right.
+    """
+    import matplotlib.pyplot as plt
+    import torch
+
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    fig, ax = plt.subplots(figsize=(6, 4.6))
+    ax.add_patch(plt.Polygon(corners, fill=False, ec=GREY, lw=1))
+    ax.plot([0.5, 0.5], [0, 3**0.5 / 6], ":", color=GREY, lw=1)
+    for k in (0, 1):  # where the predicted class changes
+        middle = (corners[k] + corners[2]) / 2
+        ax.plot([middle[0], 0.5], [middle[1], 3**0.5 / 6], ":", color=GREY, lw=1)
+    for beliefs, colour, label in paths:
+        x, y = (beliefs @ corners).T.tolist()
+        ax.plot(x, y, "-", color=PALETTE[colour], lw=1.5, label=label)
+        ax.plot(x[:1], y[:1], "o", mfc="white", color=PALETTE[colour])
+        ax.plot(x[-1:], y[-1:], "o", color=PALETTE[colour])
+    for corner, name, place in zip(corners, (first, second, "all others"), ("top", "top", "bottom"), strict=True):
+        ax.text(*corner, f"{name}", ha="center", va=place)
+    ax.set(aspect="equal", xlim=(-0.15, 1.35), ylim=(-0.12, 0.98))
+    ax.axis("off")
+    if paths:
+        ax.legend(loc="upper right", fontsize=9)
+    return fig
+
+
+def belief(
+    image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], losses: Sequence[float] = ()
+) -> Figure:
+    """Draw one image (1, C, H, W), the belief in each class before and after, and the loss at each step.
+
+    Args:
+        before, after: beliefs (L,).
+        losses: one for each step; if empty, there is no panel for them.
+    """
+    import matplotlib.pyplot as plt
+
+    panels, widths = (3, (1, 2.2, 1.3)) if losses else (2, (1, 2.2))
+    fig, (left, middle, *right) = plt.subplots(1, panels, figsize=(9, 2.8), width_ratios=widths)
+    picture(left, image[0])
+    left.axis("off")
+    bars(middle, before, after, classes)
+    for ax in right:
+        steps = range(1, len(losses) + 1)
+        ax.plot(steps, losses, "o-", color=VERMILION)
+        ax.set(xlabel="step", ylabel="diffusion loss", xticks=steps)
+    return fig
+
+
+def bars(
+    ax: Axes,
+    before: Tensor,
+    after: Tensor,
+    classes: Sequence[str],
+    limit: int = 10,
+    order: Sequence[int] | None = None,
+) -> None:
+    """Draw the belief (L,) in each class before and after; horizontally if there are many classes or long names.
+
+    Args:
+        limit: with many classes, draw this many, those with the highest belief.
+        order: indices of the classes to draw, in this order, whatever the beliefs: for the frames of an animation.
+    """
+    import torch
+
+    many = len(classes) > limit or max(map(len, classes)) > 8
+    if order is not None:
+        chosen = list(order)
+    else:
+        chosen = torch.maximum(before, after).argsort(descending=True)[:limit].tolist() if many else range(len(classes))
+    place = range(len(chosen))
+    names = [classes[j] for j in chosen]
+    draw = ax.barh if many else ax.bar
+    for offset, values, colour, name in ((-0.2, before, GREY, "before"), (0.2, after, BLUE, "after")):
+        draw([j + offset for j in place], [values[j].item() for j in chosen], 0.4, color=colour, label=name)
+    if many:
+        ax.set(yticks=list(place), yticklabels=names, xlim=(0, 1), xlabel="belief")
+        ax.invert_yaxis()
+    else:
+        ax.set(xticks=list(place), xticklabels=names, ylim=(0, 1), ylabel="belief", xlabel="class")
+    ax.legend()
+
+
+def adaptation(
+    problem: Problem,
+    image: Tensor,
+    before: Tensor,
+    after: Tensor,
+    label: Tensor | None = None,
+    losses: Sequence[float] = (),
+) -> Figure:
+    """Draw the effect of adaptation on one image: beliefs, or maps and their change, and the loss at each step.
+
+    Args:
+        image: (1, C, H, W) in [0, 1].
+        before, after: outputs of the task network (1, ...).
+        label: the truth, if it is known.
+        losses: one for each step; if empty, there is no panel for them.
+    """
+    if problem.task == "classification":
+        return belief(image, before.softmax(1)[0], after.softmax(1)[0], problem.classes, losses)
+    import matplotlib.pyplot as plt
+
+    panels = ["image", *(["truth"] if label is not None else []), "before", "after", "change"]
+    fig, axes = plt.subplots(1, len(panels) + bool(losses), figsize=(2.1 * (len(panels) + bool(losses)), 2.4))
+    for ax, name in zip(axes, panels, strict=False):
+        ax.set_title(name, loc="center")
+        ax.axis("off")
+    picture(axes[0], image[0])
+    maps = ([label] if label is not None else []) + [before[0], after[0]]
+    for ax, output in zip(axes[1:], maps, strict=False):
+        if problem.task == "segmentation":
+            segmentation(ax, output if output.ndim == 2 else output.argmax(0), len(problem.classes))
+        else:
+            depth(ax, output[0], problem.condition.near, problem.condition.far)
+    place = len(panels) - 1
+    if problem.task == "segmentation":
+        changed_classes(axes[place], before[0].argmax(0), after[0].argmax(0), label)
+    else:
+        depth_error(axes[place], after[0, 0], before[0, 0])
+        axes[place].set_title("change: red nearer,\nblue further", loc="center", fontsize=9)
+    if losses:
+        steps = range(1, len(losses) + 1)
+        axes[-1].plot(steps, losses, "o-", color=VERMILION)
+        axes[-1].set(xlabel="step", title="diffusion loss", xticks=steps)
+    return fig

@@ -1,0 +1,127 @@
+"""Lines and tables carry their tolerance, and the comparison of outputs applies it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from nbformat.v4 import new_output
+
+from dtta.pages import report
+from tools.pages.tolerance import agree, tolerance_of
+
+LINE = "seed 3\naccuracy {} of 300 resnet18\nrate 1e-3"
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """Return a function that gives the last output as a notebook stores it."""
+    outputs = []
+
+    def display(data, metadata, raw):
+        assert raw
+        outputs.append(new_output("display_data", data, metadata=metadata))
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return lambda: outputs[-1]
+
+
+@pytest.mark.parametrize(
+    ("fresh", "committed", "same"),
+    [
+        (LINE.format("71.3"), LINE.format("71.3"), True),
+        (LINE.format("71.3"), LINE.format("71.8"), True),
+        (LINE.format("71.3"), LINE.format("71.9"), False),
+        (LINE.format("9.9"), LINE.format(" 10.2"), True),
+        (LINE.format("-0.1"), LINE.format("0.2"), True),
+        (LINE.format("−0.3"), LINE.format("0.4"), False),
+        (LINE.format("71.3"), LINE.format("71.30"), False),
+        (LINE.format("71.3"), LINE.format("71"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("300", "301"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("resnet18", "resnet19"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("accuracy", "Accuracy"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("seed 3", "seed 4"), False),
+        (LINE.format("71.3"), LINE.format("71.3").replace("1e-3", "2e-3"), False),
+        (LINE.format("71.3"), LINE.format("71.3") + "\nmore", False),
+        ("<td>71.3</td><td>300</td>", "<td>71.7</td><td>300</td>", True),
+        ("<td>71.3</td><td>300</td>", "<td>72.7</td><td>300</td>", False),
+    ],
+)
+def test_numbers_agree_within_the_tolerance_and_words_exactly(fresh, committed, same):
+    assert agree(fresh, committed, tolerance=0.5) is same
+    assert agree(fresh, fresh, tolerance=0.5)
+
+
+@pytest.mark.parametrize(
+    ("whole", "committed", "same"), [(0, 300, True), (0, 301, False), (2, 302, True), (2, 297, False)]
+)
+def test_whole_numbers_agree_within_their_own_tolerance(whole, committed, same):
+    assert agree("71.3% of 300", f"71.3% of {committed}", tolerance=50, whole=whole) is same
+
+
+def test_line_shows_its_tolerance_and_stores_it(displayed):
+    report.line("repaired 40 of 300, 13.3%", tolerance=0.5, whole=2)
+    output = displayed()
+    assert output.data == {
+        "text/plain": "repaired 40 of 300, 13.3%\n"
+        "(on another machine decimals may differ by up to 0.5, whole numbers by up to 2)"
+    }
+    assert tolerance_of(output) == {"tolerance": 0.5, "whole": 2}
+    report.line("accuracy 71.3%\nloss 0.2", tolerance=0.5)
+    assert tolerance_of(displayed()) == {"tolerance": 0.5, "whole": 0}
+    assert displayed().data["text/plain"].splitlines()[:2] == ["accuracy 71.3%", "loss 0.2"]
+
+
+def test_report_refuses_digits_without_meaning_and_tolerances_without_use(displayed):
+    with pytest.raises(ValueError, match=r"71\.25 has more digits than are meaningful at ±0\.5"):
+        report.line("accuracy 71.25", tolerance=0.5)
+    with pytest.raises(ValueError, match="no number with a decimal point"):
+        report.line("300 images", tolerance=0.5)
+    with pytest.raises(ValueError, match="tolerance must be a positive number"):
+        report.line("accuracy 71.2", tolerance=0)
+    with pytest.raises(ValueError, match="has more digits"):
+        report.table([{"gain": "3.25"}], tolerance=0.5)
+    report.line("rate 5e-3, accuracy 71.2", tolerance=0.5)
+
+
+def test_table_rounds_to_its_tolerance_and_keeps_whole_numbers(displayed):
+    report.table([{"shift": "a<b", "gain": -0.04, "n": 300, "none": float("nan")}], tolerance=0.5, caption="Gains")
+    text, html = displayed().data["text/plain"], displayed().data["text/html"]
+    assert text.splitlines() == [
+        "Gains",
+        "shift  gain    n  none",
+        "a<b     0.0  300     –",
+        "(on another machine decimals may differ by up to 0.5)",
+    ]
+    assert '<th scope="col" style="text-align: right">gain</th>' in html
+    assert '<td style="text-align: left">a&lt;b</td><td style="text-align: right">0.0</td>' in html
+    assert "<caption>Gains</caption>" in html
+    assert tolerance_of(displayed()) == {"tolerance": 0.5, "whole": 0}
+
+
+def test_table_without_digits_has_a_tolerance_for_whole_numbers(displayed):
+    report.table([{"accuracy": 97.4}], tolerance=4.5, digits=0)
+    text, limits = displayed().data["text/plain"], tolerance_of(displayed())
+    assert text.splitlines()[1].strip() == "97"
+    assert limits == {"tolerance": 4.5, "whole": 4}
+    assert agree(text, text.replace("97", "93"), **limits)
+    assert not agree(text, text.replace("97", "92"), **limits)
+    with pytest.raises(ValueError, match="no number with a decimal point in the table"):
+        report.table([{"accuracy": 97.4}], tolerance=0.5, digits=0)
+
+
+@pytest.mark.parametrize(
+    ("paper", "gain", "low", "high", "verdict"),
+    [
+        (2.0, 3.0, 1.0, 5.0, "agrees"),
+        (-2.0, -3.0, -5.0, -1.0, "agrees"),
+        (-2.0, 3.0, 1.0, 5.0, "disagrees"),
+        (2.0, -3.0, -5.0, -1.0, "disagrees"),
+        (2.0, 3.0, -1.0, 7.0, "interval contains zero"),
+        (2.0, 3.0, 0.0, 6.0, "interval contains zero"),
+    ],
+)
+def test_a_paper_and_a_run_agree_if_their_gains_have_the_same_sign(displayed, paper, gain, low, high, verdict):
+    report.paper_gains([("theirs", paper, "ours", dict(gain=gain, low=low, high=high))], tolerance=0.1)
+    cells = re.split("  +", displayed().data["text/plain"].splitlines()[1])
+    assert cells == ["theirs", f"{paper:.1f}", "ours", f"{gain:.1f}", f"{low:.1f}", f"{high:.1f}", verdict]

@@ -1,0 +1,147 @@
+"""Run, publish, check and build the pages; works from any folder.
+
+python tools/pages run 01 --profile mini     source -> _build/executed/mini/01_*.ipynb
+python tools/pages publish                   executed mini pages -> notebooks/*.ipynb, with outputs
+python tools/pages build                     strict book build -> _build/html
+python tools/pages check                     the project's rules for notebooks/*.ipynb
+python tools/pages verify                    check, then run again and compare with the committed outputs
+python tools/pages compare FOLDER            numbers of executed pages against the references of their device
+python tools/pages collect FOLDER            write those references: notebooks/references/*.json
+python tools/pages hero                      the README's picture -> book/_static/hero.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from tools.pages import book, references
+from tools.pages.check import check_folder, check_page
+from tools.pages.project import PROFILES, PageError, Project, clean, write
+from tools.pages.run import CHECKOUT, build_font_cache, run_and_compare, run_page
+
+
+def run(project: Project, args: argparse.Namespace) -> None:
+    extra = dict(_pair(text) for text in args.parameter)
+    out = (args.out or project.build / "executed" / args.profile).resolve()
+    if out in (project.notebooks, project.sources):
+        raise PageError("a page never runs in place: choose another --out, then publish")
+    names = project.pages(args.names)
+    values = {name: project.settings(name, args.profile, extra) for name in names}  # report wrong settings first
+    out.mkdir(parents=True, exist_ok=True)
+    build_font_cache()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        failures = list(pool.map(lambda name: run_page(project, name, args.profile, values[name], out), names))
+    _stop_at([failure for failure in failures if failure])
+
+
+def _pair(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise PageError(f"-p takes key=value, got {text!r}")
+    return key, yaml.safe_load(value)
+
+
+def _stop_at(problems: list[str]) -> None:
+    if problems:
+        raise PageError("\n".join(problems))
+
+
+def publish(project: Project, args: argparse.Namespace) -> None:
+    names = project.pages(args.names)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            executed = project.build / "executed" / "mini" / f"{name}.ipynb"
+            if not executed.exists():
+                raise PageError(f"{name}: no executed notebook; first: python tools/pages run {name}")
+            write(clean(nbformat.read(executed, as_version=4)), Path(folder, f"{name}.ipynb"))
+        pages = [Path(folder, f"{name}.ipynb") for name in names]
+        _stop_at([problem for page in pages for problem in check_page(project, page, committed=True)])
+        for page in pages:
+            shutil.copyfile(page, project.notebooks / page.name)
+            print(f"notebooks/{page.name}")
+
+
+def build(project: Project, args: argparse.Namespace) -> None:
+    notebooks = project.notebooks if args.committed else project.build / "executed" / "mini"
+    html = book.build(project, notebooks, (args.out or project.build).resolve())
+    print(f"the book: {html / 'index.html'}")
+
+
+def check(project: Project, args: argparse.Namespace) -> None:
+    _stop_at(check_folder(project, args.folder or project.notebooks))
+    print("check: no problems")
+
+
+def verify(project: Project, args: argparse.Namespace) -> None:
+    _stop_at(check_folder(project, project.notebooks))
+    build_font_cache()
+    if not run_and_compare([project.notebooks / f"{name}.ipynb" for name in project.pages(args.names)], args.jobs):
+        raise PageError("a fresh run does not give the committed outputs (see above)")
+
+
+def compare(project: Project, args: argparse.Namespace) -> None:
+    _stop_at(references.compare(args.folder, args.references or project.notebooks / "references"))
+    print("the numbers agree")
+
+
+def collect(project: Project, args: argparse.Namespace) -> None:
+    print(*references.collect(args.folder, args.references or project.notebooks / "references"), sep="\n")
+
+
+def hero(project: Project, args: argparse.Namespace) -> None:
+    from tools.pages.hero import draw  # loads torch and matplotlib, which the other commands do not need
+
+    path = project.root / "book" / "_static" / "hero.png"
+    draw(path)
+    print(path)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python tools/pages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, default=CHECKOUT, help="the checkout (default: this one)")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(function, help: str, names: bool = False, jobs: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__, help=help)
+        sub.set_defaults(function=function)
+        if names:
+            sub.add_argument("names", nargs="*", metavar="PAGE", help="01 or 01_name; none: all pages")
+        if jobs:
+            sub.add_argument("--jobs", type=int, default=2, help="pages at a time (default: 2)")
+        return sub
+
+    sub = command(run, "run pages from their sources", names=True, jobs=True)
+    sub.add_argument("--profile", choices=PROFILES, default="mini")
+    sub.add_argument("-p", dest="parameter", action="append", default=[], metavar="KEY=VALUE", help="set a parameter")
+    sub.add_argument("--out", type=Path, help="folder for the notebooks (default: _build/executed/PROFILE)")
+    command(publish, "put executed mini pages into notebooks/", names=True)
+    sub = command(build, "build the book strictly into _build/html")
+    sub.add_argument("--committed", action="store_true", help="with notebooks/*.ipynb, not the last run")
+    sub.add_argument("--out", type=Path, help="folder for site/ and html/ (default: _build)")
+    sub = command(check, "check notebooks that ran")
+    sub.add_argument("folder", type=Path, nargs="?", help="default: notebooks")
+    command(verify, "check, then run again and compare with the committed outputs", names=True, jobs=True)
+    for function, text in ((compare, "compare numbers with the references"), (collect, "write the references")):
+        sub = command(function, text)
+        sub.add_argument("folder", type=Path, help="the notebooks of a run, such as _build/executed/full")
+        sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")
+    command(hero, "draw the README's picture from the stored results")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    try:
+        args.function(Project(args.root), args)
+    except PageError as error:
+        sys.exit(f"{error}")

@@ -1,0 +1,40 @@
+"""Compare two outputs of a page within the tolerance that dtta.pages.report stores in the display metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dtta.pages.report import METADATA, NUMBER
+
+
+def tolerance_of(output: Mapping) -> dict | None:
+    """Return the tolerance of an output, {"tolerance": 0.5, "whole": 0}; None: it must be reproduced exactly."""
+    return output.get("metadata", {}).get(METADATA)
+
+
+def agree(fresh: str, committed: str, tolerance: float, whole: float = 0) -> bool:
+    """Return whether two texts have the same words, and numbers within a tolerance.
+
+    Args:
+        tolerance: for numbers with a decimal point.
+        whole: for whole numbers. A number with an exponent is a setting and must be equal.
+    """
+    numbers, old_numbers = NUMBER.findall(fresh), NUMBER.findall(committed)
+    return _words(fresh) == _words(committed) and all(
+        _near(new, old, tolerance, whole) for new, old in zip(numbers, old_numbers, strict=True)
+    )
+
+
+def _words(text: str) -> list[list[str]]:
+    """Return the words of each line, without spaces: one more digit in a number shifts the columns of a table."""
+    return [NUMBER.sub(" # ", line).split() for line in text.splitlines()]
+
+
+def _near(new: str, old: str, tolerance: float, whole: float) -> bool:
+    if new == old:
+        return True
+    decimals = len(new.partition(".")[2])
+    if decimals != len(old.partition(".")[2]) or "e" in (new + old).lower():
+        return False  # another number of digits is another text
+    gap = abs(float(new.replace("−", "-")) - float(old.replace("−", "-")))
+    return gap <= (tolerance if decimals else whole) + 1e-9

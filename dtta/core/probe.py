@@ -21,6 +21,7 @@ def losses_under(
     sampling: Sampling | None = None,
     seed: int = 0,
     batch: int = 100,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the diffusion loss (Eq. 2) of each image under each condition, with the same (t, ε) for all conditions.
 
@@ -31,6 +32,7 @@ def losses_under(
         sampling: how they are drawn; None: stratified over all timesteps.
         seed: of the pairs; the same seed and N give the same pairs.
         batch: images in one pass.
+        generator: draws the pairs instead of a new one with `seed`, so that several calls can use different pairs.
 
     Returns:
         (N, K) means over the pairs. Raises ValueError if a condition has another number of images.
@@ -40,7 +42,7 @@ def losses_under(
         raise ValueError(f"each condition must be for all {len(image)} images, not for {wrong[0]}")
     z0 = diffusion.encode(image)
     sampling = sampling or Sampling("stratified")
-    t, noise = sampling.draw(z0, samples, diffusion.timesteps, torch.Generator().manual_seed(seed))
+    t, noise = sampling.draw(z0, samples, diffusion.timesteps, generator or torch.Generator().manual_seed(seed))
     losses = torch.zeros(len(z0), len(conditions))
     for part in torch.arange(len(z0)).split(batch):
         for k, c in enumerate(conditions):

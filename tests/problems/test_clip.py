@@ -232,12 +232,12 @@ def test_bad_lora_options_are_refused_and_change_nothing(options, words):
     model = tiny.clip_classifier()
     with pytest.raises(ValueError, match=words):
         add_lora(model, **options)
-    with pytest.raises(ValueError, match="no weights of the kind 'lora'"):
+    with pytest.raises(ValueError, match="no parameters of the kind 'lora'"):
         select(model, "lora")
 
 
 def test_a_network_without_lora_targets():
-    with pytest.raises(ValueError, match="does not say where LoRA goes"):
+    with pytest.raises(ValueError, match="has no lora_targets; give targets"):
         add_lora(tiny.classifier())
 
 
@@ -296,7 +296,7 @@ def test_bad_settings_are_refused(settings, words):
 
 
 def test_prompts_need_a_network_with_text():
-    with pytest.raises(ValueError, match="part 'prompt' needs a network that reads"):
+    with pytest.raises(ValueError, match="trainable='prompt' needs a network that reads"):
         build(tiny.problem(), "diffusion-tta", trainable="prompt")
 
 

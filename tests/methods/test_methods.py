@@ -132,9 +132,9 @@ def test_the_defaults_are_the_papers(problem):
 
 def test_settings_reach_their_place(problem):
     tta = build(
-        problem, "diffusion-tta", optimizer="adamw", lr=0.25, steps=2, samples=3, trainable="norm", adapt_diffusion=True,
-        lr_diffusion=0.5, episodic=False, timesteps="stratified", noise="shared", t_min=0.1, t_max=0.6, reuse_noise=True,
-        norm="l1", micro_batch=2,
+        problem, "diffusion-tta", optimizer="adamw", lr=0.25, steps=2, samples=3, trainable="norm", norm="l1",
+        adapt_diffusion=True, lr_diffusion=0.5, episodic=False, timesteps="stratified", noise="shared", t_min=0.1,
+        t_max=0.6, reuse_noise=True, micro_batch=2,
     )  # fmt: skip
     assert (tta.steps, tta.samples, tta.episodic, tta.norm, tta.micro_batch) == (2, 3, False, "l1", 2)
     assert tta.sampling == Sampling("stratified", "shared", 0.1, 0.6, True)

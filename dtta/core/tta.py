@@ -126,11 +126,15 @@ class DiffusionTTA(Adapter):
         self.optimizer.step()  # lines 7 and 8
         return None
 
+    def weight(self, t: Tensor) -> Tensor:
+        """Return the weight of the loss at each t, in the shape of t: that of the sampling times the weighting."""
+        sampling = self.sampling
+        weight = self.diffusion.weight(t, self.weighting, sampling.t_min, sampling.t_max)
+        return sampling.weight(t, self.diffusion.timesteps) * weight
+
     def feedback(self, z0: Tensor, t: Tensor, noise: Tensor, c: Tensor) -> Feedback:
         """Return L and ∂L/∂c, see `accumulate`, in passes that fit into memory."""
-        sampling, pairs = self.sampling, t.numel()
-        weight = sampling.weight(t, self.diffusion.timesteps)
-        weight = weight * self.diffusion.weight(t, self.weighting, sampling.t_min, sampling.t_max)
+        pairs, weight = t.numel(), self.weight(t)
 
         def attempt(micro_batch: int, scale: float) -> Feedback:
             self.optimizer.zero_grad(set_to_none=True)

@@ -50,7 +50,7 @@ class DiffusionTTA(Adapter):
         model: the task network f_θ, image -> output. Kept in eval mode.
         diffusion: the diffusion model ε_φ (see ``dtta.core.diffusion``). Kept in eval mode.
         condition: output -> c, differentiable (see ``dtta.core.conditions``).
-        optimizer, steps, episodic: see ``Adapter``; so are reset_every, restore_rate and seed in `life_cycle`.
+        optimizer, steps, episodic: see ``Adapter``, also for errors; so are reset_every, restore_rate and seed in `life_cycle`.
         samples: B, (t, ε) pairs for each step and image.
         sampling: how (t, ε) are drawn.
         stopping: when to stop before the last step; None: never.
@@ -58,12 +58,8 @@ class DiffusionTTA(Adapter):
             until a pass fits. It changes memory and speed, not the gradient.
         norm: "l2" (the paper) or "l1".
         weighting: of the loss at each t, see ``Diffusion.weight``; "none" is the paper.
-        autocast: dtype of the diffusion model's pass, such as torch.bfloat16; everything else stays float32. With
-            torch.float16 the gradients are scaled, so that small ones are not lost.
+        autocast: dtype of the diffusion model's pass, such as torch.bfloat16; everything else stays float32.
         on_step: called with each ``Step`` before the parameters change: a progress bar, a log.
-
-    Raises:
-        ValueError: see ``Adapter``.
     """
 
     def __init__(
@@ -134,7 +130,8 @@ class DiffusionTTA(Adapter):
 
     def feedback(self, z0: Tensor, t: Tensor, noise: Tensor, c: Tensor) -> Feedback:
         """Return L and ∂L/∂c, see `accumulate`, in passes that fit into memory."""
-        pairs, weight = t.numel(), self.weight(t)
+        pairs = t.numel()
+        weight = self.weight(t)
 
         def attempt(micro_batch: int, scale: float) -> Feedback:
             self.optimizer.zero_grad(set_to_none=True)

@@ -50,7 +50,7 @@ class DiffusionTTA(Adapter):
         model: the task network f_θ, image -> output. Kept in eval mode.
         diffusion: the diffusion model ε_φ (see ``dtta.core.diffusion``). Kept in eval mode.
         condition: output -> c, differentiable (see ``dtta.core.conditions``).
-        optimizer, steps, episodic: see ``Adapter``, also for errors; so are reset_every, restore_rate and seed in `life_cycle`.
+        optimizer, steps, episodic, life_cycle (reset_every, restore_rate, seed), errors: see ``Adapter``.
         samples: B, (t, ε) pairs for each step and image.
         sampling: how (t, ε) are drawn.
         stopping: when to stop before the last step; None: never.

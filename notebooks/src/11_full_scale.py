@@ -51,6 +51,7 @@ from dtta.core.tta import DiffusionTTA
 from dtta.evaluation import summary
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
+from dtta.experiments import stored
 from dtta.experiments.paper import LEFT_OUT, presets, published
 from dtta.pages import figures, report
 from dtta.profiling.loops import bench
@@ -206,7 +207,7 @@ print("the same answer to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 def at_condition(precision, count, power=0):
     """∂L/∂c on the toy, made as small as that of a mean over `count` numbers; on its way back times 2**power."""
     problem, samples = random_problem("dit-toy", seed), 24
-    tta = prepare(adapter(problem, steps=1, samples=samples), problem.diffusion, precision, fit=False)
+    tta = prepare(adapter(problem, steps=1, samples=samples), problem.diffusion, precision)
     z0 = problem.diffusion.encode(x)
     t, noise = Sampling().draw(z0, samples, problem.diffusion.timesteps, torch.Generator().manual_seed(seed))
     c = tta.condition(tta.model(x)).detach().requires_grad_()
@@ -268,7 +269,7 @@ for case in cases:
 # measured yet is empty.
 
 # %%
-measured = Path(summary.PUBLISHED.parent, "bench.json")
+measured = stored.FOLDER / "bench.json"
 found = {(m["case"], m["device"]): m for m in json.loads(measured.read_text())} if measured.exists() else {}
 devices = sorted({name for _, name in found}) or ["no GPU yet"]
 columns = ["seconds an image", "naive / fast", "share of the floor", "GiB", "cosine"]
@@ -339,7 +340,7 @@ pd.DataFrame(lines)
 # run is empty. With `-p results=FOLDER` the page shows yours.
 
 # %%
-ours = summary.by_preset(Path(results) if results else summary.PUBLISHED.parent / "full")
+ours = summary.by_preset(Path(results) if results else stored.FOLDER / "full")
 
 
 def told(name):

@@ -204,7 +204,7 @@ def test_what_adaptation_did_to_a_map_is_drawn(task):
     with torch.no_grad():
         before, after = problem.model(x), problem.model(x.flip(3))
     for label, losses, panels in ((truth, [0.3, 0.2], 6), (truth, [], 5), (None, [0.3], 5), (None, [], 4)):
-        fig = figures.adapted(problem, x, before, after, label, losses)
+        fig = figures.adaptation(problem, x, before, after, label, losses)
         assert isinstance(fig, matplotlib.figure.Figure)
         assert len(fig.axes) == panels
         assert sum(bool(ax.images) for ax in fig.axes) == panels - bool(losses)

@@ -1,7 +1,7 @@
 """Which parameters to adapt.
 
-optimizer = torch.optim.SGD(select(model, "norm"), lr=5e-3, momentum=0.9)             # as TENT
-optimizer = torch.optim.Adam([*select(model), *select(diffusion.network)], lr=1e-5)   # θ and φ together
+    optimizer = torch.optim.SGD(select(model, "norm"), lr=5e-3, momentum=0.9)             # as TENT
+    optimizer = torch.optim.Adam([*select(model), *select(diffusion.network)], lr=1e-5)   # θ and φ together
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Sampling:
             raise ValueError(f"t_density must hold numbers above 0, not {self.t_density}")
 
     def draw(self, z0: Tensor, samples: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return B = `samples` pairs for each of N images: integers t (N, B) in 0..T-1 and ε (N, B, *z0.shape[1:])."""
+        """Return B = `samples` pairs for each of N images: integers t (N, B) in 0..T-1 and ε (N, B, C, h, w)."""
         images, device = len(z0), generator.device
         u = torch.rand(images, samples, generator=generator, device=device)
         if self.timesteps == "stratified":  # part k of B covers [k/B, (k+1)/B)

@@ -37,7 +37,7 @@ class Corruption:
     """A corruption with its constants; called with an image (C, H, W) in [0, 1], a severity and a generator.
 
     Args:
-        function: (image, generator, **constants) -> image.
+        function: (image, generator, constants by name) -> image.
         constants: by name, a value for each severity.
     """
 

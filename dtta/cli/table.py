@@ -59,7 +59,7 @@ def _make(name: str, options: Namespace, store: Path, processes: Single) -> None
     metric = problem.metrics.get(problem.metric)
     for entry_name, entry in table.entries.items():
         if entry.run.method != "none":
-            gain = stored.gain(table.name, entry_name, table.shifts, entry.against, metric, folder=store)
+            gain = stored.gain(table.name, entry_name, table.shifts, entry.baseline, metric, folder=store)
             print(gain_line(f"{entry_name:30}", gain, 1 if metric is None else 2))
 
 

@@ -11,6 +11,7 @@ commands; what neither states is listed in `open`. Options on the command line o
 from __future__ import annotations
 
 import csv
+import tomllib
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -68,76 +69,17 @@ BASELINES = {
 }
 CORRUPTIONS = {"gauss": "gaussian_noise", "fog": "fog", "pixelate": "pixelate", "snow": "snow", "contrast": "contrast"}
 
-# network -> data -> without adaptation, TENT, CoTTA, Diffusion-TTA
-TABLE_1 = {
-    "resnet18": {
-        "imagenet": (69.5, 63.0, 63.0, 77.2), "imagenet-a": (1.4, 0.6, 0.7, 6.1),
-        "imagenet-r": (34.6, 34.7, 34.7, 39.7), "imagenet-c": (2.6, 12.1, 11.7, 4.5),
-        "imagenet-v2": (57.1, 52.0, 52.1, 63.8), "imagenet-s": (7.7, 9.8, 9.7, 12.3),
-    },
-    "vit-b-32": {
-        "imagenet": (75.7, 75.7, 75.8, 77.6), "imagenet-a": (9.0, 9.0, 8.6, 11.2),
-        "imagenet-r": (45.2, 45.3, 45.0, 46.5), "imagenet-c": (39.5, 38.9, 40.0, 41.4),
-        "imagenet-v2": (61.0, 61.1, 60.9, 64.4), "imagenet-s": (15.8, 10.4, 1.1, 21.3),
-    },
-    "convnext-tiny": {
-        "imagenet": (81.9, 79.3, 80.5, 83.1), "imagenet-a": (22.7, 10.6, 13.2, 25.8),
-        "imagenet-r": (47.8, 42.7, 47.2, 49.7), "imagenet-c": (16.4, 2.7, 13.7, 21.0),
-        "imagenet-v2": (70.9, 69.0, 68.9, 71.5), "imagenet-s": (20.2, 19.9, 19.3, 22.6),
-    },
-}  # fmt: skip
-# network -> for gauss, fog, pixelate, snow, contrast: without adaptation, TENT, CoTTA, Diffusion-TTA
-TABLE_2 = {
-    "resnet50": ((6.3, 12.3, 12.2, 19.0), (25.2, 43.2, 42.4, 43.2), (26.5, 41.8, 41.7, 50.2), (16.7, 28.4, 28.6, 33.6),
-                 (3.6, 12.0, 11.9, 2.7)),
-    "vit-b-32": ((39.5, 38.9, 40.0, 46.5), (35.9, 35.8, 34.6, 56.2), (55.0, 55.5, 54.5, 64.7),
-                 (30.0, 30.7, 29.7, 50.4), (31.5, 32.1, 32.0, 33.6)),
-    "convnext-tiny": ((16.4, 2.7, 13.7, 47.4), (32.3, 5.0, 29.8, 65.9), (37.2, 43.9, 37.3, 69.0),
-                      (38.3, 15.2, 26.6, 62.6), (32.0, 40.7, 32.6, 46.2)),
-    "convnext-large": ((33.0, 30.8, 33.3, 54.9), (34.4, 53.5, 15.1, 67.7), (49.3, 51.1, 34.6, 71.7),
-                       (44.5, 44.6, 7.7, 64.8), (39.8, 52.4, 10.7, 55.7)),
-}  # fmt: skip
-# network -> data -> without adaptation, Diffusion-TTA
-TABLE_3 = {
-    "b-32": dict(food101=(82.6, 86.2), cifar100=(61.2, 62.8), aircraft=(17.8, 21.0), pets=(82.2, 84.9),
-                 flowers102=(66.7, 67.7), imagenet=(57.5, 60.8)),
-    "b-16": dict(food101=(88.1, 88.8), cifar100=(69.4, 69.0), aircraft=(22.8, 24.6), pets=(85.5, 86.1),
-                 flowers102=(69.3, 71.5), imagenet=(62.3, 63.8)),
-    "l-14": dict(food101=(93.1, 93.1), cifar100=(79.6, 80.6), aircraft=(32.0, 33.4), pets=(91.9, 92.3),
-                 flowers102=(78.8, 79.2), imagenet=(70.0, 71.2)),
-}  # fmt: skip
+# The tables' numbers, in percent: paper.toml says what each list holds.
+_NUMBERS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+TABLE_1, TABLE_3, TABLE_4, TABLE_5, TABLE_6, TABLE_8 = (_NUMBERS[f"table{k}"] for k in (1, 3, 4, 5, 6, 8))
+TABLE_2 = {network: tuple(row.values()) for network, row in _NUMBERS["table2"].items()}  # in the order of CORRUPTIONS
+DIFFUSION_CLASSIFIER = _NUMBERS["diffusion-classifier"]
 CLIPS = {"b-32": "clip-vit-base-patch32", "b-16": "clip-vit-base-patch16", "l-14": "clip-vit-large-patch14"}
-DIFFUSION_CLASSIFIER = dict(food101=77.9, cifar100=42.7, aircraft=24.3, pets=85.7, flowers102=56.8, imagenet=58.4)
-# shift -> without adaptation, Diffusion-TTA
-TABLE_4 = {
-    "segformer": dict(clean=(66.1, 66.1), gauss=(65.3, 66.4), fog=(63.0, 65.1), snow=(55.2, 56.6),
-                      contrast=(65.3, 66.4), shot=(63.3, 63.7)),
-    "densedepth": dict(clean=(92.4, 92.6), gauss=(79.1, 82.1), fog=(81.6, 84.4), snow=(72.7, 74.1),
-                       contrast=(77.4, 77.4), shot=(81.3, 82.1)),
-}  # fmt: skip
 CLASSES = {
     "imagenet": 1000, "imagenet-a": 200, "imagenet-r": 200, "imagenet-c": 1000, "imagenet-v2": 1000, "imagenet-s": 1000,
     "objectnet": 113, "food101": 101, "cifar100": 100, "aircraft": 100, "pets": 37, "flowers102": 102,
 }  # fmt: skip
 SHOTS = CORRUPTIONS | {"shot": "shot_noise", "clean": "clean"}
-# what is added, cumulatively -> settings, ImageNet-A
-TABLE_5 = {
-    "loss": (dict(samples=1, micro_batch=1, adapt_diffusion=False), 19.8),
-    "timesteps": (dict(noise="shared", adapt_diffusion=False), 24.5),
-    "noise": (dict(adapt_diffusion=False), 24.7),
-    "diffusion": ({}, 25.8),
-}
-# what is adapted -> settings, ImageNet, ImageNet-R
-TABLE_6 = {
-    "random": (dict(start="random", adapt_diffusion=False), 0.7, 4.0),
-    "logits": (dict(trainable="logits", start="random", adapt_diffusion=False), 71.8, 31.0),
-    "logits-ensemble": (dict(trainable="logits", start="random", ensemble=True, adapt_diffusion=False), 72.6, 36.5),
-    "norm": (dict(trainable="norm", adapt_diffusion=False), 69.0, 37.0),
-    "head": (dict(trainable="head", adapt_diffusion=False), 68.6, 37.5),
-    "all": (dict(adapt_diffusion=False), 73.0, 38.0),
-    "all-and-diffusion": ({}, 78.2, 42.6),
-}
-TABLE_8 = {"resnet18": (23.3, 26.0), "vit-b-32": (26.6, 31.3), "convnext-tiny": (41.0, 43.7)}
 
 
 @cache

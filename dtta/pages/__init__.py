@@ -1,5 +1,4 @@
 """What notebooks call: figures, tables with tolerances, and the setting of a page.
 
-May import experiments and the rooms below it. A new plot goes into ``plots.py`` or ``maps.py``, and
-its name into ``figures.py``.
+May import experiments and the rooms below it. A new plot goes into ``plots.py`` or ``maps.py``.
 """

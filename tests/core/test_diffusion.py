@@ -9,12 +9,7 @@ import pytest
 import stand_ins
 import tiny
 import torch
-from diffusers import (
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    UNet2DModel,
-)
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DModel
 from torch.nn import functional as F
 
 from dtta.core.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT, SoftLabel, TextUNet

@@ -25,6 +25,7 @@ from diffusers import (
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torchvision.models import VisionTransformer
 from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
 
@@ -42,13 +43,12 @@ def picture(number: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
 # --- checkpoints --------------------------------------------------------------------------------------
 
 
-def vae(levels: int = 2) -> AutoencoderKL:
+def vae(levels: int = 2, scaling: float = 0.18215) -> AutoencoderKL:
     """A VAE that reduces the side of an image by 2^(levels - 1)."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with tiny.seeded(0):
         return AutoencoderKL(
             block_out_channels=(8, 16, 16, 16)[:levels], norm_num_groups=4, latent_channels=4, sample_size=SIZE,
-            scaling_factor=0.18215, down_block_types=("DownEncoderBlock2D",) * levels,
+            scaling_factor=scaling, down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
         )  # fmt: skip
 
@@ -114,8 +114,7 @@ def stable_diffusion(folder: Path, levels: int = 2, published: bool = True) -> P
 def controlled(folder: Path) -> Path:
     """A Stable Diffusion pipeline with a ControlNet; the VAE reduces the side by 8, as the ControlNet does."""
     base = StableDiffusionPipeline.from_pretrained(stable_diffusion(folder, levels=4, published=False))
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
+    with tiny.seeded(3):
         controlnet = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
         for p in controlnet.parameters():  # its output layers start at zero
             p.data.add_(0.1 * torch.randn(p.shape))
@@ -134,8 +133,7 @@ def segformer(folder: Path, classes: int = 6) -> Path:
         sr_ratios=[2, 1], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16,
     )  # fmt: skip
     names = {k: f"thing {k}" for k in range(classes)}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with tiny.seeded(0):
         config = SegformerConfig(**shape, id2label=names, label2id={v: k for k, v in names.items()})
         network = SegformerForSemanticSegmentation(config)
         network.decode_head.classifier.weight.data.normal_()
@@ -149,9 +147,16 @@ def glpn(folder: Path) -> Path:
         num_encoder_blocks=4, depths=[1] * 4, hidden_sizes=[8] * 4, sr_ratios=[2, 1, 1, 1], decoder_hidden_size=8,
         patch_sizes=[7, 3, 3, 3], strides=[4, 2, 2, 2], num_attention_heads=[1] * 4, mlp_ratios=[2] * 4, max_depth=10,
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with tiny.seeded(0):
         GLPNForDepthEstimation(GLPNConfig(**shape)).save_pretrained(folder)
+    return folder
+
+
+def write_network(folder: Path, network: nn.Module, about: dict) -> Path:
+    """Write config.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(about))
+    save_file(network.state_dict(), folder / "model.safetensors")
     return folder
 
 
@@ -159,13 +164,8 @@ def densenet(folder: Path) -> Path:
     """A small DenseNet in timm's layout."""
     arguments = dict(growth_rate=4, block_config=[1, 1, 1, 1], num_classes=10)
     about = dict(architecture="densenet169", num_classes=10, model_args=arguments, pretrained_cfg={})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = timm.create_model("densenet169", **arguments)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(about))
-    save_file(network.state_dict(), folder / "model.safetensors")
-    return folder
+    with tiny.seeded(0):
+        return write_network(folder, timm.create_model("densenet169", **arguments), about)
 
 
 def dit(folder: Path, classes: int = 1000) -> Path:
@@ -178,31 +178,23 @@ def dit(folder: Path, classes: int = 1000) -> Path:
 
 def classifier(folder: Path, classes: int = 1000) -> Path:
     """A ResNet of ImageNet's classes in timm's layout, for images of 32 pixels."""
-    folder.mkdir(parents=True, exist_ok=True)
     arguments = dict(channels=[8, 8, 16, 16])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with tiny.seeded(0):
         network = timm.create_model("resnet18", num_classes=classes, **arguments)
         network.fc.weight.data.normal_(std=0.5)
     config = dict(tag="tv_in1k", input_size=[3, 32, 32], crop_pct=0.875, interpolation="bilinear", first_conv="conv1")
     config |= dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], classifier="fc", num_classes=classes)
     about = dict(architecture="resnet18", num_classes=classes, model_args=arguments, pretrained_cfg=config)
-    (folder / "config.json").write_text(json.dumps(about))
-    save_file(network.state_dict(), folder / "model.safetensors")
-    return folder
+    return write_network(folder, network, about)
 
 
 def vision_transformer(folder: Path) -> Path:
     """A torchvision ViT of ImageNet's classes, for images of 32 pixels."""
-    folder.mkdir(parents=True, exist_ok=True)
     shape = dict(image_size=32, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with tiny.seeded(0):
         network = VisionTransformer(**shape)
         network.heads.head.weight.data.normal_(std=0.5)
-    (folder / "config.json").write_text(json.dumps(shape))
-    save_file(network.state_dict(), folder / "model.safetensors")
-    return folder
+    return write_network(folder, network, shape)
 
 
 # --- data ---------------------------------------------------------------------------------------------

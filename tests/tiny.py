@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
@@ -25,14 +27,21 @@ NEAR, FAR = 1.5, 12.0
 SEEDS = {"validation": 1, "test": 2}  # of each split's images
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw random numbers from a seed within the context."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def unet_network(seed: int = 0, **options) -> UNet2DModel:
     settings = dict(
         sample_size=SIZE, in_channels=1, out_channels=1, num_class_embeds=CLASSES,
         block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return UNet2DModel(**settings | options)
 
 
@@ -42,8 +51,7 @@ def dit_network(seed: int = 0, **options) -> DiTTransformer2DModel:
         num_attention_heads=2, attention_head_dim=8, num_layers=3, sample_size=SIZE, patch_size=2,
         in_channels=1, out_channels=1, num_embeds_ada_norm=CLASSES,
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = DiTTransformer2DModel(**settings | options)
     first = network.transformer_blocks[0].norm1.emb.state_dict()
     for block in network.transformer_blocks:
@@ -76,8 +84,7 @@ class Classifier(nn.Module):
 
 
 def classifier(seed: int = 0) -> Classifier:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Classifier()
         model.norm.running_mean.normal_()
         model.norm.running_var.uniform_(0.5, 2)
@@ -117,7 +124,7 @@ def problem(family: str = "unet", settings: dict | None = None) -> Problem:
         model=classifier(),
         diffusion=phi,
         condition=mixture(phi),
-        draw=partial(_draw, truth=lambda index: torch.tensor(index % CLASSES)),
+        draw=_draw,
         sizes=dict.fromkeys(SEEDS, 12),
         shape=(1, SIZE, SIZE),
         shifts=tuple(SHIFTS),
@@ -127,9 +134,9 @@ def problem(family: str = "unet", settings: dict | None = None) -> Problem:
     )
 
 
-def _draw(split, index, shift, severity, seed, truth, channels=1):
+def _draw(split, index, shift, severity, seed, truth=lambda index: torch.tensor(index % CLASSES), **shape):
     """One of twelve random images under a shift, and its label."""
-    image = images(12, seed=SEEDS[split], channels=channels)[index]
+    image = images(12, seed=SEEDS[split], **shape)[index]
     return apply_shift(image, shift, severity, seed, index, SHIFTS), truth(index)
 
 
@@ -150,8 +157,7 @@ class Dense(nn.Module):
 
 
 def dense(task: str, seed: int = 0) -> Dense:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Dense(1 if task == "depth" else CLASSES, depth=task == "depth")
         model.norm.running_mean.normal_()
         model.norm.running_var.uniform_(0.5, 2)
@@ -162,8 +168,7 @@ def concat_unet(channels: int, classes: int = 0, patch: int = 2, seed: int = 0) 
     """A diffusion model of colour images that sees a map of so many channels, in squares of patch x patch."""
     shape = dict(sample_size=SIZE // patch, in_channels=(3 + channels) * patch**2, out_channels=3 * patch**2)
     network = unet_network(seed, **shape, num_class_embeds=None)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return ConcatUNet(network, scheduler(), patch=patch, classes=classes, dimension=channels if classes else 0)
 
 
@@ -228,8 +233,7 @@ def clip_model(seed: int = 0, length: int = LENGTH) -> CLIPModel:
     shape = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
     text = dict(shape, vocab_size=len(words), max_position_embeddings=length, **ends)
     vision = dict(shape, image_size=CLIP_SIZE, patch_size=4)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
         with torch.no_grad():  # larger than the library's start, so that classes differ
             for p in model.parameters():
@@ -249,8 +253,7 @@ def text_unet(seed: int = 0, **options) -> TextUNet:
         block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return TextUNet(UNet2DConditionModel(**settings | options), scheduler())
 
 
@@ -264,7 +267,7 @@ def open_problem(settings: dict | None = None) -> Problem:
         model=ClipClassifier(clip, tokenizer(), THINGS),
         diffusion=text_unet(),
         condition=ClassMixture(prompt_embeddings(clip.text_model, tokenizer(), THINGS)),
-        draw=_draw_large,
+        draw=partial(_draw, channels=3, size=CLIP_SIZE),
         sizes=dict.fromkeys(SEEDS, 12),
         shape=(3, CLIP_SIZE, CLIP_SIZE),
         shifts=tuple(SHIFTS),
@@ -272,8 +275,3 @@ def open_problem(settings: dict | None = None) -> Problem:
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
         settings=settings or {},
     )
-
-
-def _draw_large(split, index, shift, severity, seed):
-    image = images(12, seed=SEEDS[split], channels=3, size=CLIP_SIZE)[index]
-    return apply_shift(image, shift, severity, seed, index, SHIFTS), torch.tensor(index % CLASSES)

@@ -15,11 +15,13 @@ added; it is not part of ImageNet-C.
 from __future__ import annotations
 
 import math
+import tomllib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,7 +44,7 @@ class Corruption:
     """
 
     function: Callable[..., Tensor]
-    constants: Mapping[str, tuple]
+    constants: Mapping[str, Sequence]
 
     def __call__(self, image: Tensor, severity: int, generator: Generator) -> Tensor:
         constants = {name: values[severity - 1] for name, values in self.constants.items()}
@@ -205,42 +207,21 @@ def _from_pil(image: Image.Image) -> Tensor:
 
 # --- constants for severities 1 to 5 ------------------------------------------------------------------
 
-IMAGE_SHIFTS: dict[str, Corruption] = {
-    "gaussian_noise": Corruption(gaussian_noise, dict(deviation=(0.08, 0.12, 0.18, 0.26, 0.38))),
-    "shot_noise": Corruption(shot_noise, dict(photons=(60, 25, 12, 5, 3))),
-    "impulse_noise": Corruption(impulse_noise, dict(share=(0.03, 0.06, 0.09, 0.17, 0.27))),
-    "defocus_blur": Corruption(defocus_blur, dict(radius=(3, 4, 6, 8, 10))),
-    "motion_blur": Corruption(motion_blur, dict(length=(10, 15, 15, 15, 20), width=(3, 5, 8, 12, 15))),
-    "zoom_blur": Corruption(zoom_blur, dict(most=(0.11, 0.16, 0.21, 0.26, 0.31), step=(0.01, 0.01, 0.02, 0.02, 0.03))),
-    "snow": Corruption(
-        snow,
-        dict(
-            mean=(0.1, 0.2, 0.55, 0.55, 0.55),
-            deviation=(0.3, 0.3, 0.3, 0.3, 0.3),
-            threshold=(0.5, 0.5, 0.9, 0.85, 0.85),
-            length=(10, 12, 12, 12, 12),
-            width=(4, 4, 8, 8, 12),
-            blend=(0.8, 0.7, 0.7, 0.65, 0.55),
-        ),
-    ),
-    "fog": Corruption(fog, dict(strength=(1.5, 2, 2.5, 2.5, 3), decay=(2, 2, 1.7, 1.5, 1.4))),
-    "brightness": Corruption(brightness, dict(amount=(0.1, 0.2, 0.3, 0.4, 0.5))),
-    "contrast": Corruption(contrast, dict(factor=(0.4, 0.3, 0.2, 0.1, 0.05))),
-    "pixelate": Corruption(pixelate, dict(factor=(0.6, 0.5, 0.4, 0.3, 0.25))),
-    "jpeg": Corruption(jpeg, dict(quality=(25, 18, 15, 10, 7))),
-    "erasing": Corruption(erasing, dict(share=(0.15, 0.2, 0.25, 0.32, 0.4), grey=(0.5,) * 5)),
-}
-SMALL_IMAGE_SHIFTS: dict[str, Corruption] = {
-    "gaussian_noise": Corruption(gaussian_noise, dict(deviation=(0.15, 0.25, 0.35, 0.5, 0.65))),
-    "shot_noise": Corruption(shot_noise, dict(photons=(16, 8, 4, 2, 1))),
-    "impulse_noise": Corruption(impulse_noise, dict(share=(0.05, 0.1, 0.18, 0.27, 0.38))),
-    "blur": Corruption(gaussian_blur, dict(sigma=(0.5, 0.7, 0.9, 1.15, 1.4))),
-    "contrast": Corruption(contrast, dict(factor=(0.75, 0.6, 0.45, 0.3, 0.2))),
-    "brightness": Corruption(grey_brightness, dict(amount=(0.1, 0.2, 0.3, 0.4, 0.5))),
-    "fog": Corruption(coarse_fog, dict(strength=(0.4, 0.7, 1.0, 1.5, 2.0))),
-    "pixelate": Corruption(pixelate_to, dict(side=(7, 6, 5, 4, 3))),
-    "jpeg": Corruption(jpeg, dict(quality=(30, 18, 10, 5, 2))),
-}
+_FUNCTIONS = (
+    gaussian_noise, shot_noise, impulse_noise, gaussian_blur, defocus_blur, motion_blur, zoom_blur, snow, fog,
+    coarse_fog, brightness, grey_brightness, contrast, pixelate, pixelate_to, jpeg, erasing,
+)  # fmt: skip
+
+
+def _read_constants(table: str) -> dict[str, Corruption]:
+    """Return the corruptions of a table in corruptions.toml by name."""
+    functions = {function.__name__: function for function in _FUNCTIONS}
+    entries = tomllib.loads(Path(__file__).with_name("corruptions.toml").read_text())[table]
+    return {name: Corruption(functions[entry.pop("function", name)], entry) for name, entry in entries.items()}
+
+
+IMAGE_SHIFTS = _read_constants("image")
+SMALL_IMAGE_SHIFTS = _read_constants("small_image")
 
 
 # --- applying a shift ---------------------------------------------------------------------------------

@@ -111,7 +111,5 @@ DEPTH_METRICS = {
     "δ < 1.25": partial(_per_image, name="δ < 1.25", times=100),
 }
 SCALED_DEPTH_METRICS = DEPTH_METRICS | {
-    "AbsRel, scaled": partial(_per_image, name="AbsRel, scaled", times=100),
-    "RMSE, scaled": partial(_per_image, name="RMSE, scaled"),
-    "δ < 1.25, scaled": partial(_per_image, name="δ < 1.25, scaled", times=100),
+    f"{name}, scaled": partial(DEPTH_METRICS[name], name=f"{name}, scaled") for name in ("AbsRel", "RMSE", "δ < 1.25")
 }

@@ -7,26 +7,12 @@ import math
 import pytest
 import tiny
 import torch
-from adapting import seeded
+from adapting import pairs, seeded, tta
 
 from dtta.core import tta as tta_module
 from dtta.core.feedback import accumulate
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
-from dtta.core.tta import DiffusionTTA
-
-
-def tta(family="unet", joint=False, **options) -> DiffusionTTA:
-    problem = tiny.problem(family)
-    moving = [*select(problem.model), *(select(problem.diffusion.network) if joint else [])]
-    given = dict(steps=2, samples=6) | options
-    optimizer = torch.optim.SGD(moving, lr=0.1)
-    return DiffusionTTA(problem.model, problem.diffusion, problem.condition, optimizer, **given)
-
-
-def pairs(diffusion, samples=6, seed=0):
-    z0 = diffusion.encode(tiny.images(2, seed=seed))
-    return z0, *Sampling().draw(z0, samples, diffusion.timesteps, torch.Generator().manual_seed(seed))
 
 
 def test_accumulate_gives_the_gradient_at_the_condition(diffusion):
@@ -119,8 +105,8 @@ def test_the_largest_micro_batch_that_fits_is_found_by_halving(monkeypatch, join
     plain, small = tta(joint=joint, samples=12), tta(joint=joint, samples=12)
     asked = short_of_memory(monkeypatch, small.diffusion, 3)
     x = tiny.images(1)
-    expected = plain(x, torch.Generator().manual_seed(0))
-    found = small(x, torch.Generator().manual_seed(0))
+    expected = plain(x, seeded(0))
+    found = small(x, seeded(0))
     assert asked == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]  # twice over all pairs, and nothing twice
     assert small.micro_batch == 3
     assert torch.allclose(found, expected, atol=1e-5)

@@ -6,7 +6,6 @@ import pytest
 import timm
 import tiny
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 from torchvision import models
 
@@ -69,11 +68,7 @@ def test_head_is_the_last_layer(make, expected):
 def test_lora_is_what_peft_added():
     from peft import LoraConfig
 
-    module = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+    module = tiny.text_unet().network
     before = {name for name, _ in module.named_parameters()}
     module.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
     layers = sum("lora_A" in name for name, _ in module.named_parameters())

@@ -5,28 +5,12 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from adapting import pairs, seeded, tta
 from torch import nn
 
 from dtta.core.adapter import gradients_only_for
-from dtta.core.parameters import select
 from dtta.core.precision import DTYPES, compile_blocks, native, prepare
-from dtta.core.sampling import Sampling
-from dtta.core.tta import DiffusionTTA
-from dtta.methods.registry import METHODS, build
-
-
-def tta(family="unet", joint=False, **options) -> DiffusionTTA:
-    problem = tiny.problem(family)
-    moving = [*select(problem.model), *(select(problem.diffusion.network) if joint else [])]
-    given = dict(steps=2, samples=6) | options
-    optimizer = torch.optim.SGD(moving, lr=0.1)
-    return DiffusionTTA(problem.model, problem.diffusion, problem.condition, optimizer, **given)
-
-
-def pairs(diffusion, samples=6, seed=0):
-    z0 = diffusion.encode(tiny.images(2, seed=seed))
-    return z0, *Sampling().draw(z0, samples, diffusion.timesteps, torch.Generator().manual_seed(seed))
-
+from dtta.methods.registry import METHODS, build, settings_of
 
 # --- precision ------------------------------------------------------------------------------------------------------
 
@@ -52,7 +36,7 @@ def test_weights_kept_in_half_give_the_numbers_of_autocast_over_float32_weights(
         with torch.autocast("cpu", DTYPES[precision]):
             expected = plain.diffusion.loss(z0, t[:, 0], noise[:, 0], c)
         assert torch.equal(ready.diffusion.loss(z0, t[:, 0], noise[:, 0], c), expected)
-    assert torch.equal(ready(x, torch.Generator().manual_seed(0)), plain(x, torch.Generator().manual_seed(0)))
+    assert torch.equal(ready(x, seeded(0)), plain(x, seeded(0)))
     layers = [m for m in ready.diffusion.network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     kinds = {p.dtype for m in layers[1:] for p in m.parameters()}
     assert kinds == {DTYPES[precision]}
@@ -63,7 +47,7 @@ def test_float32_leaves_everything_as_it_is(family):
     plain, ready = tta(family), tta(family)
     assert prepare(ready, ready.diffusion) is ready
     x = tiny.images(1)
-    assert torch.equal(ready(x, torch.Generator().manual_seed(0)), plain(x, torch.Generator().manual_seed(0)))
+    assert torch.equal(ready(x, seeded(0)), plain(x, seeded(0)))
     assert ready.autocast is None and "forward" not in vars(ready.diffusion.network)
 
 
@@ -100,18 +84,12 @@ def test_every_method_runs_in_half(precision):
     for name in METHODS:
         if name in ("augmentation", "consistency", "ttt-mae", "tpt"):
             continue  # of other tasks or networks
-        settings = {k: v for k, v in dict(steps=1, samples=2).items() if k in _takes(name)}
+        settings = {k: v for k, v in dict(steps=1, samples=2).items() if k in settings_of(name)}
         problem = tiny.problem()
         method = build(problem, name, **settings)
         prepare(method, problem.diffusion, precision)
-        output = method(tiny.images(1), torch.Generator().manual_seed(0))
+        output = method(tiny.images(1), seeded(0))
         assert output.dtype == torch.float32 and output.isfinite().all()
-
-
-def _takes(method):
-    from dtta.methods.registry import settings_of
-
-    return settings_of(method)
 
 
 def test_unknown_precision():
@@ -129,7 +107,7 @@ def test_channels_last_changes_the_layout_alone():
     weight = next(p for p in ready.diffusion.network.parameters() if p.ndim == 4 and p.shape[1] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     x = tiny.images(1)
-    assert torch.allclose(*(m(x, torch.Generator().manual_seed(0)) for m in (ready, plain)), atol=1e-5)
+    assert torch.allclose(*(m(x, seeded(0)) for m in (ready, plain)), atol=1e-5)
 
 
 def test_blocks_are_compiled_one_by_one():
@@ -148,7 +126,7 @@ def test_compiled_blocks_give_the_same_gradient():
     plain, compiled = tta("dit"), tta("dit")
     compile_blocks(compiled.diffusion.network, backend="aot_eager")
     x = tiny.images(1)
-    a, b = (m(x, torch.Generator().manual_seed(0)) for m in (plain, compiled))
+    a, b = (m(x, seeded(0)) for m in (plain, compiled))
     assert torch.allclose(a, b, atol=1e-5)
 
 

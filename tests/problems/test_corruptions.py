@@ -324,8 +324,7 @@ def test_brightness_of_a_grey_image_is_added(table, severity, amount):
 
 
 @pytest.mark.parametrize(
-    ("table", "severity", "factor"),
-    by_severity(large=(0.4, 0.3, 0.2, 0.1, 0.05), small=(0.75, 0.6, 0.45, 0.3, 0.2)),
+    ("table", "severity", "factor"), by_severity(large=(0.4, 0.3, 0.2, 0.1, 0.05), small=(0.75, 0.6, 0.45, 0.3, 0.2))
 )
 def test_contrast_scales_each_channel_about_its_mean(table, severity, factor):
     for x in images(table)[:4]:

@@ -13,6 +13,7 @@ import dtta
 from dtta.cli import main
 from dtta.problems import load, module, recipes_of
 from dtta.problems.data.folders import cache_folder, data_folder
+from dtta.problems.training import weights
 
 PACKAGE = """
 from dataclasses import replace
@@ -107,13 +108,17 @@ def test_mini_problems_have_no_released_variant():
 
 @pytest.mark.parametrize(
     ("function", "variable", "default"),
-    [(data_folder, "DTTA_DATA", ".cache/dtta/data"), (cache_folder, "DTTA_CACHE", ".cache/dtta")],
+    [
+        (data_folder, "DTTA_DATA", ".cache/dtta/data"),
+        (cache_folder, "DTTA_CACHE", ".cache/dtta"),
+        (weights.folder, "DTTA_WEIGHTS", Path(dtta.__file__).parent / "weights"),
+    ],
 )
 def test_folders_come_from_variables_with_the_home_folder_expanded(function, variable, default, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv(variable, raising=False)
     assert function() == Path("/home/someone", default)
-    for value, path in {"": f"/home/someone/{default}", "~/x": "/home/someone/x", "/data/x": "/data/x"}.items():
+    for value, path in {"": Path("/home/someone", default), "~/x": "/home/someone/x", "/data/x": "/data/x"}.items():
         monkeypatch.setenv(variable, value)
         assert function() == Path(path)
 

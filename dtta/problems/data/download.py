@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
+import tomllib
 import urllib.error
 import urllib.request
 import zipfile
@@ -24,10 +25,6 @@ from pathlib import Path
 from dtta.problems.data.folders import data_folder, one_line
 
 HUB = "hub:"  # prefix of OWNER/NAME/FILE, a file of a data set on the Hugging Face hub
-BERKELEY = "https://people.eecs.berkeley.edu/~hendrycks"
-ZENODO = "https://zenodo.org/records/2235448/files"
-IMAGENET_V2 = f"{HUB}vaishaal/ImageNetV2/imagenetv2-matched-frequency.tar.gz"
-ADE20K = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 
 
 @dataclass(frozen=True)
@@ -46,33 +43,8 @@ class Archives:
     unpack_in: str = "."
 
 
-# Sources of the checksums: tensorflow/datasets, checksums.tsv (imagenet-a, -r, -v2); Zenodo's, as quoted in
-# kkirchheim/pytorch-ood (imagenet-c); dmlc/gluon-cv, scripts/datasets/ade20k.py (ade20k). All on GitHub.
-ARCHIVES = {
-    "imagenet-a": Archives(
-        {f"{BERKELEY}/imagenet-a.tar": "sha256:3bb3632277e6ba6392ea64c02ddbf4dd2266c9caffd6bc09c9656d28f012589e"},
-        "imagenet-a",
-    ),
-    "imagenet-r": Archives(
-        {f"{BERKELEY}/imagenet-r.tar": "sha256:18c6bf493b39a0d975d48e587437f562caab9c52ae6327dcfa9dd8eb54aa1b52"},
-        "imagenet-r",
-    ),
-    "imagenet-v2": Archives(
-        {IMAGENET_V2: "sha256:f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c"},
-        "imagenetv2-matched-frequency-format-val",
-    ),
-    "imagenet-c": Archives(
-        {
-            f"{ZENODO}/noise.tar": "md5:e80562d7f6c3f8834afb1ecf27252745",
-            f"{ZENODO}/blur.tar": "md5:2d8e81fdd8e07fef67b9334fa635e45c",
-            f"{ZENODO}/weather.tar": "md5:33ffea4db4d93fe4a428c40a6ce0c25d",
-            f"{ZENODO}/digital.tar": "md5:89157860d7b10d5797849337ca2e5c03",
-        },
-        "imagenet-c",
-        unpack_in="imagenet-c",
-    ),
-    "ade20k": Archives({ADE20K: "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"}, "ADEChallengeData2016"),
-}
+_TABLE = tomllib.loads(Path(__file__).with_name("archives.toml").read_text())
+ARCHIVES = {name: Archives(**entry) for name, entry in _TABLE.items()}
 
 
 class FetchError(OSError):

@@ -8,16 +8,17 @@ from pathlib import Path
 
 def data_folder() -> Path:
     """Return the folder of data sets: $DTTA_DATA or ~/.cache/dtta/data."""
-    return _folder("DTTA_DATA", "~/.cache/dtta/data")
+    return folder_from("DTTA_DATA", "~/.cache/dtta/data")
 
 
 def cache_folder() -> Path:
     """Return the folder of files that the package makes, such as results and rendered scenes: $DTTA_CACHE or
     ~/.cache/dtta."""
-    return _folder("DTTA_CACHE", "~/.cache/dtta")
+    return folder_from("DTTA_CACHE", "~/.cache/dtta")
 
 
-def _folder(variable: str, default: str) -> Path:
+def folder_from(variable: str, default: str | Path) -> Path:
+    """Return the folder that an environment variable names, or the default; ~ is expanded."""
     return Path(os.environ.get(variable) or default).expanduser()
 
 

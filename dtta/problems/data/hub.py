@@ -6,6 +6,7 @@ Only safetensors files are read: a pickled file contains code that runs when it 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +29,24 @@ class Checkpoint:
     """A public checkpoint on the hub.
 
     Args:
-        repository, revision: the revision is a commit, or the pull request with the hub's conversion to safetensors;
-            None: the newest commit.
+        repository: OWNER/NAME.
         gigabytes: approximate size of the download.
+        revision: a commit, or the pull request with the hub's conversion to safetensors; None: the newest commit.
         parts: folders of the repository that contain weights; ("",): the repository itself.
         conversion: if the weights are not published as safetensors: the command that converts them.
     """
 
     repository: str
-    revision: str | None
     gigabytes: float
+    revision: str | None = None
     parts: tuple[str, ...] = ("",)
     conversion: str = ""
+
+
+def checkpoints(table: str) -> dict[str, Checkpoint]:
+    """Return the checkpoints of a table in checkpoints.toml by name; the first is the default."""
+    entries = tomllib.loads(Path(__file__).with_name("checkpoints.toml").read_text())[table]
+    return {name: Checkpoint(**entry | {"parts": tuple(entry.get("parts", [""]))}) for name, entry in entries.items()}
 
 
 @dataclass(frozen=True)
@@ -72,17 +79,18 @@ class Requirement:
     command: str = ""
 
 
-Requirements = tuple[
-    list[Requirement], Callable[[], object]
-]  # the function raises FileNotFoundError if data are missing
+# The function raises FileNotFoundError if data are missing.
+Requirements = tuple[list[Requirement], Callable[[], object]]
 
 
-def require(
-    what: str, name: str | None, table: Mapping[str, Checkpoint], parts: tuple[str, ...] = ("",)
-) -> Requirement:
-    """Return the requirement of a checkpoint, by name or folder; `parts`: those of a folder. Raises as `locate`."""
+def require(what: str, name: str | None, table: Mapping[str, Checkpoint], more: tuple[str, ...] = ()) -> Requirement:
+    """Return the requirement of a checkpoint, by name or folder. Raises as `locate`.
+
+    A folder must have the parts of the table's first checkpoint and those in `more`.
+    """
     location = locate(name, table)
-    return Requirement(what, location, location.checkpoint.parts if location.checkpoint else parts)
+    default = next(iter(table.values()))
+    return Requirement(what, location, location.checkpoint.parts if location.checkpoint else default.parts + more)
 
 
 def locate(name: str | None, table: Mapping[str, Checkpoint]) -> Location:

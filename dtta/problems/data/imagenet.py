@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,45 +39,15 @@ class Layout:
         numbered: whether its folders are named by class numbers 0 to 999 instead of WordNet ids.
     """
 
-    folders: tuple[str, ...]
+    folders: Sequence[str]
     source: str
     subset: str | None = None
     numbered: bool = False
 
 
 LAYOUTS = {
-    "imagenet": Layout(
-        ("val",),
-        "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from https://image-net.org/download (an account is "
-        "needed); torchvision.datasets.ImageNet(FOLDER, 'val') unpacks them",
-    ),
-    "imagenet-a": Layout(
-        ("imagenet-a",), "https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar, unpacked there", "imagenet_a"
-    ),
-    "imagenet-r": Layout(
-        ("imagenet-r",), "https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar, unpacked there", "imagenet_r"
-    ),
-    "imagenet-v2": Layout(
-        ("imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency"),
-        "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/imagenetv2-matched-frequency.tar.gz, "
-        "unpacked there",
-        numbered=True,
-    ),
-    "imagenet-s": Layout(
-        ("stylized-imagenet/val",),
-        "make it from ImageNet's validation images with the code of https://github.com/rgeirhos/Stylized-ImageNet",
-    ),
-    "imagenet-sketch": Layout(
-        ("imagenet-sketch/sketch", "sketch"),
-        "ImageNet-Sketch.zip, by https://github.com/HaohanWang/ImageNet-Sketch, unpacked there",
-    ),
-    "imagenet-c": Layout(
-        ("imagenet-c", "ImageNet-C"),
-        "noise.tar, blur.tar, weather.tar and digital.tar from https://zenodo.org/records/2235448, unpacked there",
-    ),
-    "objectnet": Layout(
-        ("objectnet-1.0", "objectnet"), "objectnet-1.0.zip from https://objectnet.dev/download.html, unpacked there"
-    ),
+    name: Layout(**entry)
+    for name, entry in tomllib.loads(Path(__file__).with_name("imagenet.toml").read_text()).items()
 }
 
 

@@ -1,9 +1,4 @@
-"""ImageNet and its shifted versions at full scale: public classifiers under DiT-XL/2 (paper, Tables 1, 2, 5, 6, 8).
-
-Checkpoints come from the Hugging Face hub, or from a folder in its layout: give the folder's path instead of a name.
-Data sets are read from $DTTA_DATA or ~/.cache/dtta/data, in the published layout (``dtta.problems.data.imagenet``);
-``dtta doctor imagenet`` says what is missing.
-"""
+"""ImageNet and its shifted versions at full scale: public classifiers under DiT-XL/2 (paper, Tables 1, 2, 5, 6, 8)."""
 
 from __future__ import annotations
 
@@ -38,34 +33,8 @@ from dtta.problems.data.images import image_tensor, open_image
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from dtta.problems.training.weights import WeightsError
 
-NETWORKS = {
-    "resnet18": hub.Checkpoint("timm/resnet18.tv_in1k", "bbd144b3e5565108aad885f145491d11bc6ce807", 0.05),
-    "resnet50": hub.Checkpoint("timm/resnet50.tv_in1k", "78f3ecfdb38e06d9b8397f662e7ab8fee96026fa", 0.1),
-    "convnext-tiny": hub.Checkpoint("timm/convnext_tiny.fb_in1k", "b43a6303c9fcf176d2d707478a128c2c91e93528", 0.11),
-    "convnext-large": hub.Checkpoint("timm/convnext_large.fb_in1k", None, 0.8),
-    # torchvision publishes only a pickle, and timm has other weights under this name
-    "vit-b-32": hub.Checkpoint(
-        "torchvision/vit_b_32",
-        None,
-        0.35,
-        conversion="""mkdir -p vit-b-32 && python -c "from safetensors.torch import save_file; """
-        """from torchvision.models import vit_b_32; save_file(vit_b_32(weights='IMAGENET1K_V1').state_dict(), """
-        """'vit-b-32/model.safetensors')\"""",
-    ),
-}
-_CONVERT = 'python -c "from diffusers import DiTPipeline as D; D.from_pretrained({0!r}).save_pretrained({1!r})"'
-_PARTS = ("transformer", "vae")
-DIFFUSIONS = {
-    # The main branches contain pickles; a pull request of the hub's bot contains the first as safetensors.
-    "dit-xl-2-256": hub.Checkpoint("facebook/DiT-XL-2-256", "refs/pr/1", 3.3, _PARTS),
-    "dit-xl-2-512": hub.Checkpoint(
-        "facebook/DiT-XL-2-512",
-        "101a3d462b22d64c4afdd4d0c8c59a2c0b961b99",
-        3.3,
-        _PARTS,
-        _CONVERT.format("facebook/DiT-XL-2-512", "dit-xl-2-512"),
-    ),
-}
+NETWORKS = hub.checkpoints("imagenet-networks")
+DIFFUSIONS = hub.checkpoints("imagenet-diffusions")
 # The paper's settings (section 3.2): 5 steps of 180 pairs, 20 in one pass, all of θ and φ. It uses Adam at 1e-5 or SGD
 # at 5e-3; the released commands use the former for ResNet and ConvNeXt, the latter for ViT. TENT and CoTTA have their
 # authors' settings for ImageNet, other methods their defaults (dtta.methods). None of these were chosen on validation
@@ -152,7 +121,7 @@ def problem(
 
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
-    checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS, _PARTS)]
+    checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS)]
     return checkpoints, lambda: read(name, root(name))
 
 
@@ -165,8 +134,10 @@ def load_classifier(network: str | None, classes: Sequence[int]) -> tuple[Classi
     location = hub.locate(network, NETWORKS)
     if location.checkpoint is not None and location.checkpoint.conversion:
         hub.locate_file(location, "model.safetensors")  # raises, with the command that converts it
-    if location.checkpoint is None and _is_torchvision(location):
-        model = _load_vit(location)
+    arguments = _torchvision_arguments(location) if location.checkpoint is None else None
+    if arguments is not None:
+        model = VisionTransformer(**arguments)
+        hub.load_weights(model, hub.locate_file(location, "model.safetensors"), location)
         view, settings = View(232 * model.image_size // 224, model.image_size), SGD
         mean, std, outputs = IMAGENET_MEAN, IMAGENET_STD, model.heads[-1].out_features
     else:
@@ -183,22 +154,15 @@ def load_classifier(network: str | None, classes: Sequence[int]) -> tuple[Classi
     return Classifier(model, mean, std, None if len(classes) == 1000 else classes), view, settings
 
 
-def _is_torchvision(location: hub.Location) -> bool:
-    """Whether a folder has a torchvision ViT: weights without a configuration, or one that lists the arguments."""
+def _torchvision_arguments(location: hub.Location) -> dict | None:
+    """Return the arguments of a torchvision ViT, ViT-B/32's if its folder lists none; None if it has timm's layout."""
     try:
-        return "architecture" not in json.loads(hub.locate_file(location, "config.json").read_text())
+        config = json.loads(hub.locate_file(location, "config.json").read_text())
     except WeightsError:
-        return True
+        return VIT_B_32
     except ValueError as error:
         raise WeightsError(f"{location.path}/config.json is damaged ({error}); download it again") from error
-
-
-def _load_vit(location: hub.Location) -> VisionTransformer:
-    try:
-        arguments = json.loads(hub.locate_file(location, "config.json").read_text())
-    except WeightsError:
-        arguments = VIT_B_32
-    return hub.load_weights(VisionTransformer(**arguments), hub.locate_file(location, "model.safetensors"), location)
+    return None if "architecture" in config else config
 
 
 def load_dit(diffusion: str | None = None) -> DiT:

@@ -23,26 +23,16 @@ from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import dense as dense_data
 from dtta.problems.data import hub
 from dtta.problems.full import latent_maps
-from dtta.problems.full.stable_diffusion import controlled_requirements, load_controlled
 from dtta.problems.metrics import SCALED_DEPTH_METRICS, scaled_depth_errors
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, DenseDepth, Glpn
 from dtta.problems.training import weights
 from dtta.problems.training.fit import depth_loss
 from dtta.problems.training.recipes import Recipe
 
-NETWORKS = {"glpn": hub.Checkpoint("vinvino02/glpn-nyu", "cb8ce03174424af9a3315da175ead88667f0578c", 0.25)}
-ENCODER = {"densenet169": hub.Checkpoint("timm/densenet169.tv_in1k", None, 0.06)}
-DIFFUSIONS = {
-    "controlnet-depth": hub.Checkpoint(
-        "lllyasviel/control_v11f1p_sd15_depth", "539f99181d33db39cf1af2e517cd8056785f0a87", 1.45
-    )
-}
-# The paper states nothing for depth; these are its rate for segmentation and the steps of its other tasks.
-SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(optimizer="adamw", lr=8e-5, steps=5, samples=180, micro_batch=4),
-}
+NETWORKS = hub.checkpoints("nyuv2-networks")
+ENCODERS = hub.checkpoints("nyuv2-encoders")
+DIFFUSIONS = hub.checkpoints("nyuv2-diffusions")
 RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
-PROMPT = ""  # Stable Diffusion was trained on empty prompts too
 
 
 class DenseNetStages(nn.Module):
@@ -88,7 +78,7 @@ def densedepth(name: str = "nyuv2", pretrained: bool = False) -> DenseDepth:
         pretrained: whether the encoder has ImageNet's weights, or random ones.
     """
     sizes = latent_maps.sizes(name)
-    location = hub.locate(sizes.encoder, ENCODER)
+    location = hub.locate(sizes.encoder, ENCODERS)
     if pretrained:
         encoder = hub.load_timm(location)
     else:  # only the architecture; nothing is downloaded
@@ -115,7 +105,7 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
     pairs, sizes = dense_data.read(name), latent_maps.sizes(name)
     latent = latent_maps.is_chosen(name, diffusion)
     f = load_network(network, name)
-    phi = latent_maps.load(name, 0) if latent else load_controlled(diffusion, DIFFUSIONS, PROMPT)
+    phi = latent_maps.load(name, diffusion, DIFFUSIONS)
     errors, target = partial(scaled_depth_errors, near=sizes.near, far=sizes.far), hub.device()
     return Problem(
         name=name,
@@ -132,14 +122,13 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         score=lambda output, depth: errors(output, depth)["SSIM"],
         sums=errors,
         metrics=SCALED_DEPTH_METRICS,
-        settings={m: s | dict(adapt_diffusion=latent) for m, s in SETTINGS.items()},
+        settings={"diffusion-tta": latent_maps.SETTINGS | dict(adapt_diffusion=latent)},
     )
 
 
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
-    latent = latent_maps.is_chosen(name, diffusion)
-    phi = latent_maps.requirements(name) if latent else controlled_requirements(diffusion, DIFFUSIONS)
+    phi = latent_maps.requirements(name, diffusion, DIFFUSIONS)
     if network == "densedepth":
         f = latent_maps.trained_file("network", name, "densedepth")
     else:

@@ -1,14 +1,12 @@
-"""Open vocabulary at full scale: OpenAI's CLIP with Stable Diffusion 1.5, on public data sets (paper, Table 3).
-
-Checkpoints come from the Hugging Face hub, or from a folder in its layout: give the folder's path instead of a name.
-Data sets are read by torchvision from $DTTA_DATA or ~/.cache/dtta/data, in the published layout.
-"""
+"""Open vocabulary at full scale: OpenAI's CLIP with Stable Diffusion 1.5, on public data sets (paper, Table 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,19 +25,7 @@ from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem"]
 
-# The commits of the two base models contain no safetensors: transformers then reads the conversion that the hub's bot
-# offers as a pull request.
-NETWORKS = {
-    "clip-vit-base-patch32": hub.Checkpoint(
-        "openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", 0.6
-    ),
-    "clip-vit-base-patch16": hub.Checkpoint(
-        "openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3", 0.6
-    ),
-    "clip-vit-large-patch14": hub.Checkpoint(
-        "openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41", 1.7
-    ),
-}
+NETWORKS = hub.checkpoints("open-vocabulary-networks")
 # The paper's settings: LoRA on queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state the
 # rank. Other methods have their defaults (dtta.methods), but TENT adapts the same LoRA. None of these were chosen on
 # validation images here.
@@ -59,52 +45,40 @@ class DataSet:
     """A data set that torchvision reads.
 
     Args:
-        kind: the torchvision class.
+        kind: name of the torchvision class.
         splits: its arguments for "validation" and "test"; validation images come from the training part.
-        names: data set -> class names in plain words.
         templates: prompts of CLIP's authors for this data set; the paper uses "a photo of a <class>" for all.
     """
 
-    kind: type
+    kind: str
     splits: dict[str, dict]
-    names: Callable[[object], Sequence[str]]
-    templates: tuple[str, ...] = TEMPLATES
+    templates: Sequence[str] = TEMPLATES
+
+    def read(self) -> dict:
+        """Return torchvision's data set for each split. Raises FileNotFoundError if the data are missing."""
+        kind, root = getattr(datasets, self.kind), data_folder()
+        try:
+            return {split: kind(str(root), **arguments) for split, arguments in self.splits.items()}
+        except (RuntimeError, OSError) as error:
+            if kind is datasets.ImageNet:
+                advice = "see torchvision's documentation of ImageNet"
+            else:
+                code = f"from torchvision.datasets import {self.kind} as D; D({str(root)!r}, download=True)"
+                advice = f'python -c "{code}"'
+            reason = one_line(error)
+            raise FileNotFoundError(f"{self.kind} is not in {root} ({reason}); to get it: {advice}") from error
 
 
-def _plain_names(data) -> list[str]:
-    return [name.replace("_", " ").strip() for name in data.classes]
+_TABLE = tomllib.loads(Path(__file__).with_name("open_vocabulary.toml").read_text())
+DATA_SETS = {f"open-vocabulary-{name}": DataSet(**entry) for name, entry in _TABLE.items()}
 
 
-def _first_synonyms(data) -> list[str]:
-    """Return the first of each class's names, with the second if two classes share the first."""
+def _class_names(data) -> list[str]:
+    """Return the names in plain words; of synonyms the first, with the second if two classes share the first."""
+    if isinstance(data.classes[0], str):
+        return [name.replace("_", " ").strip() for name in data.classes]
     first = [synonyms[0] for synonyms in data.classes]
     return [names[0] if first.count(names[0]) == 1 else ", ".join(names[:2]) for names in data.classes]
-
-
-_train_test = {"validation": dict(split="train"), "test": dict(split="test")}
-DATA_SETS: dict[str, DataSet] = {
-    "open-vocabulary-food101": DataSet(
-        datasets.Food101, _train_test, _plain_names, ("a photo of {}, a type of food",)
-    ),
-    "open-vocabulary-cifar100": DataSet(
-        datasets.CIFAR100, {"validation": dict(train=True), "test": dict(train=False)}, _plain_names
-    ),
-    "open-vocabulary-aircraft": DataSet(
-        datasets.FGVCAircraft, _train_test, _plain_names, ("a photo of a {}, a type of aircraft",)
-    ),
-    "open-vocabulary-pets": DataSet(
-        datasets.OxfordIIITPet,
-        {"validation": dict(split="trainval"), "test": dict(split="test")},
-        _plain_names,
-        ("a photo of a {}, a type of pet",),
-    ),
-    "open-vocabulary-flowers102": DataSet(
-        datasets.Flowers102, _train_test, _plain_names, ("a photo of a {}, a type of flower",)
-    ),
-    "open-vocabulary-imagenet": DataSet(
-        datasets.ImageNet, {"validation": dict(split="train"), "test": dict(split="val")}, _first_synonyms
-    ),
-}  # fmt: skip
 
 
 def problem(
@@ -136,8 +110,8 @@ def problem(
     if own_names:
         names, splits = check_names(classes), {}
     else:
-        splits = {split: _read(source.kind, options) for split, options in source.splits.items()}
-        names = list(source.names(splits["test"]))
+        splits = source.read()
+        names = _class_names(splits["test"])
         if classes is not None and not 2 <= classes <= len(names):
             raise ValueError(f"classes must lie between 2 and {len(names)}, not {classes!r}")
         names = names[:classes]
@@ -169,10 +143,8 @@ def problem(
 
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
-    parts = DIFFUSIONS["stable-diffusion-1.5"].parts
-    checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS, parts)]
-    source = DATA_SETS[name]
-    return checkpoints, lambda: [_read(source.kind, options) for options in source.splits.values()]
+    checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS)]
+    return checkpoints, DATA_SETS[name].read
 
 
 def _settings(words: int) -> dict[str, dict]:
@@ -188,20 +160,6 @@ def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
 
 
 # --- data ---------------------------------------------------------------------------------------------
-
-
-def _read(kind: type, options: dict):
-    root = data_folder()
-    try:
-        return kind(str(root), **options)
-    except (RuntimeError, OSError) as error:
-        if kind is datasets.ImageNet:
-            advice = "see torchvision's documentation of ImageNet"
-        else:
-            code = f"from torchvision.datasets import {kind.__name__} as D; D({str(root)!r}, download=True)"
-            advice = f'python -c "{code}"'
-        reason = one_line(error)
-        raise FileNotFoundError(f"{kind.__name__} is not in {root} ({reason}); to get it: {advice}") from error
 
 
 def _labels(data) -> list[int]:

@@ -12,14 +12,7 @@ from dtta.core.diffusion import ControlledUNet, TextUNet
 from dtta.problems.data import hub
 from dtta.problems.networks.clip import TextReader
 
-DIFFUSIONS = {
-    "stable-diffusion-1.5": hub.Checkpoint(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-        4.3,
-        ("unet", "vae", "text_encoder"),
-    ),
-}
+DIFFUSIONS = hub.checkpoints("open-vocabulary-diffusions")
 
 
 def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextReader]:
@@ -30,11 +23,8 @@ def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextR
     location = hub.locate(diffusion, DIFFUSIONS)
     parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
     model = TextUNet(*(hub.load_part(kind, location, part) for part, kind in parts.items()))
-    encoder, tokenizer = (
-        hub.load_part(CLIPTextModel, location, "text_encoder"),
-        hub.load_part(CLIPTokenizer, location, "tokenizer"),
-    )
-    return model, TextReader(encoder, tokenizer)
+    encoder = hub.load_part(CLIPTextModel, location, "text_encoder")
+    return model, TextReader(encoder, hub.load_part(CLIPTokenizer, location, "tokenizer"))
 
 
 def load_controlled(
@@ -58,8 +48,7 @@ def load_controlled(
 
 def controlled_requirements(diffusion: str | None, table: Mapping[str, hub.Checkpoint]) -> list[hub.Requirement]:
     """Return the checkpoints that `load_controlled` needs."""
-    base = DIFFUSIONS["stable-diffusion-1.5"].parts
-    controlnet = hub.require("diffusion", diffusion, table, (*base, "controlnet"))
-    if controlnet.location.checkpoint is None:
-        return [controlnet]
-    return [controlnet, hub.require("diffusion", None, DIFFUSIONS)]
+    if diffusion is None or diffusion in table:
+        return [hub.require("diffusion", diffusion, table), hub.require("diffusion", None, DIFFUSIONS)]
+    hub.locate(diffusion, table)  # raises with the names of the table
+    return [hub.require("diffusion", diffusion, DIFFUSIONS, ("controlnet",))]

@@ -65,8 +65,8 @@ class Segmenter(_Normalised):
 
 
 def to_depth(u: Tensor, near: float, far: float) -> Tensor:
-    """Map any real number to a depth between near and far, linear in log depth where u is near zero."""
-    return torch.exp(math.log(near) + u.sigmoid() * math.log(far / near))
+    """Map [0, 1] to depths from near to far, linear in log depth."""
+    return torch.exp(math.log(near) + u * math.log(far / near))
 
 
 class DenseDepth(_Normalised):
@@ -111,7 +111,8 @@ class DenseDepth(_Normalised):
             y = F.interpolate(y, skip.shape[-2:], mode="bilinear")
             y = up(torch.cat([y, skip], dim=1))
         u = self.end(y)
-        return to_depth(u if self.whole else F.interpolate(u, image.shape[-2:], mode="bilinear"), self.near, self.far)
+        u = u if self.whole else F.interpolate(u, image.shape[-2:], mode="bilinear")
+        return to_depth(u.sigmoid(), self.near, self.far)
 
 
 class Glpn(_Normalised):
@@ -134,6 +135,4 @@ class Glpn(_Normalised):
         """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the unit of the data."""
         u = self.network(pixel_values=self.normalised(image, self.enlarge)).predicted_depth[:, None]
         u = F.interpolate(u, image.shape[-2:], mode="bilinear")
-        if self.metres:
-            return u.clamp(min=self.near)
-        return torch.exp(math.log(self.near) + u * math.log(self.far / self.near))
+        return u.clamp(min=self.near) if self.metres else to_depth(u, self.near, self.far)

@@ -26,7 +26,7 @@ from dtta.problems.scenes.training import LICENCE, distort
 from dtta.problems.scenes.words import SEEN, VOCABULARY
 from dtta.problems.training import weights
 from dtta.problems.training.fit import denoising_loss
-from dtta.problems.training.recipes import Recipe
+from dtta.problems.training.recipes import Recipe, map_losses
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
 LENGTH = 16  # tokens of a sentence, padding included
@@ -236,8 +236,7 @@ def scores(model: nn.Module, count: int = 200) -> dict[str, float]:
     embeddings = prompt_embeddings(reader().text_model, tokenizer(), names, PROMPTS[0])
     empty = reader().text_model(tokens(tokenizer(), [""], LENGTH)).last_hidden_state.expand(count, -1, -1)
     conditions = {"its name": embeddings[labels], "no text": empty, "another's name": embeddings[labels.roll(1)]}
-    losses = losses_under(model, images, list(conditions.values())).mean(0).tolist()
-    means = {f"loss under {name}": round(loss, 5) for name, loss in zip(conditions, losses, strict=True)}
+    means = map_losses(model, images, conditions)
     every_name = [name.expand(10, -1, -1) for name in embeddings]
     generator = torch.Generator().manual_seed(0)
     parts = images[:100].split(10)

@@ -10,7 +10,6 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from dtta.core.conditions import DepthMap
 from dtta.core.diffusion import ConcatUNet
-from dtta.core.probe import losses_under
 from dtta.core.problem import Problem
 from dtta.problems.metrics import DEPTH_METRICS, depth_errors
 from dtta.problems.scenes import data, models
@@ -20,7 +19,7 @@ from dtta.problems.scenes.training import DATA, LICENCE, distort, smooth_noise
 from dtta.problems.scenes.world import FAR
 from dtta.problems.training import weights
 from dtta.problems.training.fit import denoising_loss, depth_loss
-from dtta.problems.training.recipes import Recipe
+from dtta.problems.training.recipes import Recipe, map_losses
 
 condition = DepthMap(NEAR, FAR, scale="log")
 
@@ -109,8 +108,7 @@ def scores(model: nn.Module) -> dict[str, float]:
         sums = {name: sum(e[name] for e in each) for name in each[0]} | {"images": len(each)}
         return {name: round(DEPTH_METRICS[name](sums).item(), 3) for name in DEPTH_METRICS}
     maps = {"true": depth, "other scene's": depth.roll(1, 0), "flat": torch.full_like(depth, FAR)}
-    losses = losses_under(model, x, [condition(d) for d in maps.values()]).mean(0).tolist()
-    return {f"loss under the {name} map": round(loss, 5) for name, loss in zip(maps, losses, strict=True)}
+    return map_losses(model, x, {f"the {name} map": condition(d) for name, d in maps.items()})
 
 
 _recipe = partial(Recipe, scores=scores, data=DATA, licence=LICENCE, lr=1e-3)

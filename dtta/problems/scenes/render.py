@@ -38,11 +38,6 @@ class Rendered:
     depth: Tensor
     objects: Tensor
 
-    def main_object(self, n: int) -> int:
-        """Return the object of scene n that covers most pixels (0 if none is visible)."""
-        visible = self.objects[n][self.objects[n] >= 0]
-        return int(visible.bincount().argmax()) if len(visible) else 0
-
 
 @torch.no_grad()
 def render(scenes: Sequence[Scene], size: int | tuple[int, int] = 64, supersample: int = 1) -> Rendered:

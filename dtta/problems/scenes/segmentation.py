@@ -11,7 +11,6 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from dtta.core.conditions import PixelMixture
 from dtta.core.diffusion import ConcatUNet
-from dtta.core.probe import losses_under
 from dtta.core.problem import Problem
 from dtta.problems.metrics import class_counts, segmentation_metrics
 from dtta.problems.scenes import data, models
@@ -21,7 +20,7 @@ from dtta.problems.scenes.training import DATA, LICENCE, distort, smooth_noise
 from dtta.problems.scenes.world import CLASSES
 from dtta.problems.training import weights
 from dtta.problems.training.fit import denoising_loss
-from dtta.problems.training.recipes import Recipe
+from dtta.problems.training.recipes import Recipe, map_losses
 
 L = len(CLASSES)
 
@@ -120,12 +119,11 @@ def scores(model: nn.Module) -> dict[str, float]:
         return {name: round(METRICS[name](sums).item(), 2) for name in METRICS}
     condition = PixelMixture(model.class_embeddings)
     maps = {
-        "true": 30 * one_hot(classes),
-        "other scene's": 30 * one_hot(classes.roll(1, 0)),
-        "no": one_hot(classes) * 0,
+        "the true map": 30 * one_hot(classes),
+        "the other scene's map": 30 * one_hot(classes.roll(1, 0)),
+        "the no map": one_hot(classes) * 0,
     }
-    losses = losses_under(model, x, [condition(y) for y in maps.values()]).mean(0).tolist()
-    return {f"loss under the {name} map": round(loss, 5) for name, loss in zip(maps, losses, strict=True)}
+    return map_losses(model, x, {name: condition(y) for name, y in maps.items()})
 
 
 def one_hot(classes: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dtta.core.diffusion import Diffusion
+from dtta.core.probe import losses_under
 from dtta.problems.training import weights
 from dtta.problems.training.fit import Loss, fit
 
@@ -34,6 +36,13 @@ class Recipe:
     steps: int
     lr: float
     weight_decay: float = 0.01
+
+
+@torch.no_grad()
+def map_losses(diffusion: Diffusion, image: Tensor, conditions: Mapping[str, Tensor], **options) -> dict[str, float]:
+    """Return the mean loss of images under each condition, for a model card. Options: see ``losses_under``."""
+    losses = losses_under(diffusion, image, list(conditions.values()), **options).mean(0).tolist()
+    return {f"loss under {name}": round(loss, 5) for name, loss in zip(conditions, losses, strict=True)}
 
 
 def train(

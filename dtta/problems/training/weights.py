@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from dtta.problems.data.folders import folder_from
 from dtta.problems.training.fit import unique_tensors, write_tensors
 
 
@@ -27,7 +28,7 @@ class WeightsError(RuntimeError):
 
 def folder() -> Path:
     """Return the folder of the weights: $DTTA_WEIGHTS, or the one in the package."""
-    return Path(os.environ.get("DTTA_WEIGHTS") or Path(__file__).parents[2] / "weights")
+    return folder_from("DTTA_WEIGHTS", Path(__file__).parents[2] / "weights")
 
 
 @contextmanager

@@ -91,15 +91,31 @@ def classifier(seed: int = 0) -> Classifier:
         return model.eval()
 
 
-def written_out(model: nn.Module, image: Tensor, weight: Tensor, bias: Tensor, own: bool = False):
-    """The tiny networks with a batch norm written out, by the image's own statistics or the running ones."""
+def written_out(model: nn.Module, image: Tensor, weight=None, bias=None, own: float = 0.0) -> Tensor:
+    """The tiny networks with a batch norm written out; `own` is the share of the images' statistics in its own.
+
+    A gradient flows through the images' statistics only if no others are used.
+    """
+    weight, bias = (model.norm.weight, model.norm.bias) if weight is None else (weight, bias)
     h = nn.functional.conv2d(image, model.conv.weight, model.conv.bias, padding=1)
-    mean, var = model.norm.running_mean, model.norm.running_var
-    if own:
-        mean, var = h.mean(dim=(0, 2, 3)), h.var(dim=(0, 2, 3), unbiased=False)
+    seen = h if own == 1 else h.detach()
+    mean = own * seen.mean(dim=(0, 2, 3)) + (1 - own) * model.norm.running_mean
+    var = own * seen.var(dim=(0, 2, 3), unbiased=False) + (1 - own) * model.norm.running_var
     h = (h - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None]
     h = h.relu()
     return model.head(nn.functional.avg_pool2d(h, 2).flatten(1)) if isinstance(model, Classifier) else model.head(h)
+
+
+def snapshot(*modules: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, copied."""
+    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], *modules: nn.Module) -> set[str]:
+    """The names of the parameters and buffers that are no longer as in the snapshot."""
+    after = snapshot(*modules)
+    assert before.keys() == after.keys()
+    return {k for k in before if not torch.equal(before[k], after[k])}
 
 
 def mixture(model: Diffusion) -> ClassMixture:

@@ -23,6 +23,24 @@ matplotlib.use("Agg")
 QUICK = ["--set", "steps=1", "--set", "samples=2"]
 
 
+def printed_by(capsys, command: str, *arguments) -> str:
+    """Run a command that must succeed; return what it prints."""
+    assert main([*command.split(), *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def table_in(printed: str, mark: str) -> dict[str, list[str]]:
+    """Return the columns of those lines that contain a mark, by the lines' names."""
+    return {line[:20].strip(): line[20:].split() for line in printed.splitlines() if mark in line}
+
+
+def totals(problem, shift: str, count: int) -> dict:
+    """Return the sums that the metrics need, of the first images as the network predicts them."""
+    with torch.no_grad():
+        each = [problem.sums(problem.model(x), y) for x, y in (problem.image(i, shift) for i in range(count))]
+    return {name: sum(e[name] for e in each) for name in each[0]} | {"images": count}
+
+
 def refused(capsys, *arguments) -> str:
     """Run a command that must fail; return its one sentence."""
     assert main([str(a) for a in arguments]) == 2
@@ -34,8 +52,7 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_adapt_prints_both_beliefs_and_draws_them(tmp_path, capsys):
-    assert main(["adapt", "--index", "3", "--shift", "fog", "--out", str(tmp_path), *QUICK]) == 0
-    printed = capsys.readouterr().out
+    printed = printed_by(capsys, "adapt --index 3 --shift fog --out", tmp_path, *QUICK)
     assert "true class" in printed and "before" in printed and "after" in printed
     shares = [float(p) for p in re.findall(r"([\d.]+)%", printed)]
     assert len(shares) == 10 and all(0 <= p <= 100 for p in shares)
@@ -47,14 +64,11 @@ def test_the_seed_of_adapt_decides_noise_and_shift(tmp_path, capsys):
     """On a file it seeds the pairs (t, noise); without adaptation it seeds the shift."""
     Image.linear_gradient("L").save(tmp_path / "a.png")
 
-    def printed(seed: int, *arguments: str) -> list[str]:
-        assert main(["adapt", *arguments, "--seed", str(seed), "--out", str(tmp_path / "out")]) == 0
-        return [line for line in capsys.readouterr().out.splitlines() if "%" in line]
-
-    file = [str(tmp_path / "a.png"), *QUICK, "--set", "lr=1"]
+    file = [tmp_path / "a.png", *QUICK, "--set", "lr=1"]
     shifted = ["--index", "3", "--shift", "gaussian_noise", "--severity", "5", "--method", "none"]
     for arguments in (file, shifted):
-        first, again, other = (printed(seed, *arguments) for seed in (0, 0, 1))
+        given = [*arguments, "--out", tmp_path / "out", "--seed"]
+        first, again, other = (table_in(printed_by(capsys, "adapt", *given, seed), "%") for seed in (0, 0, 1))
         assert first == again
         assert first != other
 
@@ -83,38 +97,35 @@ def test_adapt_with_every_method(tmp_path):
 
 
 def test_evaluate_prints_a_paired_table_and_goes_on(tmp_path, capsys):
-    command = ["evaluate", "--shift", "contrast", "--images", "3", "--workers", "1", "--out", str(tmp_path), *QUICK]
-    assert main(command) == 0
-    first = capsys.readouterr().out
+    command = ["evaluate --shift contrast --images 3 --workers 1 --out", tmp_path, *QUICK]
+    first = printed_by(capsys, *command)
     assert re.search(r"contrast +\d+\.\d +\d+\.\d +[+-]\d+\.\d +\[", first)
     (kept,) = tmp_path.glob("*diffusion-tta*.jsonl")
     written = kept.read_text()
     assert len(written.splitlines()) == 4
-    assert main(command) == 0
+    printed_by(capsys, *command)
     assert kept.read_text() == written  # nothing was run again
     assert not list(tmp_path.glob(".*"))
 
 
 def test_report_tables_what_evaluations_left(tmp_path, capsys):
     """The numbers that evaluate printed, from the summaries alone, in each format."""
+    printed = {}
     for shift in ("fog", "contrast"):
-        command = ["evaluate", "--shift", shift, "--images", "3", "--workers", "1", "--out", str(tmp_path / shift)]
-        assert main([*command, *QUICK]) == 0
-    printed = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if "[" in line}
-    assert main(["report", str(tmp_path), "--format", "csv"]) == 0
-    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+        command = f"evaluate --shift {shift} --images 3 --workers 1 --out"
+        printed |= table_in(printed_by(capsys, command, tmp_path / shift, *QUICK), "[")
+    rows = list(csv.DictReader(printed_by(capsys, "report --format csv", tmp_path).splitlines()))
     assert [row["shift"] for row in rows] == ["contrast", "fog"]
     for row in rows:
-        before, after, gain = (float(n) for n in printed[row["shift"]][1:4])
+        before, after, gain = (float(n) for n in printed[row["shift"]][:3])
         assert [float(row[k]) for k in ("before", "after", "gain")] == pytest.approx([before, after, gain], abs=0.051)
         assert (row["problem"], row["method"], row["metric"], row["images"]) == (
             "digits", "diffusion-tta", "accuracy", "3",
         )  # fmt: skip
-    assert main(["report", str(tmp_path / "fog"), str(tmp_path / "contrast"), "--format", "markdown"]) == 0
-    head, rule, *lines = capsys.readouterr().out.splitlines()
+    folders = tmp_path / "fog", tmp_path / "contrast"
+    head, rule, *lines = printed_by(capsys, "report --format markdown", *folders).splitlines()
     assert head.startswith("| problem |") and set(rule) <= set("| -") and len(lines) == 2 and "| fog |" in lines[0]
-    assert main(["report", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("digits") == 2
+    assert printed_by(capsys, "report", tmp_path).count("digits") == 2
     assert "holds no summaries; make one with" in refused(capsys, "report", tmp_path / "elsewhere")
     (file,) = (tmp_path / "fog").glob("*.summary.json")
     file.write_text(file.read_text()[:-30])
@@ -122,21 +133,17 @@ def test_report_tables_what_evaluations_left(tmp_path, capsys):
 
 
 def test_evaluate_all_shifts_ends_with_their_mean(capsys):
-    assert main(["evaluate", "--shift", "all", "--images", "1", "--workers", "1", "--method", "none"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "[" in line]
-    assert lines[0][0] == "clean" and lines[-1][0] == "mean" and len(lines) == 14
-    before = [float(line[1]) for line in lines]
+    lines = table_in(printed_by(capsys, "evaluate --shift all --images 1 --workers 1 --method none"), "[")
+    assert next(iter(lines)) == "clean" and [*lines][-1] == "mean" and len(lines) == 14
+    before = [float(columns[0]) for columns in lines.values()]
     assert before[-1] == pytest.approx(sum(before[1:-1]) / 12, abs=0.06)  # of the shifts, without clean
     assert before[-1] != pytest.approx(sum(before[:-1]) / 13, abs=0.06)
 
 
 def test_the_main_metric_may_be_named(capsys):
-    command = ["evaluate", "--shift", "fog", "--images", "2", "--workers", "1", "--method", "none"]
-    printed = []
-    for named in ([], ["--metric", "accuracy"]):
-        assert main([*command, *named]) == 0
-        printed.append(capsys.readouterr().out.splitlines()[:-1])  # but for the seconds
-    assert printed[0] == printed[1]
+    command = "evaluate --shift fog --images 2 --workers 1 --method none"
+    usual, named = (printed_by(capsys, command, *metric).splitlines() for metric in ([], ["--metric", "accuracy"]))
+    assert usual[:-1] == named[:-1]  # but for the seconds
 
 
 # --- a number, or several, for each pixel --------------------------------------------------------------
@@ -154,21 +161,8 @@ def test_adapt_prints_maps_and_their_metrics(tmp_path, capsys, task):
     x, truth = problem.image(3, "fog")
     with torch.no_grad():
         before = problem.model(x)
-    command = [
-        "adapt",
-        "--problem",
-        f"tiny_problems:{task}",
-        "--index",
-        "3",
-        "--shift",
-        "fog",
-        "--out",
-        str(tmp_path),
-        *QUICK,
-    ]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    table = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if line.startswith(" ")}
+    command = f"adapt --problem tiny_problems:{task} --index 3 --shift fog --out"
+    table = table_in(printed_by(capsys, command, tmp_path, *QUICK), " ")
     sums = problem.sums(before, truth) | {"images": 1}
     for name in list(problem.metrics)[:4]:
         assert float(table[name][0]) == pytest.approx(problem.metrics[name](sums), abs=0.006, nan_ok=True)
@@ -186,11 +180,8 @@ def test_adapt_prints_maps_and_their_metrics(tmp_path, capsys, task):
 @pytest.mark.parametrize("task", ["segmentation", "depth"])
 def test_adapt_to_a_picture_whose_truth_is_unknown(tmp_path, capsys, task):
     Image.new("RGB", (30, 20), (200, 90, 40)).save(tmp_path / "a.png")
-    assert (
-        main(["adapt", str(tmp_path / "a.png"), "--problem", f"tiny_problems:{task}", "--out", str(tmp_path), *QUICK])
-        == 0
-    )
-    printed = capsys.readouterr().out
+    command = f"adapt --problem tiny_problems:{task}"
+    printed = printed_by(capsys, command, tmp_path / "a.png", "--out", tmp_path, *QUICK)
     assert "before" in printed
     assert not any(name in printed for name in tiny.dense_problem(task).metrics)
     assert (tmp_path / "a-adapted.png").exists()
@@ -217,37 +208,30 @@ def test_what_adaptation_did_to_a_map_is_drawn(task):
 @pytest.mark.parametrize("method", ["none", "augmentation"])
 def test_evaluate_prints_every_metric(capsys, tmp_path, task, method):
     problem = tiny.dense_problem(task)
-    command = ["evaluate", "--problem", f"tiny_problems:{task}", "--shift", "fog", "--images", "3", "--workers", "1"]
-    assert main([*command, "--method", method, "--out", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
+    command = f"evaluate --problem tiny_problems:{task} --shift fog --images 3 --workers 1 --method {method} --out"
+    printed = printed_by(capsys, command, tmp_path)
+    lines = table_in(printed, "[")
     assert lines.keys() == {"fog", *problem.metrics} - {problem.metric}
-    with torch.no_grad():
-        each = [problem.sums(problem.model(x), y) for x, y in (problem.image(i, "fog") for i in range(3))]
-    totals = {name: sum(e[name] for e in each) for name in each[0]} | {"images": 3}
+    sums = totals(problem, "fog", 3)
     for name, line in lines.items():
-        expected = problem.metrics[problem.metric if name == "fog" else name](totals)
+        expected = problem.metrics[problem.metric if name == "fog" else name](sums)
         assert float(line[0]) == pytest.approx(expected, abs=0.006, nan_ok=True)
     assert f"{method} against no adaptation, {problem.metric}, 3 test images" in printed
     kept = (tmp_path / f"tiny_problems-{task}-{method}-test.jsonl").read_text()
-    assert next(iter(each[0])) in kept
+    assert next(iter(sums)) in kept
 
 
 @pytest.mark.parametrize(("task", "metric"), [("segmentation", "IoU b"), ("depth", "AbsRel")])
 def test_evaluate_shows_the_metric_that_is_asked_for(capsys, task, metric):
     problem = tiny.dense_problem(task)
-    command = ["evaluate", "--problem", f"tiny_problems:{task}", "--images", "2", "--workers", "1", "--method", "none"]
-    assert main([*command, "--shift", "all", "--metric", metric]) == 0
-    printed = capsys.readouterr().out
-    lines = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if "[" in line}
+    command = f"evaluate --problem tiny_problems:{task} --images 2 --workers 1 --method none"
+    printed = printed_by(capsys, command, "--shift", "all", "--metric", metric)
+    lines = table_in(printed, "[")
     assert list(lines) == ["clean", *problem.shifts, "mean"]
-    with torch.no_grad():
-        each = [problem.sums(problem.model(x), y) for x, y in (problem.image(i) for i in range(2))]
-    totals = {name: sum(e[name] for e in each) for name in each[0]} | {"images": 2}
-    assert float(lines["clean"][0]) == pytest.approx(problem.metrics[metric](totals), abs=0.006)
+    assert float(lines["clean"][0]) == pytest.approx(problem.metrics[metric](totals(problem, "clean", 2)), abs=0.006)
     assert "other metrics" not in printed
     assert f"none against no adaptation, {metric}, 2 test images" in printed
-    sentence = refused(capsys, *command, "--metric", "accuracy")
+    sentence = refused(capsys, *command.split(), "--metric", "accuracy")
     assert f"{problem.name} has no metric 'accuracy'; it has {', '.join(problem.metrics)}" in sentence
 
 
@@ -259,8 +243,7 @@ def test_methods_of_another_task_are_refused(capsys, task, method):
 
 
 def test_bench_prints_ratio_and_floor(capsys):
-    assert main(["bench", "--samples", "4", "--micro-batch", "2"]) == 0
-    printed = capsys.readouterr().out
+    printed = printed_by(capsys, "bench --samples 4 --micro-batch 2")
     ratio = float(re.search(r"naive / fast = ([\d.]+)", printed)[1])
     share = float(re.search(r"floor / fast = ([\d.]+)", printed)[1])
     difference = float(re.search(r"gradients differ by (\S+)", printed)[1])
@@ -269,12 +252,10 @@ def test_bench_prints_ratio_and_floor(capsys):
 
 def test_cases_are_printed_and_kept(tmp_path, capsys):
     out = tmp_path / "new" / "bench.json"
-    names = ["dit-toy", "sd-toy-joint"]
-    command = ["bench", *(part for name in names for part in ("--case", name)), "--precision", "bfloat16"]
-    assert main([*command, "--steps", "1", "--samples", "24", "--micro-batch", "12", "--out", str(out)]) == 0
+    command = "bench --case dit-toy --case sd-toy-joint --precision bfloat16 --steps 1 --samples 24 --out"
+    printed = printed_by(capsys, command, out)
     kept = json.loads(out.read_text())
-    assert [case["case"] for case in kept] == names
-    printed = capsys.readouterr().out
+    assert [case["case"] for case in kept] == ["dit-toy", "sd-toy-joint"]
     for case in kept:
         assert f"{case['case']}: 1 steps of 24 pairs, bfloat16, random weights" in printed
         assert case["cosine"] > 0.999 and case["evaluations"] == 24 and case["precision"] == "bfloat16"
@@ -283,7 +264,7 @@ def test_cases_are_printed_and_kept(tmp_path, capsys):
 
 
 def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
-    assert main(["train", "digits", "--only", "vit", "--steps", "2", "--to", str(tmp_path)]) == 0
+    printed_by(capsys, "train digits --only vit --steps 2 --to", tmp_path)
     assert (tmp_path / "digits" / "vit.json").exists()
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path))
     assert "make it with: dtta train digits --only resnet" in refused(capsys, "adapt", "--index", "0")

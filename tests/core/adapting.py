@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tiny
 import torch
-from torch import nn
 
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
@@ -13,16 +12,6 @@ from dtta.core.tta import DiffusionTTA
 
 def seeded(seed: int = 7) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def snapshot(*modules: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer, copied."""
-    return {f"{i}.{k}": v.clone() for i, m in enumerate(modules) for k, v in m.state_dict().items()}
-
-
-def changed(before: dict, after: dict) -> set[str]:
-    assert before.keys() == after.keys()
-    return {k for k in before if not torch.equal(before[k], after[k])}
 
 
 def wrap(model, phi, parameters=None, lr=0.1, kind=torch.optim.SGD, momentum=None, **options) -> DiffusionTTA:

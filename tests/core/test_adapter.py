@@ -7,7 +7,7 @@ import copy
 import pytest
 import tiny
 import torch
-from adapting import changed, seeded, snapshot, wrap
+from adapting import seeded, wrap
 from torch import nn
 
 from dtta.core.adapter import check_image, gradients_only_for
@@ -21,10 +21,10 @@ from dtta.core.tta import DiffusionTTA
 def test_episodic_restores_bit_for_bit(model, diffusion, image, joint, kind):
     parameters = [*select(model), *(select(diffusion.network) if joint else [])]
     tta = wrap(model, diffusion, parameters, kind=kind, lr=0.1, steps=3)
-    before = snapshot(model, diffusion)
+    before = tiny.snapshot(model, diffusion)
     answer = tta(image)
     assert not torch.equal(answer, model(image))
-    assert not changed(before, snapshot(model, diffusion))
+    assert not tiny.changed(before, model, diffusion)
     assert not tta.optimizer.state
     assert all(p.grad is None for p in [*model.parameters(), *diffusion.parameters()])
 
@@ -46,14 +46,14 @@ def test_episodic_restores_after_an_interruption(model, diffusion, image, error,
 
     parameters = [*select(model), *select(diffusion.network)]
     tta = wrap(model, diffusion, parameters, lr=0.1, momentum=0.9, steps=5, micro_batch=3)
-    before = snapshot(model, diffusion)
+    before = tiny.snapshot(model, diffusion)
     expected = tta(image, seeded())
     hook = (model if where == "model" else diffusion.network).register_forward_pre_hook(interrupt)
     with pytest.raises(error):
         tta(image, seeded())
     hook.remove()
     assert len(tta.history) == 2
-    assert not changed(before, snapshot(model, diffusion))
+    assert not tiny.changed(before, model, diffusion)
     assert not tta.optimizer.state
     assert torch.equal(tta(image, seeded()), expected)
 
@@ -130,13 +130,13 @@ def test_predict_answers_without_adapting(model, diffusion, image):
 
 def test_reset_ends_an_online_stream(model, diffusion, image):
     tta = wrap(model, diffusion, kind=torch.optim.AdamW, lr=1e-2, episodic=False)
-    before = snapshot(model)
+    before = tiny.snapshot(model)
     first = tta(image, seeded())
-    assert changed(before, snapshot(model))
+    assert tiny.changed(before, model)
     assert tta.optimizer.state
     assert not torch.equal(tta(image, seeded()), first)
     tta.reset()
-    assert not changed(before, snapshot(model))
+    assert not tiny.changed(before, model)
     assert not tta.optimizer.state
     assert torch.equal(tta(image, seeded()), first)
 
@@ -144,11 +144,11 @@ def test_reset_ends_an_online_stream(model, diffusion, image):
 def test_only_what_moves_is_stored_and_moved(model, diffusion, image):
     head = select(model, "head")
     tta = wrap(model, diffusion, head, lr=1.0, episodic=False)
-    before = snapshot(model, diffusion)
+    before = tiny.snapshot(model, diffusion)
     tta(image)
     assert [s.shape for s in tta.start] == [p.shape for p in head]
     assert len(tta.start) == 2
-    assert changed(before, snapshot(model, diffusion)) == {"0.head.weight", "0.head.bias"}
+    assert tiny.changed(before, model, diffusion) == {"0.head.weight", "0.head.bias"}
 
 
 def test_only_phi_may_move(model, diffusion, image):
@@ -161,9 +161,9 @@ def test_only_phi_may_move(model, diffusion, image):
         episodic=False,
         sampling=Sampling(reuse_noise=True),
     )
-    before = snapshot(model, diffusion)
+    before = tiny.snapshot(model, diffusion)
     answer = tta(image)
-    moved = changed(before, snapshot(model, diffusion))
+    moved = tiny.changed(before, model, diffusion)
     assert moved
     assert all(name.startswith("1.") for name in moved)
     assert any("embedding_table" in name for name in moved)  # through the condition
@@ -217,10 +217,10 @@ def test_eval_mode_is_kept_and_running_statistics_never_move(model, diffusion):
     tta = wrap(model, diffusion, lr=0.1, episodic=False)
     tta.train()
     assert not any(m.training for m in [*model.modules(), *diffusion.modules()])
-    before = snapshot(model)
+    before = tiny.snapshot(model)
     batch = tiny.images(3)
     tta(batch)
-    moved = changed(before, snapshot(model))
+    moved = tiny.changed(before, model)
     assert {"0.norm.weight", "0.norm.bias"} <= moved  # scale and shift adapt, statistics do not
     assert not any("running" in name or "tracked" in name for name in moved)
     tta.reset()
@@ -238,10 +238,10 @@ def test_a_loss_that_is_not_finite_stops_and_harms_nothing(model, diffusion, ima
         expected = model(image)
         next(diffusion.network.parameters()).fill_(float("nan"))
     tta = wrap(model, diffusion, parameters)
-    before = snapshot(model)
+    before = tiny.snapshot(model)
     with pytest.raises(FloatingPointError, match="diffusion loss is nan; lower the rate or check the weights"):
         tta(image)
-    assert not changed(before, snapshot(model))
+    assert not tiny.changed(before, model)
     assert torch.equal(model(image), expected)
 
 
@@ -249,10 +249,10 @@ def test_a_loss_that_is_not_finite_stops_and_harms_nothing(model, diffusion, ima
 def test_a_rate_that_blows_up_is_reported(model, diffusion, image, steps):
     """Whether it happens in the middle or at the last step: no answer of NaN."""
     tta = wrap(model, diffusion, lr=1e38, steps=steps, norm="l1")
-    before = snapshot(model)
+    before = tiny.snapshot(model)
     with pytest.raises(FloatingPointError, match="lower the rate"):
         tta(image)
-    assert not changed(before, snapshot(model))
+    assert not tiny.changed(before, model)
 
 
 @pytest.mark.parametrize(("bad", "message"), [

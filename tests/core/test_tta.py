@@ -9,7 +9,7 @@ import math
 import pytest
 import tiny
 import torch
-from adapting import Recorder, changed, seeded, snapshot, wrap
+from adapting import Recorder, seeded, wrap
 from torch import nn
 
 from dtta.core.conditions import PixelMixture
@@ -167,13 +167,13 @@ def test_of_a_dense_problem_only_what_was_asked_moves(task, theta, phi):
         parameters = [*(select(model, theta) if theta else []), *(select(diffusion.network) if phi else [])]
         options = dict(steps=2, samples=4, episodic=episodic)
         tta = DiffusionTTA(model, diffusion, problem.condition, torch.optim.SGD(parameters, lr=0.5), **options)
-        before, (image, _) = snapshot(model, diffusion), problem.image(1, "fog")
+        before, (image, _) = tiny.snapshot(model, diffusion), problem.image(1, "fog")
         with torch.no_grad():
             unadapted = model(image)
         answer = tta(image, seeded())
         assert answer.shape == unadapted.shape
         assert torch.equal(answer, unadapted) is (theta is None)
-        moved = changed(before, snapshot(model, diffusion))
+        moved = tiny.changed(before, model, diffusion)
         assert not (episodic and moved)
         if not episodic:
             assert {name.split(".")[1] for name in moved if name.startswith("0.")} == wanted
@@ -335,7 +335,7 @@ def test_free_logits(model, diffusion, image):
     logits = Logits(tiny.CLASSES, model)
     optimizer = torch.optim.SGD([logits.delta], lr=2.0)
     tta = DiffusionTTA(logits, diffusion, tiny.mixture(diffusion), optimizer, steps=1, samples=6)
-    before = snapshot(model)
+    before = tiny.snapshot(model)
     answer = tta(image, seeded())
     with torch.no_grad():
         start = model(image)
@@ -345,7 +345,7 @@ def test_free_logits(model, diffusion, image):
     z0 = (2 * image - 1).expand(6, -1, -1, -1)
     (grad,) = torch.autograd.grad(diffusion.loss(z0, t[0], noise[0], c.expand(6, -1)).mean(), free)
     torch.testing.assert_close(answer, start - 2 * grad, rtol=1e-4, atol=1e-5)
-    assert not changed(before, snapshot(model))
+    assert not tiny.changed(before, model)
     assert not logits.delta.any()
 
 
@@ -392,12 +392,12 @@ def test_lora_on_clip_moves_the_vision_tower_alone_and_comes_back(diffusion, ima
     assert not any("text_model" in n for n in names)
     assert sum(p.numel() for p in lora) == 2 * 2 * 2 * (16 * 2)
     tta = wrap(model, diffusion, lora, lr=5.0, steps=3)
-    state = snapshot(model, diffusion)
+    state = tiny.snapshot(model, diffusion)
     with torch.no_grad():
         torch.testing.assert_close(model(image), before)  # B = 0 at the start
     answer = tta(image)
     assert not torch.allclose(answer, before, atol=1e-6)
-    assert not changed(state, snapshot(model, diffusion))
+    assert not tiny.changed(state, model, diffusion)
     assert len(tta.start) == 8
     assert not any(m.training for m in model.modules())
 

@@ -104,17 +104,6 @@ def test_no_adaptation_is_the_network_in_eval_mode(model, image):
     assert torch.equal(method(image, seeded()), method(image))
 
 
-@pytest.mark.parametrize("make", [
-    lambda model, phi: NoAdaptation(model),
-    lambda model, phi: DiffusionClassifier(phi, samples=2),
-    lambda model, phi: Ensemble(NoAdaptation(model), DiffusionClassifier(phi, samples=2)),
-], ids=["none", "diffusion classifier", "ensemble"])  # fmt: skip
-@pytest.mark.parametrize("bad", [lambda x: x[0], lambda x: x * 2 - 1, lambda x: x / 0, lambda x: x.int()])
-def test_every_baseline_checks_its_image(model, phi, image, make, bad):
-    with pytest.raises(ValueError, match="the image"):
-        make(model, phi)(bad(image))
-
-
 @pytest.mark.parametrize("options", [dict(samples=0), dict(temperature=0), dict(temperature=-1), dict(micro_batch=0)])
 def test_settings_out_of_range(phi, options):
     with pytest.raises(ValueError, match="must be"):

@@ -140,27 +140,3 @@ def test_the_papers_timestep_is_100():
     built = build(tiny.problem(), "dusa")
     assert built.adapts_phi and built.sampling.draw(tiny.images(3), 5, 1000, torch.Generator())[0].unique() == 100
     assert not build(tiny.problem(), "dusa", adapt_diffusion=False).adapts_phi
-
-
-def test_reset_brings_both_networks_back():
-    wrapped = method(phi=True, episodic=True, lr=1.0, top=9)
-    before = [w.detach().clone() for w in wrapped.adapted]
-    first = wrapped(tiny.images(1), torch.Generator().manual_seed(0))
-    assert not torch.equal(first, wrapped.model(tiny.images(1)))
-    assert all(torch.equal(a, b) for a, b in zip(before, wrapped.adapted, strict=True))
-    wrapped.episodic = False
-    wrapped(tiny.images(1), torch.Generator().manual_seed(0))
-    moved = [not torch.equal(a, b) for a, b in zip(before, wrapped.adapted, strict=True)]
-    assert any(moved[: len(select(wrapped.model))]) and any(moved[len(select(wrapped.model)) :])
-
-
-def test_what_makes_no_sense_is_refused():
-    for options, message in (
-        (dict(mix="x"), "mix must be"),
-        (dict(top=0), "top"),
-        (dict(others=-1), "others"),
-        (dict(samples=0), "samples"),
-        (dict(tau=0.0), "tau must be above 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            method(**options)

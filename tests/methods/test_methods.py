@@ -65,7 +65,7 @@ def masked(problem):
 
 
 @pytest.mark.parametrize("task", FITTING)
-def test_every_method_of_a_task_answers_an_image(task):
+def test_every_method_of_a_task_answers_an_image_and_checks_it(task):
     problem = problem_for(task)
     image, _ = problem.image(0)
     with torch.no_grad():
@@ -77,6 +77,9 @@ def test_every_method_of_a_task_answers_an_image(task):
         method = build(masked(problem) if name == "ttt-mae" else problem, name, **settings)
         assert isinstance(method, KINDS[name])
         assert method(image, torch.Generator().manual_seed(0)).shape == shape
+        for bad in (image[0], image * 2 - 1, image / 0, image.int()):
+            with pytest.raises(ValueError, match="the image"):
+                method(bad)
 
 
 def test_every_method_goes_with_a_task():
@@ -109,7 +112,10 @@ def test_tents_defaults_are_its_papers(problem):
     assert tent.prior is None and not tent.episodic
 
 
-def test_settings_reach_augmentation_and_consistency():
+def test_settings_of_the_other_methods_reach_their_place(problem):
+    assert build(problem, "batch-norm", prior=3).prior == 3
+    assert build(problem, "cotta", views=3).views == 3
+    assert build(problem, "sar", rho=0.2).rho == 0.2
     depth, segmentation = tiny.dense_problem("depth"), tiny.dense_problem("segmentation")
     assert build(segmentation, "augmentation", scales=[1, 2]).scales == (1, 2)
     assert build(segmentation, "augmentation", scales=2).scales == (2,)  # as the command line can say it
@@ -225,12 +231,27 @@ def test_the_problems_settings_hold_until_overruled():
     ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from optimizer, lr, steps"),
     ("segmentation", "augmentation", dict(scales=0), "scales must be positive"),
     ("segmentation", "augmentation", dict(scales="big"), "augmentation: "),
-    ("depth", "consistency", dict(jitter=1), "jitter"),
-    ("depth", "consistency", dict(momentum=2), "momentum"),
+    *(("depth", "consistency", dict(jitter=value), "jitter") for value in (1.0, -0.1)),
+    *(("depth", "consistency", dict(momentum=value), "momentum") for value in (1.1, -0.1, float("nan"))),
+    *(("classification", "cotta", {name: 1.5}, rf"{name} must lie in \[0, 1\]")
+      for name in ("momentum", "restore", "threshold")),
+    ("classification", "cotta", dict(views=0), "views must be a whole number"),
+    ("classification", "batch-norm", dict(prior=-1), "the prior must be 0 or more images, not -1"),
+    *(("classification", "eata", {name: value}, name)
+      for name, value in (("margin", 0), ("similarity", -1), ("beta", -1))),
+    *(("classification", "sar", {name: value}, "must be above 0, floor")
+      for name, value in (("rho", 0), ("margin", 0), ("floor", -1))),
+    *(("classification", "tpt", dict(trainable="norm") | other, "views")
+      for other in (dict(views=1), dict(keep=0), dict(keep=1.1), dict(area=0))),
+    ("classification", "dusa", dict(mix="x"), "mix must be"),
+    *(("classification", "dusa", {name: value}, name) for name, value in (("top", 0), ("others", -1), ("samples", 0))),
+    ("classification", "dusa", dict(tau=0.0), "tau must be above 0"),
+    *(("classification", "ttt-mae", other, "masks .* hidden") for other in (dict(masks=0), dict(hidden=1.0))),
 ])  # fmt: skip
 def test_values_out_of_range_of_the_other_methods(task, method, settings, message):
+    problem = masked(problem_for(task)) if method == "ttt-mae" else problem_for(task)
     with pytest.raises(ValueError, match=message):
-        build(problem_for(task), method, **settings)
+        build(problem, method, **settings)
 
 
 @pytest.mark.parametrize(("method", "settings", "message"), [
@@ -249,7 +270,6 @@ def test_values_out_of_range_of_the_other_methods(task, method, settings, messag
     ("diffusion-tta", dict(trainable="lora"), "Classifier has no lora_targets"),
     ("diffusion-tta", dict(temperature=0), "temperature must be above 0"),
     ("tpt", {}, "trainable='prompt' needs a network that reads class names; tiny has none"),
-    ("tpt", dict(trainable="norm", views=1), "views"),
 ])  # fmt: skip
 def test_unknown_names_and_values(problem, method, settings, message):
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,6 @@ import tiny
 import torch
 
 from dtta.core.parameters import select
-from dtta.methods.registry import build
 from dtta.methods.sar import Sar
 
 
@@ -104,10 +103,3 @@ def test_a_network_sure_of_everything_starts_afresh():
     for _ in range(2):
         wrapped(tiny.images(3))
     assert wrapped.average is not None
-
-
-def test_what_makes_no_sense_is_refused():
-    for options in (dict(rho=0), dict(margin=0), dict(floor=-1)):
-        with pytest.raises(ValueError, match="must be above 0, floor"):
-            method(**options)
-    assert build(tiny.problem(), "sar", rho=0.2).rho == 0.2

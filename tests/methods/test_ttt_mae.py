@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 
 from dtta.methods.registry import build
-from dtta.methods.ttt_mae import TttMae
 from dtta.problems.networks.mae import MaskedAutoencoder
 
 
@@ -49,22 +50,15 @@ def test_what_is_masked_is_not_seen():
 
 def test_the_head_stays_and_the_rest_moves_downhill():
     model = network()
-    problem = tiny.problem()
-    object.__setattr__(problem, "model", model)
-    wrapped = build(problem, "ttt-mae", steps=30, masks=16, lr=0.02, weight_decay=0.0, episodic=False)
+    wrapped = build(
+        replace(tiny.problem(), model=model), "ttt-mae", steps=30, masks=16, lr=0.02, weight_decay=0.0, episodic=False
+    )
     head = [w.detach().clone() for w in model.head.parameters()]
     wrapped(tiny.images(1), torch.Generator().manual_seed(0))
     assert sum(wrapped.losses[-5:]) < 0.8 * sum(wrapped.losses[:5])
     assert all(torch.equal(a, b) for a, b in zip(head, model.head.parameters(), strict=True))
-    wrapped.reset()
-    expected = network()
-    assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), model.parameters(), strict=True))
 
 
-def test_what_makes_no_sense_is_refused():
+def test_a_network_that_reconstructs_nothing_is_refused():
     with pytest.raises(ValueError, match="has no reconstruction_loss"):
         build(tiny.problem(), "ttt-mae")
-    model = network()
-    for options in (dict(masks=0), dict(hidden=1.0)):
-        with pytest.raises(ValueError, match=r"masks .* hidden"):
-            TttMae(model, torch.optim.SGD(model.parameters(), lr=0.1), **options)

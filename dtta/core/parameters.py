@@ -2,6 +2,8 @@
 
     optimizer = torch.optim.SGD(select(model, "norm"), lr=5e-3, momentum=0.9)             # as TENT
     optimizer = torch.optim.Adam([*select(model), *select(diffusion.network)], lr=1e-5)   # θ and φ together
+
+`select` returns each parameter once.
 """
 
 from __future__ import annotations

@@ -31,14 +31,20 @@ LITTLE = {
 
 
 def outputs(path: Path) -> list[tuple[str, str]]:
-    """Of each output of a notebook: whether it is a figure, a table or printed text, and its words."""
-    found = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    """Return the kind of each output of a notebook (figure, table or text) and its words; a cell's texts are joined."""
     bar = "application/vnd.jupyter.widget-view+json"  # of progress, where ipywidgets is installed
-    return [
-        ("stream", o.text) if o.output_type == "stream" else (next(iter(sorted(o.data))), o.data["text/plain"])
-        for o in found
-        if bar not in o.get("data", {})
-    ]
+    kinds = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        texts = []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if set(data) == {"text/plain"}:
+                texts.append(data["text/plain"])
+            elif bar not in data:
+                kinds.append((min(data), data["text/plain"]))
+        if texts:
+            kinds.append(("stream", "\n".join(texts)))
+    return kinds
 
 
 @pytest.mark.slow

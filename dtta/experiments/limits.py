@@ -10,12 +10,7 @@ from dtta.methods.registry import methods_for, settings_of
 
 
 def with_settings(problem: Problem, limits: Mapping[str, int] | None = None, **settings) -> Problem:
-    """Return a problem whose methods start from other settings.
-
-    Args:
-        limits: name of a setting -> its highest value; see `lower` and `lower_defaults`.
-        settings: of Diffusion-TTA, in place of the problem's.
-    """
+    """Return a problem whose methods start within `limits` (see `lower`), Diffusion-TTA from `settings`."""
     if not limits and not settings:
         return problem
     changed = {}
@@ -35,7 +30,7 @@ def lower_defaults(method: str, settings: Mapping[str, object], limits: Mapping[
 
 
 def lower(settings: Mapping[str, object], limits: Mapping[str, int]) -> dict:
-    """Return the settings, with values above a limit lowered to it; lists, of stages, stay in proportion."""
+    """Return the settings, lowered to their limits (name -> highest value); lists, of stages, stay in proportion."""
     return {key: _lower(value, limits[key]) if key in limits else value for key, value in settings.items()}
 
 

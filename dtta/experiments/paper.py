@@ -4,8 +4,7 @@
     dtta evaluate --preset table1/convnext-tiny/imagenet-a         one row's cell, as the paper ran it
 
 Names are TABLE/NETWORK/DATA, and for another method than Diffusion-TTA TABLE/NETWORK/DATA/METHOD. Settings are those of
-the paper's text (section 3.2, appendix A.5 and A.6) and, where it leaves a choice open, those of its released
-commands; what neither states is listed in `open`. Options on the command line override those of the preset.
+the paper's text (section 3.2, appendix A.5 and A.6), else of its released commands. The command line overrides them.
 """
 
 from __future__ import annotations
@@ -21,16 +20,13 @@ PUBLISHED = Path(__file__).parent / "results" / "published.csv"
 
 @dataclass(frozen=True)
 class Preset:
-    """A cell of a table.
+    """A cell of a table. For what is not listed here, see ``dtta.evaluation.run.Run``.
 
     Args:
-        name: TABLE/NETWORK/DATA, and /METHOD where it is not Diffusion-TTA.
-        problem, network, diffusion, method, settings, batch: see ``dtta.evaluation.run.Run``.
-        shift, severity: of the images.
         images: how many, the first of the split: its classes come in turn.
         metric: the paper's, where it is not the problem's first.
-        paper: the number after adaptation in the paper, in percent. before: without adaptation.
-        open: what the paper does not state, so that its number cannot be reproduced exactly.
+        paper, before: the paper's numbers after and without adaptation, in percent.
+        open: what neither the paper nor its code states, so that the number cannot be reproduced exactly.
         as_released: load network and diffusion model as the authors' released code has them.
     """
 
@@ -154,10 +150,7 @@ def _table_3() -> list[Preset]:
 
 
 def _table_4() -> list[Preset]:
-    """Maps. The paper's diffusion models were never released; these are trained by ``dtta train``.
-
-    It states no severity; such a small loss on corrupted images suggests the mildest.
-    """
+    """Maps, with models of ``dtta train``: the paper's were never released. Its small losses suggest severity 1."""
     unstated = "the paper's diffusion model and network; severity, steps and samples"
     dense = {
         "segformer": ("ade20k", "segformer-b0", "mean class accuracy", 1500),
@@ -202,11 +195,7 @@ def _tables_5_6_8() -> list[Preset]:
 
 
 def published(table: str, path: Path = PUBLISHED) -> dict[str, dict[str, float]]:
-    """Return published numbers that no preset has, row -> column -> value: DUSA's table, and the paper's other rows.
-
-    Raises:
-        KeyError: no such table in the file.
-    """
+    """Return numbers that no preset has (also DUSA's), row -> column -> value. Raises KeyError: no such table."""
     with path.open() as file:
         lines = [line for line in csv.DictReader(file) if line["table"] == table]
     if not lines:

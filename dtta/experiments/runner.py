@@ -40,12 +40,9 @@ Work = Callable[[list[Job], str], list[list[Row]]]  # jobs and a title for the p
 
 @dataclass
 class Result:
-    """What one entry of a table has so far: the run with its chosen settings, the trials, and the rows of test images.
+    """What an entry of a table has so far; `seconds`: of trials' and test rows, None: taken from the stored table."""
 
-    seconds: of the trials' rows and of `rows`; None: not made now, but taken from the stored table.
-    """
-
-    run: Run
+    run: Run  # with the chosen settings
     trials: list[dict]
     rows: list[Row] | None = None
     seconds: float | None = None
@@ -64,21 +61,15 @@ def make(
 
     Args:
         workers: processes of one thread each.
-        only: names of runs to make again. So are the runs that they build on, unless these are stored as the file
-            describes them, and those that build on them, if their settings change. The others are taken from the
-            stored table.
-        rows: folder of the single rows, from which a run that was stopped resumes. To make a run again, delete its
-            file. Rows of other settings are kept under another name.
+        only: runs to make again, with those that they build on, unless stored as the file describes them, and those
+            that build on them, if their settings change. The others are taken from the stored table.
+        rows: folder of the single rows, from which a stopped run resumes; to make a run again, delete its file.
         out: folder of the finished table.
-        processes: those that this command was started as, which share each run, instead of `workers`; see
-            ``dtta.evaluation.distributed.join``.
+        processes: share each run, instead of `workers`; see ``dtta.evaluation.distributed.join``.
         compile: compile the diffusion models' blocks (see ``dtta.core.precision``).
 
-    Returns:
-        The runs that are neither made nor stored as the file describes them. If there are any, no table is stored.
-
-    Raises:
-        ValueError: no such run in the table.
+    Returns the runs that are neither made nor stored as the file describes them; if there are any, no table is stored.
+    Raises ValueError: no such run in the table.
     """
     requested = list(table.entries) if only is None else list(only)
     unknown = sorted(set(requested) - set(table.entries))
@@ -116,16 +107,10 @@ def make(
 def choose(
     table: Table, initial: Mapping[str, Run], others: Mapping[str, Result], folder: Path, work: Work
 ) -> dict[str, Result]:
-    """Try the grids of some runs on validation images, with the first seed.
+    """Try the grids of some runs on validation images, with the first seed; return results without rows, by name.
 
-    Args:
-        initial: name -> run before its settings are chosen; one without a grid keeps them.
-        others: results that include the baselines of runs with a grid.
-        folder: of the rows. work: see `workforce`.
-
-    Returns:
-        name -> a result without rows. Its trials, one for each setting, have run, method, settings, and the mean gain
-        over the shifts with its interval.
+    `initial`: runs before their settings are chosen; those without a grid keep them. `others`: with all baselines.
+    A trial has run, method, settings, and the mean gain over the shifts with its interval.
     """
     entries = {name: table.entries[name] for name in initial if table.entries[name].grid}
     most = max((entry.validation_images for entry in entries.values()), default=0)
@@ -214,11 +199,7 @@ def _stored_results(table: Table, out: Path) -> dict[str, tuple[Run, Result]]:
 
 
 def expected_keys(table: Table, entry: Entry, size: int) -> set[tuple[str, int, int, int]]:
-    """Return the keys of the rows that an entry has in a finished table.
-
-    Args:
-        size: of the problem's test split.
-    """
+    """Return the keys of an entry's rows in a finished table; `size`: of the problem's test split."""
     keys = set()
     for seed in table.seeds:
         for shift, indices in table.image_indices(entry.test_images, seed).items():
@@ -232,8 +213,7 @@ def expected_keys(table: Table, entry: Entry, size: int) -> set[tuple[str, int, 
 def workforce(workers: int, processes: Processes | None = None, compile: bool = False) -> Iterator[Work]:
     """Provide a function that runs jobs in parallel in worker processes of one thread; with 1 worker, in this process.
 
-    The workers live until the end, since starting one takes longer than many a job. With `processes` the jobs run one
-    after the other, each shared by all of these.
+    Workers live until the end: starting one is slow. With `processes` the jobs run in turn, each shared by all.
     """
     quiet = {"disable": True} if processes and not processes.first else {}  # absent: TQDM_DISABLE decides
 

@@ -32,9 +32,7 @@ A file may also extend a table, given by its name or path, for example on anothe
 Everything else stays as it is in the table; [runs.NAME] adds or replaces a run. Left out are also runs that the new
 problem does not allow (on a network or diffusion model that is not named; EATA without validation images), and all that
 build on a run that is left out.
-
-Most of the book's grids hold the best value and its neighbours. Values that did far worse were removed, so that all
-tables together take less than three hours.
+Most of the book's grids hold the best value and its neighbours: values that did far worse were removed.
 """
 
 from __future__ import annotations
@@ -60,11 +58,9 @@ class Entry:
     """One run of a table.
 
     Args:
-        run: with the settings it starts from, those of the problem included.
-        settings: those that the file gives for it.
+        run, settings: `run` has the settings it starts from, the problem's included; `settings`, those in the file.
         grid: settings to try on validation images; empty: try none.
-        extends: the entry from whose chosen settings it starts.
-        baseline: the entry that it is compared with, on validation images and on the page.
+        extends, baseline: the entries from whose chosen settings it starts, and with which it is compared.
         test_images, validation_images: for each shift.
     """
 
@@ -81,11 +77,8 @@ class Entry:
 class Table:
     """The content of an experiment file; see the module's docstring.
 
-    Args:
-        pool: the images of each shift are spread over this many (see ``dtta.evaluation.run.spread``); 0: all shifts
-            have the same images.
-        network, diffusion: of runs that name none; None: the problem's default.
-        precision: of the diffusion models (see ``dtta.core.precision``). It depends on the machine, so no file has it.
+    `pool`: each shift's images are spread over this many (see ``dtta.evaluation.run.spread``); 0: all have the same.
+    `precision`: of the diffusion models (see ``dtta.core.precision``). It depends on the machine, so no file has it.
     """
 
     name: str
@@ -108,10 +101,7 @@ class Table:
         return max(entry.test_images for entry in self.entries.values())
 
     def image_indices(self, count: int, seed: int) -> dict[str, list[int]]:
-        """Return the indices of `count` images for each shift, clean ones included, under a seed.
-
-        Each seed has different images: the same image under another seed would add little information.
-        """
+        """Return the indices of `count` images for each shift, clean ones included; each seed has different images."""
         shifts = ("clean", *self.shifts)
         size = self.pool or self.max_test_images
         first = size * self.seeds.index(seed)
@@ -135,13 +125,8 @@ def names() -> tuple[str, ...]:
 def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
     """Read a table's file and check every name and setting in it.
 
-    Args:
-        table: its name, one of `names`; or the path of a file; or, as a mapping, the content of a file that extends a
-            table, whose name it then has.
-        precision: of the diffusion models.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: what is wrong in it, and where.
+    `table`: one of `names`, a file's path, or the content of a file that extends a table, whose name it then has.
+    `precision`: of the diffusion models. Raises FileNotFoundError; ValueError: what is wrong in the file, and where.
     """
     name, where, spec = _spec(table)
     for key in _REQUIRED:
@@ -292,11 +277,7 @@ def needs(table: Table, name: str) -> list[str]:
 
 
 def initial_run(table: Table, name: str, runs: Mapping[str, Run]) -> Run:
-    """Return an entry's run before its grid is tried.
-
-    Args:
-        runs: those above it, with their chosen settings; it starts from the settings of the one it extends.
-    """
+    """Return an entry's run before its grid is tried; `runs`: those above it, with their chosen settings."""
     entry = table.entries[name]
     if entry.extends is None:
         return entry.run

@@ -1,7 +1,5 @@
-"""Results kept with the package: for each table its runs with their settings (.json), the score of each image (.csv),
-and the settings tried on validation images (-settings.csv).
-
-``make results`` makes them, pages plot them, and tests run a sample of them again.
+"""Results kept with the package, made by ``make results``: for each table its runs with their settings (.json), the
+score of each image (.csv), and the settings tried on validation images (-settings.csv).
 """
 
 from __future__ import annotations
@@ -48,19 +46,12 @@ def baselines(table: str, folder: Path = FOLDER) -> dict[str, str]:
 
 
 def seconds(table: str, folder: Path = FOLDER) -> dict[str, float]:
-    """Return how long the rows of each run took one after the other, grid included; empty if there is no such table.
-
-    The validation rows of a baseline are not counted: they are made once for all runs with a grid.
-    """
+    """Return how long each run's rows took in all, its grid's included but not its baseline's; empty: no such table."""
     return _about(table, folder)["seconds"] if (folder / f"{table}.json").is_file() else {}
 
 
 def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
-    """Return the rows of one run of a stored table, by shift, then image.
-
-    Raises:
-        FileNotFoundError: no such table. KeyError: no such run in it.
-    """
+    """Return a run's rows by shift, then image. Raises FileNotFoundError: no such table; KeyError: no such run."""
     names = _about(table, folder)["runs"]
     if run not in names:
         raise KeyError(f"{table} has no run {run!r}; it has {', '.join(names)}")
@@ -91,8 +82,7 @@ def _read(path: Path) -> pd.DataFrame:
 def trials(table: str, folder: Path = FOLDER) -> list[dict]:
     """Return the settings tried on validation images: run, method, settings, before, after, gain, low, high, images.
 
-    Raises:
-        FileNotFoundError: none were tried, or there is no such table.
+    Raises FileNotFoundError: none were tried, or there is no such table.
     """
     path = folder / f"{table}-settings.csv"
     if not path.is_file():
@@ -108,17 +98,9 @@ def selection_table(
 ) -> list[dict[str, object]]:
     """Return how the settings of a table's runs were chosen, a row for each run for which several were tried.
 
-    A best value at the edge of the grid means that a better one may lie beyond it.
-
-    Args:
-        runs: some of them, with the title that a page gives to each; None: all, by name.
-
-    Returns:
-        The values tried on validation images, with the gain at each if only one setting was varied; the chosen values,
-        and which of them are at the edge of the grid; the gain there in points, its interval; the number of images.
-
-    Raises:
-        FileNotFoundError: nothing was tried, or there is no such table.
+    `runs`: run -> title of its row; None: all, by name. A row has the values tried on validation images, and the gain
+    at each if only one setting was varied; the chosen values, and which are at the edge of the grid (better ones may
+    lie beyond); the gain there in points, its interval; the number of images. Raises as `trials`.
     """
     by_run: dict[str, list[dict]] = {}
     for trial in trials(table, folder):
@@ -171,10 +153,8 @@ def gain(
 ) -> dict[str, float]:
     """Return the paired gain of a run over another, on the images of the shifts that both have (see ``paired_gain``).
 
-    Args:
-        against: the other run; None: the baseline that the table names.
-        only: leave out rows of which this is not true.
-        also: leave out images that this third run does not have, to compare runs of different size on the same images.
+    `against`: the other run; None: the table's baseline. `only`: leave out rows of which it is not true. `also`: leave
+    out images that this third run does not have, to compare runs of different size on the same images.
     """
     if against is None:
         against = baselines(table, folder).get(run, "none")
@@ -195,12 +175,7 @@ def compare(
     title: Callable[[str], str] = str,
     folder: Path = FOLDER,
 ) -> dict[str, dict[str, float]]:
-    """Return the gain of one run over another (see `gain`) for all pairs of which the table has both.
-
-    Args:
-        pairs: a run, and the one that it is compared with.
-        title: a run's name -> its title on a page.
-    """
+    """Return the gain (see `gain`) of run over other for all `pairs` that the table has; `title`: run -> its title."""
     names = runs(table, folder)
     return {
         f"{title(run)}, against {title(other)}": gain(table, run, shifts, against=other, folder=folder)
@@ -221,11 +196,7 @@ def at_quantile(table: str, run: str, shift: str, quantile: float, folder: Path 
 def summary(
     table: str, runs: Sequence[str], shifts: Sequence[str], metric: Metric | None = None, **options
 ) -> list[dict[str, object]]:
-    """Return for each run its gain under the shifts, on clean images, and under the shift where it does worst.
-
-    Args:
-        shifts: families, without "clean". metric, options: see `gain`.
-    """
+    """Return each run's gain under shifts (without "clean"), on clean images, and under its worst shift; see `gain`."""
     lines = []
     for run in runs:
         shifted = gain(table, run, shifts, metric=metric, **options)
@@ -260,11 +231,10 @@ def reproduce(
 
     Args:
         images: of each shift, the first ones; of a stream, the first ones in its order.
-        shifts: some of the table's; None: all. seed: one of the table's; None: its first.
+        shifts, seed: of the table's; None: all shifts, the first seed.
         within: two scores that differ by no more than this count as the same.
 
-    Raises:
-        ValueError: the run has one stream through all shifts, so that no part of it can be run without the rest.
+    Raises ValueError: the run has one stream through all shifts, no part of which can be run without the rest.
     """
     repeated = runs(table, folder)[run]
     if repeated.stream == "changing":

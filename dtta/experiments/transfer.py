@@ -42,15 +42,11 @@ def transfer(
 
     Args:
         images: test images of each shift.
-        folder: of the table and its rows, which are not made twice; None: ``stored.results_folder()``.
-        network, diffusion: of runs that name none; None: the problem's default.
+        folder: of the table and its rows, which are not made twice; returned. None: ``stored.results_folder()``.
         networks, diffusions: name in the table -> what replaces it. Runs on others, or on None, are left out.
         shifts: some of the problem's; None: all.
-        seeds, validation_images, leave_out, limits, settings: see ``dtta.experiments.spec``.
         precision: of the diffusion model; None: see ``dtta.core.precision.native``.
-
-    Returns:
-        The folder, for ``dtta.experiments.stored``.
+        others: see ``dtta.experiments.spec``.
     """
     folder = Path(folder) if folder else stored.results_folder()
     loaded = load(problem, network, diffusion)
@@ -95,15 +91,12 @@ def open_page(
     """Load what a page runs on; at full scale, make its tables now, since no results are stored.
 
     Args:
-        scale: "mini" or "full".
-        tables: of the book, on which the page reports.
-        mini, full: the problem at each scale.
-        images, seed, networks, limits, settings: at full scale, see `transfer`.
+        scale: "mini" or "full": which of the problems `mini` and `full`.
         network, diffusion: at both scales; None: the problem's default.
-        results: at full scale, the folder of results, see `transfer`.
+        tables: of the book, made at full scale.
+        results, others: as `folder` and the others of `transfer`; only at full scale.
 
-    Returns:
-        The problem, with the settings from which its methods start; its shifts; the folder of results.
+    Returns the problem, with the settings from which its methods start; its shifts; the folder of results.
     """
     problems = {"mini": mini, "full": full}
     if scale not in problems:

@@ -30,10 +30,7 @@ _LABEL = "label"  # marks the names of points, which `show` moves apart
 
 
 def style() -> None:
-    """Set matplotlib's defaults for the book.
-
-    The background is opaque white, so that a figure looks the same on a light and on a dark page.
-    """
+    """Set matplotlib's defaults for the book, on opaque white: a figure looks the same on a light and a dark page."""
     import matplotlib as mpl
 
     mpl.rcParams.update(
@@ -62,17 +59,10 @@ def style() -> None:
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Display a figure in a notebook with its alt text, and close it.
+    """Display a figure in a notebook with its alt text, what it draws and what it shows, and close it.
 
     Show one figure in each cell: the book keeps one alt text per cell. Leave numbers that may differ between machines
-    out of the alt text: when a page is checked, it must be equal.
-
-    Args:
-        fig: the figure; see `style`.
-        alt: for readers who cannot see the figure: what it draws, and what it shows.
-
-    Raises:
-        ValueError: the alt text is missing or too short.
+    out of the alt text: a checked page must have the same. Raises ValueError: the alt text is missing or too short.
     """
     import matplotlib.pyplot as plt
 
@@ -85,13 +75,8 @@ def show(fig: Figure, alt: str) -> None:
 def animate(frames: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
     """Display figures of equal size in turn, in a loop, as an animated PNG with an alt text; see `show`.
 
-    A printed page, and a browser without animated PNG, shows the first frame.
-
-    Args:
-        seconds: duration of each frame; the last one lasts 2.5 times as long.
-
-    Raises:
-        ValueError: there are no frames, or the alt text is missing or too short.
+    Each frame lasts `seconds`, the last 2.5 times as long; print, or a browser without animated PNG, shows the first.
+    Raises ValueError: there are no frames, or as `show`.
     """
     import matplotlib.pyplot as plt
     from PIL import Image
@@ -134,10 +119,7 @@ def _display(image: bytes, fig: Figure, alt: str) -> None:
 
 
 def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
-    """Write a name next to each point; points at the same position share a label.
-
-    `show` moves overlapping labels apart, since the size of the axes is known only then.
-    """
+    """Write a name next to each point, one label for equal positions; `show` moves overlapping labels apart."""
     from matplotlib.patheffects import withStroke
 
     positions: dict[tuple[float, float], list[str]] = {}

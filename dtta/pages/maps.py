@@ -37,11 +37,7 @@ def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: S
 
 
 def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
-    """Draw a map (H, W) of class indices, each class in its own colour.
-
-    Up to seven classes use SEGMENTS, the colours of the scenes. More classes use a colour map, in which they cannot be
-    identified by their colour. Pixels without a class (-1) are white.
-    """
+    """Draw a map (H, W) of class indices (-1: white) in the colours of SEGMENTS, or of a colour map for more."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -65,10 +61,7 @@ def class_legend(fig: Figure, classes: Sequence[str]) -> None:
 
 
 def changed_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None = None) -> None:
-    """Draw where the predicted class (H, W) changed.
-
-    Blue: corrected. Orange-red: made wrong. Grey: from one wrong class to another, or the truth is unknown.
-    """
+    """Draw where the class (H, W) changed: blue corrected, orange-red made wrong, grey still wrong or unknown."""
     import matplotlib.colors as colours
     import torch
 
@@ -89,10 +82,7 @@ def depth(ax: Axes, distance: Tensor, near: float, far: float) -> None:
 
 
 def depth_error(ax: Axes, depths: Tensor, reference: Tensor) -> None:
-    """Draw the log ratio of depths (H, W) to a reference: red nearer, blue further, saturated at a ratio of 1.65.
-
-    Pixels whose reference is 0 (unknown) are blank.
-    """
+    """Draw the log ratio of depths (H, W) to a reference (0: blank): red nearer, blue further; saturated at 1.65."""
     import torch
 
     ratio = torch.where(reference > 0, depths / reference, torch.nan)

@@ -33,8 +33,7 @@ def loss_gap(
 
     Args:
         t: timesteps (points,).
-        panels: title -> losses (n, 1 + len(names), points), the true condition first.
-        names: the other conditions, in the order of the losses.
+        panels: title -> losses (n, 1 + len(names), points), the true condition first, the others as in `names`.
         truth: the true condition, for the label of the axis.
     """
     import matplotlib.pyplot as plt
@@ -61,12 +60,7 @@ def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
 
 
 def forest(gains: Mapping[str, Mapping[str, float]], title: str = "", ax: Axes | None = None) -> Figure:
-    """Draw a forest plot: each gain with its interval, filled if the interval does not contain zero.
-
-    Args:
-        gains: name -> "gain", "low" and "high", in points.
-        ax: where to draw; None: in a new figure.
-    """
+    """Draw each gain ("gain", "low" and "high", in points) with its interval, filled if that does not contain zero."""
     import matplotlib.pyplot as plt
 
     if ax is None:
@@ -108,9 +102,8 @@ def simplex(
 ) -> Figure:
     """Draw paths of beliefs on the probability simplex of three outcomes: two classes, and all other classes together.
 
-    Args:
-        paths: for each path, beliefs (steps, 3) over (first, second, others), an index into PALETTE, and a label.
-        first, second: names of the corners at the bottom left and right.
+    A path: beliefs (steps, 3) over (`first`, bottom left; `second`, bottom right; others), an index into PALETTE, a
+    label.
     """
     import matplotlib.pyplot as plt
     import torch
@@ -139,12 +132,7 @@ def simplex(
 def belief(
     image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], losses: Sequence[float] = ()
 ) -> Figure:
-    """Draw one image (1, C, H, W), the belief in each class before and after, and the loss at each step.
-
-    Args:
-        before, after: beliefs (L,).
-        losses: one for each step; if empty, there is no panel for them.
-    """
+    """Draw one image (1, C, H, W), the belief (L,) in each class before and after, and each step's loss, if any."""
     import matplotlib.pyplot as plt
 
     panels, widths = (3, (1, 2.2, 1.3)) if losses else (2, (1, 2.2))
@@ -169,9 +157,7 @@ def bars(
 ) -> None:
     """Draw the belief (L,) in each class before and after; horizontally if there are many classes or long names.
 
-    Args:
-        limit: with many classes, draw this many, those with the highest belief.
-        order: indices of the classes to draw, in this order, whatever the beliefs: for the frames of an animation.
+    `limit`: of many classes, draw those with the highest belief; or always those in `order`, for an animation's frames.
     """
     import torch
 
@@ -201,13 +187,9 @@ def adaptation(
     label: Tensor | None = None,
     losses: Sequence[float] = (),
 ) -> Figure:
-    """Draw the effect of adaptation on one image: beliefs, or maps and their change, and the loss at each step.
+    """Draw the effect on one image (1, C, H, W) in [0, 1]: beliefs, or maps and their change, and each step's loss.
 
-    Args:
-        image: (1, C, H, W) in [0, 1].
-        before, after: outputs of the task network (1, ...).
-        label: the truth, if it is known.
-        losses: one for each step; if empty, there is no panel for them.
+    `before`, `after`: outputs of the task network (1, ...). `label`: the truth, if it is known.
     """
     if problem.task == "classification":
         return belief(image, before.softmax(1)[0], after.softmax(1)[0], problem.classes, losses)

@@ -3,10 +3,9 @@
     report.line(f"accuracy {before:.1f}% -> {after:.1f}%", tolerance=0.7)
     report.table(frame, tolerance=0.7, caption="Gain by shift, in points")
 
-Two processors differ in the last digits of a long computation, and the outputs of a committed page are compared with
-those of a fresh run. Therefore each output carries its tolerance in the display metadata,
-``{"dtta": {"tolerance": 0.7, "whole": 0}}``, where ``tools/pages/tolerance.py`` reads it. It applies to numbers with a
-decimal point. Whole numbers, such as counts and seeds, must be equal unless `whole` is given.
+Outputs of a committed page are compared with a fresh run's, and processors differ in the last digits. So each output
+carries its tolerance in the display metadata, ``{"dtta": {"tolerance": 0.7, "whole": 0}}``, where
+``tools/pages/tolerance.py`` reads it.
 """
 
 from __future__ import annotations
@@ -29,13 +28,11 @@ def line(text: str, tolerance: float, whole: int = 0) -> None:
     """Show a text with rounded numbers and their tolerance.
 
     Args:
-        text: one line or more, its numbers already rounded. A number with an exponent (5e-3) is a setting and must be
-            reproduced exactly.
+        text: lines with rounded numbers. One with an exponent (5e-3) is a setting and must be reproduced exactly.
         tolerance: of the numbers with a decimal point, in the unit in which they are printed.
-        whole: tolerance of whole numbers; 0: they must be reproduced exactly.
+        whole: tolerance of whole numbers, such as counts and seeds; 0: they must be reproduced exactly.
 
-    Raises:
-        ValueError: a number has digits that the tolerance makes meaningless, or no number has a tolerance.
+    Raises ValueError: a number has digits that the tolerance makes meaningless, or no number has a tolerance.
     """
     _refuse_empty_digits([text], _digits(tolerance), tolerance)
     if not whole and not _has_decimals([text]):
@@ -50,19 +47,12 @@ def table(
     digits: int | None = None,
     whole: int = 0,
 ) -> None:
-    """Show a table with its floats rounded, and their tolerance.
+    """Show a table with its floats rounded, and their tolerance; `tolerance`, `whole` and errors as of `line`.
 
     Args:
-        rows: a data frame, or mappings from column name to value. An index with a name becomes the first column; an
-            index without a name is hidden.
-        tolerance: of the numbers with a decimal point, in the unit in which they are printed.
-        caption: a heading.
+        rows: of a data frame, an index with a name becomes the first column; one without is hidden.
         digits: number of digits after the decimal point; None: as many as are meaningful under the tolerance. With 0,
             floats look like counts, and the tolerance applies to all whole numbers of the table.
-        whole: tolerance of whole numbers; 0: they must be reproduced exactly.
-
-    Raises:
-        ValueError: a text in a cell has digits that the tolerance makes meaningless, or no number has a tolerance.
     """
     import pandas as pd
 
@@ -104,9 +94,7 @@ def paper_gains(
 ) -> None:
     """Show gains of a paper and the corresponding paired gains of ours in a `table`, and whether their signs agree.
 
-    Args:
-        rows: the paper's name and gain in points; our name and gain (see ``dtta.evaluation.statistics.paired_gain``).
-        paper: the heading of the first column.
+    `rows`: the paper's name and gain in points; our name and gain (see ``dtta.evaluation.statistics.paired_gain``).
     """
     comparison = []
     for paper_name, paper_gain, name, gain in rows:

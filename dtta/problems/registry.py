@@ -49,14 +49,11 @@ def load(
 
     Args:
         network, diffusion: another task network or diffusion model than the problem's default.
-        classes: for a problem with an open vocabulary: how many of its class names, or names of your own; None: the
-            problem's default.
-        as_released: compute what the authors' released code computes where it differs from the paper; the problem's
-            function says what that is.
+        classes: for an open vocabulary: how many of its class names, or names of your own; None: the default.
+        as_released: compute as the authors' released code where it differs from the paper; see the problem's function.
 
-    Raises:
-        ValueError: unknown problem, network or diffusion model; an argument that the problem does not take.
-        dtta.problems.training.weights.WeightsError: its weights are missing or damaged.
+    Raises ValueError: unknown problem, network or diffusion model, or an argument that the problem does not take;
+    ``WeightsError`` (``dtta.problems.training.weights``): its weights are missing or damaged.
     """
     make = plugins.find("problem", name, PROBLEMS, GROUP)
     accepted = inspect.signature(make).parameters
@@ -79,10 +76,9 @@ def module(name: str) -> ModuleType:
 
 
 def recipes_of(name: str) -> Mapping[str, Recipe]:
-    """Return how a problem's models are trained, by model name; empty if the problem trains none.
+    """Return how a problem's models are trained, by model name; empty if it trains none.
 
-    Raises:
-        ValueError: unknown problem. FileNotFoundError: the training data are missing.
+    Raises ValueError: unknown problem; FileNotFoundError: the training data are missing.
     """
     source = module(name)
     return source.recipes(name) if hasattr(source, "recipes") else getattr(source, "RECIPES", {})

@@ -51,8 +51,7 @@ class Pairs:
     def load(self, index: int, size: int) -> tuple[Tensor, Tensor]:
         """Return the centre square of an image, (3, size, size) in [0, 1], and of its map, (size, size).
 
-        Raises:
-            ValueError: a file is damaged, or image and map differ in size.
+        Raises ValueError: a file is damaged, or image and map differ in size.
         """
         image, values = open_image(self.images[index]), self.read(self.maps[index])
         if image.size[::-1] != tuple(values.shape):
@@ -68,8 +67,7 @@ def folder(name: str) -> Path:
 def read(name: str) -> dict[str, Pairs]:
     """Return the parts "train", "validation" (the first images of the training part) and "test" of a data set.
 
-    Raises:
-        FileNotFoundError: the data or some maps are missing. ValueError: a list of files is damaged.
+    Raises FileNotFoundError: the data or some maps are missing; ValueError: a list of files is damaged.
     """
     if name == "nyuv2":
         train, test = (_listed_pairs(name, part) for part in ("train", "test"))
@@ -87,8 +85,7 @@ def missing(name: str, reason: str) -> FileNotFoundError:
 def own_classes() -> tuple[str, ...]:
     """Return the names in own-segmentation/classes.txt.
 
-    Raises:
-        FileNotFoundError: there is no such file. ValueError: fewer than two names, or a name twice.
+    Raises FileNotFoundError: there is no such file; ValueError: fewer than two names, or a name twice.
     """
     path = folder("own-segmentation") / "classes.txt"
     if not path.is_file():
@@ -132,9 +129,6 @@ def _listed_pairs(name: str, part: str) -> Pairs:
     if not images[0].is_file() or not maps[0].is_file():
         raise missing(name, f"{rows[0][0]} or {rows[0][1]}, listed in {path.name}, is missing")
     return Pairs(images, maps, _nyu_depth)
-
-
-# --- pixel values of a map -----------------------------------------------------------------------------
 
 
 def _pixel_values(path: Path) -> tuple[Tensor, bool]:

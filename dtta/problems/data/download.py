@@ -1,8 +1,6 @@
-"""Download public data sets into the data folder: ``dtta fetch imagenet-a``.
+"""Download public data sets into the data folder: ``dtta fetch imagenet-a``; ``dtta doctor`` says how to get others.
 
-Every archive is checked against its published checksum before it is unpacked. Other data sets need an account or are
-made by their authors' code; ``dtta doctor`` says how to get each. Imports neither torch nor the hub's library until a
-download needs it.
+Archives are checked against published checksums. Imports neither torch nor the hub's library until it downloads.
 """
 
 from __future__ import annotations
@@ -29,13 +27,10 @@ HUB = "hub:"  # prefix of OWNER/NAME/FILE, a file of a data set on the Hugging F
 
 @dataclass(frozen=True)
 class Archives:
-    """The archives of a data set.
+    """The archives of a data set, and the `folder` of the data folder that they unpack to.
 
-    Args:
-        checksums: address of each tar or zip file -> its checksum, "algorithm:hexadecimal digest". An address is a URL
-            or ``hub:OWNER/NAME/FILE``.
-        folder: folder that they unpack to, in the data folder.
-        unpack_in: folder to unpack them in, if they do not contain `folder` themselves.
+    `checksums`: URL, or ``hub:OWNER/NAME/FILE``, of each tar or zip file -> "algorithm:hexadecimal digest".
+    `unpack_in`: folder to unpack them in, if they do not contain `folder` themselves.
     """
 
     checksums: Mapping[str, str]
@@ -57,14 +52,10 @@ def hint(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """Download, check and unpack a data set. Skips archives that are already unpacked, resumes partial downloads.
+    """Download, check and unpack a data set; return its folder. Skips unpacked archives, resumes partial downloads.
 
-    Returns:
-        The data set's folder.
-
-    Raises:
-        ValueError: no archive is listed under that name.
-        FetchError: no network, too little disk space, or a file with another checksum.
+    Raises ValueError: no archive is listed under that name; FetchError: no network, too little disk space, or a file
+    with another checksum.
     """
     if name not in ARCHIVES:
         choices = ", ".join(ARCHIVES)

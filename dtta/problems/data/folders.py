@@ -12,8 +12,7 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of files that the package makes, such as results and rendered scenes: $DTTA_CACHE or
-    ~/.cache/dtta."""
+    """Return the folder of files that the package makes, such as results: $DTTA_CACHE or ~/.cache/dtta."""
     return folder_from("DTTA_CACHE", "~/.cache/dtta")
 
 

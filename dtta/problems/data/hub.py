@@ -29,11 +29,10 @@ class Checkpoint:
     """A public checkpoint on the hub.
 
     Args:
-        repository: OWNER/NAME.
-        gigabytes: approximate size of the download.
+        repository, gigabytes: OWNER/NAME, and the approximate size of the download.
         revision: a commit, or the pull request with the hub's conversion to safetensors; None: the newest commit.
         parts: folders of the repository that contain weights; ("",): the repository itself.
-        conversion: if the weights are not published as safetensors: the command that converts them.
+        conversion: the command that converts the weights, if they are not published as safetensors.
     """
 
     repository: str
@@ -65,14 +64,9 @@ class Location:
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a problem needs on a machine: a checkpoint with certain parts, or a file that training writes.
+    """What a problem needs on a machine: parts of a checkpoint, or a `file` that `command` writes by training."""
 
-    Args:
-        what: such as "network" or "diffusion".
-        location: of the checkpoint; None: the requirement is `file`, which `command` writes.
-    """
-
-    what: str
+    what: str  # such as "network" or "diffusion"
     location: Location | None = None
     parts: tuple[str, ...] = ("",)
     file: Path | None = None
@@ -94,11 +88,7 @@ def require(what: str, name: str | None, table: Mapping[str, Checkpoint], more: 
 
 
 def locate(name: str | None, table: Mapping[str, Checkpoint]) -> Location:
-    """Return where a checkpoint is, by its name in the table (None: the first) or the path of a folder.
-
-    Raises:
-        ValueError: neither a name of the table nor a folder.
-    """
+    """Return where a checkpoint is, by name (None: the first) or a folder's path. Raises ValueError: it is neither."""
     name = name or next(iter(table))
     if name in table:
         return Location(table[name].repository, table[name])
@@ -110,8 +100,7 @@ def locate(name: str | None, table: Mapping[str, Checkpoint]) -> Location:
 def load_part(kind: type, location: Location, subfolder: str = "", **options):
     """Load one part of a checkpoint with the library's ``from_pretrained``.
 
-    Raises:
-        WeightsError: it is missing, damaged, incomplete or pickled, or cannot be downloaded.
+    Raises WeightsError: it is missing, damaged, incomplete or pickled, or cannot be downloaded.
     """
     if subfolder:
         options["subfolder"] = subfolder
@@ -145,11 +134,7 @@ def locate_file(location: Location, name: str) -> Path:
 
 
 def load_timm(location: Location) -> nn.Module:
-    """Load a classifier in timm's layout: config.json names the architecture, model.safetensors has the weights.
-
-    Raises:
-        WeightsError: as `load_part`.
-    """
+    """Load a classifier in timm's layout, config.json and model.safetensors. Raises WeightsError as `load_part`."""
     config, weights = locate_file(location, "config.json"), locate_file(location, "model.safetensors")
     try:
         json.loads(config.read_text())["architecture"]

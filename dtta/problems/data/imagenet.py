@@ -1,7 +1,4 @@
-"""ImageNet and the data sets with its classes, read from folders in the published layout.
-
-All are read from the data folder, $DTTA_DATA or ~/.cache/dtta/data. Errors say where to get what is missing.
-"""
+"""ImageNet and the data sets with its classes, read from folders of the data folder in the published layout."""
 
 from __future__ import annotations
 
@@ -30,13 +27,10 @@ CORRUPTIONS = tuple(name for names in ARCHIVES.values() for name in names)
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout in which a data set is published.
+    """The layout in which a data set is published: class folders in the first of `folders` that exists.
 
-    Args:
-        folders: possible folders of its class folders, in the data folder; the first that exists is read.
-        source: where to get it, and how.
-        subset: timm's name of the list of its classes; None: all thousand.
-        numbered: whether its folders are named by class numbers 0 to 999 instead of WordNet ids.
+    `source`: where to get it, and how. `subset`: timm's name of the list of its classes; None: all thousand.
+    `numbered`: whether class folders are named by class numbers 0 to 999 instead of WordNet ids.
     """
 
     folders: Sequence[str]
@@ -53,10 +47,9 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """Image files and their labels.
+    """Image files and their labels, indices into `classes`; interleaved by class (see ``interleave_classes``).
 
     Args:
-        paths, labels: interleaved by class (see ``interleave_classes``); a label is an index into `classes`.
         classes: numbers of the ImageNet classes that predictions are restricted to.
         accepted: label -> labels that count as correct, if an image's class corresponds to several of ImageNet's.
         border: pixels to cut off on each side.
@@ -137,8 +130,7 @@ def _by_class(folders: Sequence[Path], classes: Sequence[int], most: int | None 
 def read(name: str, folder: Path) -> LabelledFiles:
     """Return the images of a data set; `folder`: as ``root`` returns it.
 
-    Raises:
-        FileNotFoundError: a class folder or a mapping is missing. ValueError: a mapping is damaged.
+    Raises FileNotFoundError: a class folder or a mapping is missing; ValueError: a mapping is damaged.
     """
     if name == "objectnet":
         return _objectnet(folder)
@@ -163,15 +155,8 @@ def training_images(classes: Sequence[int], each: int = 5) -> LabelledFiles | No
     return _by_class(folders, classes, each)
 
 
-# --- ImageNet-C: one folder for each corruption and severity -------------------------------------------
-
-
 def corrupted(folder: Path, corruption: str, severity: int) -> Path:
-    """Return the folder of a corruption at a severity, unpacked with or without a folder named after the archive.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Return a corruption's folder, in one named after its archive or not. Raises FileNotFoundError: there is none."""
     archive = next(archive for archive, names in ARCHIVES.items() if corruption in names)
     for path in (folder / corruption / str(severity), folder / archive / corruption / str(severity)):
         if path.is_dir():
@@ -188,9 +173,6 @@ def _first_corruption(folder: Path) -> tuple[str, int]:
             except FileNotFoundError:
                 continue
     raise missing("imagenet-c", "it contains none of the corruptions, such as gaussian_noise/5", folder)
-
-
-# --- ObjectNet: its classes are mapped to ImageNet's ---------------------------------------------------
 
 
 def _objectnet(folder: Path) -> LabelledFiles:

@@ -33,8 +33,7 @@ def open_image(path: Path) -> Image.Image:
 def interleave_classes(labels: Sequence[int], classes: int) -> list[int]:
     """Return image numbers that cycle through the classes, in random order within a class (seed 0).
 
-    The first k · `classes` images are k of each class, as long as every class has k images. Labels from `classes` on
-    are left out.
+    The first k · `classes` are k of each, as long as each has k images. Labels from `classes` on are left out.
     """
     of_class: list[list[int]] = [[] for _ in range(classes)]
     for index, label in enumerate(labels):

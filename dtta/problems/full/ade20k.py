@@ -1,9 +1,9 @@
 """Segmentation at full scale: SegFormer on ADE20K, or on images and label maps of your own (paper, Table 4).
 
-The diffusion model is Stable Diffusion 1.5 with the ControlNet trained on ADE20K's colours: each pixel of its
-condition is the mean of the class colours, weighted by the belief. Its parameters are not adapted. The alternative,
-as in the paper, is a latent diffusion model that is given a map of mixed class embeddings, concatenated with the
-noisy latent. The paper's was never released; ``dtta train ade20k`` trains one (``dtta.problems.full.latent_maps``).
+The diffusion model is Stable Diffusion 1.5 with the ControlNet trained on ADE20K's colours: each pixel of its condition
+is the mean of the class colours, weighted by the belief. Its parameters are not adapted. The paper's latent diffusion
+model, given a map of mixed class embeddings, was never released; ``dtta train ade20k`` trains one
+(``dtta.problems.full.latent_maps``).
 """
 
 from __future__ import annotations
@@ -32,15 +32,13 @@ RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 
 def colours() -> Tensor:
-    """Return the colours of ADE20K's classes, (150, 3) in [0, 1], on which the ControlNet was trained: color150 of the
-    scene parsing benchmark."""
+    """Return the colours of ADE20K's classes (color150), (150, 3) in [0, 1], on which the ControlNet was trained."""
     table = Path(__file__).with_name("ade20k_colours.txt").read_text()
     return torch.tensor([list(bytes.fromhex(colour)) for colour in table.split()]) / 255
 
 
 def problem(network: str | None = None, diffusion: str | None = None, *, name: str = "ade20k") -> Problem:
-    """Return segmentation of ADE20K's validation part into 150 classes ("ade20k"), or of your own data
-    ("own-segmentation").
+    """Return segmentation of ADE20K's validation part into 150 classes, or of your own data ("own-segmentation").
 
     Images are centre squares of the diffusion model's size. Validation images are the first of the training part.
 
@@ -50,9 +48,8 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         diffusion: "controlnet-seg" (ADE20K's default), "latent" (trained by ``dtta train``; the default for your own
             data), or the path of a folder in the layout of a ``StableDiffusionControlNetPipeline``.
 
-    Raises:
-        ValueError: unknown names, or a network with other classes. FileNotFoundError: the data are missing.
-        dtta.problems.training.weights.WeightsError: a checkpoint is missing or damaged, or cannot be downloaded.
+    Raises ValueError: unknown names, or a network with other classes; FileNotFoundError: the data are missing;
+    ``WeightsError``: a checkpoint is missing or damaged, or cannot be downloaded.
     """
     own = name == "own-segmentation"
     pairs = dense_data.read(name)

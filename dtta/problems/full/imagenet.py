@@ -77,14 +77,12 @@ def problem(
         network: "resnet18" (default), "resnet50", "convnext-tiny", "convnext-large", "vit-b-32", or the path of a
             folder in timm's layout (or with the weights of a torchvision ViT).
         diffusion: "dit-xl-2-256" (default), "dit-xl-2-512", or the path of a folder in the pipeline's layout.
-        as_released: follow the paper's appendix A.6 and the authors' code in two details. Images are resized to 232
-            pixels, bilinear, and cropped to 224 for every network; by default that holds for torchvision's networks,
-            and others use the preprocessing they were trained with. The mixed class embeddings are a copy that stays
-            fixed even if φ is adapted.
+        as_released: as in appendix A.6 and the authors' code, resize images to 232 pixels, bilinear, and crop to 224
+            for every network (by default only torchvision's; others have the preprocessing they were trained with),
+            and mix a copy of the class embeddings, which stays fixed even if φ is adapted.
 
-    Raises:
-        ValueError: unknown names. FileNotFoundError: the data are missing.
-        dtta.problems.training.weights.WeightsError: a checkpoint is missing or damaged, or cannot be downloaded.
+    Raises ValueError: unknown names; FileNotFoundError: the data are missing; ``WeightsError``: a checkpoint is missing
+    or damaged, or cannot be downloaded.
     """
     test = read(name, root(name))
     validation = training_images(tuple(test.classes))
@@ -128,8 +126,7 @@ def requirements(name: str, network: str | None, diffusion: str | None) -> hub.R
 def load_classifier(network: str | None, classes: Sequence[int]) -> tuple[Classifier, View, dict]:
     """Return a classifier restricted to some classes, its preprocessing, and its optimizer's settings.
 
-    Raises:
-        WeightsError: as `problem`. ValueError: it does not predict ImageNet's thousand classes.
+    Raises WeightsError as `problem`; ValueError: it does not predict ImageNet's thousand classes.
     """
     location = hub.locate(network, NETWORKS)
     if location.checkpoint is not None and location.checkpoint.conversion:

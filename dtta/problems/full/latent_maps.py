@@ -1,9 +1,8 @@
 """A latent diffusion model conditioned on maps, trained from scratch on images and maps of your own.
 
 The paper's form for segmentation and depth (section 3, Figure 7), whose models were never released: a frozen
-autoencoder, and a UNet on the noisy latent and the map, concatenated. The paper states neither its size nor how it was
-trained; the sizes here follow the closest public recipe, CompVis' latent diffusion for semantic synthesis at 256 pixels
-(widths 128, 512, 1024, two blocks each), except for the autoencoder, which is Stable Diffusion's.
+autoencoder, and a UNet on the noisy latent and the map, concatenated. Sizes, which the paper does not state, follow
+CompVis' latent diffusion for semantic synthesis at 256 pixels, except for the autoencoder, Stable Diffusion's.
 
     dtta train ade20k --only latent --to weights      then: export DTTA_WEIGHTS=weights
     dtta evaluate --problem ade20k --diffusion latent
@@ -45,15 +44,13 @@ class Sizes:
     """The sizes of a model and of its training.
 
     Args:
-        vae: the autoencoder, a name or a folder.
+        vae, encoder: autoencoder, and DenseDepth's pretrained encoder (depth): each a name or a folder.
         size: side of the images in pixels.
         widths: channels of the UNet's levels; all but the first have attention.
-        blocks: residual blocks in each level.
-        groups: groups of its group norms.
+        blocks, groups: residual blocks in each level, groups of its group norms.
         embedding: D, length of a class embedding (segmentation).
         near, far: range of depths in metres (depth).
-        encoder: DenseDepth's pretrained encoder, a name or a folder (depth).
-        batch, steps, lr: batch size, steps and learning rate of training.
+        batch, steps, lr: of training.
     """
 
     vae: str = "sd-vae-ft-mse"
@@ -91,10 +88,7 @@ def sizes(name: str) -> Sizes:
 
 
 def build(name: str, classes: int) -> ConcatUNet:
-    """Return a UNet on the noisy latent and a map's channels: class embeddings, or one depth if `classes` is 0.
-
-    It has no autoencoder: that is frozen, and added by ``load``.
-    """
+    """Return a UNet on noisy latent and map: of class embeddings, or depth if `classes` is 0. `load` adds the VAE."""
     shape = sizes(name)
     channels = shape.embedding if classes else 1
     vae = load_vae(name)
@@ -132,11 +126,9 @@ def load(
     classes: int = 0,
     colours: Tensor | None = None,
 ) -> ConcatUNet | ControlledUNet:
-    """Return the trained model of a data set, with its autoencoder, if it is chosen; else Stable Diffusion with a
-    ControlNet (see ``load_controlled``).
+    """Return a data set's trained model, with its autoencoder, if it is chosen; else as ``load_controlled``.
 
-    Raises:
-        WeightsError: it has not been trained, or a checkpoint is missing or damaged.
+    Raises WeightsError: it has not been trained, or a checkpoint is missing or damaged.
     """
     if not is_chosen(name, diffusion):
         return load_controlled(diffusion, table, colours=colours)
@@ -151,9 +143,6 @@ def requirements(name: str, diffusion: str | None, table: Mapping[str, hub.Check
     if not is_chosen(name, diffusion):
         return controlled_requirements(diffusion, table)
     return [trained_file("diffusion", name, "latent"), hub.require("autoencoder", sizes(name).vae, VAES)]
-
-
-# --- training -----------------------------------------------------------------------------------------
 
 
 def description(name: str) -> str:

@@ -1,10 +1,9 @@
 """Depth at full scale: GLPN or DenseDepth on NYU Depth v2, or on images and depth maps of your own (paper, Table 4).
 
 The diffusion model is Stable Diffusion 1.5 with the depth ControlNet, which was trained on relative inverse depth: it
-is sensitive to the shape of a depth map, not to its scale, so errors are also reported after rescaling. As in the
-paper, a latent diffusion model that is given the depth map, concatenated with the noisy latent, can be used instead.
-The paper's was never released; ``dtta train nyuv2`` trains one (``dtta.problems.full.latent_maps``), and a
-DenseDepth, which is published only for Keras.
+is sensitive to the shape of a depth map, not to its scale, so errors are also reported after rescaling. The paper's
+latent diffusion model, given the depth map, was never released; ``dtta train nyuv2`` trains one
+(``dtta.problems.full.latent_maps``), and a DenseDepth, which is published only for Keras.
 """
 
 from __future__ import annotations
@@ -36,12 +35,7 @@ RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 
 class DenseNetStages(nn.Module):
-    """The DenseNet features that DenseDepth's decoder uses: after the first norm, the first pooling, two transitions,
-    and the last norm.
-
-    Args:
-        densenet: timm's; its classifier is not used.
-    """
+    """timm's DenseNet as DenseDepth's encoder: five feature maps, each after one of the layers in `stages`."""
 
     stages = ("norm0", "pool0", "transition1", "transition2", "norm5")
 
@@ -71,12 +65,7 @@ class DenseNetStages(nn.Module):
 
 
 def densedepth(name: str = "nyuv2", pretrained: bool = False) -> DenseDepth:
-    """Return DenseDepth for a data set's range of depths: DenseNet-169's encoder, the original's decoder of 1664
-    channels.
-
-    Args:
-        pretrained: whether the encoder has ImageNet's weights, or random ones.
-    """
+    """Return DenseDepth: DenseNet-169, `pretrained` on ImageNet or random, and a decoder of 1664 channels."""
     sizes = latent_maps.sizes(name)
     location = hub.locate(sizes.encoder, ENCODERS)
     if pretrained:
@@ -98,9 +87,8 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         diffusion: "controlnet-depth" (default), "latent" (trained by ``dtta train``; the default for your own data), or
             the path of a folder in the layout of a ``StableDiffusionControlNetPipeline``.
 
-    Raises:
-        ValueError: unknown names. FileNotFoundError: the data are missing.
-        dtta.problems.training.weights.WeightsError: a checkpoint is missing or damaged, or cannot be downloaded.
+    Raises ValueError: unknown names; FileNotFoundError: the data are missing; ``WeightsError``: a checkpoint is missing
+    or damaged, or cannot be downloaded.
     """
     pairs, sizes = dense_data.read(name), latent_maps.sizes(name)
     latent = latent_maps.is_chosen(name, diffusion)
@@ -153,9 +141,6 @@ def _draw(pairs, size, target, split, index, shift, severity, seed) -> tuple[Ten
     image, depth = pairs[split].load(index, size)
     image = apply_shift(image, shift, severity, seed, index, IMAGE_SHIFTS)
     return image.to(target), depth[None].to(target)
-
-
-# --- training -----------------------------------------------------------------------------------------
 
 
 def recipes(name: str) -> dict[str, Recipe]:

@@ -45,8 +45,7 @@ class DataSet:
     """A data set that torchvision reads.
 
     Args:
-        kind: name of the torchvision class.
-        splits: its arguments for "validation" and "test"; validation images come from the training part.
+        kind, splits: torchvision's class, and its arguments for "validation" (of the training part) and "test".
         templates: prompts of CLIP's authors for this data set; the paper uses "a photo of a <class>" for all.
     """
 
@@ -95,15 +94,13 @@ def problem(
         network: "clip-vit-base-patch32" (default), "clip-vit-base-patch16", "clip-vit-large-patch14", or the path of
             a folder with a ``CLIPModel`` and its tokenizer.
         diffusion: "stable-diffusion-1.5", or the path of a folder in a Stable Diffusion pipeline's layout.
-        classes: use this many of its classes; None: all; or class names of your own for images of your own, which do
-            not need the data set.
-        as_released: compute CLIP's logits as the authors' released code does: ImageNet's mean and standard deviation
-            instead of CLIP's, and image embeddings that are not normalised. That makes the belief far more confident
-            and the gradients smaller; for given pixels the predicted class is the same.
+        classes: how many of its classes (None: all), or names of your own, for images of your own without the data set.
+        as_released: compute CLIP's logits as the authors' code: with ImageNet's mean and standard deviation, and image
+            embeddings that are not normalised. The belief is far more confident, the gradients are smaller; for given
+            pixels the predicted class is the same.
 
-    Raises:
-        ValueError: unknown names. FileNotFoundError: the data are missing.
-        dtta.problems.training.weights.WeightsError: a checkpoint is missing or damaged, or cannot be downloaded.
+    Raises ValueError: unknown names; FileNotFoundError: the data are missing; ``WeightsError``: a checkpoint is missing
+    or damaged, or cannot be downloaded.
     """
     source = DATA_SETS[name]
     own_names = isinstance(classes, Sequence)
@@ -157,9 +154,6 @@ def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
     """Return a CLIP model and its tokenizer, by name or from a folder. Raises as `problem`."""
     location = hub.locate(network, NETWORKS)
     return hub.load_part(CLIPModel, location), hub.load_part(CLIPTokenizer, location)
-
-
-# --- data ---------------------------------------------------------------------------------------------
 
 
 def _labels(data) -> list[int]:

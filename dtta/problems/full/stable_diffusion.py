@@ -16,10 +16,7 @@ DIFFUSIONS = hub.checkpoints("open-vocabulary-diffusions")
 
 
 def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextReader]:
-    """Return a Stable Diffusion model, and the reader that encodes prompts with its tokenizer and text encoder.
-
-    Raises as ``hub.locate`` and ``hub.load_part``.
-    """
+    """Return a Stable Diffusion model and the reader of its prompts. Raises as ``hub.locate`` and ``hub.load_part``."""
     location = hub.locate(diffusion, DIFFUSIONS)
     parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
     model = TextUNet(*(hub.load_part(kind, location, part) for part, kind in parts.items()))
@@ -32,10 +29,7 @@ def load_controlled(
 ) -> ControlledUNet:
     """Return Stable Diffusion 1.5 with a ControlNet of a table, or both from a folder that contains the whole pipeline.
 
-    Args:
-        prompt: used for every image; ControlNets are trained to work with the empty one too.
-        colours: see ``ControlledUNet``.
-
+    `prompt`: of every image; ControlNets are trained to work with the empty one too. `colours`: see ``ControlledUNet``.
     Raises as ``load_stable_diffusion``.
     """
     location = hub.locate(diffusion, table)

@@ -91,8 +91,8 @@ class DepthMap(nn.Module):
 
     Args:
         near, far: the range of depths, in the network's unit.
-        scale: "linear"; "log", in which equal steps are equal ratios; or "inverse", 1/depth, as depth
-            ControlNets expect (near = 1, far = -1).
+        scale: "linear"; "log", in which equal steps are equal ratios; or "inverse", linear in
+            1/depth (near is 1, far is -1). For a depth ControlNet use ``RelativeDepth``.
     """
 
     def __init__(self, near: float, far: float, scale: str = "linear"):

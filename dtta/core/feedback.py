@@ -77,7 +77,7 @@ def with_scaled_gradients(
     """Call `attempt(scale)` with a large scale and divide all gradients by it: float16 loses numbers below 6e-8.
 
     The mean divides each gradient by `elements`, so the scale starts near it, a power of two, which changes no digit.
-    It is halved if a gradient overflows.
+    It is halved if a gradient overflows. Raises FloatingPointError if none fits.
 
     Args:
         elements: how many numbers the loss averages.
@@ -85,7 +85,7 @@ def with_scaled_gradients(
     """
     parameters = list(parameters)
     scale = 2.0 ** round(math.log2(elements))
-    while True:
+    while scale >= 1:
         loss, c_grad = attempt(scale)
         gradients = [g for g in (c_grad, *(p.grad for p in parameters)) if g is not None]
         if not loss.isfinite():
@@ -94,3 +94,4 @@ def with_scaled_gradients(
             torch._foreach_div_(gradients, scale)
             return loss, c_grad
         scale /= 2
+    raise FloatingPointError("a gradient is not finite in float16 at any scale; use bfloat16 or float32")

@@ -1,7 +1,7 @@
 """Timesteps and noise: the (t, ε) pairs over which the loss is averaged.
 
-The paper draws t uniformly and a new ε for each t (section 3.2). The other schemes have the same expectation and less
-variance.
+The paper draws t uniformly and a new ε for each t (section 3.2). Stratified and antithetic timesteps keep the
+expectation with less variance, shared noise with more; a narrower range of t changes what is estimated.
 """
 
 from __future__ import annotations

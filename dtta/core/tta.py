@@ -2,8 +2,8 @@
 
  1  given an image x, a task network f_θ, a diffusion model ε_φ
  2  for each of N steps:
- 3      y ← f_θ(x)
- 4      c ← c(y)
+ 3      y ← f_θ(x), logits or a depth map
+ 4      c ← c(y), which applies the softmax to logits
  5      draw B timesteps t and noises ε
  6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z0 + √(1 − ᾱ_t) ε, t, c) − ε‖²,  z0 = encode(x)
  7      θ ← θ − η ∇_θ L
@@ -37,7 +37,7 @@ class Step:
 
     loss: Tensor  # L(θ, φ), a scalar
     condition: Tensor  # c
-    output: Tensor  # y = f_θ(x)
+    output: Tensor  # y = f_θ(x): logits (N, L, ...), or depths
 
 
 class DiffusionTTA(Adapter):
@@ -104,7 +104,7 @@ class DiffusionTTA(Adapter):
         self.z0 = self.diffusion.encode(x)
 
     def step(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Lines 3 to 8 of Algorithm 1."""
+        """Lines 3 to 8 of Algorithm 1; line 2, the loop, and line 9, the answer, are in `Adapter`."""
         y = self.model(x)  # line 3
         if self.stopping.should_stop([*(step.output for step in self.history), y.detach()]):
             return y.detach()

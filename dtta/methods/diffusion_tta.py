@@ -51,7 +51,7 @@ def build(
     temperature: float = 1.0,
     micro_batch: int | None = None,
 ) -> DiffusionTTA | Ensemble:
-    """Build Diffusion-TTA; the defaults are the paper's.
+    """Build Diffusion-TTA; the defaults are the paper's with SGD, except that φ is fixed (see `adapt_diffusion`).
 
     Args:
         trainable, rank, layers, words: the adapted part of θ, see ``model_and_parameters``.

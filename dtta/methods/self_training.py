@@ -14,9 +14,9 @@ from dtta.methods.batch_norm import mixed_statistics
 class SelfTraining(Adapter):
     """Minimise `objective` by some gradient steps, then answer; called like ``DiffusionTTA``.
 
-    All methods follow one protocol: the parameters have been adapted to an image before they answer for it, with a
-    forward pass after the last step. The authors' code of TENT, EATA, SAR, CoTTA and DUSA answers with the forward pass
-    of the step itself, before the parameters change; MEMO, TPT and TTT-MAE answer after it, as here.
+    Every method takes its steps first, then runs the adapted network once more to answer. The authors' code of TENT,
+    EATA, SAR, CoTTA and DUSA answers with the forward pass of the step itself, before the parameters change; MEMO, TPT
+    and TTT-MAE answer after it, as here.
 
     Args: see ``Adapter``.
 

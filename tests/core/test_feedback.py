@@ -10,7 +10,7 @@ import torch
 from adapting import pairs, seeded, tta
 
 from dtta.core import tta as tta_module
-from dtta.core.feedback import accumulate
+from dtta.core.feedback import accumulate, with_scaled_gradients
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 
@@ -139,3 +139,9 @@ def test_a_model_of_which_not_one_pair_fits_says_so(monkeypatch):
     with pytest.raises(torch.OutOfMemoryError):
         method(tiny.images(1))
     assert asked == [6, 3, 2, 1]
+
+
+def test_a_gradient_that_is_never_finite_is_an_error():
+    c = torch.full((1,), torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite in float16 at any scale; use bfloat16 or float32"):
+        with_scaled_gradients(1000, lambda scale: (torch.zeros(()), c), [])

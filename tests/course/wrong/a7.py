@@ -92,9 +92,9 @@ def gradient_noise(g):
     return ((g - g.mean(0)).square().sum(1).mean() / g.square().sum(1).mean()).sqrt()
 
 
-# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="nan stands for 0/0"
+# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="gradient_noise"
 def gradient_noise(g):
-    mean = g.mean(0)
+    mean = g.mean(0)  # which hidden case this fails, float32's digits or 0/0, depends on the processor's rounding
     return ((g - mean).square().sum(1).mean() / mean.square().sum()).sqrt().double()
 
 

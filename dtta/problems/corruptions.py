@@ -1,15 +1,13 @@
 """Common corruptions of an image, after ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv 1903.12261).
 
-A corruption is a function of an image (C, H, W) in [0, 1], a generator and constants; its result may leave [0, 1], and
-`apply_shift` clips it. Two tables give the constants for severities 1 to 5: `IMAGE_SHIFTS` has ImageNet-C's, for images
-of any size, and `SMALL_IMAGE_SHIFTS` has constants for grey images of about 8 x 8 pixels, chosen so that severity 1 is
-hardly visible and severity 5 is hard for a person.
+A corruption takes an image (C, H, W) in [0, 1], a generator and constants; its result may leave [0, 1], and
+`apply_shift` clips it. Two tables give the constants for severities 1 to 5: `IMAGE_SHIFTS`, ImageNet-C's, with lengths
+in pixels for a width of 224, scaled with the image's width; and `SMALL_IMAGE_SHIFTS`, for grey images of about 8 x 8
+pixels, from hardly visible to hard for a person.
 
-In `IMAGE_SHIFTS`, lengths in pixels are for a width of 224 and scale with the width of the image. It has twelve of
-ImageNet-C's fifteen corruptions. Frost is missing because it needs photographs of frost; glass blur because it
-exchanges neighbouring pixels, and one pixel of a 32 x 32 image is seven of ImageNet-C's; elastic distortion because it
-moves objects, so that segmentation and depth maps would no longer be true. Snow has flakes of one pixel. Erasing is
-added; it is not part of ImageNet-C.
+Of ImageNet-C's fifteen, frost is missing because it needs photographs of frost; glass blur because it exchanges
+neighbouring pixels, and one pixel of a 32 x 32 image is seven of ImageNet-C's; elastic distortion because it moves
+objects, so that maps would no longer be true. Snow has flakes of one pixel. Erasing is not part of ImageNet-C.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Corruption:
-    """A corruption with its constants; called with an image (C, H, W) in [0, 1], a severity and a generator.
+    """A corruption, called with an image (C, H, W) in [0, 1], a severity and a generator.
 
     Args:
         function: (image, generator, constants by name) -> image.
@@ -49,9 +47,6 @@ class Corruption:
     def __call__(self, image: Tensor, severity: int, generator: Generator) -> Tensor:
         constants = {name: values[severity - 1] for name, values in self.constants.items()}
         return self.function(image, generator, **constants)
-
-
-# --- noise --------------------------------------------------------------------------------------------
 
 
 def gaussian_noise(x: Tensor, g: Generator, deviation: float) -> Tensor:
@@ -68,9 +63,6 @@ def impulse_noise(x: Tensor, g: Generator, share: float) -> Tensor:
     """Set a share of the values to 0 or 1 (salt and pepper)."""
     hit = torch.rand(x.shape, generator=g) < share
     return torch.where(hit, (torch.rand(x.shape, generator=g) < 0.5).to(x), x)
-
-
-# --- blur ---------------------------------------------------------------------------------------------
 
 
 def gaussian_blur(x: Tensor, g: Generator, sigma: float) -> Tensor:
@@ -116,9 +108,6 @@ def zoom_blur(x: Tensor, g: Generator, most: float, step: float) -> Tensor:
     return (x + sum(zoomed)) / (count + 1)
 
 
-# --- weather ------------------------------------------------------------------------------------------
-
-
 def snow(
     x: Tensor, g: Generator, mean: float, deviation: float, threshold: float, length: float, width: float, blend: float
 ) -> Tensor:
@@ -147,9 +136,6 @@ def _veil(x: Tensor, g: Generator, layers: Mapping[int, float]) -> Tensor:
     shape = x.shape[-2:]
     veil = sum(T.resize(torch.rand(1, n, n, generator=g), shape, antialias=True) / k for n, k in layers.items())
     return (veil - veil.min()) / (veil.max() - veil.min())
-
-
-# --- digital ------------------------------------------------------------------------------------------
 
 
 def brightness(x: Tensor, g: Generator, amount: float) -> Tensor:
@@ -205,8 +191,6 @@ def _from_pil(image: Image.Image) -> Tensor:
     return T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)
 
 
-# --- constants for severities 1 to 5 ------------------------------------------------------------------
-
 _FUNCTIONS = (
     gaussian_noise, shot_noise, impulse_noise, gaussian_blur, defocus_blur, motion_blur, zoom_blur, snow, fog,
     coarse_fog, brightness, grey_brightness, contrast, pixelate, pixelate_to, jpeg, erasing,
@@ -224,23 +208,14 @@ IMAGE_SHIFTS = _read_constants("image")
 SMALL_IMAGE_SHIFTS = _read_constants("small_image")
 
 
-# --- applying a shift ---------------------------------------------------------------------------------
-
-
 def apply_shift(
     image: Tensor, name: str, severity: int, seed: int, index: int, shifts: Mapping[str, Callable]
 ) -> Tensor:
     """Return an image (C, H, W) in [0, 1] under a shift, clipped to [0, 1]; under "clean", the image itself.
 
-    The randomness depends only on seed, name, severity and index, so any subset of a data set, in any order, is
-    shifted in the same way.
-
-    Args:
-        index: of the image in its data set.
-        shifts: name -> a function of image, severity and generator.
-
-    Raises:
-        ValueError: unknown name or severity.
+    The randomness depends only on seed, name, severity and the image's index, so any subset of a data set, in any
+    order, is shifted in the same way. `shifts`: name -> a function of image, severity and generator.
+    Raises ValueError: see `check_severity`.
     """
     check_severity(name, severity, shifts)
     if name == "clean":

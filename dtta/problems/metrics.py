@@ -1,7 +1,6 @@
-"""Metrics of a data set, computed from sums over its images.
+"""Metrics of a data set: functions of the totals, over its images, of a few numbers for each image.
 
-A problem returns a few numbers for each image; a metric is a function of their totals. So a metric that is not a mean
-over images, such as mean IoU, can be bootstrapped over images from stored rows.
+So a metric that is not a mean over images, such as mean IoU, can be bootstrapped over images from stored rows.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.functional.image import structural_similarity_index_measure
-
-# --- segmentation -------------------------------------------------------------------------------------
 
 
 def class_counts(logits: Tensor, target: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
@@ -66,9 +63,6 @@ def segmentation_metrics(classes: tuple[str, ...]) -> dict:
         "pixel accuracy": partial(pixel_accuracy, classes=classes),
         **{f"IoU {c}": partial(iou, name=c) for c in classes},
     }
-
-
-# --- depth --------------------------------------------------------------------------------------------
 
 
 def depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict[str, float]:

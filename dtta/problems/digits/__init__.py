@@ -1,7 +1,6 @@
 """The digits problem: scikit-learn's 8 x 8 handwritten digits, three classifiers, two families of diffusion models.
 
-``data`` has the splits and batches, ``shifts`` the shifts, ``models`` small configurations of the classes used at full
-scale, and ``training`` the losses and recipes of the shipped weights. May import ``dtta.core`` and its siblings.
+May import ``dtta.core`` and its siblings.
 """
 
 from __future__ import annotations
@@ -27,14 +26,11 @@ SETTINGS: dict[str, dict] = {
 
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
-    """Build the digits problem with a task network and a diffusion model.
+    """Build the digits problem. Raises ValueError: unknown network or diffusion model.
 
     Args:
         network: "resnet" (batch norm), "vit" (layer norm), or "mae" (a masked autoencoder, for TTT-MAE).
         diffusion: "unet" or "dit", trained on soft and hard labels; "unet-hard" or "dit-hard", on hard labels only.
-
-    Raises:
-        ValueError: unknown network or diffusion model.
     """
     f = weights.ready("digits", NETWORKS, network)
     phi = weights.ready("digits", DIFFUSIONS, diffusion)

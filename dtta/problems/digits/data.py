@@ -14,16 +14,12 @@ from dtta.problems.digits.shifts import SHIFTS
 
 CLASSES = tuple(str(digit) for digit in range(10))
 SIZE = 8
-SPLITS = {"train": (0, 1000), "validation": (1000, 1297), "test": (1297, 1797)}
+SPLITS = {"train": (0, 1000), "validation": (1000, 1297), "test": (1297, 1797)}  # of a permutation, seed 0
 
 
 @cache
 def split(name: str) -> tuple[Tensor, Tensor]:
-    """Return the images (N, 1, 8, 8) in [0, 1] and labels (N,) of a split: a part of one permutation with seed 0.
-
-    Raises:
-        ValueError: unknown split.
-    """
+    """Return the images (N, 1, 8, 8) in [0, 1] and labels (N,) of a split. Raises ValueError: unknown split."""
     if name not in SPLITS:
         raise ValueError(f"unknown split {name!r}; choose from {', '.join(SPLITS)}")
     data = load_digits()

@@ -13,11 +13,7 @@ from dtta.problems.networks.mae import MaskedAutoencoder
 
 
 class Classifier(nn.Module):
-    """A timm network that includes its preprocessing: images in [0, 1], resized and normalised, to logits.
-
-    Args:
-        lora_targets: pattern of the layers to which LoRA is added, see ``dtta.core.lora.add_lora``.
-    """
+    """A timm network with its preprocessing; lora_targets: pattern of layer names, see ``dtta.core.lora.add_lora``."""
 
     def __init__(self, network: nn.Module, size: int, lora_targets: str, mean: float = 0.5, std: float = 0.5):
         super().__init__()

@@ -1,4 +1,1 @@
-"""Task networks that several problems use: CLIP, wrappers of public networks, a masked autoencoder.
-
-May import ``dtta.core``. A network takes images in [0, 1] and does its own preprocessing.
-"""
+"""Task networks of several problems: image in [0, 1], which they preprocess, -> output. May import ``dtta.core``."""

@@ -23,11 +23,7 @@ TEMPLATES = ("a photo of a {}",)
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: Sequence[str], length: int) -> Tensor:
-    """Return the token numbers (N, length) of N sentences, padded.
-
-    Raises:
-        ValueError: a sentence has more tokens, so that CLIP would ignore its end.
-    """
+    """Return the token numbers (N, length) of N sentences, padded. Raises ValueError: a sentence has more tokens."""
     ids = tokenizer(list(texts), padding="max_length", max_length=length, return_tensors=None).input_ids
     for text, row in zip(texts, ids, strict=True):
         if len(row) > length:
@@ -36,12 +32,7 @@ def tokens(tokenizer: CLIPTokenizer, texts: Sequence[str], length: int) -> Tenso
 
 
 class TextReader:
-    """The text side of a text-to-image model (``dtta.core.problem.TextReader``) with a CLIP text encoder.
-
-    Args:
-        encoder: its sentences have ``max_position_embeddings`` tokens, padding included.
-        tokenizer: of the encoder.
-    """
+    """A ``dtta.core.problem.TextReader`` with a CLIP text encoder, which takes ``max_position_embeddings`` tokens."""
 
     def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer):
         self.encoder, self.tokenizer = encoder.eval(), tokenizer
@@ -50,8 +41,7 @@ class TextReader:
     def __call__(self, sentences: Sequence[str], batch: int = 256) -> Tensor:
         """Return the last hidden states (N, tokens, D) of N sentences, which may be empty, on the encoder's device.
 
-        Raises:
-            ValueError: a sentence has too many tokens.
+        Raises ValueError: see `tokens`.
         """
         ids = tokens(self.tokenizer, sentences, self.encoder.config.max_position_embeddings).to(self.encoder.device)
         return torch.cat([self.encoder(part).last_hidden_state for part in ids.split(batch)]).float()
@@ -109,14 +99,10 @@ class ClipClassifier(nn.Module):
     Its parameters are those of the vision tower; the vectors of the names are computed once.
 
     Args:
-        clip: put in eval mode. Its text tower is used and not changed.
-        names: of the L classes.
+        clip: put in eval mode. Its text tower is used and not changed. `words` holds it and the tokenizer.
         templates: sentences with {} for the name; the vectors of several are averaged.
         mean, std: of each channel, as in CLIP's training.
         unit: whether the image's vector is normalised to length one, as in CLIP's training.
-
-    Attributes:
-        words: the ``CLIPModel`` and the tokenizer.
     """
 
     lora_targets = r"vision_model\.encoder\.layers\.\d+\.self_attn\.(q|v)_proj"  # the paper's: queries and values
@@ -187,13 +173,8 @@ class PromptedClip(nn.Module):
 
     They are initialised with the words of the classifier's first template, "a photo of a", so the initial output is
     that of a classifier with this template only. TPT (arXiv 2209.07511) trains the same parameters on one image.
-
-    Args:
-        classifier: computes the vectors of images, and is never changed.
-        words: number of learnt tokens at the start of each sentence, shared by all classes.
-
-    Raises:
-        ValueError: the sentences of two classes differ within these words.
+    `words` tokens at the start of each sentence are learnt, shared by all classes; the classifier is never changed.
+    Raises ValueError: the sentences of two classes differ within these words.
     """
 
     def __init__(self, classifier: ClipClassifier, clip: CLIPModel, tokenizer: CLIPTokenizer, words: int = 4):

@@ -10,12 +10,8 @@ class MaskedAutoencoder(nn.Module):
     """A small masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377) with a classification head.
 
     The encoder takes the patches that are not masked; the decoder, one block deep, reconstructs the others. The
-    classification head takes the mean of the encoder's tokens, with no patch masked.
-
-    Args:
-        size: side of the square image. patch: side of a patch. channels, classes: C and L.
-        width, depth, heads: of the encoder.
-        mean, std: of the pixels.
+    classification head takes the mean of the encoder's tokens, with no patch masked. `size` and `patch` are the
+    sides of the square image and of a patch; `width`, `depth` and `heads` are the encoder's.
     """
 
     def __init__(
@@ -53,11 +49,7 @@ class MaskedAutoencoder(nn.Module):
         return self.head(self.encoder(self.embed(self.patches(image)) + self.place).mean(dim=1))
 
     def reconstruction_loss(self, image: Tensor, hidden: float, generator: torch.Generator) -> Tensor:
-        """Return the mean squared error (N,) of the masked patches; each image has a random mask.
-
-        Args:
-            hidden: share of the patches that are masked, 0.75 in the paper.
-        """
+        """Return the mean squared error (N,) of the masked patches, a random share `hidden`, 0.75 in the paper."""
         patches = self.patches(image)
         N, T, _ = patches.shape
         count = max(1, round((1 - hidden) * T))

@@ -1,7 +1,4 @@
-"""Task networks that include their preprocessing: image in [0, 1] -> logits or depths.
-
-So the task network and the diffusion model take the same image.
-"""
+"""Task networks that include their preprocessing, so that they take the same image in [0, 1] as the diffusion model."""
 
 from __future__ import annotations
 
@@ -30,12 +27,7 @@ class _Normalised(nn.Module):
 
 
 class Classifier(_Normalised):
-    """A classifier on images in [0, 1], restricted to some of its classes.
-
-    Args:
-        network: image -> logits of all its classes.
-        kept: indices of the classes in the output; None: all.
-    """
+    """A classifier on images in [0, 1] that answers the classes `kept`, indices of the network's; None: all."""
 
     # The convolutions of ResNets; the linear layers of the blocks of ConvNeXts and ViTs (torchvision's: only the MLP)
     lora_targets = r"network\.(.*\.)?(layer\d\.\d+\.conv\d|mlp\.(fc\d|0|3)|attn\.qkv)"
@@ -79,8 +71,8 @@ class DenseDepth(_Normalised):
         encoder: a timm network made with ``features_only=True``.
         width: channels at the start of the decoder, halved at each step.
         near, far: the range of depths, in the unit of the data.
-        whole: whether the last step of the decoder concatenates the image itself. False, as in the original: the
-            decoder ends at half the image's size, and its output is enlarged.
+        whole: whether the last step concatenates the image itself. False, as in the original: the decoder ends at half
+            the image's size, and its output is enlarged.
     """
 
     def __init__(self, encoder: nn.Module, width: int, near: float, far: float, mean=0.5, std=0.25, whole: bool = True):

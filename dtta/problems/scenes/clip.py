@@ -71,9 +71,6 @@ def learn_merges(vocabulary: Sequence[str]) -> list[tuple[str, str]]:
                 k += 1
 
 
-# --- the task network f -------------------------------------------------------------------------------
-
-
 def clip() -> CLIPModel:
     """A CLIP (0.5 M parameters): a vision transformer on 4 x 4 patches and a causal text transformer."""
     start = tokenizer().bos_token_id
@@ -109,9 +106,6 @@ def crop(image: Tensor, generator: torch.Generator, least: float = 0.85) -> Tens
     zero = torch.zeros(n)
     matrix = torch.stack([scale, zero, move[0], zero, scale, move[1]], dim=1).view(n, 2, 3)
     return F.grid_sample(image, F.affine_grid(matrix, list(image.shape), align_corners=False), align_corners=False)
-
-
-# --- the diffusion model φ ----------------------------------------------------------------------------
 
 
 def unet() -> TextUNet:
@@ -168,8 +162,6 @@ def diffusion_loss(diffusion: TextUNet, generator: torch.Generator, size: int = 
     return denoising_loss(diffusion, diffusion.encode(image), torch.cat([soft, hard]), generator)
 
 
-# --- the problem --------------------------------------------------------------------------------------
-
 CLASSES = 20  # the default, of the fifty names of the vocabulary
 NETWORKS = {"clip": clip}
 DIFFUSIONS = {"unet": unet}
@@ -193,11 +185,10 @@ def problem(
     """Build the problem of naming the object of a portrait; two of five names are compositions unseen in training.
 
     Args:
-        network: "clip". diffusion: "unet".
+        network, diffusion: of `NETWORKS` and `DIFFUSIONS`; None: the first.
         classes: number of names of ``words.VOCABULARY``, 5 to 50; or other names, for images without labels.
 
-    Raises:
-        ValueError: unknown network or diffusion model, bad `classes`, or a name that is too long.
+    Raises ValueError: unknown network or diffusion model, bad `classes`, or a name that is too long.
     """
     names_given = isinstance(classes, Sequence)
     if not names_given and not (isinstance(classes, int) and 5 <= classes <= len(VOCABULARY)):
@@ -222,9 +213,6 @@ def problem(
         settings=SETTINGS,
         reader=reader,
     )
-
-
-# --- training -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

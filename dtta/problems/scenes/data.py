@@ -27,11 +27,7 @@ NEAR = 1.5  # no surface is nearer to the camera
 
 
 def scene(split: str, index: int) -> Scene:
-    """Return scene `index` of a split.
-
-    Raises:
-        ValueError: unknown split. IndexError: no such scene.
-    """
+    """Return scene `index` of a split. Raises ValueError: unknown split; IndexError: no such scene."""
     return random_scene(WORLD, number_in_world(SPLITS, split, index))
 
 
@@ -72,8 +68,7 @@ def train_set() -> dict[str, Tensor]:
 def rendered(name: str, scenes: list[Scene], kinds: Sequence[str]) -> dict[str, Tensor]:
     """Return the maps named in `kinds`: "image" and "segmentation" as bytes, "depth" in half precision.
 
-    They are stored in the cache folder. The file name has a hash of the first scenes, so that the scenes are rendered
-    again when the world changes.
+    Stored in the cache folder, under a hash of the first scenes: they are rendered again when the world changes.
     """
     path = cache_folder() / f"{name}-{len(scenes)}-{SIZE}-{_fingerprint(scenes[:16])}.safetensors"
     if path.is_file():

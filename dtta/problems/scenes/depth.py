@@ -52,8 +52,6 @@ def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int 
     return denoising_loss(diffusion, z0, disturb(condition(depth), generator), generator)
 
 
-# --- the problem --------------------------------------------------------------------------------------
-
 NETWORKS = {"densedepth": models.densedepth, "glpn": models.glpn}
 DIFFUSIONS = {"unet": models.unet_depth}
 
@@ -66,11 +64,7 @@ SETTINGS: dict[str, dict] = {
 
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
-    """Build the problem of the depth of the scenes, between `NEAR` and `FAR` scene units.
-
-    Args:
-        network: "densedepth" (convolutions, batch norm) or "glpn" (a transformer). diffusion: "unet".
-    """
+    """Build the problem of depth, `NEAR` to `FAR` scene units; models of `NETWORKS` and `DIFFUSIONS` (None: first)."""
     return Problem(
         name="scenes-depth",
         task="depth",
@@ -93,9 +87,6 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
 def errors(output: Tensor, target: Tensor) -> dict[str, float]:
     """Return the metrics of one image."""
     return depth_errors(output, target, NEAR, FAR)
-
-
-# --- training -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

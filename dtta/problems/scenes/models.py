@@ -16,8 +16,6 @@ from dtta.problems.networks.wrappers import DenseDepth, Glpn, Segmenter
 from dtta.problems.scenes.data import NEAR, SIZE
 from dtta.problems.scenes.world import CLASSES, FAR
 
-# --- task networks f ----------------------------------------------------------------------------------
-
 
 def segformer() -> Segmenter:
     """A SegFormer (0.6 M parameters) on the image enlarged to 64 x 64; answers at 32 x 32."""
@@ -46,8 +44,6 @@ def glpn() -> Glpn:
     )  # fmt: skip
     return Glpn(GLPNForDepthEstimation(config), near=NEAR, far=FAR)
 
-
-# --- diffusion models φ -------------------------------------------------------------------------------
 
 EMBEDDING = 8  # D, channels of a class embedding
 PATCH = 2

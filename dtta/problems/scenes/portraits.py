@@ -19,11 +19,7 @@ SIZES = {name: count for name, (_, count) in SPLITS.items()}
 
 
 def portrait(split: str, index: int, classes: int = len(VOCABULARY)) -> Scene:
-    """Return portrait `index` of a split: label `index` mod `classes` of the vocabulary; a seen kind if for training.
-
-    Raises:
-        ValueError: unknown split. IndexError: no such portrait.
-    """
+    """Return portrait `index`: label `index` mod `classes`; for training, a seen kind. Raises: see ``data.scene``."""
     number = number_in_world(SPLITS, split, index)
     kind = SEEN[index % len(SEEN)] if split == "train" else VOCABULARY[index % classes].kind
     return random_portrait(WORLD, number, kind)
@@ -44,13 +40,9 @@ def train_set() -> Tensor:
 
 
 def batch(size: int, generator: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
-    """Return random training portraits of different kinds, half of them mirrored.
+    """Return random training portraits (N, 3, H, W) in [0, 1] of different kinds, half of them mirrored.
 
-    Returns:
-        images (N, 3, H, W) in [0, 1], their captions, and their indices in ``words.SEEN`` (N,).
-
-    Raises:
-        ValueError: size exceeds the number of kinds.
+    Also their captions, and their indices (N,) in ``words.SEEN``. Raises ValueError: size exceeds the number of kinds.
     """
     if size > len(SEEN):
         raise ValueError(f"there are {len(SEEN)} kinds of objects, not {size}")

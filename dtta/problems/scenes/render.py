@@ -41,15 +41,10 @@ class Rendered:
 
 @torch.no_grad()
 def render(scenes: Sequence[Scene], size: int | tuple[int, int] = 64, supersample: int = 1) -> Rendered:
-    """Render scenes.
+    """Render scenes at a size in pixels (one number, or height and width).
 
-    Args:
-        size: height and width in pixels.
-        supersample: s² rays for each pixel, whose mean is its colour; smooths edges. Segmentation and depth are
-            always those of the pixel's centre.
-
-    Raises:
-        ValueError: no scene, or a size or supersample below one.
+    The colour of a pixel is the mean of supersample² rays, which smooths edges; its segmentation and depth are always
+    those of its centre. Raises ValueError: no scene, or a size or supersample below one.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if not scenes or min(height, width, supersample) < 1:
@@ -136,8 +131,6 @@ class _World:
         scene = _scene_of(len(self.scenes), height * width)
         return _Origin(scene, self.eye[scene]), direction
 
-    # --- geometry -------------------------------------------------------------------------------------
-
     def crossings(self, scene: Tensor, point: Tensor, direction: Tensor, grow: float = 0.0):
         """Return (ray, object, near, far) for each pair of a ray and an object whose bounding sphere it crosses."""
         away = point[:, None] - self.centre[scene]  # (R, K, 3)
@@ -172,7 +165,7 @@ class _World:
         return torch.minimum(t, nearest), torch.where(nearest < t, which, what)
 
     def normals(self, scene: Tensor, point: Tensor, what: Tensor) -> Tensor:
-        """Return the unit normals (R, 3) of the surfaces at points on them."""
+        """Return the unit normals (R, 3) at points on the surfaces."""
         normals = torch.tensor([0.0, 1.0, 0.0], dtype=_D).repeat(len(point), 1)
         for number, shape in enumerate(SHAPES):
             of = ((what >= 0) & (self.shape[scene, what.clamp(min=0)] == number)).nonzero()[:, 0]
@@ -182,8 +175,6 @@ class _World:
                 p = torch.einsum("mij,mj->mi", frame, point[of] - self.centre[s, o])
                 normals[of] = torch.einsum("mji,mj->mi", frame, sdf.normal(shape, p, self.size[s, o]))
         return normals
-
-    # --- light ----------------------------------------------------------------------------------------
 
     def sunlight(self, scene: Tensor, point: Tensor) -> Tensor:
         """Return the share of the sun (R,) that is visible from each point."""

@@ -3,9 +3,8 @@
 A signed distance function returns the distance of a point from a surface (negative inside). A ray may advance by this
 distance without crossing the surface: sphere tracing (Hart, The Visual Computer 12, 1996).
 
-Points are in the frame of the shape: centre at the origin, y up. `size` (M, 3) is, for a
-sphere: radius; box: half edges; cylinder: radius, half height; cone: radius of the base, half height;
-torus: radius of the ring, radius of the tube.
+Points are in the frame of the shape: centre at the origin, y up. `size` (M, 3) is, for a sphere: radius; box: half
+edges; cylinder: radius, half height; cone: radius of the base, half height; torus: radius of the ring, of the tube.
 """
 
 from __future__ import annotations

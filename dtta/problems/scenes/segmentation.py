@@ -60,8 +60,6 @@ def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int 
     return denoising_loss(diffusion, diffusion.encode(distort(image, generator)), condition, generator)
 
 
-# --- the problem --------------------------------------------------------------------------------------
-
 NETWORKS = {"segformer": models.segformer}
 DIFFUSIONS = {"unet": models.unet_segmentation}
 METRICS = segmentation_metrics(CLASSES)
@@ -75,11 +73,7 @@ SETTINGS: dict[str, dict] = {
 
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
-    """Build the problem of segmenting the scenes into sky, ground and five shapes.
-
-    Args:
-        network: "segformer". diffusion: "unet".
-    """
+    """Build the problem of segmenting scenes into `CLASSES`; models of `NETWORKS` and `DIFFUSIONS` (None: first)."""
     f = weights.ready("scenes-segmentation", NETWORKS, network)
     phi = weights.ready("scenes-segmentation", DIFFUSIONS, diffusion)
     return Problem(
@@ -104,9 +98,6 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
 def score(logits: Tensor, target: Tensor) -> float:
     """Return the mean IoU of one image, over the classes that it contains."""
     return METRICS["mean IoU"](class_counts(logits, target, CLASSES)).item() / 100
-
-
-# --- training -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

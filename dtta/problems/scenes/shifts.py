@@ -71,11 +71,7 @@ SHIFTS = (*IMAGE_SHIFTS, *WORLD_SHIFTS)
 
 
 def shift_scene(scene: Scene, name: str, severity: int, seed: int = 0, index: int = 0) -> Scene:
-    """Return the scene under a shift of the world; under any other shift, the scene itself.
-
-    Raises:
-        ValueError: unknown name or severity.
-    """
+    """Return the scene under a shift of the world, or else unchanged. Raises ValueError: see ``check_severity``."""
     check_severity(name, severity, SHIFTS)
     if name not in WORLD_SHIFTS:
         return scene
@@ -83,10 +79,6 @@ def shift_scene(scene: Scene, name: str, severity: int, seed: int = 0, index: in
 
 
 def shift_image(image: Tensor, name: str, severity: int, seed: int = 0, index: int = 0) -> Tensor:
-    """Return the image (3, H, W) in [0, 1] under a shift of the image; under any other shift, the image itself.
-
-    Raises:
-        ValueError: unknown name or severity.
-    """
+    """Return the image (3, H, W) in [0, 1] under a shift of the image, or else unchanged. Raises: see `shift_scene`."""
     check_severity(name, severity, SHIFTS)
     return apply_shift(image, name, severity, seed, index, IMAGE_SHIFTS) if name in IMAGE_SHIFTS else image

@@ -13,8 +13,8 @@ LICENCE = "Apache-2.0; the data is rendered by this package"
 def distort(image: Tensor, generator: torch.Generator) -> Tensor:
     """Change the contrast, exposure and colour of the light of half of the images (N, 3, H, W).
 
-    This is the photometric distortion with which segmentation networks are usually trained, with wider ranges. It
-    includes no noise, blur or weather, and no change of texture or view.
+    The photometric distortion with which segmentation networks are usually trained, with wider ranges: no noise, blur
+    or weather, and no change of texture or view.
     """
     u = torch.rand(5, len(image), 1, 1, 1, generator=generator)
     tint = torch.rand(len(image), 3, 1, 1, generator=generator)

@@ -1,8 +1,7 @@
 """The words of the open vocabulary: materials, colours and shapes, their synonyms, and the pairs that are held out.
 
-A name is a material, a colour and a shape: "shiny red sphere". Eight pairs of colour and shape are held out: no
-training image or caption has them, though each colour and each shape occurs with all others. So the names with those
-pairs are compositions unseen in training.
+A name is a material, a colour and a shape: "shiny red sphere". Eight pairs of colour and shape are in no training image
+or caption, though each colour and each shape occurs with all others; so names with them are new compositions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The description of a scene, and random scenes from a seed and an index.
+"""The description of a scene, and random scenes from a seed and an index, the same on every machine.
 
 Lengths are in scene units (an object is about one unit wide), angles in degrees, colours linear RGB.
 The camera looks along +z, the ground is y = 0.
@@ -82,24 +82,20 @@ class Scene:
     """Everything that determines an image: the input of the renderer."""
 
     objects: tuple[Object, ...]
-    # camera
-    height: float = 1.6
+    height: float = 1.6  # of the camera
     distance: float = 5.0  # on the ground, from the middle of the scene
     target: Colour = (0.0, 0.5, 0.0)  # the point in the middle of the image
     view: float = 42.0  # vertical angle of view
     roll: float = 0.0
-    # light
     azimuth: float = 40.0  # of the sun; 0 is straight ahead
     elevation: float = 45.0
     sun: Colour = (2.6, 2.4, 2.1)
     sky: Colour = (0.25, 0.45, 0.85)  # overhead
     horizon: Colour = (0.80, 0.85, 0.90)
-    # ground
     texture: str = "plain"
     ground: tuple[Colour, Colour] = ((0.4, 0.35, 0.3), (0.5, 0.45, 0.4))
     pattern: float = 1.0  # scale of the pattern
     turn: float = 0.0
-    # air
     haze: float = 0.0  # extinction by fog, per unit of distance
     exposure: float = 1.0
 
@@ -112,11 +108,9 @@ class Scene:
 
 
 def random_scene(seed: int, index: int, habit: float = 0.8) -> Scene:
-    """Return scene number `index` of the world `seed`; the same on every machine.
+    """Return scene `index` of the world `seed`.
 
-    Args:
-        habit: probability that the colour, and the material, of an object are those of `HABITS`; otherwise they are
-            drawn from all.
+    The colour, and the material, of an object are those of `HABITS` with probability `habit`, otherwise drawn from all.
     """
     rng = Random(f"dtta scenes {seed}/{index}")
     between = rng.uniform

@@ -1,4 +1,1 @@
-"""Training of the shipped models, and their weights with model cards.
-
-May import ``dtta.core``. A problem that trains models defines ``RECIPES``, a ``Recipe`` for each.
-"""
+"""Training of the shipped models (a problem's ``RECIPES``), and their weights and cards. May import ``dtta.core``."""

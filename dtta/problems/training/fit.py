@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from dtta.core.diffusion import Diffusion
 
-Loss = Callable[[nn.Module, torch.Generator], Tensor]
+Loss = Callable[[nn.Module, torch.Generator], Tensor]  # of a random batch, a scalar
 
 
 def fit(
@@ -37,12 +37,10 @@ def fit(
 
     Args:
         network: trained in place; returned with the averaged weights, in eval mode.
-        batch_loss: (network, generator) -> the loss of a random batch, a scalar.
         checkpoint: written every `save_every` steps; if it exists, training resumes from it.
-        ema_decay: decay of the moving average of the weights, smaller during the first steps.
+        ema_decay: of the moving average, smaller during the first steps.
 
-    Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint is kept.
+    Raises FloatingPointError: the loss is not finite; the last checkpoint is kept.
     """
     average = {k: v.clone() for k, v in unique_tensors(network).items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
@@ -89,10 +87,7 @@ def denoising_loss(diffusion: Diffusion, z0: Tensor, condition: Tensor, generato
 
 
 def depth_loss(prediction: Tensor, depth: Tensor) -> Tensor:
-    """Return the L1 error of log depth and of its differences between neighbours (after DenseDepth).
-
-    Pixels of depth 0 have no label and do not count.
-    """
+    """Return the L1 error of log depth and of its differences between neighbours (DenseDepth); depth 0: no label."""
     error = (prediction.log() - depth.clamp(min=1e-3).log()) * (depth > 0)
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + edges

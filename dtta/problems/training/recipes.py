@@ -18,14 +18,11 @@ from dtta.problems.training.fit import Loss, fit
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained.
+    """How one model is trained; `steps`, `lr` and `weight_decay` as in ``dtta.problems.training.fit``.
 
     Args:
         build: returns a network with random weights; its docstring becomes the description on the model card.
-        loss: (network, generator) -> the loss of a random batch.
         scores: network -> the validation scores on the model card, on clean images.
-        data, licence: of the model card.
-        steps, lr, weight_decay: see ``dtta.problems.training.fit``.
     """
 
     build: Callable[[], nn.Module]
@@ -56,12 +53,11 @@ def train(
     """Train a problem's models and write their weights and model cards to a folder; skip those that exist.
 
     Args:
-        only: names of the models to train; None: all, in the order of the recipes. A model that depends on another
-            (a text-to-image model on its text encoder) reads it from the same folder.
+        only: names of the models; None: all, in the order of the recipes. A model that depends on another (a
+            text-to-image model on its text encoder) reads it from the same folder.
         steps: instead of the number in the recipes, for a quick trial.
 
-    Raises:
-        ValueError: unknown model, or the problem has no recipes. FloatingPointError: training diverged.
+    Raises ValueError: unknown model, or the problem has no recipes; FloatingPointError: training diverged.
     """
     if not recipes:
         raise ValueError(f"there is nothing to train for {problem}: its checkpoints are public")

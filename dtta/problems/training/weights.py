@@ -57,13 +57,9 @@ def save(network: nn.Module, card: dict, path: Path) -> None:
 
 
 def load(network: nn.Module, path: Path, command: str) -> nn.Module:
-    """Load weights into a network, in place, and return it in eval mode.
+    """Load weights into a network, in place, and return it in eval mode; errors name the `command` that trains it.
 
-    Args:
-        command: the command that trains the model again, for error messages.
-
-    Raises:
-        WeightsError: the file or its card is missing, the checksum differs, or the tensors do not fit.
+    Raises WeightsError: the file or its card is missing, the checksum differs, or the tensors do not fit.
     """
     if not path.is_file() or not path.with_suffix(".json").is_file():
         raise WeightsError(f"{path} or its card is missing; make it with: {command}")
@@ -84,14 +80,9 @@ def load(network: nn.Module, path: Path, command: str) -> nn.Module:
 
 
 def ready(problem: str, table: Mapping[str, Callable[[], nn.Module]], name: str | None = None) -> nn.Module:
-    """Build a model of a problem and load its shipped weights.
+    """Build a model of a problem by its name in the table (None: the first) and load its shipped weights.
 
-    Args:
-        table: name -> a function that builds the model.
-        name: of the model; None: the first of the table.
-
-    Raises:
-        ValueError: the table has no such model. WeightsError: see `load`.
+    Raises ValueError: the table has no such model; WeightsError: see `load`.
     """
     name = name or next(iter(table))
     if name not in table:

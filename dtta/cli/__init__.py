@@ -1,7 +1,6 @@
-"""The command line, one file for each command; ``options.py`` has the options that several commands share.
+"""The command line, one file for each command in ``COMMANDS``, with ``add_command(commands)`` and ``run(options)``.
 
-May import everything. A command's file has ``add_command(commands)`` and ``run(options)``, and imports what is slow to
-import (torch, diffusers, matplotlib) inside the functions that run. Add a new file to ``COMMANDS``.
+May import everything; torch, diffusers and matplotlib, which are slow to import, inside the functions that run.
 """
 
 from __future__ import annotations

@@ -114,11 +114,7 @@ def _image_files(path: Path) -> list[Path]:
 
 
 def read_image(path: Path, problem: Problem) -> Tensor:
-    """Return an image file as (1, C, H, W) in [0, 1], in the problem's channels and size, on its models' device.
-
-    Raises:
-        ValueError: not a readable image.
-    """
+    """Return an image file as (1, C, H, W) in [0, 1], of the problem's size. Raises ValueError: not readable."""
     import torch
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2 import functional as T

@@ -1,9 +1,4 @@
-"""dtta bench: seconds for one step, by the fast loop, the naive loop and the arithmetic alone.
-
-dtta bench --diffusion dit                                                      on a problem
-dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json   at published sizes, on a GPU
-dtta bench --case dit-toy --steps 1 --samples 8                                 the same in small, anywhere
-"""
+"""dtta bench: seconds for one step, by the fast loop, the naive loop and the arithmetic alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""dtta doctor: what a machine lacks for a problem (checkpoints, data, memory, disk), and the time of an image on it.
-
-dtta doctor imagenet --network convnext-tiny
-"""
+"""dtta doctor: what a machine lacks for a problem (checkpoints, data, memory, disk), and the time of an image on it."""
 
 from __future__ import annotations
 
@@ -26,11 +23,7 @@ MARKS = {True: "ok", False: "MISSING", None: "-"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
-
-    Args:
-        good: True: available; False: missing; None: for information only.
-    """
+    """One line of the report; `good`: True: available; False: missing; None: for information only."""
 
     what: str
     good: bool | None
@@ -62,11 +55,7 @@ def run(options: Namespace) -> None:
 
 
 def examine(name: str, network: str | None = None, diffusion: str | None = None, timed: bool = True) -> list[Finding]:
-    """Return all findings about a problem on this machine.
-
-    Raises:
-        ValueError: unknown problem, network or diffusion model.
-    """
+    """Return all findings about a problem. Raises ValueError: unknown problem, network or diffusion model."""
     requirements_of = getattr(module(name), "requirements", None)
     needs, check_data = requirements_of(name, network, diffusion) if requirements_of else ([], lambda: None)
     findings = [checkpoint(need) for need in needs] or [shipped(name, network, diffusion)]

@@ -61,15 +61,8 @@ def run(options: Namespace) -> None:
         processes.shutdown()
 
 
-# --- cells of the paper's tables ----------------------------------------------------------------------
-
-
 def fill_in(options: Namespace) -> paper.Preset | None:
-    """Replace options that were not given (None) by the preset's values or the defaults; return the preset, if any.
-
-    Raises:
-        ValueError: there is no such preset.
-    """
+    """Replace options not given (None) by the preset's or the defaults; return it. Raises ValueError: no such one."""
     preset = paper.get(options.preset) if options.preset else None
     for name in PRESET_OPTIONS if preset else ():
         if getattr(options, name) is None:
@@ -91,15 +84,8 @@ def listing() -> str:
     return "\n".join([*lines, "", *(f"not available: {what}: {why}" for what, why in paper.LEFT_OUT.items())])
 
 
-# --- a method against no adaptation -------------------------------------------------------------------
-
-
 def compare(options: Namespace, processes: distributed.Single) -> None:
-    """Evaluate a method and no adaptation on the same images; print the paired gains and store their summary.
-
-    Raises:
-        ValueError: unknown names or values out of range.
-    """
+    """Print and store the paired gains of a method over no adaptation. Raises ValueError: unknown names, bad values."""
     from dtta.evaluation import summary
     from dtta.evaluation.evaluate import evaluate
     from dtta.evaluation.run import Run

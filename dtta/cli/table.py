@@ -18,11 +18,7 @@ def add_options(command: ArgumentParser) -> None:
 
 
 def run(options: Namespace, processes: Single) -> None:
-    """Make one table, or all of them, and print it.
-
-    Raises:
-        ValueError: no such table or run, or --only with all tables.
-    """
+    """Make one table, or all, and print it. Raises ValueError: no such table or run, or --only with all tables."""
     from dtta.experiments import spec, stored
 
     store = options.store or stored.FOLDER

@@ -1,4 +1,1 @@
-"""Run any method over any problem, image by image: rows on disk, resumable, shared between processes, and statistics.
-
-May import core, methods and problems. A new statistic goes into ``statistics.py``.
-"""
+"""Run any method over any problem, image by image, and compare. May import core, methods and problems."""

@@ -3,9 +3,8 @@
     accelerate launch --num_processes 8 -m dtta evaluate ... --out rows     one process for each GPU
     torchrun --nproc-per-node 2 -m dtta evaluate ... --out rows             the same without GPUs
 
-Each process takes a fixed share of what is left to do and writes a file of its own; the first process merges the files
-at the end. If one process fails, the launcher stops the others. All rows that were written are kept: the same command,
-started again with any number of processes, shares what is then left. This also balances the load after a slow process.
+Each process takes a fixed share of what is left to do and writes a file of its own; the first merges them at the end.
+If one fails, the launcher stops the others, and the same command with any number of processes shares what is then left.
 """
 
 from __future__ import annotations
@@ -33,10 +32,7 @@ class Single:
         return make()
 
     def in_turn(self, make: Callable[[], object]) -> object:
-        """Call `make` in the first process, then in the others; return the result of this process.
-
-        Files that `make` downloads are then there for the others, and an error that all would raise is raised once.
-        """
+        """Call `make` in the first process, then (its downloads are there, its error is raised once) in the others."""
         results = []
         self.broadcast(lambda: results.append(make()))
         return results[0] if results else make()
@@ -46,13 +42,7 @@ class Single:
 
 
 class Processes(Single):
-    """All processes of one command, as Accelerate sees them; see ``join``.
-
-    Attributes:
-        rank: the number of this process.
-        count: the number of processes.
-        first: whether this process reads, merges and prints.
-    """
+    """All processes of one command, as Accelerate sees them; see ``join``. The `first` one reads, merges and prints."""
 
     def __init__(self):
         from accelerate import PartialState  # imports torch
@@ -68,8 +58,7 @@ class Processes(Single):
     def broadcast(self, make: Callable[[], object]) -> object:
         """Call `make` in the first process; return its result, which must be picklable, in all of them.
 
-        Raises:
-            StoppedError: another process has stopped, or `make` failed in the first process, which raises its error.
+        Raises StoppedError: another process has stopped, or `make` failed in the first process, which raises its error.
         """
         from accelerate.utils import broadcast_object_list
 

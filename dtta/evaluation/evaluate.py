@@ -1,8 +1,7 @@
 """Any method over any problem, image by image: resumable, spread over processes and machines, paired.
 
-Each image under each shift is one row. Its randomness depends only on the seed and the image, so rows do not depend on
-the order, on what else is run, or on the number of processes. Where parameters are carried along a stream, each image
-depends on those before it, so processes share whole streams instead of images.
+Each image under each shift is one row. Its randomness depends only on the seed and the image, not on the order or the
+number of processes. Where parameters are carried along a stream, processes share whole streams instead of images.
 """
 
 from __future__ import annotations
@@ -40,24 +39,18 @@ def evaluate(
     processes: Single | None = None,
     compile: bool = False,
 ) -> list[Row]:
-    """Score a method on the given images under the given (shift, severity) pairs.
+    """Score a method on images under (shift, severity) pairs; return rows in this order, all of them in each process.
 
     Args:
         images: their numbers; or, for each shift, the numbers of its images.
-        path: a .jsonl file to which rows are appended as they come. If it exists, rows in it are not computed again
-            (of an online run: the rows of complete streams, since the parameters inside a stream are not stored).
-        workers: processes of one thread each. They share images, or, if the run is streamed, whole streams.
-        processes: those that this command was started as, instead of `workers` (see
-            ``dtta.evaluation.distributed.join``); each of them makes this call, with a `path` that all of them see.
+        path: a .jsonl file to which rows are appended as they come. Rows in it are not computed again (of an online
+            run: those of complete streams, since the parameters inside a stream are not stored).
+        workers: processes of one thread each, which share images or, if the run is streamed, whole streams.
+        processes: used instead of `workers` (see ``dtta.evaluation.distributed.join``); all call this and see `path`.
         compile: compile the diffusion model's blocks (see ``dtta.core.precision``).
 
-    Returns:
-        The rows, in the order of `shifts`, then of `images`; in each of the processes all of them.
-
-    Raises:
-        ValueError: unknown names or settings, or `path` holds rows of another run or is damaged.
-        OSError: a row could not be written; the rows before it are kept.
-        dtta.evaluation.distributed.StoppedError: another of the processes has stopped.
+    Raises ValueError: unknown names or settings, or `path` holds rows of another run or is damaged; OSError: a row
+    could not be written, those before it are kept; StoppedError: another process has stopped.
     """
     shifts = list(shifts)
     numbers = images_of_shifts(shifts, images)
@@ -100,9 +93,6 @@ def load_problem(run: Run) -> Problem:
     return load(run.problem, run.network, run.diffusion, run.classes, **released)
 
 
-# --- stored rows --------------------------------------------------------------------------------------
-
-
 def _stored_rows(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:
     """Return the rows that need not be computed again; remove those of incomplete streams from the file."""
     if path is None:
@@ -133,9 +123,6 @@ def _progress_bar(run: Run, left: int, done: int, progress: bool) -> tqdm:
     return tqdm(total=done + left, initial=done, desc=run.method, **quiet, mininterval=2, unit="image")
 
 
-# --- computing rows -----------------------------------------------------------------------------------
-
-
 def _rows(run: Run, parts: list[list[Cell]], workers: int, compile: bool) -> Iterator[Row]:
     """Yield the rows of all parts in order, computed in this process or in `workers` spawned ones."""
     if workers <= 1 or len(parts) < 2 * workers:
@@ -150,11 +137,7 @@ def _rows(run: Run, parts: list[list[Cell]], workers: int, compile: bool) -> Ite
 
 
 class _Scorer:
-    """A run's problem and method, ready to compute rows.
-
-    Raises:
-        ValueError: unknown names or settings, or the method cannot measure forgetting.
-    """
+    """A run's problem and method. Raises ValueError: unknown names or settings, or a method without forgetting."""
 
     def __init__(self, run: Run, compile: bool = False):
         self.run = run

@@ -32,9 +32,7 @@ def file_of(path: Path, rank: int) -> Path:
 def read(path: Path, run: Run) -> dict[Cell, Row]:
     """Return all rows written so far; merge the files of several processes into `path`; create it if there is none.
 
-    Raises:
-        ValueError: a file holds rows of another run, or is damaged; all files are left as they are.
-        OSError: a file cannot be read or written.
+    Raises ValueError: a file holds rows of another run, or is damaged (all are left as they are); OSError.
     """
     parts = _parts(path)
     first = _rows(path, run)  # read before anything is changed: the file may hold something else
@@ -51,14 +49,7 @@ def read(path: Path, run: Run) -> dict[Cell, Row]:
 
 
 def archive(path: Path, run: Run) -> list[Path]:
-    """Rename files at `path` that hold rows of another run, or something else, so that this run can begin.
-
-    Returns:
-        Their new paths, in the same folder.
-
-    Raises:
-        ValueError: another command is writing there. OSError: a file cannot be moved.
-    """
+    """Rename files at `path` that are not this run's; return the new paths. Raises ValueError: in use; OSError."""
     if not any(_of_another(part, run) for part in (path, *_parts(path))):
         return []
     with lock(path), _explained(path):
@@ -73,11 +64,7 @@ def create(path: Path, run: Run) -> None:
 
 
 def append(path: Path, row: Row) -> None:
-    """Append a row; on return it is on disk.
-
-    Raises:
-        OSError: it could not be written, such as on a full disk. The rows before it are kept.
-    """
+    """Append a row; on return it is on disk. Raises OSError: it could not be written; the rows before it are kept."""
     with _explained(path), path.open("ab", buffering=0) as file:
         before, left = file.tell(), memoryview(_line(asdict(row)))
         try:
@@ -107,11 +94,7 @@ def write(path: Path, run: Run, rows: Iterable[Row]) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Keep other commands from working on this file.
-
-    Raises:
-        ValueError: another command does.
-    """
+    """Keep other commands from working on this file. Raises ValueError: another command does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = FileLock(path.with_name(f".{path.name}.lock"))  # not the file itself, which may be replaced
     try:

@@ -15,25 +15,20 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Run:
-    """All that decides a row, besides the image.
+    """All that decides a row, besides the image. Raises ValueError: a field is out of range.
 
     Args:
         problem, network, diffusion, classes: see ``dtta.load``.
         method, settings: see ``dtta.methods.build``.
-        split: which images; "validation" to choose settings, "test" to report.
-        seed: of the shifts' and of the method's randomness.
-        batch: how many images of a shift the method receives at once, in the order given; the last batch may be
-            smaller. The outputs of one batch may depend on each other.
+        split, seed: "validation" to choose settings, "test" to report; of the shifts' and the method's randomness.
+        batch: images of a shift that the method receives at once, in order, 1 or more; the last may be smaller.
         stream: what an online method goes through: "apart": each shift on its own, from the original parameters;
             "changing": one shift after the other, in an order drawn by the seed.
         by_class: the images of a shift come sorted by their label.
         forgetting_images: after each shift of a stream this many clean images, the last of the split, are predicted
-            with the current parameters, without adapting; their rows have the shift "after <shift>".
+            without adapting; their rows have the shift "after <shift>".
         precision: in which the diffusion model computes (see ``dtta.core.precision``).
         as_released: load network and diffusion model the way the authors' released code has them.
-
-    Raises:
-        ValueError: a batch below 1, an unknown stream or precision, or a negative number of forgetting images.
     """
 
     method: str
@@ -74,10 +69,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one shift: its score, its seconds (its share of a batch), and the metrics' sums.
-
-    The seed is the run's, where rows of several runs are stored together.
-    """
+    """One image under one shift: its score, seconds (its share of a batch), the metrics' sums, and its run's seed."""
 
     shift: str
     severity: int
@@ -99,9 +91,6 @@ class Row:
 
 
 def spread(shifts: Sequence[str], count: int, total: int) -> dict[str, list[int]]:
-    """Return `count` image numbers below `total` for each shift, which start at another place for each shift.
-
-    This covers many different images without evaluating each of them under every shift.
-    """
+    """Return `count` numbers below `total` for each shift, each from another start, to cover many images."""
     start = {shift: k * total // len(shifts) for k, shift in enumerate(shifts)}
     return {shift: [(start[shift] + i) % total for i in range(count)] for shift in shifts}

@@ -17,19 +17,11 @@ if TYPE_CHECKING:
 def paired_gain(
     before: list[Row], after: list[Row], metric: Metric | None = None, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, float]:
-    """Return the gain on the same images, with its 95% paired bootstrap interval.
+    """Return "before", "after", "gain", its 95% paired bootstrap interval "low", "high", and "images" (rows).
 
-    An image with rows of several shifts or seeds counts as one image: images are resampled, with all their rows.
-
-    Args:
-        metric: one of the problem's, computed for each shift from the sums of its images, then averaged over
-            shifts; None: 100 x the mean score.
-
-    Returns:
-        "before", "after", "gain", "low", "high" (in the metric's unit) and "images", the number of rows compared.
-
-    Raises:
-        ValueError: the two lists are not of the same images, in the same order.
+    Images are resampled, with all their rows of several shifts or seeds. `metric`: one of the problem's, for each shift
+    from the sums of its images, then averaged over shifts, in its unit; None: 100 x the mean score. Raises ValueError:
+    the two lists are not of the same images, in the same order.
     """
     keys = [[r.key for r in rows] for rows in (before, after)]
     if keys[0] != keys[1] or not before:
@@ -53,13 +45,9 @@ def paired_gain(
 def value(
     rows: list[Row], metric: Metric, images: np.ndarray | None = None, weight: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return a metric of each shift, from the totals of its images' sums, averaged over shifts.
+    """Return a metric of each shift, from the totals of its images' sums, averaged over shifts: (R,), in its unit.
 
-    Args:
-        images, weight: R weightings (R, n) of the images with these numbers (n,); None: each once.
-
-    Returns:
-        (R,) values, in the metric's unit.
+    `weight`: R weightings (R, n) of the images with the numbers `images` (n,); None: each once.
     """
     images = np.unique([r.index for r in rows]) if images is None else images
     weight = np.ones((1, len(images))) if weight is None else weight
@@ -82,11 +70,7 @@ def value(
 def bootstrap_interval(
     values: Sequence[float], groups: Sequence[int] | None = None, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95% percentile bootstrap interval of the mean of `values` (n,).
-
-    Args:
-        groups: the image of each value, if an image has several values; groups are resampled whole.
-    """
+    """Return the 95% percentile bootstrap interval of the mean of `values` (n,); `groups` (n,) are resampled whole."""
     rng = np.random.default_rng(seed)
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     group = np.unique(groups, return_inverse=True)[1]

@@ -32,14 +32,7 @@ def images_of_shifts(
 def cells_of(
     run: Run, shifts: Sequence[Shift], numbers: Mapping[str, list[int]], problem: Problem | None
 ) -> list[Cell]:
-    """Return the cells of all shifts, in the order given.
-
-    Args:
-        problem: the run's; only needed where images are sorted by class or forgetting is measured.
-
-    Raises:
-        ValueError: the split has fewer images than the run's forgetting_images.
-    """
+    """Return the cells in order; `problem`: for by_class and forgetting only. Raises ValueError: too small a split."""
     forgetting = range(0)
     if run.forgetting_images:
         size = problem.size(run.split)
@@ -81,10 +74,7 @@ def split_streams(run: Run, cells: Iterable[Cell]) -> list[list[Cell]]:
 def complete_streams(run: Run, cells: Iterable[Cell], done: Mapping[Cell, Row]) -> dict[Cell, Row] | None:
     """Return the rows of those streams that reach as far as requested; None if the rows are of another stream.
 
-    The parameters that an incomplete stream had reached are not stored, so it has to start again.
-
-    Args:
-        cells: those requested. done: stored rows, in the order of their file.
+    An incomplete stream starts again: its parameters are not stored. `done`: stored rows, in the order of their file.
     """
     kept = {stream[0][:2]: stream for stream in split_streams(run, done)}
     for requested in split_streams(run, cells):

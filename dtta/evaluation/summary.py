@@ -1,9 +1,4 @@
-"""The result of an evaluation as a small file next to its rows, and the table of all such files.
-
-dtta evaluate --shift all --out rows                  writes rows/digits-diffusion-tta-test.summary.json
-dtta report rows                                      the table of all summaries in the folder
-dtta report rows more --format markdown               of several folders, to paste into a page
-"""
+"""The result of an evaluation as a small file next to its rows, and the table of all such files (``dtta report``)."""
 
 from __future__ import annotations
 
@@ -34,12 +29,9 @@ class Summary:
     """A run compared with no adaptation, shift by shift.
 
     Args:
-        run: what was run.
         metric: of which the numbers are values, in its unit.
-        severity: of the shifts.
         gains: for each shift, and "mean" if there are several, the result of ``paired_gain``.
-        seconds: for each image and process.
-        about: device, versions and commit.
+        seconds, about: for each image and process; device, versions and commit.
         preset: the name of the paper's cell, if the run is one.
     """
 
@@ -60,11 +52,7 @@ def of_rows(
     name: str = "",
     preset: str | None = None,
 ) -> Summary:
-    """Return the summary of a run's rows and of those without adaptation, on the same images.
-
-    Raises:
-        ValueError: the two are not of the same images.
-    """
+    """Return the summary of a run's rows and of those without adaptation. Raises ValueError: not of the same images."""
     shifts = list(dict.fromkeys(r.shift for r in after))
     parts = {shift: [[r for r in rows if r.shift == shift] for rows in (before, after)] for shift in shifts}
     if len(shifts) > 1:
@@ -106,11 +94,7 @@ def write(summary: Summary, path: Path) -> Path:
 
 
 def read(folder: Path) -> list[Summary]:
-    """Return all summaries of a folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: no such folder, or no summary in it. ValueError: one is damaged.
-    """
+    """Return a folder's summaries, sorted by name. Raises FileNotFoundError: none there; ValueError: one is damaged."""
     files = sorted(folder.rglob(f"*{ENDING}")) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"{folder} holds no summaries; make one with: dtta evaluate ... --out {folder}")
@@ -144,11 +128,7 @@ def table(summaries: Iterable[Summary]) -> tuple[list[str], list[list[str]]]:
 
 
 def formatted(heads: list[str], cells: list[list[str]], kind: str = "text") -> str:
-    """Return a table as text for a terminal, as Markdown for a page, or as CSV.
-
-    Raises:
-        ValueError: unknown format.
-    """
+    """Return a table as text, Markdown or CSV (`kind`, one of FORMATS). Raises ValueError: unknown format."""
     if kind not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}, not {kind!r}")
     if kind == "csv":

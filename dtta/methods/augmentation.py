@@ -16,11 +16,9 @@ from dtta.core.problem import Problem
 class AugmentationMean(nn.Module):
     """The standard for dense prediction: average the outputs for mirrored and resized views.
 
-    Args:
-        model: image -> logits (N, L, H, W), or a depth map (N, 1, H, W).
-        scales: sizes of the views relative to the image. Depths change with the scale; leave it at 1 for depth, as
-            DenseDepth does.
-        probabilities: average softmax probabilities (and return their logarithm), or the output itself.
+    `model`: image -> logits (N, L, H, W), or a depth map (N, 1, H, W). `probabilities`: average softmax probabilities
+    (and return their logarithm), or the output itself. `scales`: sizes of the views relative to the image. Depths
+    change with the scale; leave it at 1 for depth, as DenseDepth does.
     """
 
     def __init__(self, model: nn.Module, scales: Sequence[float] = (1.0,), probabilities: bool = True):

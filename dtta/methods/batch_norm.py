@@ -16,14 +16,8 @@ from dtta.core.problem import Problem
 class BatchNormAdaptation(nn.Module):
     """Answer with mixed batch-norm statistics: those of training count as `prior` images next to the n given.
 
-    No parameter changes and nothing is carried along. The smaller the batch, the larger the prior should be.
-
-    Args:
-        model: the task network. Kept in eval mode.
-        prior: N; 0 ignores the statistics of training.
-
-    Raises:
-        ValueError: a network without batch norm.
+    No parameter changes, nothing is carried along. `prior`: N, 0 or more; 0 ignores the statistics of training. The
+    smaller the batch, the larger it should be. Raises ValueError: `model` has no batch norm.
     """
 
     def __init__(self, model: nn.Module, prior: float = 16):
@@ -46,13 +40,11 @@ class BatchNormAdaptation(nn.Module):
 def mixed_statistics(model: nn.Module, prior: float = 0, images: int | None = None) -> Iterator[None]:
     """Let batch norm use the statistics of its input; restore the running statistics at the end.
 
-    A layer whose input has a single number for each channel (a 1 x 1 map of one image) has no variance to use, and
-    keeps its running statistics.
+    A layer whose input has a single number for each channel (a 1 x 1 map of one image) keeps its running statistics.
 
     Args:
-        prior: N, the number of images that the running statistics count as: μ = (N μ_s + n μ_t) / (N + n) for n
-            images, and the variance likewise. With 0 a gradient flows through the statistics, as in training; mixed
-            statistics are constants.
+        prior: N, the number of images that the running statistics count as: μ = (N μ_s + n μ_t) / (N + n) for n images,
+            and the variance likewise. A gradient flows through the statistics only with 0, as in training.
         images: n, if it is not the length of the input: many views of one image count as one image.
     """
     kept = {m: (m.running_mean, m.running_var) for m in model.modules() if isinstance(m, _BatchNorm)}

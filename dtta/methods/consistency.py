@@ -1,8 +1,7 @@
 """Consistency with an averaged teacher: Mean Teacher's objective with CoTTA's teacher, for a regression.
 
-Mean Teacher (Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780) trains a student to agree, on one view of an image,
-with the output of a teacher on another view; the teacher is the moving average of the student. CoTTA (Wang et al., CVPR
-2022, arXiv 2203.13591) does this at test time, with a teacher that averages over augmented views.
+Mean Teacher (Tarvainen & Valpola, NeurIPS 2017, arXiv 1703.01780) trains a student to agree with its moving average,
+the teacher, on another view. CoTTA (Wang et al., CVPR 2022, arXiv 2203.13591) does so at test time.
 """
 
 from __future__ import annotations
@@ -21,13 +20,9 @@ from dtta.methods.self_training import SelfTraining
 class Consistency(SelfTraining):
     """J(θ) = E ‖f(x̃, θ) - ȳ‖₁ / ȳ, with ȳ the teacher's mean output for the image and its mirror image.
 
-    The relative L1 error replaces CoTTA's cross-entropy. The student's view has jittered brightness and contrast and a
-    little noise, the augmentations that do not change the depth.
-
-    Args:
-        momentum: α of the teacher's moving average θ' ← α θ' + (1 - α) θ; CoTTA takes 0.999.
-        jitter: the largest change of brightness and contrast.
-        The rest: see ``Adapter``.
+    The relative L1 error replaces CoTTA's cross-entropy. The student's view has a little noise, and brightness and
+    contrast changed by up to `jitter`, in [0, 1): the augmentations that do not change the depth. `momentum`, in [0,
+    1]: α of the teacher's moving average θ' ← α θ' + (1 - α) θ; CoTTA takes 0.999. The rest: see ``Adapter``.
     """
 
     def __init__(self, model, optimizer, steps=5, episodic=True, momentum: float = 0.999, jitter: float = 0.2):

@@ -20,18 +20,15 @@ class Cotta(SelfTraining):
     If the network before any adaptation is confident (above `threshold`), y' is the teacher's belief for the image;
     otherwise it is the mean of the teacher's beliefs for `views` augmented views. After each step the teacher becomes
     θ' ← α θ' + (1 - α) θ, and each weight of the student returns to its initial value with probability `restore`. The
-    teacher gives the answer. The paper adapts all weights, online, in batches of 200 (64 for ImageNet).
-
-    The authors' code differs from its paper's equations, and from this: it makes one decision for the whole batch, by
-    its mean confidence; it averages logits over views; for ImageNet it uses the cross-entropy in both directions.
+    teacher gives the answer. The paper adapts all weights, online, in batches of 200 (64 for ImageNet). The authors'
+    code differs: it makes one decision for the whole batch, by its mean confidence; it averages logits over views; for
+    ImageNet it uses the cross-entropy in both directions.
 
     Args:
-        momentum: α, 0.999 in the paper.
-        restore: p, 0.01 in the paper (0.001 for ImageNet).
+        momentum, restore: α, 0.999 in the paper, and p, 0.01 (0.001 for ImageNet).
         threshold: p_th, 0.92 for CIFAR-10 in the paper.
-        views: 32 in the paper. mirror: whether views are mirrored at random.
-        batch_statistics: batch norm of student, teacher and source uses the batch's statistics, as in the authors' code
-            (see ``Tent``); each view is of the whole batch.
+        views, mirror: 32 in the paper; whether they are mirrored at random.
+        batch_statistics: of student, teacher and source, as in the authors' code (see ``Tent``).
         The rest: see ``Adapter``.
     """
 
@@ -109,10 +106,8 @@ def build(
 ) -> Cotta:
     """Build CoTTA; the defaults are its paper's for CIFAR-10.
 
-    Args:
-        optimizer: "sgd" has momentum 0.9; for ImageNet the authors use it (with Nesterov's momentum) at a learning
-            rate of 0.01, with a threshold of 0.1 and `restore` 0.001.
-        momentum: of the teacher.
+    `optimizer`: "sgd" has momentum 0.9; for ImageNet the authors use it (with Nesterov's momentum) at a learning rate
+    of 0.01, with a threshold of 0.1 and `restore` 0.001. `momentum`: of the teacher.
     """
     return Cotta(
         problem.model,

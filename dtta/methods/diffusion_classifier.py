@@ -17,23 +17,18 @@ from dtta.core.sampling import Sampling
 class DiffusionClassifier(nn.Module):
     """log p_φ(c_j | x) ∝ -E_{t,ε} ‖ε_φ(z_t, t, l_j) - ε‖², one evaluation per class and pair (its Eq. 6).
 
-    All classes are evaluated with the same (t, ε), because noise that they share cancels in their differences.
-    Nothing is adapted or carried along.
+    All classes are evaluated with the same (t, ε), whose noise cancels in their differences. Nothing is carried along.
+    The attribute `evaluations` counts those of the diffusion model in the last call.
 
     Args:
-        diffusion: the diffusion model; its ``class_embeddings`` are the candidates unless given.
-        samples: B, pairs (t, ε) for each image; or, for a staged schedule, the number of pairs of each remaining
-            class at the end of each stage.
-        keep: how many classes remain after each stage except the last (as the authors' code prunes), so that an
-            unlikely class costs few evaluations. The logit of a class that was dropped is -infinity.
+        samples: B, pairs (t, ε) for each image; or, for a staged schedule, of each remaining class after each stage.
+        keep: how many classes remain after each stage except the last, as in the authors' code. The logit of a class
+            that was dropped is -infinity.
         sampling: how the pairs are drawn; the paper of this method spaces t evenly.
-        temperature: divides the losses (summed over elements). It changes the belief, not the predicted class. 1 is
-            the method's equation.
-        embeddings: l (L, ...), other candidates.
+        temperature: divides the losses (summed over elements), which changes the belief only. 1 is the method's
+            equation.
+        embeddings: candidates l (L, ...); None: the diffusion model's ``class_embeddings``.
         micro_batch: the largest number of evaluations in one pass.
-
-    Attributes:
-        evaluations: of the diffusion model, in the last call.
     """
 
     def __init__(

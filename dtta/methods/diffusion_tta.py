@@ -57,12 +57,10 @@ def build(
         trainable, rank, layers, words: the adapted part of θ, see ``model_and_parameters``.
         start: of θ: "trained", or "random": initialised again; with trainable="logits": zeros (paper, Table 6).
         ensemble: answer with the mean of the adapted and the original belief (paper, Table 6).
-        adapt_diffusion: whether φ is adapted too, with learning rate `lr_diffusion` (default: `lr`); "lora": LoRA of
+        adapt_diffusion, lr_diffusion: whether φ is adapted too, and its learning rate (default: `lr`); "lora": LoRA of
             the same rank on its attention.
         temperature: divides the logits that the condition is made of (see ``Tempered``), not those of the output.
-        confidence, patience: see ``Stopping``.
-        timesteps, noise, t_min, t_max, reuse_noise, t_density: see ``Sampling``.
-        The rest: see ``DiffusionTTA``.
+        The rest: see ``DiffusionTTA``, ``Stopping`` (confidence, patience) and ``Sampling`` (timesteps to t_density).
     """
     if adapt_diffusion not in (True, False, "lora"):
         raise ValueError(f"adapt_diffusion must be true, false or 'lora', not {adapt_diffusion!r}")

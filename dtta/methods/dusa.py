@@ -19,32 +19,24 @@ class Dusa(SelfTraining):
     """Minimise ‖Σ_k p_k ε_φ(z_t, t, l_k) - ε‖², for K candidate classes and the belief p among them.
 
     It rests on an identity: the score of an image is the mean of the class scores, weighted by p(y | x). If φ is fixed,
-    the predictions ε_k need no gradient, so no backward pass through the diffusion model is needed: with
-    G_kl = ⟨ε_k, ε_l⟩ and b_k = ⟨ε_k, ε⟩ the loss is pᵀ G p - 2 pᵀ b + ⟨ε, ε⟩, and its gradient 2 (G p - b). If the
-    sampling reuses its noise, pairs and candidates are drawn once for all steps and, if φ is fixed, the predictions are
-    computed only once.
-
-    The paper adapts online, in batches of 64.
-
-    ``mix="loss"`` minimises Σ_k p_k ‖ε_k - ε‖² instead, which leads towards the Diffusion Classifier's answer.
+    no backward pass through the diffusion network is needed. With G_kl = ⟨ε_k, ε_l⟩ and b_k = ⟨ε_k, ε⟩, the loss is
+    pᵀ G p - 2 pᵀ b + ⟨ε, ε⟩, and the gradient 2 (G p - b). If the sampling reuses its noise, pairs and candidates are
+    drawn once for all steps and, if φ is fixed, the predictions are computed only once. The paper adapts online, in
+    batches of 64. The attribute `evaluations` counts those of the diffusion model in the last call.
 
     Args:
         model: logits (N, L). Kept in eval mode.
-        optimizer: over parameters of the model and, to adapt φ as in the paper, of the diffusion network. The authors'
-            code does not adapt DiT's table of class embeddings; to do the same, keep it out of the optimizer.
-        diffusion: ε_φ. embeddings: l (L, ...), or a function that returns them.
+        optimizer: over parameters of the model and, to adapt φ as in the paper, of the diffusion network (in the
+            authors' code without DiT's table of class embeddings).
+        diffusion, embeddings: ε_φ, and l (L, ...) or a function that returns them.
         samples: pairs (t, ε) for each image and step; the paper takes one.
-        top, others: candidates: the likeliest classes, and some drawn from the rest by their probabilities;
-            4 and 2 in the paper. If both cover L, all classes are candidates.
-        mix: "noise" (the paper) or "loss".
+        top, others: candidates: the likeliest classes, and some drawn from the rest by their probabilities (of the
+            unchanged logits); 4 and 2 in the paper. If both cover L, all classes are candidates.
+        mix: "noise" (the paper); "loss" minimises Σ_k p_k ‖ε_k - ε‖², towards the Diffusion Classifier's answer.
         tau: logits are divided by τ times their Euclidean norm before the softmax over the candidates (LogitNorm, Wei
-            et al., arXiv 2205.09310), 1 in the authors' code; None: they are not changed. The candidates are drawn with
-            the unchanged logits in both cases.
+            et al., arXiv 2205.09310), 1 in the authors' code; None: they are not changed.
         sampling: how (t, ε) are drawn; None: only t = 100 of 1000, as in the paper.
         The rest: see ``Adapter``.
-
-    Attributes:
-        evaluations: of the diffusion model, in the last call.
     """
 
     def __init__(
@@ -160,9 +152,7 @@ def build(
     """Build DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too.
 
     Of φ all parameters are adapted, including the table of class embeddings, which its authors' code does not adapt.
-
-    Args:
-        tau: of LogitNorm (see ``Dusa``); None, or "none" in a TOML file: the logits are not changed.
+    `tau`: of LogitNorm (see ``Dusa``); None, or "none" in a TOML file: the logits are not changed.
     """
     groups = [{"params": select(problem.model)}]
     if adapt_diffusion:

@@ -27,11 +27,9 @@ class Eata(SelfTraining):
 
     Args:
         fisher: ω, one tensor for each adapted parameter (see ``fisher_information``); None: no anchor.
-        beta: β; 2000 for ImageNet, 1 for CIFAR-10 in the paper.
+        beta, similarity: β and ε; in the paper 2000 and 0.05 for ImageNet, 1 and 0.4 for CIFAR-10.
         margin: E_0 as a fraction of ln L; 0.4 in the paper.
-        similarity: ε; 0.05 for ImageNet, 0.4 for CIFAR-10 in the paper.
-        batch_statistics: batch norm uses the batch's statistics, as in the paper (see ``Tent``).
-        The rest: see ``Adapter``.
+        batch_statistics, the rest: see ``Tent`` and ``Adapter``.
     """
 
     def __init__(
@@ -87,13 +85,10 @@ class Eata(SelfTraining):
 def fisher_information(
     model: nn.Module, weights: list[nn.Parameter], images: Tensor, batch_statistics: bool = False
 ) -> list[Tensor]:
-    """Return ω_i = mean over images of (∂/∂θ_i of the cross-entropy with the network's prediction)².
+    """Return ω_i = mean over images (Q, C, H, W), clean, of (∂/∂θ_i of the cross-entropy with the prediction)².
 
     The authors' code squares the mean gradient of a batch of 64; the paper's expectation is over images, as here.
-
-    Args:
-        weights: the parameters to adapt. images: (Q, C, H, W), clean.
-        batch_statistics: batch norm uses the statistics of 64 images at a time, as it does during adaptation.
+    `batch_statistics`: batch norm uses the statistics of 64 images at a time, as it does during adaptation.
     """
     fisher = [torch.zeros_like(w) for w in weights]
     statistics = mixed_statistics(model) if batch_statistics else nullcontext()
@@ -121,8 +116,7 @@ def build(
 ) -> Eata:
     """Build EATA on the normalisation layers; the defaults are its paper's for ImageNet, except `anchors`.
 
-    Args:
-        anchors: the number of clean validation images for the Fisher information (2000 in the paper); 0: no anchor.
+    `anchors`: clean validation images for the Fisher information (2000 in the paper); 0: no anchor.
     """
     parameters = select(problem.model, "norm")
     fisher = None

@@ -11,11 +11,7 @@ from dtta.methods.none import NoAdaptation
 
 
 class Ensemble(nn.Module):
-    """(p_θ(c | x) + p_φ(c | x)) / 2, the simplest use of both models, without adapting either.
-
-    Args:
-        first, second: two methods, image -> logits (N, L).
-    """
+    """(p_θ(c | x) + p_φ(c | x)) / 2 of two methods, image -> logits (N, L), without adapting either."""
 
     def __init__(self, first: nn.Module, second: nn.Module):
         super().__init__()

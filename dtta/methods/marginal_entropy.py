@@ -16,22 +16,18 @@ from dtta.methods.views import augmix, crops
 
 
 class MarginalEntropy(SelfTraining):
-    """Minimise the entropy of the mean belief over random views of the image.
+    """Minimise H(p̄), with p̄ the mean of softmax f(x_v) over the random views of the image with the lowest entropy.
 
-    H(p̄), with p̄ the mean of softmax f(x_v) over the views with the lowest entropy.
     TPT adapts the words of the prompt by one step of AdamW at 5e-3, with 64 crops of which it uses a tenth. MEMO (Zhang
     et al., NeurIPS 2022) adapts all of θ by one step with all of its AugMix views, and mixes batch norm's statistics
-    with those of the views, with a prior of 16: 16/17 to 1/17, in the step and for the answer.
-    Both are episodic, one image at a time. For differences in the views, see ``crops`` and ``augmix``.
+    with those of the views, with a prior of 16: 16/17 to 1/17, in the step and for the answer. Both are episodic, one
+    image at a time. For differences in the views, see ``crops`` and ``augmix``.
 
     Args:
-        views: how many; the first is the image itself.
-        keep: fraction of the views that is used, those with the lowest entropy.
-        area: the smallest fraction of the image that a crop shows.
+        views, keep: how many, the first is the image itself; the fraction that is used, with the lowest entropy.
         kind: of views, "crops" or "augmix".
-        mirror: whether crops are mirrored at random.
-        prior: the number of images that batch norm's running statistics count as, next to the image given, all of
-            whose views count as one image (see ``mixed_statistics``); None: only running statistics.
+        area, mirror: of crops: the smallest fraction of the image that one shows; whether they are mirrored at random.
+        prior: of ``mixed_statistics``, with all views as one image; None: only running statistics.
         The rest: see ``Adapter``.
     """
 

@@ -1,5 +1,4 @@
-"""Methods by name. A method of your own needs no entry here: give "package.module:build", or install a package with an
-entry point in the group dtta.methods."""
+"""Methods by name; others as "package.module:build", or by a package's entry point in the group dtta.methods."""
 
 from __future__ import annotations
 
@@ -44,11 +43,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 
 def builder(method: str) -> Callable[..., nn.Module]:
-    """Return the function that builds a method from a problem and settings.
-
-    Raises:
-        ValueError: unknown method.
-    """
+    """Return the function that builds a method from a problem and settings. Raises ValueError: unknown method."""
     return plugins.find("method", method, METHODS, GROUP)
 
 
@@ -71,11 +66,7 @@ def online(method: str, settings: Mapping[str, object]) -> bool:
 
 
 def build(problem: Problem, method: str, **settings) -> nn.Module:
-    """Build a method for a problem: with the problem's chosen settings, overridden by those given.
-
-    Raises:
-        ValueError: unknown method or setting, or a setting out of range.
-    """
+    """Build a method, with `settings` over the problem's chosen ones. Raises ValueError: unknown, out of range."""
     function, known = builder(method), settings_of(method)
     if problem.task not in TASKS.get(method, (problem.task,)):
         raise ValueError(f"{method} does not suit {problem.task}; choose from {', '.join(methods_for(problem.task))}")

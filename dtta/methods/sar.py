@@ -19,15 +19,13 @@ class Sar(SelfTraining):
 
     The inner maximum is approximated at ε = ρ ∇H / ‖∇H‖; the images that are still reliable there give the gradient. If
     the moving average of that entropy falls below e_0, the network has collapsed to confident answers, and is reset.
-    The paper adapts the normalisation layers except those of the last block, with SGD, online, in batches of 64.
-    Batches of one image are one of the hard cases that it is designed for.
+    The paper adapts the normalisation layers except those of the last block, with SGD, online, in batches of 64;
+    batches of one image are one of the hard cases that it is designed for.
 
     Args:
-        rho: ρ, 0.05 in the paper.
-        margin: E_0 as a fraction of ln L; 0.4 in the paper.
+        rho, margin: ρ, 0.05 in the paper, and E_0 as a fraction of ln L, 0.4 in the paper.
         floor: e_0, 0.2 in the paper, for a thousand classes, whose entropy is at most 6.9.
-        batch_statistics: batch norm uses the batch's statistics, as in the paper (see ``Tent``).
-        The rest: see ``Adapter``.
+        batch_statistics, the rest: see ``Tent`` and ``Adapter``.
     """
 
     def __init__(

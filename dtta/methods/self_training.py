@@ -12,17 +12,14 @@ from dtta.methods.batch_norm import mixed_statistics
 
 
 class SelfTraining(Adapter):
-    """Minimise `objective` by some gradient steps, then answer; called like ``DiffusionTTA``.
+    """Minimise `objective` by some gradient steps, then answer; called like ``DiffusionTTA``. Args: see ``Adapter``.
 
     Every method takes its steps first, then runs the adapted network once more to answer. The authors' code of TENT,
     EATA, SAR, CoTTA and DUSA answers with the forward pass of the step itself, before the parameters change; MEMO, TPT
     and TTT-MAE answer after it, as here.
 
-    Args: see ``Adapter``.
-
     Attributes:
-        prior: the number of images that batch norm's running statistics count as, next to the images given (see
-            ``mixed_statistics``); None: only the running statistics are used.
+        prior: of batch norm, in images (see ``mixed_statistics``); None: only the running statistics are used.
         losses: the objective at each step of the last call that changed the parameters.
     """
 

@@ -30,11 +30,8 @@ def model_and_parameters(
 ) -> tuple[nn.Module, list[nn.Parameter]]:
     """Return the network to adapt, wrapped or changed if `trainable` needs it, and its parameters to adapt.
 
-    Args:
-        trainable: a choice of ``select``; "logits": the output itself; "prompt": the words before a CLIP's class
-            names.
-        rank, layers: of LoRA, for "lora"; layers: the blocks that get it, None: all.
-        words: how many words are adapted, for "prompt".
+    `trainable`: a choice of ``select``; "logits": the output itself; "prompt": `words` words before a CLIP's class
+    names; "lora": LoRA of this `rank` on the blocks in `layers` (None: all). Raises ValueError: it does not suit.
     """
     if trainable == "logits":
         if problem.task != "classification":

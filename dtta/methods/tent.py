@@ -20,13 +20,8 @@ class Tent(SelfTraining):
     """Minimise the entropy of the network's output; for maps, its mean over the pixels.
 
     The paper adapts the scales and shifts of the normalisation layers (``select(model, "norm")``), online, with one
-    step of Adam at 1e-3 for each batch of 128, and normalises with the batch's statistics. For ImageNet it uses SGD at
-    2.5e-4 and batches of 64.
-
-    Args:
-        batch_statistics: batch norm uses the mean and variance of the batch, as in the paper; of the image, if the
-            batch is one image. It has no effect on networks without batch norm.
-        The rest: see ``Adapter``.
+    step of Adam at 1e-3 for each batch of 128; for ImageNet, SGD at 2.5e-4 and batches of 64. `batch_statistics`: batch
+    norm uses the mean and variance of the batch, even of one image, as in the paper. The rest: see ``Adapter``.
     """
 
     def __init__(self, model, optimizer, steps=1, episodic=True, batch_statistics: bool = True):
@@ -50,9 +45,8 @@ def build(
 ) -> Tent:
     """Build TENT; the defaults are its paper's for CIFAR (the normalisation layers), except `episodic`.
 
-    Args:
-        optimizer: "sgd" has momentum 0.9; for ImageNet the paper uses it at a learning rate of 2.5e-4 (and the authors'
-            code Nesterov's momentum).
+    `optimizer`: "sgd" has momentum 0.9; for ImageNet the paper uses it at a learning rate of 2.5e-4 (and the authors'
+    code Nesterov's momentum).
     """
     model, parameters = model_and_parameters(problem, trainable, rank)
     return Tent(model, make_optimizer(optimizer, parameters, lr), steps, episodic, batch_statistics)

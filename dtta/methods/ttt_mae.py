@@ -13,16 +13,13 @@ class TttMae(SelfTraining):
     """Minimise the reconstruction error of the image under random masks; the head is not adapted.
 
     The paper uses 20 steps of SGD at 5e-3 with momentum 0.9, and 128 masks in each step that hide three quarters of the
-    patches. Episodic, one image at a time.
-
-    A weight decay of 0.2 at test time could not be confirmed: in the released code it belongs to the training of the
-    head, and SGD at test time has none. That code also normalises each patch by its mean and variance before
-    it computes the error (``norm_pix_loss``), and adapts only the encoder; here the decoder is adapted too.
+    patches. Episodic, one image at a time. A weight decay of 0.2 at test time could not be confirmed: in the released
+    code it belongs only to the training of the head. That code also normalises each patch by its mean and variance
+    before it computes the error (``norm_pix_loss``), and adapts only the encoder; here the decoder is adapted too.
 
     Args:
         model: with a ``reconstruction_loss``, as ``dtta.problems.networks.mae.MaskedAutoencoder``.
-        masks: the number of masks in each step, for each image.
-        hidden: fraction of the patches that is masked.
+        masks, hidden: masks for each image and step; the fraction of the patches that one hides, in (0, 1).
         The rest: see ``Adapter``.
     """
 

@@ -13,11 +13,8 @@ from torchvision.transforms import v2 as T
 def crops(image: Tensor, count: int, generator: torch.Generator, area: float = 0.5, mirror: bool = True) -> Tensor:
     """`count` views of each image (N, C, H, W), image by image: itself, then random crops, half of them mirrored.
 
-    Crops have the picture's proportions. TPT's are those of torchvision's ``RandomResizedCrop``: from 0.08 of the
-    picture on, sides in proportions of 3:4 to 4:3.
-
-    Args:
-        area: the smallest share of the picture that a crop shows.
+    Crops have the picture's proportions and show at least `area` of it. TPT's are those of torchvision's
+    ``RandomResizedCrop``: from 0.08 of the picture on, sides in proportions of 3:4 to 4:3.
     """
     size, device = (len(image), count), generator.device
     u = torch.rand(4, *size, generator=generator, device=device).to(image.device)
@@ -33,12 +30,11 @@ def crops(image: Tensor, count: int, generator: torch.Generator, area: float = 0
 
 
 def augmix(image: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """AugMix (Hendrycks et al., ICLR 2020, arXiv 1912.02781) of each image, without the operations that look like
-    corruptions: `count` views, the first is the image itself.
+    """`count` views of each image by AugMix (Hendrycks et al., ICLR 2020, arXiv 1912.02781); the first is the image.
 
-    MEMO's authors crop (by ``RandomResizedCrop``) and mirror at random before they mix, and have no plain image among
-    their views; here the picture stays whole. Their strength is level 1: a uniform share, 0.1 to 1, of a tenth of the
-    range. torchvision draws from 0, 1/9, ..., (severity - 1)/9 of it, so that severity 2 has the same mean.
+    Operations that look like corruptions are left out. MEMO's authors crop (by ``RandomResizedCrop``) and mirror first,
+    and have no plain image among their views. Their strength is level 1: a uniform share, 0.1 to 1, of a tenth of the
+    range; torchvision draws from 0, 1/9, ..., (severity - 1)/9 of it, so that severity 2 has the same mean.
     """
     mix = T.AugMix(severity=2, all_ops=False)
     steps = [T.ToDtype(torch.uint8, scale=True), mix, T.ToDtype(torch.float32, scale=True)]
@@ -48,9 +44,8 @@ def augmix(image: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def jittered(image: Tensor, count: int, generator: torch.Generator, mirror: bool = True) -> Tensor:
     """`count` views of each image after CoTTA's: colours, gamma, a small affine move, blur, mirroring, noise.
 
-    Constants and order are those of its authors' code. What differs: each image has its own draw, where theirs is one
-    for the whole batch; gamma comes after the colours, not among them in random order; pictures of fewer than 32
-    pixels are blurred by 3 x 3, not 5 x 5; and where `mirror` is False nothing is mirrored.
+    Its authors' code has the same constants and order, but one draw for the whole batch, where each image has its own
+    here; gamma among the colours in random order, not after them; and 5 x 5 blur also below 32 pixels.
     """
     H, W = image.shape[-2:]
     kernel = 5 if W >= 32 else 3

@@ -8,13 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def operations(method: nn.Module, image: Tensor, generator: torch.Generator | None = None) -> float:
-    """Return the floating-point operations for each image of one call: adaptation, if any, and prediction.
+    """Return the floating-point operations for each image (N, C, H, W) in [0, 1] of one call of a method.
 
     Counts convolutions, matrix products and attention, forward and backward, a multiply-add as two; not what is small
     in comparison (norms, activations, the optimizer).
-
-    Args:
-        method: any of ``dtta.methods``. image: (N, C, H, W) in [0, 1].
     """
     with FlopCounterMode(display=False) as counter:
         method(image, generator)

@@ -31,8 +31,7 @@ class Timing:
     """One image by both loops, and what they are compared with.
 
     Args:
-        naive, fast: seconds.
-        floor: seconds of the fast loop's arithmetic.
+        naive, fast, floor: seconds; `floor`: of the fast loop's arithmetic.
         evaluations: of the diffusion model: steps x samples.
         cosine, difference: between the first step's gradient and the naive float32 one; the difference is relative.
         naive_memory, memory: peak in GiB on a GPU; elsewhere None.
@@ -99,8 +98,7 @@ def bench(
 
     Args:
         problem: its diffusion model ends up in the given precision.
-        micro_batch: pairs in one pass of the naive loop.
-        fast_micro_batch: of the fast loop; None: all at once, or as many as fit.
+        micro_batch, fast_micro_batch: pairs in one pass of the naive, the fast loop; None: all, or as many as fit.
         repeats: the fastest of this many runs counts; runs of more than ten seconds are timed once.
         joint: adapt φ too.
         precision, compile: of the fast loop; see ``dtta.core.precision.prepare``.
@@ -156,11 +154,7 @@ def bench(
 def matmul_rate(
     device: torch.device | str = "cpu", precision: str = "float32", size: int | None = None, repeats: int = 5
 ) -> float:
-    """Return the highest rate of a square matrix product, in floating-point operations per second.
-
-    Args:
-        size: of a side; None: large enough to fill the device.
-    """
+    """Return the highest rate of a product of matrices of this `size` (None: fills the device), in operations/s."""
     size = size or (8192 if torch.device(device).type == "cuda" else 1024)
     a = torch.randn(size, size, device=device, dtype=DTYPES[precision])
     return 2 * size**3 / min(_seconds(lambda: a @ a) for _ in range(repeats + 1))

@@ -1,8 +1,7 @@
-"""Networks of published sizes with random weights, which suffice for measuring speed.
+"""Networks of published sizes with random weights, which suffice for measuring speed. Nothing is downloaded.
 
-Nothing is downloaded. The configurations are those of the checkpoints: ``facebook/DiT-XL-2-256`` and ``-512``, the UNet
-of Stable Diffusion 1.5, the autoencoder of both, and as task networks the paper's ConvNeXt-Tiny and ViT-B/32. The
-names that end in "toy" are the same classes, small enough for a CPU.
+The configurations are those of the checkpoints: ``facebook/DiT-XL-2-256`` and ``-512``, the UNet of Stable Diffusion
+1.5, the autoencoder of both, and as task networks the paper's ConvNeXt-Tiny and ViT-B/32; "toy": for a CPU.
 """
 
 from __future__ import annotations
@@ -62,11 +61,7 @@ TOKENS = 77  # of a sentence, in Stable Diffusion
 
 
 def random_problem(name: str, seed: int = 0) -> Problem:
-    """Return a problem of these networks with random weights and one random image, on the GPU if there is one.
-
-    Raises:
-        ValueError: unknown name.
-    """
+    """Return a problem with random weights and one image, on a GPU if there is one. Raises ValueError: unknown name."""
     if name not in NETWORKS:
         raise ValueError(f"unknown networks {name!r}; choose from {', '.join(NETWORKS)}")
     shape, autoencoder, classifier, classes = NETWORKS[name]
@@ -102,10 +97,7 @@ def random_problem(name: str, seed: int = 0) -> Problem:
 def operations(name: str, joint: bool = False) -> float:
     """Return the floating-point operations of one evaluation of the diffusion model and its gradient at the condition.
 
-    Counted on meta tensors, so that no GPU and no memory is needed; a multiply-add counts as two.
-
-    Args:
-        joint: the gradient at φ too.
+    Counted on meta tensors, without GPU or memory; a multiply-add counts as two. `joint`: the gradient at φ too.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown networks {name!r}; choose from {', '.join(NETWORKS)}")

@@ -95,7 +95,7 @@ def test_an_extension_without_validation_images_has_no_grids(tmp_path):
         ('about = "A table to try things out"', "", "about is missing"),
         ("test_images = 3", "image = 3", "unknown image; choose from about,"),
         ("[runs.none]", "[runs.nonne]", "nonne: unknown method 'nonne'; choose from none,"),
-        ("[runs.none]", "[runs.none]\nbatches = 2", "none: unknown batches; choose from baseline,"),
+        ("[runs.none]", "[runs.none]\nbatches = 2", "none: unknown batches; choose from as_released,"),
         ("steps = 1 }", "step = 1 }", "has no setting 'step'"),
         ("t_min = [0.0, 0.5]", "low = [0.0, 0.5]", "diffusion-tta: .*has no setting 'low'"),
         ("t_min = [0.0, 0.5]", "t_min = [0.0, 1.5]", "the range of t"),

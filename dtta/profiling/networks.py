@@ -103,7 +103,7 @@ def operations(name: str, joint: bool = False) -> float:
         raise ValueError(f"unknown networks {name!r}; choose from {', '.join(NETWORKS)}")
     shape, autoencoder, _, _ = NETWORKS[name]
     with torch.device("meta"):
-        # `to`: transformers patches torch.linspace while it loads a model, and a thread that was stopped leaves it patched
+        # `to`: transformers patches torch.linspace while it loads a model; a stopped thread leaves it patched
         diffusion = _diffusion(name, shape, AutoencoderKL(**autoencoder)).to("meta")
         diffusion.network.requires_grad_(joint)
         z0 = torch.randn(1, shape["in_channels"], shape["sample_size"], shape["sample_size"])

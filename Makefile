@@ -10,7 +10,7 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book check lint test pages lock results train clean
+.PHONY: help setup book check lint test reproduce pages lock results train clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
@@ -45,7 +45,10 @@ check: lint ## lint, and the tests of core and methods that take seconds: what o
 # The tests come last, so that the last lines of the output name those that were left out for want of a browser.
 test: lint ## lint; run the pages and compare them with their committed outputs; all tests (20 minutes)
 	$(PY) tools/pages verify
-	$(TESTS) tests
+	$(TESTS) -m "not reproduction" tests
+
+reproduce: $(STAMP) ## compute gains on validation images and scores of model cards again (ten minutes)
+	$(TESTS) -m reproduction tests
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)

@@ -58,12 +58,9 @@ def build(problem, *, scale=1.0):
 """
 NAMES = ["--problem", "mine.problems:tiny", "--method", "mine.methods:build", "--set", "scale=0.5"]
 COMMAND = ["evaluate", *NAMES, "--images", "8", "--shift", "all"]
-LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port"],
-    # Without GPUs as with them: only "--multi_gpu" starts several processes, and ours check what is available.
-    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"],
-}  # fmt: skip
+# Without GPUs as with them: only "--multi_gpu" starts several processes, and ours check what is available.
+LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
 
 
 @pytest.fixture
@@ -113,16 +110,14 @@ def test_a_package_in_the_current_folder(folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_under_a_launcher(folder, capsys, launcher):
+def test_under_a_launcher(folder, capsys):
     """The table of one process, printed once; an error is reported once."""
     assert main([*COMMAND, "--workers", "1", "--out", "one"]) == 0
     printed = gains(capsys.readouterr().out)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    name, *options = LAUNCHERS[launcher]
-    call = [sys.executable, "-m", name, *options, port, "-m", "dtta"]
+    call = [*LAUNCHER, "--main_process_port", port, "-m", "dtta"]
     two = start(*call, *COMMAND, "--out", "two")
     assert two.returncode == 0, two.stderr
     assert rows(Path("two")) == rows(Path("one")) and gains(two.stdout) == printed

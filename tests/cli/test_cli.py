@@ -313,6 +313,7 @@ def test_two_images_of_one_name_are_refused(tmp_path, capsys):
 
 
 def test_unreadable_images_and_empty_folders(tmp_path, capsys):
+    (tmp_path / "._a.png").write_bytes(b"macOS leaves such files in archives")
     assert "holds no images" in refused(capsys, "adapt", tmp_path)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     assert "not a readable image" in refused(capsys, "adapt", tmp_path / "broken.png")

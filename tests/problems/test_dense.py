@@ -24,6 +24,7 @@ from transformers import (
 
 import dtta
 from dtta.cli import main
+from dtta.cli.adapt import read_image
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.methods.registry import build
@@ -72,6 +73,7 @@ def test_controlnet_problems_are_read_adapted_and_scored(name, network, hub, dat
     problem = load(name, hub, network)
     image, target = problem.image(1, "fog", 2)
     assert image.shape == (1, 3, 32, 32) and problem.size("test") == problem.size("validation") == 4
+    assert torch.equal(read_image(dense_data.read(name)["test"].images[1], problem), problem.image(1)[0])
     before, kept = problem.model(image), [p.detach().clone() for p in problem.diffusion.parameters()]
     assert before.shape == (1, 6 if name == "ade20k" else 1, 32, 32)
     assert not torch.allclose(build(problem, "diffusion-tta", **LITTLE)(image), before, atol=1e-4)
@@ -271,7 +273,7 @@ def test_damaged_data(hub, data):
     with pytest.raises(ValueError, match="has the class number 7; there are 3 classes"):
         problem.image(0)
     stand_ins.picture(0).save(pairs.maps[0])
-    with pytest.raises(ValueError, match="must have one number a pixel, not 3 channels"):
+    with pytest.raises(ValueError, match="must have one whole number a pixel, not 3 channels"):
         problem.image(0)
     stand_ins.numbers(0, 2, (20, 20)).save(pairs.maps[0])
     with pytest.raises(ValueError, match="differs in size from its image, 40 x 36"):
@@ -279,8 +281,14 @@ def test_damaged_data(hub, data):
     pairs.maps[0].unlink()
     with pytest.raises(FileNotFoundError, match="1 of 4 images have no map in annotations/validation"):
         load("own-segmentation", hub, "three")
-    stand_ins.numbers(0, 200).save(dense_data.read("own-depth")["test"].maps[0])
-    with pytest.raises(ValueError, match="must have 16 bits a pixel"):
+    depth = dense_data.read("own-depth")["test"].maps[0]
+    for eight_bits in (stand_ins.numbers(0, 200), stand_ins.numbers(0, 200).convert("P")):
+        eight_bits.save(depth)
+        with pytest.raises(ValueError, match="must have 16 bits a pixel"):
+            load("own-depth", hub, "glpn").image(0)
+    depth.rename(depth.with_suffix(".tif"))
+    Image.fromarray(np.full((36, 40), 0.5, dtype=np.float32)).save(depth.with_suffix(".tif"))
+    with pytest.raises(ValueError, match="must have one whole number a pixel, not fractions"):
         load("own-depth", hub, "glpn").image(0)
 
 

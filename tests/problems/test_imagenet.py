@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
 
 import dtta
+from dtta.cli.adapt import read_image
 from dtta.methods.registry import build
 from dtta.problems import PROBLEMS
 from dtta.problems.data.imagenet import CORRUPTIONS, synsets
@@ -62,6 +63,8 @@ def test_every_data_set_is_read_adapted_and_scored(name, hub):
     image, label = problem.image(1, shift, 5)
     assert image.shape == (1, 3, 32, 32) and image.min() >= 0 and image.max() <= 1
     assert label.item() == problem.image(1, split="test")[1].item() < classes
+    file = imagenet.read(name, imagenet.root(name)).paths[1]
+    assert torch.equal(read_image(file, problem), problem.image(1)[0])
     before = problem.model(image)
     assert before.shape == (1, classes)
     kept = [p.detach().clone() for p in problem.diffusion.network.parameters()]

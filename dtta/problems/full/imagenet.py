@@ -114,6 +114,7 @@ def problem(
             "tent": TENT,
             "cotta": COTTA,
         },
+        view=partial(view, border=test.border),
     )
 
 

@@ -69,10 +69,9 @@ def _plain(gain: dict[str, float]) -> dict[str, float]:
 @cache
 def about_here() -> dict[str, str]:
     """Return the device, the libraries' versions and the commit, as far as they are available."""
-    import torch  # not at the top: ``dtta report`` needs none of it
+    from dtta.problems.device import device_name  # imports torch, of which ``dtta report`` needs nothing
 
-    about = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
-    about |= {name: version(name) for name in ("dtta", *LIBRARIES)}
+    about = {"device": device_name(), **{name: version(name) for name in ("dtta", *LIBRARIES)}}
     root = Path(__file__).parents[2]
     if (root / ".git").exists():  # a checkout of this project, not an installed package inside another one
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]

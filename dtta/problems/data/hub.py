@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
-import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -168,11 +167,6 @@ def is_cached(location: Location, part: str = "") -> bool:
     files = [f"{part}/{name}".removeprefix("/") for name in names]
     revision = location.checkpoint.revision
     return any(isinstance(try_to_load_from_cache(location.path, file, revision=revision), str) for file in files)
-
-
-def device() -> torch.device:
-    """Return the first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _weights_error(location: Location, subfolder: str, error: Exception | str) -> WeightsError:

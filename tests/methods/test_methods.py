@@ -317,7 +317,7 @@ def build(problem: Problem, *, lr: float = 1e-3, episodic: bool = False) -> Tent
 
 
 def test_a_method_of_ones_own_by_import_string(tmp_path, monkeypatch, problem, image):
-    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert settings_of("mine:build") == {"lr": 1e-3, "episodic": False}
     assert online("mine:build", {}) and not online("mine:build", {"episodic": True})

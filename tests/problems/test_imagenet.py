@@ -29,14 +29,14 @@ LITTLE = dict(samples=4, micro_batch=2, steps=2, lr=0.05)
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("hub")
+    root = tmp_path_factory.mktemp("the hub")
     stand_ins.classifier(root / "resnet"), stand_ins.dit(root / "dit")
     return root
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    return stand_ins.objectnet(stand_ins.imagenet(tmp_path_factory.mktemp("data")))
+    return stand_ins.objectnet(stand_ins.imagenet(tmp_path_factory.mktemp("my data")))
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +164,9 @@ def test_images_are_preprocessed_as_each_network_was_trained(hub, tmp_path):
     assert (view(smooth) - pixels(expected)).abs().mean() < 0.02
     path = tmp_path / "other" / "config.json"
     shutil.copytree(hub / "resnet", path.parent)
-    path.write_text(path.read_text().replace("tv_in1k", "fb_in1k").replace("bilinear", "bicubic"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("tv_in1k", "fb_in1k").replace("bilinear", "bicubic"), encoding="utf-8"
+    )
     assert imagenet.load_classifier(str(path.parent), list(range(1000)))[1] == imagenet.View(36, 32, "bicubic")
     image = load("imagenet", hub).image(0)[0]
     for as_released in (False, True):

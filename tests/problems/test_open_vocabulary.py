@@ -72,14 +72,14 @@ def aircraft(root: Path, monkeypatch) -> list[str]:
     folder = root / "fgvc-aircraft-2013b" / "data"
     (folder / "images").mkdir(parents=True)
     names = ["707-320", "A380", "F-16A/B"]
-    (folder / "variants.txt").write_text("\n".join(names))
+    (folder / "variants.txt").write_text("\n".join(names), encoding="utf-8")
     for s, split in enumerate(("train", "test")):
         lines = []
         for k in range(6):
             number = f"{s}{k}"
             picture(100 * s + k).save(folder / "images" / f"{number}.jpg")
             lines.append(f"{number} {names[k % 3]}")
-        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines))
+        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines), encoding="utf-8")
     return names
 
 

@@ -92,10 +92,17 @@ def own_classes() -> tuple[str, ...]:
     path = folder("own-segmentation") / "classes.txt"
     if not path.is_file():
         raise missing("own-segmentation", "classes.txt is missing")
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    names = tuple(line.strip() for line in _lines(path) if line.strip())
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"{path} must contain at least two different names, one a line")
     return names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it in that encoding") from error
 
 
 def _matching_pairs(name: str, part: str) -> Pairs:
@@ -124,7 +131,7 @@ def _listed_pairs(name: str, part: str) -> Pairs:
     path = folder(name) / f"nyu2_{part}.csv"
     if not path.is_file():
         raise missing(name, f"{path.name} is missing")
-    rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
+    rows = [row for row in csv.reader(_lines(path)) if row]
     if not rows or any(len(row) != 2 for row in rows):
         raise ValueError(f"{path} must contain lines of image,depth")
     images, maps = ([folder(name).parent / row[k] for row in rows] for k in (0, 1))

@@ -43,7 +43,7 @@ class Checkpoint:
 
 def checkpoints(table: str) -> dict[str, Checkpoint]:
     """Return the checkpoints of a table in checkpoints.toml by name; the first is the default."""
-    entries = tomllib.loads(Path(__file__).with_name("checkpoints.toml").read_text())[table]
+    entries = tomllib.loads(Path(__file__).with_name("checkpoints.toml").read_text(encoding="utf-8"))[table]
     return {name: Checkpoint(**entry | {"parts": tuple(entry.get("parts", [""]))}) for name, entry in entries.items()}
 
 
@@ -136,7 +136,7 @@ def load_timm(location: Location) -> nn.Module:
     """Load a classifier in timm's layout, config.json and model.safetensors. Raises WeightsError as `load_part`."""
     config, weights = locate_file(location, "config.json"), locate_file(location, "model.safetensors")
     try:
-        json.loads(config.read_text())["architecture"]
+        json.loads(config.read_text(encoding="utf-8"))["architecture"]
         network = timm.create_model(f"local-dir:{config.parent}", pretrained=False)
     except Exception as error:
         raise _weights_error(location, "", error) from error

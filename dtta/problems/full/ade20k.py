@@ -34,7 +34,7 @@ RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 def colours() -> Tensor:
     """Return the colours of ADE20K's classes (color150), (150, 3) in [0, 1], on which the ControlNet was trained."""
-    table = Path(__file__).with_name("ade20k_colours.txt").read_text()
+    table = Path(__file__).with_name("ade20k_colours.txt").read_text(encoding="utf-8")
     return torch.tensor([list(bytes.fromhex(colour)) for colour in table.split()]) / 255
 
 

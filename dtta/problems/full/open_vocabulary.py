@@ -68,7 +68,7 @@ class DataSet:
             raise FileNotFoundError(f"{self.kind} is not in {root} ({reason}); to get it: {advice}") from error
 
 
-_TABLE = tomllib.loads(Path(__file__).with_name("open_vocabulary.toml").read_text())
+_TABLE = tomllib.loads(Path(__file__).with_name("open_vocabulary.toml").read_text(encoding="utf-8"))
 DATA_SETS = {f"open-vocabulary-{name}": DataSet(**entry) for name, entry in _TABLE.items()}
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dtta.cli import doctor
 from dtta.evaluation import summary
 from dtta.problems.data import hub
 
@@ -107,4 +108,5 @@ def test_the_device_is_cuda_then_mps_then_the_cpu(cuda, mps, expected, monkeypat
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "cuda")
     assert hub.device().type == expected
+    assert expected == "cuda" or ("MPS" in doctor.gpu().text) == mps
     assert summary.about_here.__wrapped__()["device"].lower() == expected

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dtta.problems.data.folders import one_line
+from dtta.problems.device import device as device  # for the modules that load checkpoints
 from dtta.problems.training.weights import WeightsError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")

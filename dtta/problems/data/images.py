@@ -27,7 +27,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  
 def image_files(folder: Path) -> list[Path]:
     """Return the image files of a folder, sorted by name, without hidden ones such as macOS's ._x.jpg."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
+        names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()]
     return [folder / name for name in sorted(names) if not name.startswith(".")]
 
 
@@ -93,8 +93,9 @@ def interleave_classes(labels: Sequence[int], classes: int) -> list[int]:
 
 def image_tensor(image: Image.Image) -> Tensor:
     """Return an image, as `open_image` reads it, as a tensor (3, H, W) in [0, 1]."""
-    image = image if image.mode == "F" else image.convert("RGB")
-    return T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True).expand(3, -1, -1)
+    if image.mode == "F":
+        return T.pil_to_tensor(image).repeat(3, 1, 1)
+    return T.to_dtype(T.pil_to_tensor(image.convert("RGB")), torch.float32, scale=True)
 
 
 def center_square(image: Image.Image, size: int) -> Tensor:

@@ -79,13 +79,13 @@ $(STAMP): pyproject.toml requirements.lock | $(PY)
 
 $(PY):
 	@found=; for python in $(PYTHON); do \
-	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found="$$python"; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
 	  echo "No Python 3.11 or newer among: $(PYTHON). Install one, such as: apt-get install python3 python3-venv" >&2; exit 1; \
 	fi; \
-	if ! $$found -c 'import venv, ensurepip' >/dev/null 2>&1; then \
+	if ! "$$found" -c 'import venv, ensurepip' >/dev/null 2>&1; then \
 	  echo "$$found lacks the module venv. Install it, such as: apt-get install python3-venv" >&2; exit 1; \
 	fi; \
 	echo "$$found -m venv $(VENV)"; \
-	$$found -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	"$$found" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -55,16 +55,20 @@ def vae(levels: int = 2, scaling: float = 0.18215) -> AutoencoderKL:
 
 def old_tokenizer(folder: Path) -> None:
     """Replace a folder's tokenizer.json by vocab.json and merges.txt, as published with CLIP and Stable Diffusion."""
-    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     (folder / "tokenizer.json").unlink()
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     ends = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>")
     about = dict(model_max_length=77, tokenizer_class="CLIPTokenizer", do_lower_case=True, add_prefix_space=False)
     written = {name: dict(content=token, lstrip=False, rstrip=False, normalized=True) for name, token in ends.items()}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about | written | {"pad_token": "<|endoftext|>"}))
-    (folder / "special_tokens_map.json").write_text(json.dumps(written | {"pad_token": "<|endoftext|>"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(about | written | {"pad_token": "<|endoftext|>"}), encoding="utf-8"
+    )
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(written | {"pad_token": "<|endoftext|>"}), encoding="utf-8"
+    )
 
 
 def old_keys(path: Path, prefix: str, parts: Collection[str]) -> None:
@@ -155,7 +159,7 @@ def glpn(folder: Path) -> Path:
 def write_network(folder: Path, network: nn.Module, about: dict) -> Path:
     """Write config.json and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "config.json").write_text(json.dumps(about), encoding="utf-8")
     save_file(network.state_dict(), folder / "model.safetensors")
     return folder
 
@@ -243,8 +247,8 @@ def objectnet(root: Path) -> Path:
         "objectnet_to_imagenet_1k.json": to,
         "pytorch_to_imagenet_2012_id.json": line_of,
     }.items():
-        (folder / "mappings" / name).write_text(json.dumps(content))
-    (folder / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(lines))
+        (folder / "mappings" / name).write_text(json.dumps(content), encoding="utf-8")
+    (folder / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(lines), encoding="utf-8")
     for k, thing in enumerate(things):
         (folder / "images" / thing).mkdir(parents=True)
         for n in range(2):
@@ -265,7 +269,7 @@ def food101(root: Path) -> list[str]:
             meta[split].setdefault(name, []).append(f"{name}/{k}")
     (root / "food-101" / "meta").mkdir()
     for split, files in meta.items():
-        (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(files))
+        (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(files), encoding="utf-8")
     return ["apple pie", "ice cream", "pad thai"]
 
 
@@ -280,7 +284,7 @@ def pets(root: Path) -> list[str]:
             name = f"{('Abyssinian', 'great_pyrenees', 'pug')[k % 3]}_{s}{k}"
             picture(100 * s + k).save(folder / "images" / f"{name}.jpg")
             lines.append(f"{name} {k % 3 + 1} 1 1")
-        (folder / "annotations" / f"{split}.txt").write_text("\n".join(lines))
+        (folder / "annotations" / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
     return ["Abyssinian", "Great Pyrenees", "Pug"]
 
 
@@ -308,7 +312,9 @@ def ade20k(root: Path, classes: int = 6) -> Path:
 def own_segmentation(root: Path, classes: int = 3) -> Path:
     """Images, label maps and classes.txt of your own."""
     _map_folders(root / "own-segmentation", "annotations", lambda k: numbers(k, classes - 1), ".png")
-    (root / "own-segmentation" / "classes.txt").write_text("".join(f"sort {k}\n" for k in range(classes)))
+    (root / "own-segmentation" / "classes.txt").write_text(
+        "".join(f"sort {k}\n" for k in range(classes)), encoding="utf-8"
+    )
     return root
 
 
@@ -332,5 +338,5 @@ def nyuv2(root: Path) -> Path:
             names = [folder / end.format(k) for end in ends]
             picture(k).save(names[0]), value(k).save(names[1])
             lines.append(",".join(str(name.relative_to(root / "nyu_data")) for name in names))
-        (data / f"nyu2_{part}.csv").write_text("\n".join(lines) + "\n")
+        (data / f"nyu2_{part}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return root

@@ -10,6 +10,8 @@ from functools import cache, partial
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from dtta.core.conditions import ClassMixture, DepthMap, PixelMixture
@@ -291,3 +293,12 @@ def open_problem(settings: dict | None = None) -> Problem:
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
         settings=settings or {},
     )
+
+
+class SinglePrecision(TorchDispatchMode):
+    """A context in which no operation may make a tensor of float64, which Apple's GPUs lack."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        assert all(getattr(part, "dtype", None) != torch.float64 for part in tree_leaves(result)), function
+        return result

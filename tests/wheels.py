@@ -42,5 +42,5 @@ def unpack(wheel: Path, folder: Path) -> Path:
     """Put a wheel into an empty folder, which goes into PYTHONPATH; the folder."""
     with zipfile.ZipFile(wheel) as file:
         file.extractall(folder)
-    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
     return folder

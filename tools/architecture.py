@@ -15,14 +15,16 @@ LEFT, CELL, TOP, WIDTH = 118, 25, 92, 360  # pixels: where columns begin, row an
 
 def layers(root: Path) -> list[list[str]]:
     """Return the rooms from the top, those of one layer together, as the import contract in pyproject.toml has them."""
-    (contract,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     return [[name.strip().removeprefix("dtta.") for name in layer.split("|")] for layer in contract["layers"]]
 
 
 def imported(path: Path) -> set[str]:
     """Return the full names that a file imports, wherever in it."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -73,4 +75,4 @@ def drawing(root: Path) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "book/_static/architecture.svg").write_text(drawing(ROOT))
+    (ROOT / "book/_static/architecture.svg").write_text(drawing(ROOT), encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from io import TextIOWrapper
 
 import dtta
 from dtta.cli import adapt, bench, doctor, evaluate, fetch, report, train
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0; 2 after one sentence on stderr; 130 if interrupted."""
     if os.getcwd() not in sys.path:  # for problems and methods of the user's own; spawned processes inherit it
         sys.path.append(os.getcwd())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # write \u03b8 where the locale's encoding lacks θ
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     try:
         options.run(options)

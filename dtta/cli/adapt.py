@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
     from dtta.core.problem import Problem
 
-FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+PICTURES = """Pictures are turned upright, as their EXIF orientation says, and laid on white where they are transparent;
+of an animation or a file of several pages the first is taken. They are resized and cut to their centre as `dtta
+evaluate` does with the problem's own files; a problem without files, such as digits or the scenes, gets the centre
+square in the size of its images."""
 
 
 def add_command(commands) -> None:
     """Add ``adapt`` and its options to the commands."""
     text = "adapt to an image, or to each of a folder; print and draw the beliefs"
     command = new_command(commands, "adapt", run, text)
+    command.epilog = PICTURES
     command.add_argument("image", nargs="?", type=Path, help="an image file, or a folder of them")
     command.add_argument("--index", type=int, help="instead of a file: the number of a test image of the problem")
     add_shift_options(command)
@@ -101,10 +105,12 @@ def _images(options: Namespace, problem: Problem) -> tuple[dict[str, Tensor], Te
 
 
 def _image_files(path: Path) -> list[Path]:
+    from dtta.problems.data.images import SUFFIXES, image_files
+
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS)
+        files = image_files(path)
         if not files:
-            raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(FORMATS))})")
+            raise ValueError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
         if len({p.stem for p in files}) < len(files):
             raise ValueError(f"images in {path} share a name except for its ending, and so would their figures: rename")
         return files
@@ -114,16 +120,9 @@ def _image_files(path: Path) -> list[Path]:
 
 
 def read_image(path: Path, problem: Problem) -> Tensor:
-    """Return an image file as (1, C, H, W) in [0, 1], of the problem's size. Raises ValueError: not readable."""
-    import torch
-    from PIL import Image, UnidentifiedImageError
-    from torchvision.transforms.v2 import functional as T
+    """Return a picture as the problem's networks get it, (1, C, H, W) in [0, 1]. Raises ValueError: not readable."""
+    from dtta.problems.data.images import centered, open_image
 
-    channels, *size = problem.shape
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not a readable image ({error})") from error
-    x = T.to_dtype(T.resize(T.pil_to_tensor(image), size, antialias=True), torch.float32, scale=True)[None]
-    return x.to(next(problem.model.parameters()).device)
+    image = open_image(path)
+    x = problem.view(image) if problem.view else centered(image, problem.shape)
+    return x[None].to(next(problem.model.parameters()).device)

@@ -67,4 +67,4 @@ def _time_cases(options: Namespace) -> None:
         records.append({"case": case, "steps": options.steps} | asdict(timing) | about_here())
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(records, indent=1) + "\n")
+            options.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -151,8 +151,12 @@ def gpu() -> Finding:
     """Report the GPU, if there is one."""
     import torch
 
-    if not torch.cuda.is_available():
-        return Finding("GPU", None, "none available to torch; full-scale problems also run without one, slowly")
+    from dtta.problems.device import device
+
+    kind = device().type
+    if kind != "cuda":
+        none = "none available to torch; full-scale problems also run without one, slowly"
+        return Finding("GPU", None, "Apple's, by MPS; it shares the main memory" if kind == "mps" else none)
     about = torch.cuda.get_device_properties(0)
     return Finding("GPU", None, f"{about.name}, {about.total_memory / 1e9:.0f} GB")
 

@@ -47,6 +47,7 @@ class Problem:
         settings: for each method, the settings chosen on validation images.
         mirrored: whether the mirror image of an image is a valid image (not so for digits).
         reader: the text side of a text-to-image model.
+        view: a picture, opened by PIL -> the image (C, H, W) that `draw` makes of it; None: its centre in that shape.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Problem:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     mirrored: bool = True
     reader: TextReader | None = None
+    view: Callable[[Any], Tensor] | None = None
 
     def image(
         self, index: int, shift: str = "clean", severity: int = 3, split: str = "test", seed: int = 0

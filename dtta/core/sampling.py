@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,9 +76,10 @@ class Sampling:
         """Map uniform numbers in [0, 1) to numbers in [0, 1) with density `t_density`."""
         if not self.t_density:
             return u
-        parts, q = len(self.t_density), torch.tensor(self.t_density, dtype=torch.float64, device=u.device)
-        ends = (q / q.sum()).cumsum(0)
-        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-        part = torch.searchsorted(ends, u.double(), right=True).clamp(max=parts - 1)
-        inside = (u.double() - starts[part]) / (ends - starts)[part]
-        return ((part + inside.clamp(0, 1 - 1e-9)) / parts).to(u.dtype)
+        parts, q = len(self.t_density), np.array(self.t_density, dtype=float)
+        v = u.cpu().numpy().astype(float)  # in double precision, which not every device has
+        ends = (q / q.sum()).cumsum()
+        starts = np.concatenate([[0.0], ends[:-1]])
+        part = np.searchsorted(ends, v, side="right").clip(max=parts - 1)
+        inside = (v - starts[part]) / (ends - starts)[part]
+        return torch.from_numpy(((part + inside.clip(0, 1 - 1e-9)) / parts).astype(np.float32)).to(u.device)

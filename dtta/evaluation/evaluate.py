@@ -169,8 +169,8 @@ class _Scorer:
             output = self.method.predict(images)
         else:
             output = self.method(images, image_generator(self.run.seed, cells[0][2]))
-        if output.is_cuda:
-            torch.cuda.synchronize()  # kernels run asynchronously; include their time
+        if output.device.type != "cpu":
+            torch.accelerator.synchronize(output.device)  # kernels run asynchronously; include their time
         seconds = round((time.perf_counter() - start) / len(cells), 4)
         for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
             score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)

@@ -69,15 +69,14 @@ def _plain(gain: dict[str, float]) -> dict[str, float]:
 @cache
 def about_here() -> dict[str, str]:
     """Return the device, the libraries' versions and the commit, as far as they are available."""
-    import torch  # not at the top: ``dtta report`` needs none of it
+    from dtta.problems.device import device_name  # imports torch, of which ``dtta report`` needs nothing
 
-    about = {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"}
-    about |= {name: version(name) for name in ("dtta", *LIBRARIES)}
+    about = {"device": device_name(), **{name: version(name) for name in ("dtta", *LIBRARIES)}}
     root = Path(__file__).parents[2]
     if (root / ".git").exists():  # a checkout of this project, not an installed package inside another one
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
         try:
-            done = subprocess.run(git, capture_output=True, text=True, check=False)
+            done = subprocess.run(git, capture_output=True, check=False, encoding="utf-8")
         except OSError:
             return about
         about["commit"] = done.stdout.strip() or "unknown"
@@ -88,7 +87,7 @@ def write(summary: Summary, path: Path) -> Path:
     """Write a summary next to the rows in `path`; return its path."""
     target = path.with_name(path.stem + ENDING)
     temporary = target.with_suffix(".part")
-    temporary.write_text(json.dumps(asdict(summary), indent=1) + "\n")
+    temporary.write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
     temporary.replace(target)
     return target
 
@@ -101,7 +100,7 @@ def read(folder: Path) -> list[Summary]:
     summaries = []
     for file in files:
         try:
-            record = json.loads(file.read_text())
+            record = json.loads(file.read_text(encoding="utf-8"))
             summaries.append(Summary(**record | {"run": Run(**record["run"])}))
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{file} is damaged; delete it and give the command that made it again") from error

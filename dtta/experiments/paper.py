@@ -196,7 +196,7 @@ def _tables_5_6_8() -> list[Preset]:
 
 def published(table: str, path: Path = PUBLISHED) -> dict[str, dict[str, float]]:
     """Return numbers that no preset has (also DUSA's), row -> column -> value. Raises KeyError: no such table."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if line["table"] == table]
     if not lines:
         raise KeyError(f"{path.name} has no {table!r}")

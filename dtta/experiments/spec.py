@@ -179,7 +179,7 @@ def _spec(table: Path | str | Mapping, folder: Path = Path()) -> tuple[str, str,
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path} and no table of that name; tables: {', '.join(names())}")
         try:
-            spec = tomllib.loads(path.read_text())
+            spec = tomllib.loads(path.read_text(encoding="utf-8"))
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path} is not TOML: {error}") from error
         name, where, folder = path.stem, f"{path}", path.parent

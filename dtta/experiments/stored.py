@@ -32,7 +32,7 @@ def _about(table: str, folder: Path) -> dict:
     path = folder / f"{table}.json"
     if not path.is_file():
         raise FileNotFoundError(f"no stored results {path}; make them with: dtta evaluate --table {table}")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def runs(table: str, folder: Path = FOLDER) -> dict[str, Run]:
@@ -124,7 +124,7 @@ def save(
     """Write a table: its runs and `about` as JSON, its rows and the settings that were tried as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {**about, "runs": {name: asdict(run) for name, (run, _) in runs.items()}}
-    (folder / f"{table}.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / f"{table}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     lines = [
         dict(zip(COLUMNS, (name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.4g}"), strict=True))
         | {"seed": r.seed}

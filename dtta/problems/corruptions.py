@@ -200,7 +200,7 @@ _FUNCTIONS = (
 def _read_constants(table: str) -> dict[str, Corruption]:
     """Return the corruptions of a table in corruptions.toml by name."""
     functions = {function.__name__: function for function in _FUNCTIONS}
-    entries = tomllib.loads(Path(__file__).with_name("corruptions.toml").read_text())[table]
+    entries = tomllib.loads(Path(__file__).with_name("corruptions.toml").read_text(encoding="utf-8"))[table]
     return {name: Corruption(functions[entry.pop("function", name)], entry) for name, entry in entries.items()}
 
 

@@ -176,7 +176,7 @@ def _best(work: Callable[[], object], repeats: int, after: Callable[[], object])
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
     wait()
     start = time.perf_counter()
     work()

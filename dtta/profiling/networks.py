@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dtta.core.conditions import ClassMixture
 from dtta.core.diffusion import Diffusion, DiT, TextUNet
 from dtta.core.problem import Problem
+from dtta.problems.device import device
 
 _VAE = dict(
     block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, norm_num_groups=32,
@@ -65,15 +66,15 @@ def random_problem(name: str, seed: int = 0) -> Problem:
     if name not in NETWORKS:
         raise ValueError(f"unknown networks {name!r}; choose from {', '.join(NETWORKS)}")
     shape, autoencoder, classifier, classes = NETWORKS[name]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    target = device()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
-        diffusion = _diffusion(name, shape, AutoencoderKL(**autoencoder)).to(device)
-        model = timm.create_model(classifier, pretrained=False, num_classes=classes).to(device)
+        diffusion = _diffusion(name, shape, AutoencoderKL(**autoencoder)).to(target)
+        model = timm.create_model(classifier, pretrained=False, num_classes=classes).to(target)
         if name.startswith("sd"):
             width = shape["cross_attention_dim"]
             # the tokens of a sentence share a component, or attention would average the class out
-            embeddings = (torch.randn(classes, 1, width) + torch.randn(classes, TOKENS, width) / 2).to(device)
+            embeddings = (torch.randn(classes, 1, width) + torch.randn(classes, TOKENS, width) / 2).to(target)
         else:
             embeddings = None  # the diffusion model's own
     condition = ClassMixture(lambda: diffusion.class_embeddings if embeddings is None else embeddings)
@@ -85,7 +86,7 @@ def random_problem(name: str, seed: int = 0) -> Problem:
         model=model.eval(),
         diffusion=diffusion,
         condition=condition,
-        draw=partial(_draw, side=side, device=device),
+        draw=partial(_draw, side=side, device=target),
         sizes={"test": 1},
         shape=(3, side, side),
         shifts=("clean",),

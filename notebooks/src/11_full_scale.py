@@ -54,6 +54,7 @@ from dtta.evaluation.run import Run
 from dtta.experiments import stored
 from dtta.experiments.paper import LEFT_OUT, presets, published
 from dtta.pages import figures, report
+from dtta.problems.device import device
 from dtta.profiling.loops import bench
 from dtta.profiling.networks import operations, random_problem
 
@@ -63,7 +64,6 @@ if scale == "full":
 logging.getLogger("dtta.evaluation.journal").setLevel(
     "ERROR"
 )  # it would tell of the row below that we cut off ourselves
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 # %% [markdown]
 # ## A row by its name
@@ -259,7 +259,7 @@ samples = samples or {"mini": 12, "full": 180}[scale]
 for case in cases:
     timing = bench(
         random_problem(case.removesuffix("-joint"), seed), samples, repeats=2, steps=steps,
-        joint=case.endswith("-joint"), precision=native(device),
+        joint=case.endswith("-joint"), precision=native(device()),
     )  # fmt: skip
     print(f"{case}, {steps} steps of {samples} pairs, {timing.precision}\n{timing}\n")
 

@@ -101,10 +101,10 @@ def test_evaluate_prints_a_paired_table_and_goes_on(tmp_path, capsys):
     first = printed_by(capsys, *command)
     assert re.search(r"contrast +\d+\.\d +\d+\.\d +[+-]\d+\.\d +\[", first)
     (kept,) = tmp_path.glob("*diffusion-tta*.jsonl")
-    written = kept.read_text()
+    written = kept.read_text(encoding="utf-8")
     assert len(written.splitlines()) == 4
     printed_by(capsys, *command)
-    assert kept.read_text() == written  # nothing was run again
+    assert kept.read_text(encoding="utf-8") == written  # nothing was run again
     assert not list(tmp_path.glob(".*"))
 
 
@@ -128,7 +128,7 @@ def test_report_tables_what_evaluations_left(tmp_path, capsys):
     assert printed_by(capsys, "report", tmp_path).count("digits") == 2
     assert "holds no summaries; make one with" in refused(capsys, "report", tmp_path / "elsewhere")
     (file,) = (tmp_path / "fog").glob("*.summary.json")
-    file.write_text(file.read_text()[:-30])
+    file.write_text(file.read_text(encoding="utf-8")[:-30], encoding="utf-8")
     assert "is damaged; delete it and give the command that made it again" in refused(capsys, "report", tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_evaluate_prints_every_metric(capsys, tmp_path, task, method):
         expected = problem.metrics[problem.metric if name == "fog" else name](sums)
         assert float(line[0]) == pytest.approx(expected, abs=0.006, nan_ok=True)
     assert f"{method} against no adaptation, {problem.metric}, 3 test images" in printed
-    kept = (tmp_path / f"tiny_problems-{task}-{method}-test.jsonl").read_text()
+    kept = (tmp_path / f"tiny_problems-{task}-{method}-test.jsonl").read_text(encoding="utf-8")
     assert next(iter(sums)) in kept
 
 
@@ -254,7 +254,7 @@ def test_cases_are_printed_and_kept(tmp_path, capsys):
     out = tmp_path / "new" / "bench.json"
     command = "bench --case dit-toy --case sd-toy-joint --precision bfloat16 --steps 1 --samples 24 --out"
     printed = printed_by(capsys, command, out)
-    kept = json.loads(out.read_text())
+    kept = json.loads(out.read_text(encoding="utf-8"))
     assert [case["case"] for case in kept] == ["dit-toy", "sd-toy-joint"]
     for case in kept:
         assert f"{case['case']}: 1 steps of 24 pairs, bfloat16, random weights" in printed
@@ -313,6 +313,7 @@ def test_two_images_of_one_name_are_refused(tmp_path, capsys):
 
 
 def test_unreadable_images_and_empty_folders(tmp_path, capsys):
+    (tmp_path / "._a.png").write_bytes(b"macOS leaves such files in archives")
     assert "holds no images" in refused(capsys, "adapt", tmp_path)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     assert "not a readable image" in refused(capsys, "adapt", tmp_path / "broken.png")
@@ -354,7 +355,7 @@ for line in sys.argv[1:]:
 def test_commands_that_compute_nothing_import_neither_torch_nor_diffusers(tmp_path, capsys):
     assert main(["evaluate", "--images", "2", "--method", "none", "--workers", "1", "--out", str(tmp_path)]) == 0
     lines = [line.replace("ROWS", str(tmp_path)) for line in LIGHT]
-    done = subprocess.run([sys.executable, "-c", WATCH, *lines], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", WATCH, *lines], capture_output=True, check=False, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("imported by")] == [
         f"imported by {line} []" for line in lines
@@ -370,5 +371,5 @@ from dtta.cli import main
 assert main("evaluate --images 1 --workers 1 --set steps=1 --set samples=1".split()) == 0
 print("compiler:", "torch._inductor.compile_fx" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, encoding="utf-8")
     assert "compiler: False" in done.stdout

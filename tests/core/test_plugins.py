@@ -16,13 +16,15 @@ def package(tmp_path, monkeypatch):
     """An importable package outside the repository, installed with an entry point."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "parts.py").write_text("def build(problem):\n    return problem\n\nNUMBER = 3\n")
-    (folder / "broken.py").write_text("import a_library_that_is_not_installed\n")
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    (folder / "parts.py").write_text("def build(problem):\n    return problem\n\nNUMBER = 3\n", encoding="utf-8")
+    (folder / "broken.py").write_text("import a_library_that_is_not_installed\n", encoding="utf-8")
     about = tmp_path / "elsewhere-1.0.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[dtta.methods]\nfrom-elsewhere = elsewhere.parts:build\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text(
+        "[dtta.methods]\nfrom-elsewhere = elsewhere.parts:build\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield folder
     for name in [name for name in sys.modules if name.split(".")[0] == "elsewhere"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,7 +171,8 @@ def test_weights_leave_the_expectation_as_it_was():
 
 
 def test_an_even_density_is_no_density():
-    even, none = (draw(Sampling("stratified", t_density=d), 50, seed=3)[0] for d in ((2.0, 2.0, 2.0, 2.0), ()))
+    with tiny.SinglePrecision():
+        even, none = (draw(Sampling("stratified", t_density=d), 50, seed=3)[0] for d in ((2.0, 2.0, 2.0, 2.0), ()))
     assert (even - none).abs().max() <= 1  # to rounding
     assert torch.equal(Sampling(t_density=(2.0, 2.0)).weight(even, 1000), torch.ones(even.shape))
 

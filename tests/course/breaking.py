@@ -109,5 +109,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    TABLE.write_text(table())
+    TABLE.write_text(table(), encoding="utf-8")
     print(TABLE)

@@ -28,4 +28,4 @@ def test_broken_solutions_are_caught(key):
 
 
 def test_the_list_for_lecturers_is_in_step():
-    assert TABLE.read_text() == table(), "call: python tests/course/breaking.py"
+    assert TABLE.read_text(encoding="utf-8") == table(), "call: python tests/course/breaking.py"

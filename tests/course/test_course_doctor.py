@@ -26,7 +26,7 @@ def course(tmp_path):
     """A course folder with one submission, the solution, to be spoilt."""
     release = tmp_path / "release" / "a1" / NAME
     release.parent.mkdir(parents=True)
-    release.write_text(nbformat.writes(RELEASE))
+    release.write_text(nbformat.writes(RELEASE), encoding="utf-8")
     return tmp_path
 
 
@@ -38,7 +38,7 @@ def solution():
 def hand_in(course, text, name=NAME):
     path = course / "submitted" / "ann" / "a1" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text if isinstance(text, str) else nbformat.writes(text))
+    path.write_text(text if isinstance(text, str) else nbformat.writes(text), encoding="utf-8")
     return path
 
 

@@ -25,7 +25,9 @@ def test_round_trip(key, tmp_path):
     (assignment,) = build.build(ROOT, tmp_path, [key])
     file = f"{assignment.name}.ipynb"
     made = tmp_path / "release" / key / file
-    assert (PUBLISHED / file).read_text() == made.read_text(), f"call: dtta course build {key} --publish"
+    assert (PUBLISHED / file).read_text(encoding="utf-8") == made.read_text(encoding="utf-8"), (
+        f"call: dtta course build {key} --publish"
+    )
     release = nbformat.read(made, as_version=4)
     wrong = wrong_answers(key)
     tasks = [task for task in assignment.tasks if not task.manual]
@@ -70,10 +72,10 @@ def test_round_trip(key, tmp_path):
         for cell in manual:
             book.find_grade(cell, assignment.name, key, "solution").manual_score = points[cell]
         book.db.commit()
-    page = grade.feedback(tmp_path, key, "solution").read_text()
+    page = grade.feedback(tmp_path, key, "solution").read_text(encoding="utf-8")
     assert assignment.tasks[0].title in page
-    assert "✗" in grade.feedback(tmp_path, key, "wrong-0").read_text()
-    rows = {row["student_id"]: row for row in csv.DictReader(grade.export(tmp_path).open())}
+    assert "✗" in grade.feedback(tmp_path, key, "wrong-0").read_text(encoding="utf-8")
+    rows = {row["student_id"]: row for row in csv.DictReader(grade.export(tmp_path).open(encoding="utf-8"))}
     assert float(rows["solution"]["score"]) == float(rows["solution"]["max_score"]) == assignment.points
     assert float(rows["blank"]["score"]) == 0
 

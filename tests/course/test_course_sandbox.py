@@ -60,7 +60,7 @@ def failed(cell):
 def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
     course = tmp_path / "course"
     course.mkdir()
-    (course / "gradebook.db").write_text("all scores")
+    (course / "gradebook.db").write_text("all scores", encoding="utf-8")
     monkeypatch.setenv("DTTA_SECRET", "secret")
     with socket.create_server(("127.0.0.1", 0)) as server:  # a port that would answer
         port = server.getsockname()[1]
@@ -121,7 +121,9 @@ def test_many_small_takers_are_stopped_together(cell, megabytes, words):
 
 def test_a_link_is_not_followed_out_of_the_sandbox(tmp_path, monkeypatch):
     """A submission's result is a file of its own: a link could show another's."""
-    (tmp_path / "other.ipynb").write_text(nbformat.writes(new_notebook(cells=[new_code_cell("pass")])))
+    (tmp_path / "other.ipynb").write_text(
+        nbformat.writes(new_notebook(cells=[new_code_cell("pass")])), encoding="utf-8"
+    )
     monkeypatch.setattr(sandbox, "command", lambda *_: ["ln", "-s", str(tmp_path / "other.ipynb"), "out.ipynb"])
     assert failed(run(["pass"], "none")[0])
 
@@ -144,17 +146,17 @@ def test_containers_get_no_network_and_limits(program, tmp_path, monkeypatch):
     """No container engine runs in this test: a program of its name writes down how it is called."""
     fake = tmp_path / "bin" / program
     fake.parent.mkdir()
-    fake.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n')
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\n', encoding="utf-8")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
     sandbox.works.cache_clear()
     sandbox.choose.cache_clear()
     try:
         assert sandbox.choose() == program, "a container is preferred"
-        assert (tmp_path / "called").read_text() == "image inspect dtta-course\n"
+        assert (tmp_path / "called").read_text(encoding="utf-8") == "image inspect dtta-course\n"
         argv = sandbox.command(program, tmp_path, [], ["-m", "x"], 1000)
         subprocess.run(argv, check=True)
-        called = (tmp_path / "called").read_text().splitlines()[-1]
+        called = (tmp_path / "called").read_text(encoding="utf-8").splitlines()[-1]
         for part in ("run --rm", "--network none", "--memory 1000m", "--pids-limit", "--read-only", "--cap-drop ALL"):
             assert part in called
         assert called.endswith("dtta-course python -m x")

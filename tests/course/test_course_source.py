@@ -78,12 +78,12 @@ def test_each_rubric_adds_up_to_the_points_of_its_task(key):
 
 
 def test_every_check_is_used_by_an_assignment():
-    text = "\n".join(path.read_text() for path in (ROOT / source.FOLDER).glob("*.py"))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / source.FOLDER).glob("*.py"))
     for name in set(check.__all__) - {"Student", "Wrong"}:
         assert f"check.{name}({name})" in text
 
 
-GOOD = (ROOT / source.FOLDER / "a1_diffusion_loss.py").read_text()
+GOOD = (ROOT / source.FOLDER / "a1_diffusion_loss.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_source_that_breaks_a_rule_is_refused(tmp_path, old, new, message):
     folder = tmp_path / source.FOLDER
     folder.mkdir(parents=True)
     assert old in GOOD
-    (folder / "a1_diffusion_loss.py").write_text(GOOD.replace(old, new, 1))
+    (folder / "a1_diffusion_loss.py").write_text(GOOD.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(CourseError, match=message):
         source.read(tmp_path, "a1")
 

@@ -59,15 +59,15 @@ def first_runs(tmp_path_factory):
             for cell in nbformat.read(path, as_version=4).cells
             if cell.cell_type == "code"
         ]
-    (folder / "cells.json").write_text(json.dumps(cells))
+    (folder / "cells.json").write_text(json.dumps(cells), encoding="utf-8")
     paths = {"PYTHONPATH": str(folder / "installed"), "IPYTHONDIR": str(folder), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(folder / "cells.json")],
         cwd=folder / "empty",
         env={**os.environ, **paths},
         capture_output=True,
-        text=True,
         check=False,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -41,7 +41,7 @@ def _child(rank: int, count: int, port: int, path: Path, run: Run, shifts, befor
         answer = as_written(quiet(run, shifts, range(IMAGES), path, processes=processes))
     except Exception as error:
         answer = f"{type(error).__name__}: {error}"
-    path.with_name(f"answer-{rank}.json").write_text(json.dumps(answer))
+    path.with_name(f"answer-{rank}.json").write_text(json.dumps(answer), encoding="utf-8")
     os._exit(0)  # leave pytest's clean-up to the parent
 
 
@@ -59,7 +59,7 @@ def answers(count: int, path: Path, run: Run, shifts=SHIFTS, before=lambda rank:
         process.join(60)
         assert process.exitcode in (0, -signal.SIGKILL)
         file = path.with_name(f"answer-{rank}.json")
-        answer = json.loads(file.read_text()) if process.exitcode == 0 else None
+        answer = json.loads(file.read_text(encoding="utf-8")) if process.exitcode == 0 else None
         results.append([tuple(row) for row in answer] if isinstance(answer, list) else answer)
     return results
 
@@ -67,7 +67,7 @@ def answers(count: int, path: Path, run: Run, shifts=SHIFTS, before=lambda rank:
 def kept(path: Path) -> list[tuple]:
     """Return the rows in the only file of rows, in its order."""
     assert [p.name for p in path.parent.iterdir() if not p.name.startswith("answer")] == [path.name]
-    return as_written([Row(**json.loads(line)) for line in path.read_text().splitlines()[1:]])
+    return as_written([Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()[1:]])
 
 
 @pytest.mark.parametrize(("count", "settings"), [(3, TTA), (2, ONLINE)])
@@ -82,10 +82,12 @@ def test_several_processes_give_the_table_of_one(tmp_path, count, settings):
 def test_another_number_of_processes_continues(tmp_path, first, then):
     path, expected = tmp_path / "rows.jsonl", one_process(run())
     answers(first, path, run(), SHIFTS[:1])
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:4]))
-    journal.file_of(path, 1).write_text(lines[0] + lines[5] + lines[6][:-9])  # and a row that was cut off
-    journal.file_of(path, 7).write_text(lines[0][:20])  # a file cut off in its first line
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:4]), encoding="utf-8")
+    journal.file_of(path, 1).write_text(
+        lines[0] + lines[5] + lines[6][:-9], encoding="utf-8"
+    )  # and a row that was cut off
+    journal.file_of(path, 7).write_text(lines[0][:20], encoding="utf-8")  # a file cut off in its first line
     assert answers(then, path, run()) == [expected] * then
     assert sorted(kept(path)) == sorted(expected)
 
@@ -116,12 +118,16 @@ def test_a_process_killed_while_it_writes_a_row_loses_no_other_row(tmp_path, vic
     results = answers(2, path, run(settings=settings), before=before)
     assert results[victim] is None
     assert results[1 - victim].startswith("StoppedError: another process has stopped; all rows are kept")
-    rows = [line for file in tmp_path.glob("rows*.jsonl") for line in file.read_text().split("\n")[1:-1]]
+    rows = [
+        line for file in tmp_path.glob("rows*.jsonl") for line in file.read_text(encoding="utf-8").split("\n")[1:-1]
+    ]
     assert len(rows) == 2 + IMAGES  # those of the other process, and two whole ones
     assert answers(2, path, run(settings=settings)) == [expected] * 2
     assert sorted(kept(path)) == sorted(expected)
     if settings == TTA:
-        before_and_after = zip(sorted(rows), sorted(set(rows) & set(path.read_text().splitlines())), strict=True)
+        before_and_after = zip(
+            sorted(rows), sorted(set(rows) & set(path.read_text(encoding="utf-8").splitlines())), strict=True
+        )
         assert all(a == b for a, b in before_and_after)  # to the byte, seconds included
 
 
@@ -140,11 +146,11 @@ def test_an_error_in_one_process_stops_all(tmp_path):
 
 def test_files_of_something_else_are_refused_by_all(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("my notes\n")
+    path.write_text("my notes\n", encoding="utf-8")
     first, second = answers(2, path, run())
     assert first.startswith("ValueError: ") and "holds rows of another run" in first
     assert second == "StoppedError: the first process has stopped"
-    assert path.read_text() == "my notes\n"
+    assert path.read_text(encoding="utf-8") == "my notes\n"
 
 
 def test_several_processes_need_a_file_for_their_rows():

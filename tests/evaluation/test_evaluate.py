@@ -70,10 +70,12 @@ def test_rows_keep_the_sums_that_the_metrics_need(tmp_path, task):
         assert row.sums == problem.sums(output, truth)
         assert row.score == problem.score(output, truth)
         assert row.sums
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:-2]), encoding="utf-8")
     again = quiet(dense, SHIFTS, range(3), path=path)
     assert [r.sums for r in again] == [r.sums for r in rows]
-    assert [Row(**json.loads(line)).sums for line in path.read_text().splitlines()[1:]] == [r.sums for r in rows]
+    assert [Row(**json.loads(line)).sums for line in path.read_text(encoding="utf-8").splitlines()[1:]] == [
+        r.sums for r in rows
+    ]
 
 
 def test_seed_split_and_diffusion_model_are_used():
@@ -154,7 +156,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path, forked):
     assert forked == ["spawn"]  # forking a process that runs threads, or holds a GPU, can hang
     assert scores(two) == scores(one)
     assert [r.index for r in two] == [r.index for r in one]
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 21
     assert [Row(**line) for line in lines[1:]] == two
     assert pickle.loads(pickle.dumps(run())) == run()  # as it goes to a spawned process
@@ -164,7 +166,7 @@ def test_an_error_in_a_process_is_told_and_rows_before_it_stay(tmp_path, forked)
     path = tmp_path / "rows.jsonl"
     with pytest.raises(IndexError, match="images 0 to 11, not 12"):
         quiet(run("none", {}), [("fog", 2)], range(13), path=path, workers=2)
-    assert 1 < len(path.read_text().splitlines()) <= 13
+    assert 1 < len(path.read_text(encoding="utf-8").splitlines()) <= 13
 
 
 def test_end_to_end_on_the_shipped_digits():

@@ -69,8 +69,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     package = tmp_path / "mine"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "problems.py").write_text(PROBLEM)
-    (package / "methods.py").write_text(METHOD)
+    (package / "problems.py").write_text(PROBLEM, encoding="utf-8")
+    (package / "methods.py").write_text(METHOD, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
@@ -80,7 +80,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def rows(out: Path) -> list[dict]:
     (file,) = out.glob("mine.problems-tiny-mine.methods-build-test.jsonl")
-    return [json.loads(line) | {"seconds": 0} for line in file.read_text().splitlines()[1:]]
+    return [json.loads(line) | {"seconds": 0} for line in file.read_text(encoding="utf-8").splitlines()[1:]]
 
 
 def gains(printed: str) -> list[str]:
@@ -89,7 +89,7 @@ def gains(printed: str) -> list[str]:
 
 def start(*call: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(call, env=environment, capture_output=True, timeout=300, check=False, encoding="utf-8")
 
 
 def test_a_package_in_the_current_folder(folder, capsys):
@@ -102,11 +102,11 @@ def test_a_package_in_the_current_folder(folder, capsys):
     assert two.returncode == 0, two.stderr
     assert rows(Path("two")) == expected and gains(two.stdout) == printed
     (file,) = Path("two").glob("*build-test.jsonl")
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:5]))
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(lines[:5]), encoding="utf-8")
     assert main([*COMMAND, "--workers", "1", "--out", "two"]) == 0
     assert rows(Path("two")) == expected
-    assert file.read_text().startswith("".join(lines[:5]))
+    assert file.read_text(encoding="utf-8").startswith("".join(lines[:5]))
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ def test_files_of_older_versions_can_be_read(tmp_path):
     """Written before rows had sums, and before runs had `as_released`."""
     path = tmp_path / "rows.jsonl"
     rows = quiet(run("none", {}), SHIFTS, range(2), path=path)
-    older = path.read_text().replace(', "sums": {}', "").replace(', "as_released": false', "")
+    older = path.read_text(encoding="utf-8").replace(', "sums": {}', "").replace(', "as_released": false', "")
     assert "sums" not in older and "as_released" not in older
-    path.write_text(older)
+    path.write_text(older, encoding="utf-8")
     assert quiet(run("none", {}), SHIFTS, range(2), path=path) == rows
-    assert path.read_text() == older
+    assert path.read_text(encoding="utf-8") == older
     with pytest.raises(ValueError, match="holds rows of another run"):
         quiet(run("none", {}, as_released=True), SHIFTS, range(2), path=path)
 
@@ -35,14 +35,14 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(tmp_path, counted):
     counted.update(calls=[], stop=3)
     with pytest.raises(Stop):
         quiet(run(), SHIFTS, range(4), path=path)
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 3
     assert json.loads(lines[0])["method"] == "diffusion-tta"
     counted.update(calls=[], stop=None)
     rows = quiet(run(), SHIFTS, range(4), path=path)
     assert len(counted["calls"]) == 8 - 3
     assert scores(rows) == expected
-    assert len(path.read_text().splitlines()) == 9
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 9
     counted.update(calls=[])
     assert quiet(run(), SHIFTS, range(4), path=path) == rows
     assert not counted["calls"]
@@ -57,24 +57,24 @@ def test_a_stopped_run_keeps_its_rows_and_goes_on(tmp_path, counted):
 def test_a_line_that_was_cut_off_is_done_again(tmp_path, counted, cut):
     path = tmp_path / "rows.jsonl"
     rows = quiet(run(), SHIFTS, range(3), path=path)
-    whole = path.read_text()
-    path.write_text(whole[:-cut])
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:-cut], encoding="utf-8")
     counted.update(calls=[])
     assert scores(quiet(run(), SHIFTS, range(3), path=path)) == scores(rows)
     assert counted["calls"] == [("fog", 2, 2)]
-    assert len(path.read_text().splitlines()) == len(whole.splitlines())
-    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert len(path.read_text(encoding="utf-8").splitlines()) == len(whole.splitlines())
+    assert all(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def test_a_file_cut_off_in_its_first_line_starts_again(tmp_path):
     path = tmp_path / "rows.jsonl"
     quiet(run("none", {}), SHIFTS, range(2), path=path)
-    whole = path.read_text()
+    whole = path.read_text(encoding="utf-8")
     for text in ("", whole[:10]):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         quiet(run("none", {}), SHIFTS, range(2), path=path)
-        assert path.read_text().splitlines()[0] == whole.splitlines()[0]
-        assert len(path.read_text().splitlines()) == 5
+        assert path.read_text(encoding="utf-8").splitlines()[0] == whole.splitlines()[0]
+        assert len(path.read_text(encoding="utf-8").splitlines()) == 5
 
 
 def test_the_temporary_file_of_a_killed_command_is_removed(tmp_path):
@@ -114,13 +114,13 @@ def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path):
             quiet(run(), SHIFTS, range(3), path=path)
         except OSError as error:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            (tmp_path / "message").write_text(error.strerror)
+            (tmp_path / "message").write_text(error.strerror, encoding="utf-8")
         os._exit(0)
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     process.join(60)
-    message = (tmp_path / "message").read_text()
+    message = (tmp_path / "message").read_text(encoding="utf-8")
     assert (
         message.startswith(f"cannot write {path}: ") and "All rows before this one are kept: make room, then" in message
     )
@@ -174,10 +174,10 @@ def test_a_file_of_another_run_is_refused_and_left_alone(tmp_path, other):
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / "notes.txt"
-    path.write_text("my notes\n")
+    path.write_text("my notes\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds rows of another run"):
         quiet(run(), SHIFTS, [0], path=path)
-    assert path.read_text() == "my notes\n"
+    assert path.read_text(encoding="utf-8") == "my notes\n"
 
 
 def test_rows_of_another_run_can_be_set_aside(tmp_path):

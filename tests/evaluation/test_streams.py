@@ -129,8 +129,8 @@ def test_a_stopped_stream_with_forgetting_images_goes_on(tmp_path):
     forgetting, path = run(settings=ONLINE, forgetting_images=2), tmp_path / "rows.jsonl"
     expected = scores(quiet(forgetting, SHIFTS, range(3)))
     quiet(forgetting, SHIFTS[:1], range(3), path=path)
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:-1]))  # one of the forgetting images is missing
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]), encoding="utf-8")  # one of the forgetting images is missing
     assert scores(quiet(forgetting, SHIFTS, range(3), path=path)) == expected
     assert scores(quiet(forgetting, SHIFTS, range(3), path=path)) == expected
 
@@ -153,11 +153,11 @@ def test_a_stopped_stream_starts_again(tmp_path, counted):
     counted.update(calls=[], stop=5)
     with pytest.raises(Stop):
         quiet(online, SHIFTS, range(3), path=path)
-    assert len(path.read_text().splitlines()) > 4  # the second stream was begun
+    assert len(path.read_text(encoding="utf-8").splitlines()) > 4  # the second stream was begun
     counted.update(calls=[], stop=None)
     assert scores(quiet(online, SHIFTS, range(3), path=path)) == expected
     assert len(counted["calls"]) == 3
-    assert len(path.read_text().splitlines()) == 7
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 7
     assert not list(tmp_path.glob("*.part"))
     counted.update(calls=[])
     assert scores(quiet(online, SHIFTS, range(3), path=path)) == expected
@@ -165,7 +165,7 @@ def test_a_stopped_stream_starts_again(tmp_path, counted):
     assert not counted["calls"]
     with pytest.raises(ValueError, match="holds another stream"):
         quiet(online, SHIFTS, [2, 1, 0], path=path)
-    assert len(path.read_text().splitlines()) == 7
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 7
     assert len(quiet(online, SHIFTS[1:], range(4), path=path)) == 4  # a longer one begins anew
     assert len(counted["calls"]) == 4
 

@@ -20,12 +20,12 @@ GRID = "grid = { lr = [0.01, 1.0], t_min = [0.0, 0.5] }"
 
 def make(tmp_path, text=TEXT, only=None, rows="rows", out="out", **options) -> list[str]:
     path = tmp_path / "few.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return runner.make(spec.read(path), 1, only, tmp_path / rows, tmp_path / out, **options)
 
 
 def without_seconds(path) -> list[list[str]]:
-    return [line.split(",")[:5] for line in path.read_text().splitlines()]
+    return [line.split(",")[:5] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_precision_and_compiled_blocks_reach_every_row(tmp_path, monkeypatch):
         return evaluate(run, *args)  # compiling is slow, and tested in the room of the diffusion models
 
     monkeypatch.setattr(runner, "evaluate", watched)
-    (tmp_path / "few.toml").write_text(TEXT)
+    (tmp_path / "few.toml").write_text(TEXT, encoding="utf-8")
     table = spec.read(tmp_path / "few.toml", precision="bfloat16")
     runner.make(table, 1, rows=tmp_path / "rows", out=tmp_path / "out", compile=True)
     assert set(calls) == {("bfloat16", True)}
@@ -100,7 +100,7 @@ def test_what_is_stored_is_what_a_run_gives(made):
             scores = {(r.shift, r.index): r.score for r in rows if r.seed == seed}
             for row in fresh:
                 assert scores[row.shift, row.index] == pytest.approx(row.score, rel=1e-4)
-    about = json.loads((made / "out" / "few.json").read_text())
+    about = json.loads((made / "out" / "few.json").read_text(encoding="utf-8"))
     assert about["command"] == "dtta evaluate --table few"
     assert (about["about"], about["seeds"]) == ("A table to try things out", [0, 4])
     assert stored.gain("few", "few images", {"fog"}, folder=made / "out")["images"] == 4  # two images, two seeds
@@ -113,11 +113,11 @@ def test_a_sample_that_is_run_again_shows_a_wrong_stored_score(tmp_path):
     assert stored.reproduce("few", "diffusion-tta", 3, ["fog"], 4, folder=out) == (3, 3)
     assert stored.reproduce("few", "tent, two at once", 2, folder=out) == (6, 6)
     path = out / "few.csv"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("diffusion-tta,fog,"))
     cells = lines[first].split(",")
     lines[first] = ",".join([*cells[:4], str(float(cells[4]) + 0.1), *cells[5:]])
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert stored.reproduce("few", "diffusion-tta", 2, folder=out) == (5, 6)
     assert stored.reproduce("few", "diffusion-tta", 2, within=0.2, folder=out) == (6, 6)
     with pytest.raises(ValueError, match="goes through all shifts in one stream"):
@@ -172,7 +172,7 @@ def test_a_run_that_diverges_is_named_and_finished_ones_are_kept(tmp_path):
     text = f'{TEXT}\n[runs."too fast"]\nextends = "diffusion-tta"\nsettings = {{ lr = 1e30 }}\n'
     with pytest.raises(FloatingPointError, match=r"too-fast-0: .*lower the.* rate.*, or take it out of the table"):
         make(tmp_path, text)
-    rows = (tmp_path / "rows" / "few" / "diffusion-tta-4.jsonl").read_text().splitlines()
+    rows = (tmp_path / "rows" / "few" / "diffusion-tta-4.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 1 + 3 * len(["clean", *SHIFTS])
 
 
@@ -186,7 +186,9 @@ def test_one_run_made_again_is_stored_with_the_others(copy, monkeypatch):
     assert methods == ["tent"] * 2  # two seeds
     one, whole = copy / "out", copy / "whole"
     assert without_seconds(one / "few.csv") == without_seconds(whole / "few.csv")
-    assert (one / "few-settings.csv").read_text() == (whole / "few-settings.csv").read_text()
+    assert (one / "few-settings.csv").read_text(encoding="utf-8") == (whole / "few-settings.csv").read_text(
+        encoding="utf-8"
+    )
     assert stored.runs("few", one) == stored.runs("few", whole)
 
 
@@ -200,26 +202,26 @@ def test_one_run_made_again_is_stored_with_the_others(copy, monkeypatch):
     ],
 )
 def test_a_stored_run_that_differs_from_the_file_is_not_used(copy, old, new, missing):
-    before = (copy / "out" / "few.csv").read_text()
+    before = (copy / "out" / "few.csv").read_text(encoding="utf-8")
     assert old in TEXT
     assert make(copy, TEXT.replace(old, new), ["tent, two at once"], "new") == missing
-    assert (copy / "out" / "few.csv").read_text() == before
+    assert (copy / "out" / "few.csv").read_text(encoding="utf-8") == before
 
 
 def test_after_another_choice_the_runs_that_extend_it_are_made_again(copy, caplog):
     """The rows of before are kept under another name."""
-    before = {path.name: path.read_text() for path in (copy / "rows" / "few").glob("*-0.jsonl")}
+    before = {path.name: path.read_text(encoding="utf-8") for path in (copy / "rows" / "few").glob("*-0.jsonl")}
     assert make(copy, TEXT.replace(GRID, "grid = { lr = [0.02], t_min = [0.25] }"), ["diffusion-tta"]) == []
     runs = stored.runs("few", copy / "out")
     assert runs["few images"].settings == {"lr": 0.02, "t_min": 0.25, "samples": 2, "steps": 2}
     assert "held rows of other settings; they are kept in" in caplog.text
     for name in ("diffusion-tta-0.jsonl", "few-images-0.jsonl"):
-        assert (copy / "rows" / "few" / f"{name}.before1").read_text() == before[name]
+        assert (copy / "rows" / "few" / f"{name}.before1").read_text(encoding="utf-8") == before[name]
     assert not list((copy / "rows" / "few").glob("none-*.before1"))  # nothing of it has changed
 
 
 def test_a_table_by_the_command_line(made, tmp_path, capsys):
-    (tmp_path / "few.toml").write_text(TEXT)
+    (tmp_path / "few.toml").write_text(TEXT, encoding="utf-8")
     folders = ["--out", str(tmp_path / "rows"), "--store", str(tmp_path / "out"), "--workers", "1"]
     command = ["evaluate", "--table", str(tmp_path / "few.toml"), *folders]
     assert cli.main([*command, "--only", "few images"]) == 0
@@ -240,13 +242,15 @@ def test_all_tables_by_the_command_line(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(spec, "FOLDER", tmp_path)
     rows, store = tmp_path / "rows", tmp_path / "out"
     store.mkdir()
-    about = json.loads((made / "out" / "few.json").read_text()) | {"seconds": {"none": 400, "sent": 200}}
+    about = json.loads((made / "out" / "few.json").read_text(encoding="utf-8")) | {
+        "seconds": {"none": 400, "sent": 200}
+    }
     for name in ("few", "few-test"):
-        (tmp_path / f"{name}.toml").write_text(TEXT)
+        (tmp_path / f"{name}.toml").write_text(TEXT, encoding="utf-8")
         (rows / name).mkdir(parents=True)
         for path in (made / "rows" / "few").iterdir():
             (rows / name / path.name).write_bytes(path.read_bytes())
-        (store / f"{name}.json").write_text(json.dumps(about))
+        (store / f"{name}.json").write_text(json.dumps(about), encoding="utf-8")
     command = ["evaluate", "--table", "all", "--out", str(rows), "--store", str(store), "--workers", "1"]
     assert cli.main(command) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "minutes" in line]

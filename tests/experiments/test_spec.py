@@ -12,7 +12,7 @@ GRID = "grid = { lr = [0.01, 1.0], t_min = [0.0, 0.5] }"
 
 def table(tmp_path, text=TEXT, **options) -> spec.Table:
     path = tmp_path / "few.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return spec.read(path, **options)
 
 
@@ -67,10 +67,10 @@ def test_a_file_extends_another_one(tmp_path):
     [runs.memo]
     """
     path = tmp_path / "extension.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"leave_out: unknown none, again; choose from diffusion-tta, few images"):
         spec.read(path)
-    path.write_text(text.replace('"none, again", ', ""))
+    path.write_text(text.replace('"none, again", ', ""), encoding="utf-8")
     small = spec.read(path)
     assert (small.name, small.seeds, small.validation_images, small.max_test_images) == ("extension", (0, 4), 2, 1)
     assert list(small.entries) == ["none", "diffusion-tta", "tent, two at once", "memo"]

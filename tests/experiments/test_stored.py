@@ -18,7 +18,7 @@ def test_round_trip(tmp_path):
     assert stored.runs("table", tmp_path)["none, or not"] == run
     assert stored.rows("table", "none, or not", tmp_path) == ROWS
     assert stored.rows("table", "b", tmp_path) == ROWS[:1]
-    header = (tmp_path / "table.csv").read_text().splitlines()[0]
+    header = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header.split(",") == list(stored.COLUMNS)
 
 
@@ -32,7 +32,7 @@ def test_sums_are_stored_next_to_the_scores(tmp_path):
     sums = [{"both sky": 1024.0, "SSIM": 0.12345}, {"both sky": 0.0, "SSIM": float("nan")}]
     rows = [Row("fog", 3, i, 0.5, 0.25, s) for i, s in enumerate(sums)]
     stored.save("table", {"a": (Run("none"), rows), "b": (Run("none"), rows[:1])}, tmp_path)
-    header = (tmp_path / "table.csv").read_text().splitlines()[0]
+    header = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header.split(",") == [*stored.COLUMNS, "both sky", "SSIM"]
     first, last = stored.rows("table", "a", tmp_path)
     assert first == rows[0] and stored.rows("table", "b", tmp_path) == rows[:1]

@@ -52,7 +52,7 @@ PROBLEM, SMALLER = "small_table:problem", "small_table:without_validation"
 def make(tmp_path):
     """A function that makes the table on another problem, and returns its runs and the folder."""
     path = tmp_path / "few.toml"
-    path.write_text(TEXT)
+    path.write_text(TEXT, encoding="utf-8")
     small_table.loaded.clear()
 
     def make(problem=SMALLER, **options):

@@ -86,8 +86,8 @@ def test_the_checkout_is_hidden(world, tmp_path):
     shutil.copy(world / "site" / "sitecustomize.py", tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", "import torch, dtta"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True, check=False,
+    encoding="utf-8")  # fmt: skip
     assert done.returncode and done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'dtta'"
 
 
@@ -118,7 +118,7 @@ def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, tmp_path, mon
 
     wrong = check_page(PROJECT, tmp_path / f"{name}.ipynb", committed=False)
     assert [sentence for sentence in wrong if "absolute path" not in sentence] == []  # the checkpoints' own
-    used = told.read_text().splitlines()
+    used = told.read_text(encoding="utf-8").splitlines()
     assert used and {Path(path).parents[1] for path in used} == {world / "site"}
 
     text = outputs(tmp_path / f"{name}.ipynb")

@@ -58,7 +58,9 @@ def test_the_page_runs_at_full_scale_and_resumes_its_rows(tmp_path, monkeypatch)
     before = Run("none", problem, **models)  # a run that was stopped after its first image
     path = rows / problem / "none.jsonl"
     (first,) = evaluate(before, [("clean", 3)], [0], path, progress=False)
-    path.write_text(path.read_text().replace(f'"seconds": {first.seconds}', '"seconds": 99.0'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(f'"seconds": {first.seconds}', '"seconds": 99.0'), encoding="utf-8"
+    )
 
     project, name, few = Project(ROOT), "06_open_vocabulary", dict(shifts=["contrast", "fog"], counts=[2, 3])
     extra = dict(**models, **few, images=1, listeners=2, overrides=LITTLE, results=str(rows))

@@ -24,6 +24,7 @@ from transformers import (
 
 import dtta
 from dtta.cli import main
+from dtta.cli.adapt import read_image
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.methods.registry import build
@@ -39,7 +40,7 @@ LITTLE = dict(samples=4, micro_batch=2, steps=2, lr=0.01)
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("hub")
+    root = tmp_path_factory.mktemp("the hub")
     stand_ins.controlled(root / "sd"), stand_ins.glpn(root / "glpn"), stand_ins.densenet(root / "densenet")
     stand_ins.segformer(root / "segformer"), stand_ins.segformer(root / "three", 3)
     stand_ins.vae().save_pretrained(root / "vae")
@@ -48,16 +49,16 @@ def hub(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch, hub) -> Path:
-    monkeypatch.setenv("DTTA_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("DTTA_DATA", str(tmp_path / "my data"))
     monkeypatch.setenv("DTTA_WEIGHTS", str(tmp_path / "weights"))
     for make in (stand_ins.ade20k, stand_ins.nyuv2, stand_ins.own_segmentation, stand_ins.own_depth):
-        make(tmp_path / "data")
+        make(tmp_path / "my data")
     small = dict(
         vae=str(hub / "vae"), encoder=str(hub / "densenet"), size=32, widths=[8, 16], blocks=1, groups=4, batch=2
     )
     for name in dense_data.SOURCES:
-        (dense_data.folder(name) / "settings.json").write_text(json.dumps(small | dict(embedding=3)))
-    return tmp_path / "data"
+        (dense_data.folder(name) / "settings.json").write_text(json.dumps(small | dict(embedding=3)), encoding="utf-8")
+    return tmp_path / "my data"
 
 
 def load(name: str, hub: Path, network: str, diffusion: str | None = "sd"):
@@ -72,6 +73,7 @@ def test_controlnet_problems_are_read_adapted_and_scored(name, network, hub, dat
     problem = load(name, hub, network)
     image, target = problem.image(1, "fog", 2)
     assert image.shape == (1, 3, 32, 32) and problem.size("test") == problem.size("validation") == 4
+    assert torch.equal(read_image(dense_data.read(name)["test"].images[1], problem), problem.image(1)[0])
     before, kept = problem.model(image), [p.detach().clone() for p in problem.diffusion.parameters()]
     assert before.shape == (1, 6 if name == "ade20k" else 1, 32, 32)
     assert not torch.allclose(build(problem, "diffusion-tta", **LITTLE)(image), before, atol=1e-4)
@@ -212,7 +214,7 @@ def test_a_latent_model_is_trained_and_used(name, network, hub, data, tmp_path, 
     with pytest.raises(WeightsError, match=f"make it with: dtta train {name} --only latent"):
         dtta.load(name, str(hub / network), "latent")
     assert main(["train", name, "--only", "latent", "--steps", "2", "--to", str(tmp_path / "weights")]) == 0
-    card = json.loads((tmp_path / "weights" / name / "latent.json").read_text())
+    card = json.loads((tmp_path / "weights" / name / "latent.json").read_text(encoding="utf-8"))
     assert set(card["validation"]) == {"loss under the true map", "loss under the other's map"}
     problem = dtta.load(name, str(hub / network), "latent")
     if name.startswith("own"):
@@ -271,7 +273,7 @@ def test_damaged_data(hub, data):
     with pytest.raises(ValueError, match="has the class number 7; there are 3 classes"):
         problem.image(0)
     stand_ins.picture(0).save(pairs.maps[0])
-    with pytest.raises(ValueError, match="must have one number a pixel, not 3 channels"):
+    with pytest.raises(ValueError, match="must have one whole number a pixel, not 3 channels"):
         problem.image(0)
     stand_ins.numbers(0, 2, (20, 20)).save(pairs.maps[0])
     with pytest.raises(ValueError, match="differs in size from its image, 40 x 36"):
@@ -279,8 +281,14 @@ def test_damaged_data(hub, data):
     pairs.maps[0].unlink()
     with pytest.raises(FileNotFoundError, match="1 of 4 images have no map in annotations/validation"):
         load("own-segmentation", hub, "three")
-    stand_ins.numbers(0, 200).save(dense_data.read("own-depth")["test"].maps[0])
-    with pytest.raises(ValueError, match="must have 16 bits a pixel"):
+    depth = dense_data.read("own-depth")["test"].maps[0]
+    for eight_bits in (stand_ins.numbers(0, 200), stand_ins.numbers(0, 200).convert("P")):
+        eight_bits.save(depth)
+        with pytest.raises(ValueError, match="must have 16 bits a pixel"):
+            load("own-depth", hub, "glpn").image(0)
+    depth.rename(depth.with_suffix(".tif"))
+    Image.fromarray(np.full((36, 40), 0.5, dtype=np.float32)).save(depth.with_suffix(".tif"))
+    with pytest.raises(ValueError, match="must have one whole number a pixel, not fractions"):
         load("own-depth", hub, "glpn").image(0)
 
 
@@ -289,12 +297,18 @@ def test_settings_and_classes_are_checked(hub, data):
         load("own-segmentation", hub, "segformer")
     with pytest.raises(ValueError, match="needs a network: give the path"):
         dtta.load("own-segmentation")
-    (data / "own-depth" / "settings.json").write_text('{"width": 3}')
+    (data / "own-depth" / "settings.json").write_text('{"width": 3}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"settings.json: unknown width; choose from vae, size, widths"):
         load("own-depth", hub, "glpn")
-    (data / "own-segmentation" / "classes.txt").write_text("one\none\n")
+    names = data / "own-segmentation" / "classes.txt"
+    names.write_text("one\none\n", encoding="utf-8")
     with pytest.raises(ValueError, match="at least two different names"):
         load("own-segmentation", hub, "three")
+    names.write_text("Mädchen\nFuß\n", encoding="utf-8-sig")
+    assert dense_data.own_classes() == ("Mädchen", "Fuß")
+    names.write_text("Mädchen\nFuß\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"classes.txt is not UTF-8 .*; save it in that encoding"):
+        dense_data.own_classes()
 
 
 def test_missing_checkpoints(hub, data, tmp_path):

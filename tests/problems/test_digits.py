@@ -63,7 +63,7 @@ def test_soft_labels_are_calibrated():
 @pytest.mark.parametrize("name", digits.RECIPES)
 def test_the_card_of_every_shipped_model_is_true(name):
     path = weights.path_of("digits", name)
-    card = json.loads(path.with_suffix(".json").read_text())
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["command"] == f"dtta train digits --only {name}"
     recipe = digits.RECIPES[name]
     assert (card["steps"], card["lr"]) == (recipe.steps, recipe.lr)

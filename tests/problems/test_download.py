@@ -149,7 +149,7 @@ def test_several_archives_in_one_folder(server, publish, tmp_path):
     archives = {}
     for corruption, file in (("fog", "weather.tar"), ("contrast", "digital.tar")):
         (tmp_path / corruption / "3").mkdir(parents=True)
-        (tmp_path / corruption / "3" / "a.txt").write_text(corruption)
+        (tmp_path / corruption / "3" / "a.txt").write_text(corruption, encoding="utf-8")
         archives[file] = tar(tmp_path, corruption)
     publish("imagenet-c", archives, "imagenet-c", "imagenet-c")
     del server.files["digital.tar"]
@@ -216,7 +216,7 @@ def test_if_the_disk_is_full_the_archive_is_kept(server, archive, tmp_path, monk
 
 def test_an_existing_folder_is_not_overwritten(archive, tmp_path):
     (tmp_path / "data" / NAME).mkdir(parents=True)
-    (tmp_path / "data" / NAME / "mine.txt").write_text("mine")
+    (tmp_path / "data" / NAME / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(FetchError, match="already exists; move it away"):
         fetch(NAME)
     assert content(tmp_path / "data" / NAME) == {"mine.txt": b"mine"}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
 
 import dtta
+from dtta.cli.adapt import read_image
 from dtta.methods.registry import build
 from dtta.problems import PROBLEMS
 from dtta.problems.data.imagenet import CORRUPTIONS, synsets
@@ -28,14 +29,14 @@ LITTLE = dict(samples=4, micro_batch=2, steps=2, lr=0.05)
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("hub")
+    root = tmp_path_factory.mktemp("the hub")
     stand_ins.classifier(root / "resnet"), stand_ins.dit(root / "dit")
     return root
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    return stand_ins.objectnet(stand_ins.imagenet(tmp_path_factory.mktemp("data")))
+    return stand_ins.objectnet(stand_ins.imagenet(tmp_path_factory.mktemp("my data")))
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,8 @@ def test_every_data_set_is_read_adapted_and_scored(name, hub):
     image, label = problem.image(1, shift, 5)
     assert image.shape == (1, 3, 32, 32) and image.min() >= 0 and image.max() <= 1
     assert label.item() == problem.image(1, split="test")[1].item() < classes
+    file = imagenet.read(name, imagenet.root(name)).paths[1]
+    assert torch.equal(read_image(file, problem), problem.image(1)[0])
     before = problem.model(image)
     assert before.shape == (1, classes)
     kept = [p.detach().clone() for p in problem.diffusion.network.parameters()]
@@ -161,7 +164,9 @@ def test_images_are_preprocessed_as_each_network_was_trained(hub, tmp_path):
     assert (view(smooth) - pixels(expected)).abs().mean() < 0.02
     path = tmp_path / "other" / "config.json"
     shutil.copytree(hub / "resnet", path.parent)
-    path.write_text(path.read_text().replace("tv_in1k", "fb_in1k").replace("bilinear", "bicubic"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("tv_in1k", "fb_in1k").replace("bilinear", "bicubic"), encoding="utf-8"
+    )
     assert imagenet.load_classifier(str(path.parent), list(range(1000)))[1] == imagenet.View(36, 32, "bicubic")
     image = load("imagenet", hub).image(0)[0]
     for as_released in (False, True):

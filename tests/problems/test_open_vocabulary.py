@@ -20,6 +20,7 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as T
 
 import dtta
+from dtta.cli.adapt import read_image
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.methods.registry import build
@@ -71,14 +72,14 @@ def aircraft(root: Path, monkeypatch) -> list[str]:
     folder = root / "fgvc-aircraft-2013b" / "data"
     (folder / "images").mkdir(parents=True)
     names = ["707-320", "A380", "F-16A/B"]
-    (folder / "variants.txt").write_text("\n".join(names))
+    (folder / "variants.txt").write_text("\n".join(names), encoding="utf-8")
     for s, split in enumerate(("train", "test")):
         lines = []
         for k in range(6):
             number = f"{s}{k}"
             picture(100 * s + k).save(folder / "images" / f"{number}.jpg")
             lines.append(f"{number} {names[k % 3]}")
-        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines))
+        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines), encoding="utf-8")
     return names
 
 
@@ -136,7 +137,7 @@ def load(name: str, hub: Path, classes: int | None = 3):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_data_set_is_read_adapted_and_scored(name, hub, data):
+def test_every_data_set_is_read_adapted_and_scored(name, hub, data, tmp_path):
     expected = data(name)
     problem = load(name, hub)
     assert list(problem.classes) == expected[:3]
@@ -144,6 +145,10 @@ def test_every_data_set_is_read_adapted_and_scored(name, hub, data):
     image, _ = problem.image(1, "fog", 2)
     assert image.shape == (1, 3, SIZE, SIZE) and image.min() >= 0 and image.max() <= 1
     assert [problem.image(k)[1].item() for k in range(3)] == [0, 1, 2]  # each class in turn
+    files = [path for path in tmp_path.rglob("*.jpg") if "trimaps" not in path.parts]
+    assert name.endswith(("cifar100", "imagenet")) or any(
+        torch.equal(read_image(path, problem), problem.image(1)[0]) for path in files
+    )
     assert problem.size("validation") >= 3
     settings = dict(samples=4, micro_batch=2, rank=2, steps=2, optimizer="adam", lr=0.05)
     method = build(problem, "diffusion-tta", **settings)

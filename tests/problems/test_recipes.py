@@ -36,7 +36,7 @@ TABLE = {"a": RECIPE, "b": replace(RECIPE, steps=2)}
 def test_it_writes_weights_and_a_card(tmp_path, capsys):
     train("toys", TABLE, tmp_path, ["a"])
     path = weights.path_of("toys", "a", tmp_path)
-    card = json.loads(path.with_suffix(".json").read_text())
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     expected = {
         "model": "toys/a", "what": "A classifier of two lines.", "data": "noise", "licence": "none",
         "command": "dtta train toys --only a", "seed": 0, "steps": 3, "lr": 0.01, "weight_decay": 0.5,
@@ -94,7 +94,10 @@ def test_an_interrupted_training_ends_with_the_same_bytes(tmp_path, monkeypatch)
 
 def test_fewer_steps_for_a_trial(tmp_path):
     train("toys", TABLE, tmp_path, ["a"], steps=1)
-    assert json.loads(weights.path_of("toys", "a", tmp_path).with_suffix(".json").read_text())["steps"] == 1
+    assert (
+        json.loads(weights.path_of("toys", "a", tmp_path).with_suffix(".json").read_text(encoding="utf-8"))["steps"]
+        == 1
+    )
 
 
 def test_unknown_models(tmp_path):

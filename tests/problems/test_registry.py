@@ -47,7 +47,7 @@ def package(tmp_path, monkeypatch) -> Path:
     }.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     invalidate_caches()
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "plugged"]:
@@ -128,4 +128,6 @@ def test_names_and_archives_are_listed_without_heavy_imports():
         "import sys; from dtta.problems import PROBLEMS; from dtta.problems.data.download import ARCHIVES; "
         "print([m for m in ('torch', 'diffusers', 'huggingface_hub') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, encoding="utf-8").stdout == "[]\n"
+    )

@@ -26,7 +26,7 @@ def test_every_shipped_model_is_tested():
 
 @pytest.mark.parametrize(("problem", "name"), SHIPPED)
 def test_the_card_of_every_shipped_model_is_true(problem, name):
-    card = json.loads(weights.path_of(problem, name).with_suffix(".json").read_text())
+    card = json.loads(weights.path_of(problem, name).with_suffix(".json").read_text(encoding="utf-8"))
     recipe = module(problem).RECIPES[name]
     assert card["command"] == f"dtta train {problem} --only {name}"
     assert (card["steps"], card["lr"], card["weight_decay"]) == (recipe.steps, recipe.lr, recipe.weight_decay)

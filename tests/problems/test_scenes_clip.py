@@ -41,7 +41,7 @@ def by_seen(right, labels):
     "name", [pytest.param(n, marks=[pytest.mark.reproduction] * (n == "unet")) for n in clip.RECIPES]
 )
 def test_the_card_of_every_shipped_model_is_true(name):
-    card = json.loads(weights.path_of("scenes-clip", name).with_suffix(".json").read_text())
+    card = json.loads(weights.path_of("scenes-clip", name).with_suffix(".json").read_text(encoding="utf-8"))
     recipe = clip.RECIPES[name]
     assert card["command"] == f"dtta train scenes-clip --only {name}"
     assert (card["steps"], card["lr"], card["weight_decay"]) == (recipe.steps, recipe.lr, recipe.weight_decay)

@@ -53,7 +53,7 @@ def test_a_loaded_diffusion_model_predicts_the_same(tmp_path, family):
 
 
 def test_the_card(path):
-    card = json.loads(path.with_suffix(".json").read_text())
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["data"] == "noise"
     assert card["seed"] == 1
     assert card["parameters"] == sum(p.numel() for p in tiny.classifier().parameters())
@@ -68,8 +68,10 @@ def flip(file):
 
 def rehash(file):
     """Update the checksum on the card."""
-    card = json.loads(file.with_suffix(".json").read_text())
-    file.with_suffix(".json").write_text(json.dumps(card | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}))
+    card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    file.with_suffix(".json").write_text(
+        json.dumps(card | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}), encoding="utf-8"
+    )
 
 
 def garbage(file):
@@ -84,9 +86,9 @@ def garbage(file):
     (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is damaged: its checksum"),
     (lambda f: f.write_bytes(b""), "is damaged: its checksum"),
     (garbage, "or its card is damaged"),
-    (lambda f: f.with_suffix(".json").write_text("{"), "or its card is damaged"),
-    (lambda f: f.with_suffix(".json").write_text("{}"), "or its card is damaged"),
-    (lambda f: f.with_suffix(".json").write_text("[]"), "or its card is damaged"),
+    (lambda f: f.with_suffix(".json").write_text("{", encoding="utf-8"), "or its card is damaged"),
+    (lambda f: f.with_suffix(".json").write_text("{}", encoding="utf-8"), "or its card is damaged"),
+    (lambda f: f.with_suffix(".json").write_text("[]", encoding="utf-8"), "or its card is damaged"),
     (lambda f: f.with_suffix(".json").write_bytes(b"\xff\xfe"), "or its card is damaged"),
 ], ids=["no file", "no card", "bit flip", "cut", "nothing", "garbage", "half", "empty", "list", "bytes"])  # fmt: skip
 def test_the_error_names_the_damaged_file_and_the_command_that_makes_it(path, damage, message):

@@ -21,13 +21,14 @@ def architecture():
 
 
 def test_the_committed_drawing_shows_the_imports_of_the_code():
-    committed = (ROOT / "book/_static/architecture.svg").read_text()
+    committed = (ROOT / "book/_static/architecture.svg").read_text(encoding="utf-8")
     assert committed == architecture().drawing(ROOT), "call: python tools/architecture.py"
 
 
 def test_every_import_is_a_dot_and_is_named_for_screen_readers(tmp_path):
     (tmp_path / "pyproject.toml").write_text(
-        '[[tool.importlinter.contracts]]\nlayers = ["dtta.top", "dtta.left | dtta.right", "dtta.low"]\n'
+        '[[tool.importlinter.contracts]]\nlayers = ["dtta.top", "dtta.left | dtta.right", "dtta.low"]\n',
+        encoding="utf-8",
     )
     code = {
         "top": "def f():\n    from dtta.left import x\n    import dtta.low.a\n",
@@ -37,7 +38,7 @@ def test_every_import_is_a_dot_and_is_named_for_screen_readers(tmp_path):
     }
     for room, text in code.items():
         (tmp_path / "dtta" / room).mkdir(parents=True)
-        (tmp_path / "dtta" / room / "a.py").write_text(text)
+        (tmp_path / "dtta" / room / "a.py").write_text(text, encoding="utf-8")
     module = architecture()
     assert module.rooms_imported(tmp_path) == {"top": {"left", "low"}, "left": {"low"}, "right": set(), "low": set()}
     svg = ElementTree.fromstring(module.drawing(tmp_path))
@@ -47,7 +48,7 @@ def test_every_import_is_a_dot_and_is_named_for_screen_readers(tmp_path):
 
 
 def test_every_public_module_is_in_the_reference():
-    named = re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "book/api.md").read_text(), re.MULTILINE)
+    named = re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "book/api.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(named) == len(set(named)), "a module is documented twice"
     modules = set()
     for path in (ROOT / "dtta").rglob("*.py"):

@@ -39,7 +39,7 @@ def html(tmp_path_factory, worker_id) -> Path:
     with FileLock(f"{out}.lock"):
         if not (out / "html").exists():
             command = [sys.executable, ROOT / "tools" / "pages", "build", "--committed", "--out", out]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
             assert done.returncode == 0, done.stdout + done.stderr
     return out / "html"
 
@@ -194,7 +194,7 @@ def test_guides_list_every_assignment(browser, address, document):
 
 @pytest.mark.parametrize("name", PROJECT.pages_in_toc())
 def test_figures_have_the_alt_text_their_cell_gave(browser, address, name):
-    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     given = [output["metadata"]["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})]
     assert given, "a page without a figure"

@@ -16,9 +16,12 @@ def pytest_without_chromium(tmp_path):
     """Return a function that runs two tests, one of them in a browser, with a PATH that has no browser."""
     (tmp_path / "test_small.py").write_text(
         "import browsers, pytest\n\ndef test_other(): pass\n\n"
-        "@pytest.mark.browser\ndef test_page(): assert browsers.path(), browsers.MISSING\n"
+        "@pytest.mark.browser\ndef test_page(): assert browsers.path(), browsers.MISSING\n",
+        encoding="utf-8",
     )
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = browser: needs Chromium\naddopts = -ra\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers = browser: needs Chromium\naddopts = -ra\n", encoding="utf-8"
+    )
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
         environment = {"PATH": str(tmp_path), "PYTHONPATH": str(TESTS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -35,7 +38,7 @@ def pytest_without_chromium(tmp_path):
             "no:cacheprovider",
             *arguments,
         ]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
 
     return run
 

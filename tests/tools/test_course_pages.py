@@ -87,9 +87,9 @@ def test_self_tests_differ_and_their_answers_stand_at_all_places():
 )
 def test_a_wrong_question_is_told(tmp_path, change, says):
     (tmp_path / "book" / "quizzes").mkdir(parents=True)
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"), encoding="utf-8")
     file = tmp_path / "book" / "quizzes" / "01.yml"
-    file.write_text(yaml.safe_dump([GOOD[0] | change, *GOOD[1:]]))
+    file.write_text(yaml.safe_dump([GOOD[0] | change, *GOOD[1:]]), encoding="utf-8")
     if says is None:
         assert len(course.quiz(Project(tmp_path), "01")) == 3
         return
@@ -100,8 +100,10 @@ def test_a_wrong_question_is_told(tmp_path, change, says):
 
 def test_too_few_questions_and_answers_always_at_one_place_are_told(tmp_path):
     (tmp_path / "book" / "quizzes").mkdir(parents=True)
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    (tmp_path / "book" / "quizzes" / "01.yml").write_text(yaml.safe_dump([q | {"answer": "a"} for q in GOOD[:2]]))
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "book" / "quizzes" / "01.yml").write_text(
+        yaml.safe_dump([q | {"answer": "a"} for q in GOOD[:2]]), encoding="utf-8"
+    )
     with pytest.raises(PageError, match=r"has 2 questions(?s:.*)the answer is always a"):
         course.quiz(Project(tmp_path), "01")
     assert course.quiz(Project(tmp_path), "02") == []
@@ -144,7 +146,7 @@ def test_numbers_come_from_the_source(known):
 def test_final_project_is_listed_in_both_guides(known):
     assert "Final project" in known["project"].title
     for guide in GUIDES[:2]:
-        assert course.ASSIGNMENTS in guide.read_text()
+        assert course.ASSIGNMENTS in guide.read_text(encoding="utf-8")
     assert f"assignments/{known['project'].name}.ipynb" in course.table(PROJECT, known)
 
 
@@ -166,12 +168,14 @@ def test_an_empty_corner_of_a_table_is_no_heading():
 def test_commands_of_the_course_are_those_of_the_command_line(guide):
     parser = argparse.ArgumentParser()
     add_commands(parser.add_subparsers())
-    blocks = re.findall(r"^\s*```bash\n(.*?)```", guide.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^\s*```bash\n(.*?)```", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     for line in [line for line in lines if line.startswith("dtta course")]:
         parser.parse_args(shlex.split(line, comments=True)[1:])
     options = set(
-        re.findall(r"`(--(?:dry-run|student|again|sandbox|lms|solutions|publish|to|root))\b", guide.read_text())
+        re.findall(
+            r"`(--(?:dry-run|student|again|sandbox|lms|solutions|publish|to|root))\b", guide.read_text(encoding="utf-8")
+        )
     )
     commands = {name for line in lines if (name := line.partition("dtta course ")[2].split(" ")[0])}
     if guide.stem == "instructors":
@@ -186,7 +190,7 @@ def test_message_in_the_students_guide_is_what_the_check_says():
 
     with pytest.raises(AssertionError) as error:
         check.forward_process(forward_process)
-    assert f"```text\n{error.value}\n```" in (ROOT / "book" / "students.md").read_text()
+    assert f"```text\n{error.value}\n```" in (ROOT / "book" / "students.md").read_text(encoding="utf-8")
 
 
 def test_limits_in_the_guides_are_those_of_the_sandbox():
@@ -195,7 +199,9 @@ def test_limits_in_the_guides_are_those_of_the_sandbox():
 
     locked = LockedExecute()
     assert (locked.cell_seconds, locked.seconds, locked.megabytes, SECONDS) == (120, 600, 4096, 10)
-    teachers, students = ((ROOT / "book" / f"{name}.md").read_text() for name in ("instructors", "students"))
+    teachers, students = (
+        (ROOT / "book" / f"{name}.md").read_text(encoding="utf-8") for name in ("instructors", "students")
+    )
     assert "limit memory to 4 GB, a cell to two minutes and a notebook to ten" in teachers
     assert "Each cell may take two minutes and the whole notebook ten" in students
     assert "still ran after 10 s and was stopped" in students

@@ -35,7 +35,7 @@ def call(root: Path, *arguments: str) -> None:
 @pytest.fixture
 def site(tmp_path) -> Path:
     """A fresh copy of the small project."""
-    return Path(shutil.copytree(HERE / "fixtures" / "site", tmp_path / "site"))
+    return Path(shutil.copytree(HERE / "fixtures" / "site", tmp_path / "the site"))
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +92,11 @@ def test_generated_page_opens_on_colab_and_installs_dtta_there(site):
 
 def test_page_without_title_or_parameters_is_refused(site):
     source = site / "notebooks" / "src" / "01_good.py"
-    text = source.read_text()
-    source.write_text(text.replace("# # A good page", "# A page"))
+    text = source.read_text(encoding="utf-8")
+    source.write_text(text.replace("# # A good page", "# A page"), encoding="utf-8")
     with pytest.raises(SystemExit, match="01_good: the first cell must be markdown that starts with '# Title'"):
         call(site, "run")
-    source.write_text(text.replace(' tags=["parameters"]', ""))
+    source.write_text(text.replace(' tags=["parameters"]', ""), encoding="utf-8")
     with pytest.raises(SystemExit, match="01_good: need one code cell tagged parameters, found 0"):
         call(site, "run")
 
@@ -132,7 +132,7 @@ def test_wrong_call_stops_before_anything_runs(site, monkeypatch, arguments, mes
     ],
 )
 def test_wrong_profile_stops_before_anything_runs(site, profiles, message):
-    (site / "notebooks" / "profiles.yml").write_text(profiles)
+    (site / "notebooks" / "profiles.yml").write_text(profiles, encoding="utf-8")
     with pytest.raises(SystemExit, match=re.escape(message)):
         call(site, "run")
     assert not (site / "_build").exists()
@@ -159,10 +159,11 @@ def test_run_leaves_the_sources_alone_and_passes_the_check(ran):
 def test_failed_run_keeps_its_notebook_names_page_and_cell_and_lets_the_others_finish(site, capsys):
     (site / "notebooks" / "src" / "02_fails.py").write_text(
         '# %% [markdown]\n# # Fails\n\n# %% tags=["parameters"]\nn = 1\n\n'
-        "# %%\nimport os\nprint('files here:', os.listdir('.'))\n\n# %%\n1 / 0\n"
+        "# %%\nimport os\nprint('files here:', os.listdir('.'))\n\n# %%\n1 / 0\n",
+        encoding="utf-8",
     )
     (site / "notebooks" / "src" / "03_quick.py").write_text(
-        '# %% [markdown]\n# # Quick\n\n# %% tags=["parameters"]\nn = 1\n'
+        '# %% [markdown]\n# # Quick\n\n# %% tags=["parameters"]\nn = 1\n', encoding="utf-8"
     )
     with pytest.raises(SystemExit) as stop:
         call(site, "run", "02", "03", "-p", "n=2")
@@ -170,7 +171,7 @@ def test_failed_run_keeps_its_notebook_names_page_and_cell_and_lets_the_others_f
     assert "02_fails: code cell 5 ('1 / 0') failed: ZeroDivisionError: division by zero" in message
     kept = site / "_build" / "executed" / "mini" / "02_fails.ipynb"
     assert str(kept) in message
-    assert "files here: []" in kept.read_text()  # pages run in an empty folder
+    assert "files here: []" in kept.read_text(encoding="utf-8")  # pages run in an empty folder
     assert kept.with_name("03_quick.ipynb").exists()
     assert re.search(r"02_fails +\d+\.\d s  FAILED", capsys.readouterr().out)
     with pytest.raises(SystemExit):
@@ -266,7 +267,7 @@ DEFECTS = {
     "skip": (_source(4, lambda s: "# NBVAL_SKIP\n" + s), "the mark nbval-skip is not for pages"),
     "raises": (_set(4, "metadata", {"tags": ["raises-exception"]}), "the mark raises-exception is not for pages"),
     "empty cell": (_source(4, " "), "is empty"),
-    "broken file": (lambda page, path: path.write_text("{"), "is not a valid notebook"),
+    "broken file": (lambda page, path: path.write_text("{", encoding="utf-8"), "is not a valid notebook"),
 }
 
 
@@ -280,7 +281,7 @@ def test_check_catches(site, defect):
     spoil, message = DEFECTS[defect]
     spoil(page, path)
     if defect != "broken file":
-        path.write_text(nbformat.writes(page))
+        path.write_text(nbformat.writes(page), encoding="utf-8")
     found = check_page(project, path, committed=True)
     assert any(message in sentence for sentence in found), found
 
@@ -288,7 +289,7 @@ def test_check_catches(site, defect):
 def test_check_allows_an_opt_out_with_its_reason_and_harmless_slashes(site):
     source = site / "notebooks" / "src" / "01_good.py"
     text = "# %%\n# NBVAL_IGNORE_OUTPUT\n# not compared: the time depends on the machine\nprint('3 s')\n"
-    source.write_text(source.read_text() + text)
+    source.write_text(source.read_text(encoding="utf-8") + text, encoding="utf-8")
     project, path = Project(site), site / "notebooks" / "01_good.ipynb"
     page = executed_without_kernel(project)
     harmless = "a/b and/or https://example.org/home/x and <td>/</td> 1/2\n"
@@ -368,9 +369,9 @@ display({FIGURE!r}, raw=True)"""
     nbformat.write(page, tmp_path / "edits.ipynb")
     plugins = ["--nbval", "-p", "tools.pages.nbval_plugin", "-p", "no:cacheprovider"]
     env = {**environment(), "PYTHONPATH": str(CHECKOUT)}
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     command = [sys.executable, "-m", "pytest", *plugins, "-rA", tmp_path]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=False, encoding="utf-8")
     passed = {int(number) for number in re.findall(r"^PASSED .*::Cell (\d+)", done.stdout, re.MULTILINE)}
     assert passed == {number for number, (_, good) in enumerate(EDITS.values()) if good}, done.stdout
 
@@ -378,8 +379,8 @@ display({FIGURE!r}, raw=True)"""
 @pytest.mark.slow
 def test_verify_fails_the_edited_cell_of_a_published_page_only(published, capfd):
     path = published / "notebooks" / "01_good.ipynb"
-    inside = path.read_text().replace("accuracy 71.3%", "accuracy 71.6%")
-    path.write_text(inside.replace("mini 3 1 1 0", "mini 3 1 1 5"))
+    inside = path.read_text(encoding="utf-8").replace("accuracy 71.3%", "accuracy 71.6%")
+    path.write_text(inside.replace("mini 3 1 1 0", "mini 3 1 1 5"), encoding="utf-8")
     with pytest.raises(SystemExit, match="a fresh run does not give the committed outputs"):
         call(published, "verify")
     shown = capfd.readouterr().out
@@ -410,8 +411,10 @@ def test_build_is_strict(site):
     project = Project(site)
     write(executed_without_kernel(project), site / "notebooks" / "01_good.ipynb")
     call(site, "build", "--committed")
-    html = (site / "_build" / "html" / "notebooks" / "01_good.html").read_text()
+    html = (site / "_build" / "html" / "notebooks" / "01_good.html").read_text(encoding="utf-8")
     assert f'alt="{ALT}"' in html
-    (site / "book" / "intro.md").write_text("# Introduction\n\nA page: {doc}`../notebooks/02_gone`.\n")
+    (site / "book" / "intro.md").write_text(
+        "# Introduction\n\nA page: {doc}`../notebooks/02_gone`.\n", encoding="utf-8"
+    )
     with pytest.raises(SystemExit, match="unknown document"):
         call(site, "build", "--committed")

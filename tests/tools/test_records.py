@@ -26,7 +26,7 @@ def record(folder: Path, page: str = "01_good", **changes) -> dict:
         "page": page, "profile": "full", "failed": False, "seconds": 12.3, "device": "NVIDIA A10G", "memory": 2.5,
         "gpu_memory": 7.25, "versions": {"torch": "2.11.0"}, "commit": "abcdef", "date": "2026-01-02",
     } | changes  # fmt: skip
-    (folder / f"{page}.record.json").write_text(json.dumps(about))
+    (folder / f"{page}.record.json").write_text(json.dumps(about), encoding="utf-8")
     return about
 
 
@@ -48,9 +48,10 @@ def test_a_run_leaves_a_record_of_what_it_took(tmp_path):
     """The record holds the memory of the kernel: here a page that allocates a gibibyte."""
     (tmp_path / "notebooks/src").mkdir(parents=True)
     shutil.copy(SITE / "pyproject.toml", tmp_path)
-    (tmp_path / "notebooks/profiles.yml").write_text("mini: {}\n")
+    (tmp_path / "notebooks/profiles.yml").write_text("mini: {}\n", encoding="utf-8")
     (tmp_path / "notebooks/src/01_good.py").write_text(
-        '# %% [markdown]\n# # Memory\n\n# %% tags=["parameters"]\nn = 1 << 30\n\n# %%\nkept = bytearray(n)\n'
+        '# %% [markdown]\n# # Memory\n\n# %% tags=["parameters"]\nn = 1 << 30\n\n# %%\nkept = bytearray(n)\n',
+        encoding="utf-8",
     )
     commands.main(["--root", str(tmp_path), "run"])
     (about,) = records.read(tmp_path / "_build/executed/mini")
@@ -83,7 +84,7 @@ def test_a_build_puts_the_records_into_the_book(tmp_path, monkeypatch):
     record(project.build / "executed" / "full")
     record(project.build / "executed" / "mini", "02_b", profile="mini", device="CPU")
     book.stage(project, tmp_path / "site", project.build / "executed" / "mini")
-    text = (tmp_path / "site/book/status.md").read_text()
+    text = (tmp_path / "site/book/status.md").read_text(encoding="utf-8")
     assert "**full**, on NVIDIA A10G" in text and "| 01_good | 12 s |" in text
     assert "**mini**, on CPU" in text and "| 02_b | 12 s |" in text
     assert book.RUNS not in text and text.count("02_b") == 1
@@ -109,7 +110,7 @@ def test_numbers_are_collected_and_agree_with_themselves(tmp_path, capsys):
     assert call("compare", folder, "--references", references) == 0
     assert "01_good: no reference for NVIDIA A10G yet" in capsys.readouterr().out
     assert call("collect", folder, "--references", references) == 0
-    kept = json.loads((references / "nvidia-a10g.json").read_text())
+    kept = json.loads((references / "nvidia-a10g.json").read_text(encoding="utf-8"))
     assert kept["device"] == "NVIDIA A10G" and kept["factor"] == 1.0
     outputs = [{"text": LINE.format(n)} | LIMITS for n in (71.2, 33.0)]
     assert kept["pages"]["01_good"] == {"commit": "abcdef", "outputs": outputs}
@@ -126,7 +127,7 @@ def test_the_factor_of_a_device_multiplies_the_tolerance(tmp_path, numbers, fact
     executed(folder, 71.2, 33.0)
     call("collect", folder, "--references", references)
     path = references / "nvidia-a10g.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"factor": factor}))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"factor": factor}), encoding="utf-8")
     executed(folder, *numbers)
     assert call("compare", folder, "--references", references) == status
 
@@ -136,8 +137,8 @@ def test_whole_numbers_may_leave_a_reference_by_their_own_tolerance(tmp_path, im
     folder, path = tmp_path / "run", tmp_path / "references/nvidia-a10g.json"
     executed(folder, 71.2)
     call("collect", folder, "--references", path.parent)
-    text = path.read_text().replace("of 40", f"of {images}")
-    path.write_text(text.replace('"factor": 1.0', f'"factor": {factor}'))
+    text = path.read_text(encoding="utf-8").replace("of 40", f"of {images}")
+    path.write_text(text.replace('"factor": 1.0', f'"factor": {factor}'), encoding="utf-8")
     assert call("compare", folder, "--references", path.parent) == status
 
 
@@ -159,7 +160,10 @@ def test_each_device_and_page_has_numbers_of_its_own(tmp_path):
             executed(tmp_path / device / page, number, page=page, device=device)
             assert call("collect", tmp_path / device / page, "--references", references) == 0
     assert sorted(p.name for p in references.iterdir()) == ["nvidia-a10g.json", "tesla-t4.json"]
-    assert sorted(json.loads((references / "tesla-t4.json").read_text())["pages"]) == ["01_good", "02_other"]
+    assert sorted(json.loads((references / "tesla-t4.json").read_text(encoding="utf-8"))["pages"]) == [
+        "01_good",
+        "02_other",
+    ]
     executed(tmp_path / "swapped", 70.0, device="Tesla T4")
     assert call("compare", tmp_path / "swapped", "--references", references) == 1
 
@@ -177,7 +181,7 @@ def test_each_device_and_page_has_numbers_of_its_own(tmp_path):
 def test_a_damaged_reference_is_named(tmp_path, capsys, text):
     executed(tmp_path / "run", 71.2)
     (tmp_path / "references").mkdir()
-    (tmp_path / "references/nvidia-a10g.json").write_text(text)
+    (tmp_path / "references/nvidia-a10g.json").write_text(text, encoding="utf-8")
     assert call("compare", tmp_path / "run", "--references", tmp_path / "references") == 1
     assert "nvidia-a10g.json is not a reference; write it again with" in capsys.readouterr().err
 
@@ -191,5 +195,5 @@ def test_a_page_that_failed_is_not_a_reference(tmp_path, capsys):
 
 def test_committed_references_can_be_read():
     for path in (ROOT / "notebooks/references").glob("*.json"):
-        device = json.loads(path.read_text())["device"]
+        device = json.loads(path.read_text(encoding="utf-8"))["device"]
         assert references.path_of(device, path.parent) == path and references.read(device, path.parent)

@@ -27,7 +27,7 @@ from tools.pages import commands
 from tools.pages.project import COLAB_INSTALL
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CORE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 EXTRAS = {
     extra: [Requirement(line) for line in lines] for extra, lines in PROJECT["project"]["optional-dependencies"].items()
@@ -38,7 +38,7 @@ EVERY = [*CORE, *(requirement for lines in EXTRAS.values() for requirement in li
 def pins(path: Path) -> dict[str, list[Version]]:
     """Return name -> versions; more than one version if the lock depends on the version of Python."""
     versions: dict[str, list[Version]] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             requirement = Requirement(line)
             (specifier,) = requirement.specifier
@@ -59,7 +59,7 @@ def test_lock_holds_every_requirement_inside_its_range(requirement):
 
 
 def test_lock_names_no_index_and_no_path():
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert not re.search(r"://|--|(?<!\w)/\w|file:|@", "\n".join(text.splitlines()[2:]))
 
 
@@ -72,7 +72,7 @@ def test_torch_and_torchvision_work_together():
 
 
 def test_conda_installs_this_project_with_its_extras_and_lists_nothing_itself():
-    *packages, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    *packages, last = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     assert [re.split("[=<>]", package)[0] for package in packages] == ["python", "pip"]
     assert last == {"pip": ["--constraint requirements.lock", "-e .[book,course,test]"]}
     assert set(EXTRAS) == {"book", "course", "test"}
@@ -83,7 +83,7 @@ def test_conda_installs_this_project_with_its_extras_and_lists_nothing_itself():
 def imports(path: Path) -> set[str]:
     """Return the top-level names that a file imports, at any depth."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -177,12 +177,12 @@ def test_wheel_holds_all_code_weights_cards_tables_and_experiments(tmp_path):
 
 
 def test_licences_and_citation():
-    assert "Apache License" in (ROOT / "LICENSE").read_text()
-    assert "creativecommons.org/licenses/by/4.0" in (ROOT / "LICENSE-TEXT").read_text()
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "creativecommons.org/licenses/by/4.0" in (ROOT / "LICENSE-TEXT").read_text(encoding="utf-8")
     check = ["check_jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"]
-    done = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(citation["version"]) == dtta.__version__
     assert citation["license"] == PROJECT["project"]["license"]
 
@@ -191,20 +191,20 @@ def test_licences_and_citation():
 
 # It answers the Makefile as the file `plan` next to it says, and logs what it is asked to install.
 PYTHON = """#!/bin/sh
-here={here}
+here='{here}'
 case "$*" in
-  *version_info*) grep -q old $here/plan && exit 1 ;;
-  *ensurepip*) grep -q bare $here/plan && exit 1 ;;
-  *"-m venv "*) mkdir -p .venv/bin && cp $here/python .venv/bin/python; grep -q novenv $here/plan && exit 1 ;;
-  *requirements.lock*) echo lock >>$here/log; grep -q broken $here/plan && exit 1 ;;
-  *editable*) echo dtta >>$here/log ;;
+  *version_info*) grep -q old "$here"/plan && exit 1 ;;
+  *ensurepip*) grep -q bare "$here"/plan && exit 1 ;;
+  *"-m venv "*) mkdir -p .venv/bin && cp "$here"/python .venv/bin/python; grep -q novenv "$here"/plan && exit 1 ;;
+  *requirements.lock*) echo lock >>"$here"/log; grep -q broken "$here"/plan && exit 1 ;;
+  *editable*) echo dtta >>"$here"/log ;;
 esac
 exit 0
 """
 
 
 def script(path: Path, text: str) -> Path:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
@@ -212,30 +212,32 @@ def script(path: Path, text: str) -> Path:
 @pytest.fixture
 def clone(tmp_path):
     """Return a function that calls make in an empty clone: make(plan, target) -> the finished process."""
+    folder = tmp_path / "a clone"
+    folder.mkdir()
     for name in ["Makefile", "pyproject.toml", "requirements.lock"]:
-        shutil.copy(ROOT / name, tmp_path)
-    fake = tmp_path / "fake"
+        shutil.copy(ROOT / name, folder)
+    fake = folder / "fake"
     fake.mkdir()
     python = script(fake / "python", PYTHON.format(here=fake))
 
     def make(plan: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        (fake / "plan").write_text(plan)
-        command = [shutil.which("make"), f"PYTHON={python}", *arguments]
+        (fake / "plan").write_text(plan, encoding="utf-8")
+        command = [shutil.which("make"), f"PYTHON='{python}'", *arguments]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=clean | environment)
+        return subprocess.run(command, cwd=folder, capture_output=True, env=clean | environment, encoding="utf-8")
 
-    make.folder, make.log = tmp_path, fake / "log"
+    make.folder, make.log = folder, fake / "log"
     return make
 
 
 def test_make_setup_installs_once_and_again_after_a_change(clone):
     assert clone("", "setup").returncode == 0
     assert clone("", "setup").returncode == 0
-    assert clone.log.read_text().split() == ["lock", "dtta"]
+    assert clone.log.read_text(encoding="utf-8").split() == ["lock", "dtta"]
     later = (clone.folder / ".venv/.installed").stat().st_mtime + 2
     os.utime(clone.folder / "pyproject.toml", (later, later))
     assert clone("", "setup").returncode == 0
-    assert clone.log.read_text().split() == ["lock", "dtta"] * 2
+    assert clone.log.read_text(encoding="utf-8").split() == ["lock", "dtta"] * 2
 
 
 def test_failed_install_is_not_taken_for_a_good_one(clone):
@@ -245,7 +247,7 @@ def test_failed_install_is_not_taken_for_a_good_one(clone):
     assert clone("broken", "setup").returncode != 0
     assert not (clone.folder / ".venv/.installed").exists()
     assert clone("", "setup").returncode == 0
-    assert clone.log.read_text().split() == ["lock", "dtta", "lock", "lock", "dtta"]
+    assert clone.log.read_text(encoding="utf-8").split() == ["lock", "dtta", "lock", "lock", "dtta"]
 
 
 def test_make_setup_says_what_is_missing(clone):
@@ -283,7 +285,7 @@ def test_every_link_to_the_repository_has_the_address_in_pyproject():
     files = [ROOT / file for file in ("README.md", "CITATION.cff", "_config.yml")]
     files += [*ROOT.glob("book/**/*.md"), *ROOT.glob("notebooks/src/**/*.py"), *ROOT.glob("notebooks/**/*.ipynb")]
     for path in files:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         owners = set(re.findall(rf"github(?:\.com)?/([\w.-]+)/{re.escape(name)}(?![\w-])", text))
         assert owners <= {owner}, path
         assert owners or path not in files[:3], f"{path} does not name the repository"
@@ -297,7 +299,9 @@ def test_every_link_to_the_repository_has_the_address_in_pyproject():
 def test_commands_of_the_pages_are_understood():
     files = [ROOT / "Makefile", ROOT / ".ci/colab", *ROOT.glob(".github/workflows/*.yml"), *ROOT.glob("book/*.md")]
     lines = [
-        line for path in files for line in re.findall(r"^.*tools/pages ([a-z].*)$", path.read_text(), re.MULTILINE)
+        line
+        for path in files
+        for line in re.findall(r"^.*tools/pages ([a-z].*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
     assert len(lines) > 10
     for line in lines:
@@ -309,7 +313,7 @@ def test_commands_of_the_pages_are_understood():
 
 
 def test_readme_code_runs_and_adapts(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 8
     names = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -320,11 +324,11 @@ def test_readme_code_runs_and_adapts(capsys):
 
 
 def test_readme_names_only_what_exists():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     links = [target for target in re.findall(r"\]\((.*?)\)", text) if "://" not in target]
     links += re.findall(r"/blob/main/([^)]*)", text)
     assert [link for link in links if not (ROOT / link).exists()] == []
-    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE)) <= set(targets)
     for image in re.findall(r"!\[(.*?)\]", text):
         assert image, "a picture without alt text"
@@ -333,7 +337,7 @@ def test_readme_names_only_what_exists():
 def test_readme_commands_are_understood():
     from dtta.cli import parser
 
-    lines = re.findall(r"^\.venv/bin/dtta (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    lines = re.findall(r"^\.venv/bin/dtta (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(lines) == 3
     for line in lines:
         parser().parse_args(line.split())

@@ -43,10 +43,10 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
     if status.exists():
         folders = {notebooks, *(project.build / "executed").glob("*")}
         records = [one for folder in sorted(folders) for one in record.read(folder)]
-        text = status.read_text()
+        text = status.read_text(encoding="utf-8")
         if RUNS not in text:
             raise PageError(f"book/status.md has no line {RUNS}, which the table of runs replaces")
-        status.write_text(text.replace(RUNS, record.table(records)))
+        status.write_text(text.replace(RUNS, record.table(records)), encoding="utf-8")
 
 
 def for_book(page: NotebookNode) -> NotebookNode:
@@ -72,7 +72,7 @@ def build(project: Project, notebooks: Path, out: Path) -> Path:
     # The command next to the interpreter, so that the environment need not be activated.
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(site)]
     command += ["--all", "-W", "--keep-going", "-n", "-q"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, encoding="utf-8")
     if done.returncode:
         raise PageError(f"{done.stdout}\nthe strict book build failed; the warnings above say where")
     shutil.rmtree(html, ignore_errors=True)

@@ -31,7 +31,7 @@ def quiz(project: Project, number: str) -> list[dict]:
     path = project.root / "book" / "quizzes" / f"{number}.yml"
     if not path.exists():
         return []
-    questions = yaml.safe_load(path.read_text())
+    questions = yaml.safe_load(path.read_text(encoding="utf-8"))
     problems = list(_problems(questions))
     if problems:
         raise PageError("\n".join(f"book/quizzes/{path.name}: {problem}" for problem in problems))
@@ -175,6 +175,6 @@ def table(project: Project, assignments: dict) -> str:
 def put_tables(project: Project, folder: Path, assignments: dict) -> None:
     """Replace the marker in the staged prose pages by the table of assignments."""
     for path in folder.glob("*.md"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if ASSIGNMENTS in text:
-            path.write_text(text.replace(ASSIGNMENTS, table(project, assignments)))
+            path.write_text(text.replace(ASSIGNMENTS, table(project, assignments)), encoding="utf-8")

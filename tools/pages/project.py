@@ -46,7 +46,7 @@ class Project:
         self.notebooks = self.root / "notebooks"
         self.sources = self.notebooks / "src"
         self.build = self.root / "_build"
-        settings = tomllib.loads((self.root / "pyproject.toml").read_text())
+        settings = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))
         self.url = settings["project"]["urls"]["Repository"].rstrip("/")
         self.tag = settings["tool"]["dtta"]["colab-tag"]
 
@@ -77,7 +77,7 @@ class Project:
                 for value in node:
                     walk(value)
 
-        walk(yaml.safe_load((self.root / "_toc.yml").read_text()))
+        walk(yaml.safe_load((self.root / "_toc.yml").read_text(encoding="utf-8")))
         return files
 
     def colab(self, name: str) -> str:
@@ -121,7 +121,7 @@ class Project:
         Raises:
             PageError: a parameter that the page does not have, or a page that does not exist.
         """
-        profiles = yaml.safe_load((self.notebooks / "profiles.yml").read_text()) or {}
+        profiles = yaml.safe_load((self.notebooks / "profiles.yml").read_text(encoding="utf-8")) or {}
         if profile not in profiles:
             raise PageError(f"no profile {profile!r} in notebooks/profiles.yml; there are {', '.join(profiles)}")
         chosen = profiles[profile] or {}
@@ -198,4 +198,4 @@ def identify(page: NotebookNode) -> NotebookNode:
 def write(page: NotebookNode, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.validate(page)
-    path.write_text(nbformat.writes(page) + "\n")
+    path.write_text(nbformat.writes(page) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ def _write_record():
     if torch and torch.cuda.is_available():
         usage["device"] = torch.cuda.get_device_name()
         usage["gpu_memory"] = torch.cuda.max_memory_allocated() / 2**30
-    with open(os.environ["DTTA_PAGE_RECORD"], "w") as file:
+    with open(os.environ["DTTA_PAGE_RECORD"], "w", encoding="utf-8") as file:
         json.dump(usage, file)
 
 
@@ -36,7 +36,7 @@ def variables(folder: Path) -> dict[str, str]:
     """Return environment variables under which a kernel records its memory and device in `folder`."""
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
-    (startup / "record.py").write_text(STARTUP)
+    (startup / "record.py").write_text(STARTUP, encoding="utf-8")
     return {"IPYTHONDIR": str(folder / "ipython"), "DTTA_PAGE_RECORD": str(folder / "record.json")}
 
 
@@ -45,11 +45,11 @@ def write(notebook: Path, folder: Path, root: Path, profile: str, seconds: float
     kernel_record = folder / "record.json"
     usage = {"device": None, "memory": None, "gpu_memory": None}
     if kernel_record.exists():
-        usage |= json.loads(kernel_record.read_text())
+        usage |= json.loads(kernel_record.read_text(encoding="utf-8"))
     about = {"page": notebook.stem, "profile": profile, "failed": failed, "seconds": round(seconds, 1)}
     about |= {key: round(value, 2) if isinstance(value, float) else value for key, value in usage.items()}
     about |= {"versions": versions(), "commit": commit(root), "date": datetime.now(UTC).date().isoformat()}
-    notebook.with_name(notebook.stem + ENDING).write_text(json.dumps(about, indent=1) + "\n")
+    notebook.with_name(notebook.stem + ENDING).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -67,14 +67,14 @@ def commit(root: Path) -> str:
     """Return the commit of a checkout, with "-dirty" if files were changed since."""
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+        return subprocess.run(git, capture_output=True, check=False, encoding="utf-8").stdout.strip() or "unknown"
     except OSError:
         return "unknown"
 
 
 def read(folder: Path) -> list[dict]:
     """Return the records of a folder, sorted by page."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"*{ENDING}"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(f"*{ENDING}"))]
 
 
 def table(records: list[dict]) -> str:

@@ -65,7 +65,7 @@ def read(device: str, references: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        reference = json.loads(path.read_text())
+        reference = json.loads(path.read_text(encoding="utf-8"))
         float(reference["factor"])
         for page in reference["pages"].values():
             for output in page["outputs"]:
@@ -86,7 +86,7 @@ def collect(folder: Path, references: Path) -> list[Path]:
         path = path_of(device, references)
         path.parent.mkdir(parents=True, exist_ok=True)
         pages = dict(sorted((old["pages"] | pages).items()))
-        path.write_text(json.dumps(old | {"pages": pages}, indent=1, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(old | {"pages": pages}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         paths.append(path)
     return paths
 

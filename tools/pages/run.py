@@ -49,7 +49,7 @@ def run_page(project: Project, name: str, profile: str, values: dict[str, object
         if values:
             command += ["-y", yaml.safe_dump(values)]
         variables = environment() | record.variables(Path(folder))
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=variables, capture_output=True, check=False, encoding="utf-8")
         seconds = time.perf_counter() - started
         record.write(target, Path(folder), project.root, profile, seconds, bool(done.returncode))
     failure = _failure(target, name, done.stderr) if done.returncode else None
@@ -77,7 +77,7 @@ def run_and_compare(notebooks: list[Path], jobs: int) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         for path in notebooks:
             Path(folder, path.name).write_bytes(path.read_bytes())
-        Path(folder, "pytest.ini").write_text("[pytest]\n")
+        Path(folder, "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
         plugins = ["--nbval", "-p", "tools.pages.nbval_plugin", "-p", "no:cacheprovider"]
         workers = ["-n", str(min(jobs, len(notebooks))), "--dist", "loadscope"] if len(notebooks) > 1 else []
         limits = ["--nbval-cell-timeout", str(CELL_TIMEOUT["mini"]), "--durations=5"]

@@ -89,7 +89,7 @@ def build(root: Path, folder: Path, names: Iterable[str] = (), solutions: bool =
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nbgrader_config.py"
     if not config.exists():  # a lecturer may have added to it
-        config.write_text(CONFIG)
+        config.write_text(CONFIG, encoding="utf-8")
     api = grader(folder)
     for assignment in assignments:
         path = folder / "source" / assignment.key / f"{assignment.name}.ipynb"
@@ -125,4 +125,4 @@ def publish(root: Path, folder: Path, assignments: Iterable[Assignment]) -> list
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.validate(notebook)
-    path.write_text(nbformat.writes(notebook) + "\n")
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")

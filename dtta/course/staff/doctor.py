@@ -87,7 +87,7 @@ def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tu
             keep.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, keep)
         path.unlink()
-        (home / original.name).write_text(nbformat.writes(notebook) + "\n")
+        (home / original.name).write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
     yield from findings
 
 

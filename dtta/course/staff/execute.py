@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     run(notebook, options.seconds, options.cell_seconds)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     notebook.metadata["cpu_seconds"] = round(sum(u.ru_utime + u.ru_stime for u in used), 1)
-    options.target.write_text(nbformat.writes(notebook))
+    options.target.write_text(nbformat.writes(notebook), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def write(folder: Path, keys: list[str], lms: str = "moodle") -> list[Path]:
     figure = plot(table, tasks)
     figure.savefig(out / "scores.png", dpi=130)
     plt.close(figure)
-    (out / "report.md").write_text(_words(table, tasks, wrong))
+    (out / "report.md").write_text(_words(table, tasks, wrong), encoding="utf-8")
     _lms(out / "lms.csv", found, lms)
     return [out / n for n in ("report.md", "scores.csv", "tasks.csv", "mistakes.csv", "scores.png", "lms.csv")]
 
@@ -138,7 +138,7 @@ def _lms(path: Path, found: dict[str, list[Score]], lms: str) -> None:
     """One row for each student, one column for each assignment; empty where a person still has to grade."""
     students = sorted({score.student for scores in found.values() for score in scores})
     most = {key: sum({score.cell: score.most for score in scores}.values()) for key, scores in found.items()}
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         if lms == "canvas":  # Canvas finds students by one of these columns, and wants the points possible as a row
             out.writerow(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *found])

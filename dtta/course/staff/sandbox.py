@@ -249,7 +249,7 @@ class LockedExecute(NbGraderPreprocessor):
         kind = choose(self.kind)
         with tempfile.TemporaryDirectory(prefix="dtta-", ignore_cleanup_errors=True) as folder:
             work = Path(folder)
-            (work / "in.ipynb").write_text(nbformat.writes(nb))
+            (work / "in.ipynb").write_text(nbformat.writes(nb), encoding="utf-8")
             limits = {"seconds": self.seconds, "cell-seconds": self.cell_seconds, "megabytes": self.megabytes}
             python = ["-m", "dtta.course.staff.execute", "in.ipynb", "out.ipynb"]
             python += [word for name, value in limits.items() for word in (f"--{name}", str(value))]

@@ -9,6 +9,8 @@ All are read from the data folder, $DTTA_DATA or ~/.cache/dtta/data.
 * own-segmentation: images/ and annotations/, each with training/ and validation/, and classes.txt, one name a line.
   Pixel value k means class k, counted from 0; 255 means no label.
 * own-depth: images/ and depths/, each with training/ and validation/. Depths have 16 bits, in millimetres; 0: unknown.
+
+A map has the size of its image turned upright, as its EXIF orientation says.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from dtta.problems.data.download import hint
 from dtta.problems.data.folders import data_folder
-from dtta.problems.data.images import center_square, center_square_map, image_files, open_image
+from dtta.problems.data.images import center_square, center_square_map, image_files, open_image, open_map
 
 LAYOUT = "put your own data there, in the layout that dtta.problems.data.dense describes"
 SOURCES = {
@@ -90,10 +92,17 @@ def own_classes() -> tuple[str, ...]:
     path = folder("own-segmentation") / "classes.txt"
     if not path.is_file():
         raise missing("own-segmentation", "classes.txt is missing")
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    names = tuple(line.strip() for line in _lines(path) if line.strip())
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"{path} must contain at least two different names, one a line")
     return names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it in that encoding") from error
 
 
 def _matching_pairs(name: str, part: str) -> Pairs:
@@ -122,7 +131,7 @@ def _listed_pairs(name: str, part: str) -> Pairs:
     path = folder(name) / f"nyu2_{part}.csv"
     if not path.is_file():
         raise missing(name, f"{path.name} is missing")
-    rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
+    rows = [row for row in csv.reader(_lines(path)) if row]
     if not rows or any(len(row) != 2 for row in rows):
         raise ValueError(f"{path} must contain lines of image,depth")
     images, maps = ([folder(name).parent / row[k] for row in rows] for k in (0, 1))
@@ -132,12 +141,12 @@ def _listed_pairs(name: str, part: str) -> Pairs:
 
 
 def _pixel_values(path: Path) -> tuple[Tensor, bool]:
-    """Return a map's values (H, W), and whether the file has 8 bits a pixel."""
-    image = open_image(path)
-    values = np.asarray(image)
-    if values.ndim != 2:
-        raise ValueError(f"{path} must have one number a pixel, not {values.shape[-1]} channels")
-    return torch.from_numpy(values.astype(np.int64)), image.mode == "L"
+    """Return a map's values (H, W), and whether the file has at most 8 bits a pixel."""
+    values = open_map(path)
+    if values.ndim != 2 or values.dtype.kind == "f":
+        form = f"{values.shape[-1]} channels" if values.ndim > 2 else "fractions"
+        raise ValueError(f"{path} must have one whole number a pixel, not {form}")
+    return torch.from_numpy(values.astype(np.int64)), values.dtype.itemsize == 1
 
 
 def _ade_labels(path: Path) -> Tensor:

@@ -38,7 +38,7 @@ class Archives:
     unpack_in: str = "."
 
 
-_TABLE = tomllib.loads(Path(__file__).with_name("archives.toml").read_text())
+_TABLE = tomllib.loads(Path(__file__).with_name("archives.toml").read_text(encoding="utf-8"))
 ARCHIVES = {name: Archives(**entry) for name, entry in _TABLE.items()}
 
 

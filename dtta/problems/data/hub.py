@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
-import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from dtta.problems.data.folders import one_line
+from dtta.problems.device import device as device  # for the modules that load checkpoints
 from dtta.problems.training.weights import WeightsError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")
@@ -44,7 +44,7 @@ class Checkpoint:
 
 def checkpoints(table: str) -> dict[str, Checkpoint]:
     """Return the checkpoints of a table in checkpoints.toml by name; the first is the default."""
-    entries = tomllib.loads(Path(__file__).with_name("checkpoints.toml").read_text())[table]
+    entries = tomllib.loads(Path(__file__).with_name("checkpoints.toml").read_text(encoding="utf-8"))[table]
     return {name: Checkpoint(**entry | {"parts": tuple(entry.get("parts", [""]))}) for name, entry in entries.items()}
 
 
@@ -137,7 +137,7 @@ def load_timm(location: Location) -> nn.Module:
     """Load a classifier in timm's layout, config.json and model.safetensors. Raises WeightsError as `load_part`."""
     config, weights = locate_file(location, "config.json"), locate_file(location, "model.safetensors")
     try:
-        json.loads(config.read_text())["architecture"]
+        json.loads(config.read_text(encoding="utf-8"))["architecture"]
         network = timm.create_model(f"local-dir:{config.parent}", pretrained=False)
     except Exception as error:
         raise _weights_error(location, "", error) from error
@@ -168,11 +168,6 @@ def is_cached(location: Location, part: str = "") -> bool:
     files = [f"{part}/{name}".removeprefix("/") for name in names]
     revision = location.checkpoint.revision
     return any(isinstance(try_to_load_from_cache(location.path, file, revision=revision), str) for file in files)
-
-
-def device() -> torch.device:
-    """Return the first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _weights_error(location: Location, subfolder: str, error: Exception | str) -> WeightsError:

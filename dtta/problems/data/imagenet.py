@@ -41,7 +41,7 @@ class Layout:
 
 LAYOUTS = {
     name: Layout(**entry)
-    for name, entry in tomllib.loads(Path(__file__).with_name("imagenet.toml").read_text()).items()
+    for name, entry in tomllib.loads(Path(__file__).with_name("imagenet.toml").read_text(encoding="utf-8")).items()
 }
 
 
@@ -179,10 +179,10 @@ def _objectnet(folder: Path) -> LabelledFiles:
     """Return its images of the classes that ImageNet has too; each may correspond to several of ImageNet's classes."""
     mappings = folder / "mappings"
     try:
-        object_of = json.loads((mappings / "folder_to_objectnet_label.json").read_text())
-        imagenet_of = json.loads((mappings / "objectnet_to_imagenet_1k.json").read_text())
-        lines = (mappings / "imagenet_to_label_2012_v2").read_text().splitlines()
-        line_of = json.loads((mappings / "pytorch_to_imagenet_2012_id.json").read_text())
+        object_of = json.loads((mappings / "folder_to_objectnet_label.json").read_text(encoding="utf-8"))
+        imagenet_of = json.loads((mappings / "objectnet_to_imagenet_1k.json").read_text(encoding="utf-8"))
+        lines = (mappings / "imagenet_to_label_2012_v2").read_text(encoding="utf-8").splitlines()
+        line_of = json.loads((mappings / "pytorch_to_imagenet_2012_id.json").read_text(encoding="utf-8"))
         number_of = {lines[int(line)].strip(): int(index) for index, line in line_of.items()}
         numbers_of = {
             name: sorted(number_of[description.strip()] for description in imagenet_of[label].split(";"))

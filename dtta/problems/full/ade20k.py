@@ -21,6 +21,7 @@ from dtta.core.problem import Problem
 from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import dense as dense_data
 from dtta.problems.data import hub
+from dtta.problems.data.images import center_square
 from dtta.problems.full import latent_maps
 from dtta.problems.metrics import class_counts, segmentation_metrics
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, Segmenter
@@ -33,7 +34,7 @@ RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 def colours() -> Tensor:
     """Return the colours of ADE20K's classes (color150), (150, 3) in [0, 1], on which the ControlNet was trained."""
-    table = Path(__file__).with_name("ade20k_colours.txt").read_text()
+    table = Path(__file__).with_name("ade20k_colours.txt").read_text(encoding="utf-8")
     return torch.tensor([list(bytes.fromhex(colour)) for colour in table.split()]) / 255
 
 
@@ -80,6 +81,7 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         sums=counts,
         metrics=metrics,
         settings={"diffusion-tta": latent_maps.SETTINGS | dict(adapt_diffusion=isinstance(phi, ConcatUNet))},
+        view=partial(center_square, size=phi.image_size),
     )
 
 

@@ -114,6 +114,7 @@ def problem(
             "tent": TENT,
             "cotta": COTTA,
         },
+        view=partial(view, border=test.border),
     )
 
 
@@ -154,7 +155,7 @@ def load_classifier(network: str | None, classes: Sequence[int]) -> tuple[Classi
 def _torchvision_arguments(location: hub.Location) -> dict | None:
     """Return the arguments of a torchvision ViT, ViT-B/32's if its folder lists none; None if it has timm's layout."""
     try:
-        config = json.loads(hub.locate_file(location, "config.json").read_text())
+        config = json.loads(hub.locate_file(location, "config.json").read_text(encoding="utf-8"))
     except WeightsError:
         return VIT_B_32
     except ValueError as error:

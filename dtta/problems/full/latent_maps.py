@@ -78,7 +78,7 @@ def sizes(name: str) -> Sizes:
     if not path.is_file():
         return Sizes()
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(encoding="utf-8"))
         unknown = set(settings) - {field.name for field in fields(Sizes)}
         if unknown:
             raise ValueError(f"unknown {', '.join(sorted(unknown))}; choose from {', '.join(asdict(Sizes()))}")

@@ -21,6 +21,7 @@ from dtta.core.problem import Problem
 from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import dense as dense_data
 from dtta.problems.data import hub
+from dtta.problems.data.images import center_square
 from dtta.problems.full import latent_maps
 from dtta.problems.metrics import SCALED_DEPTH_METRICS, scaled_depth_errors
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD, DenseDepth, Glpn
@@ -111,6 +112,7 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
         sums=errors,
         metrics=SCALED_DEPTH_METRICS,
         settings={"diffusion-tta": latent_maps.SETTINGS | dict(adapt_diffusion=latent)},
+        view=partial(center_square, size=phi.image_size),
     )
 
 

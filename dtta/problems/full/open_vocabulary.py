@@ -18,7 +18,7 @@ from dtta.core.problem import Problem, no_labels
 from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import hub
 from dtta.problems.data.folders import data_folder, one_line
-from dtta.problems.data.images import center_square, interleave_classes
+from dtta.problems.data.images import center_square, interleave_classes, open_image
 from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 from dtta.problems.networks.clip import TEMPLATES, ClipClassifier, check_names
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD
@@ -68,7 +68,7 @@ class DataSet:
             raise FileNotFoundError(f"{self.kind} is not in {root} ({reason}); to get it: {advice}") from error
 
 
-_TABLE = tomllib.loads(Path(__file__).with_name("open_vocabulary.toml").read_text())
+_TABLE = tomllib.loads(Path(__file__).with_name("open_vocabulary.toml").read_text(encoding="utf-8"))
 DATA_SETS = {f"open-vocabulary-{name}": DataSet(**entry) for name, entry in _TABLE.items()}
 
 
@@ -135,6 +135,7 @@ def problem(
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
         settings=_settings(len(template.partition("{}")[0].split())),
         reader=reader,
+        view=partial(center_square, size=size),
     )
 
 
@@ -156,15 +157,17 @@ def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
     return hub.load_part(CLIPModel, location), hub.load_part(CLIPTokenizer, location)
 
 
-def _labels(data) -> list[int]:
+def _labels(data) -> Sequence[int]:
     """Return the label of each image, without opening the images."""
     for attribute in ("_labels", "targets"):
         if hasattr(data, attribute):
-            return [int(label) for label in getattr(data, attribute)]
+            return getattr(data, attribute)
     raise TypeError(f"{type(data).__name__} has no list of labels")
 
 
 def _draw(splits, order, size, target, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
-    image, label = splits[split][order[split][index]]
+    data, number = splits[split], order[split][index]
+    files = getattr(data, "_image_files", getattr(data, "_images", None))  # None: not torchvision, or arrays
+    image, label = (open_image(Path(files[number])), _labels(data)[number]) if files else data[number]
     image = apply_shift(center_square(image, size), shift, severity, seed, index, IMAGE_SHIFTS)
     return image.to(target), torch.tensor(label)

@@ -53,7 +53,7 @@ def save(network: nn.Module, card: dict, path: Path) -> None:
     write_tensors(path, tensors)
     parameters = sum(p.numel() for p in network.parameters())
     card = {**card, "parameters": parameters, "sha256": _sha256(path)}
-    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def load(network: nn.Module, path: Path, command: str) -> nn.Module:
@@ -64,7 +64,7 @@ def load(network: nn.Module, path: Path, command: str) -> nn.Module:
     if not path.is_file() or not path.with_suffix(".json").is_file():
         raise WeightsError(f"{path} or its card is missing; make it with: {command}")
     try:
-        expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
+        expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
         if _sha256(path) != expected:
             raise WeightsError(f"{path} is damaged: its checksum differs from its card; make it with: {command}")
         tensors = load_file(path)

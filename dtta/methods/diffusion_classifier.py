@@ -67,7 +67,7 @@ class DiffusionClassifier(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> logits (N, L) = -losses / temperature."""
-        check_image(image)
+        check_image(image, self.diffusion)
         losses = self.losses(image, generator).nanmean(dim=2)  # (N, L)
         if self.keep:  # a class that was dropped has fewer pairs, and cannot win
             losses[self.dropped] = torch.inf

@@ -341,7 +341,7 @@ LIGHT = ["--help", "--version", "report ROWS", "report --help", "fetch --help", 
          "evaluate --preset list", "train --help", "doctor --help", "bench --help"]  # fmt: skip
 WATCH = """
 import json, sys
-from dtta.cli import evaluate, main
+from dtta.cli import main
 for line in sys.argv[1:]:
     try:
         assert main(line.split()) == 0
@@ -367,7 +367,7 @@ def test_the_compiler_is_not_imported_by_a_plain_evaluation():
     """torchvision and diffusers import parts of torch._dynamo; the compiler behind it is for those who compile."""
     code = """
 import sys
-from dtta.cli import evaluate, main
+from dtta.cli import main
 assert main("evaluate --images 1 --workers 1 --set steps=1 --set samples=1".split()) == 0
 print("compiler:", "torch._inductor.compile_fx" in sys.modules)
 """

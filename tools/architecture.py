@@ -15,9 +15,10 @@ LEFT, CELL, TOP, WIDTH = 118, 25, 92, 360  # pixels: where columns begin, row an
 
 def layers(root: Path) -> list[list[str]]:
     """Return the rooms from the top, those of one layer together, as the import contract in pyproject.toml has them."""
-    (contract,) = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+    contracts = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
+    contract = next(contract for contract in contracts if "layers" in contract)
     return [[name.strip().removeprefix("dtta.") for name in layer.split("|")] for layer in contract["layers"]]
 
 

@@ -35,8 +35,8 @@ def add_command(commands) -> None:
     command.set_defaults(**dict.fromkeys(DEFAULTS))  # None: not given, so that a preset can fill it
     command.add_argument("--split", default="test", help="validation or test (default: test)")
     command.add_argument("--metric", help="one of the problem's metrics to show by shift (default: its main one)")
-    workers = "processes (default: 2); under accelerate launch the launcher's are used"
-    command.add_argument("--workers", type=int, default=2, help=workers)
+    workers = "processes (default: 1 on a GPU, else 2); under accelerate launch the launcher's are used"
+    command.add_argument("--workers", type=int, help=workers)
     shared.add_speed_options(command)
     command.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped continues from there")
     table.add_options(command)
@@ -48,6 +48,10 @@ def run(options: Namespace) -> None:
         print(listing())
         return
     preset = fill_in(options)
+    if options.workers is None:
+        from torch.cuda import is_available
+
+        options.workers = 1 if is_available() else 2
     command = table.run if options.table else compare
     processes = distributed.join()
     with redirect_stdout(sys.stdout if distributed.is_first() else io.StringIO()):
@@ -108,8 +112,9 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
         path = options.out / file if options.out else None
         workers = 1 if method == "none" else options.workers
         rows[method] = evaluate(
-            run, cells, range(options.images), path, workers, processes=processes, compile=options.compile
-        )
+            run, cells, range(options.images), path, workers,
+            processes=processes, compile=options.compile, problem=problem,
+        )  # fmt: skip
     before, after = rows["none"], rows[options.method]
     _print_gains(options, problem, shifts, before, after)
     if options.out and processes.first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class Adapter(nn.Module):
     what one `step` does, and may override `begin`, `statistics` and `answer`.
 
     Args:
-        model: the task network f_θ, image -> output. Kept in eval mode.
+        model: the task network f_θ, image -> output, a tensor or an object with ``logits``. Kept in eval mode.
         optimizer: over the parameters to adapt, without state. `parameters` collects them (see ``select``).
         steps: gradient steps for each call.
         episodic: True: restore all parameters after each call (single-sample adaptation). False: carry parameters and
@@ -32,7 +33,8 @@ class Adapter(nn.Module):
         adapted: the adapted parameters. start: copies of their initial values.
 
     Raises:
-        ValueError: a setting out of range, a used optimizer, or parameters in it that belong to no network given.
+        ValueError: a setting out of range, a used optimizer, or parameters in it that are not float32 or belong to no
+            network given.
     """
 
     def __init__(
@@ -48,9 +50,7 @@ class Adapter(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        check_counts(steps=steps)
-        if reset_every is not None:
-            check_counts(reset_every=reset_every)
+        check_counts(steps=steps, reset_every=1 if reset_every is None else reset_every)
         if not 0 <= restore_rate <= 1:
             raise ValueError(f"restore_rate must lie in [0, 1], not {restore_rate!r}")
         if episodic and (reset_every or restore_rate):
@@ -68,6 +68,11 @@ class Adapter(nn.Module):
         known = {id(p) for network in self.networks for p in network.parameters()}
         if not all(id(p) in known for p in self.adapted):
             raise ValueError("the optimizer holds parameters that belong to none of the networks given")
+        if torch.is_inference_mode_enabled() or any(p.is_inference() for p in self.adapted):
+            raise ValueError("make networks and method outside torch.inference_mode(); calling it inside is allowed")
+        for p in self.adapted:
+            if p.dtype != torch.float32:
+                raise ValueError(f"adapted parameters must be float32, not {p.dtype}; use .float() on their network")
         if optimizer.state:
             raise ValueError("the optimizer has been used before; give a new one")
         self.start = [p.detach().clone() for p in self.adapted]  # no copy of parameters that stay fixed
@@ -84,10 +89,10 @@ class Adapter(nn.Module):
             The output after the last step, for example f_θ(x).
 
         Raises:
-            ValueError: the image has the wrong shape, dtype or range.
+            ValueError: the image has the wrong shape, dtype, range or device, or the network returns no tensor.
             FloatingPointError: the loss or the output is not finite. Episodic parameters are restored.
         """
-        check_image(image)
+        check_image(image, *self.networks)
         for network in self.networks:
             network.eval()  # a caller may have changed the mode since the last call
         try:
@@ -96,7 +101,7 @@ class Adapter(nn.Module):
             if output is None:
                 output = self.predict(image)
             if not output.isfinite().all():
-                raise FloatingPointError("the output of the adapted network is not finite; lower the rate")
+                raise FloatingPointError("the output of the adapted network is not finite; lower the learning rate")
             self._carry_along()
             return output
         finally:
@@ -104,12 +109,14 @@ class Adapter(nn.Module):
                 self.reset()
 
     def _steps(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
-        self.begin(image)
-        for _ in range(self.steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            output = self.step(image, generator)
-            if output is not None:
-                return output
+        image = image.clone() if image.is_inference() else image
+        with self.model.register_forward_hook(take_logits):
+            self.begin(image)
+            for _ in range(self.steps):
+                self.optimizer.zero_grad(set_to_none=True)
+                output = self.step(image, generator)
+                if output is not None:
+                    return output
         return None
 
     def begin(self, image: Tensor) -> None:
@@ -130,8 +137,8 @@ class Adapter(nn.Module):
     @torch.no_grad()
     def predict(self, image: Tensor) -> Tensor:
         """Answer with the present parameters, without adapting."""
-        check_image(image)
-        with self.statistics(image):
+        check_image(image, *self.networks)
+        with self.statistics(image), self.model.register_forward_hook(take_logits):
             return self.answer(image)
 
     @torch.no_grad()
@@ -163,11 +170,20 @@ def gradients_only_for(parameters: Iterable[nn.Parameter], *modules: nn.Module) 
     try:
         for p in flags:
             p.requires_grad_(p in adapted)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for p, flag in flags.items():
             p.requires_grad_(flag)
+
+
+def take_logits(network: nn.Module, inputs: object, output: object) -> Tensor:
+    """Return the tensor in a network's output, as a forward hook. Raises ValueError if there is none."""
+    output = getattr(output, "logits", getattr(output, "predicted_depth", output))  # transformers' ModelOutput
+    if not isinstance(output, Tensor):
+        kind, name = type(output).__name__, type(network).__name__
+        raise ValueError(f"{name} returns a {kind}; wrap it in a module that returns one tensor, its logits or depths")
+    return output
 
 
 def check_counts(**counts: int) -> None:
@@ -177,8 +193,8 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
-def check_image(image: Tensor) -> None:
-    """Raise ValueError, saying what to do, unless the image is (N, C, H, W), float32, in [0, 1]."""
+def check_image(image: Tensor, *networks: nn.Module) -> None:
+    """Raise ValueError, saying what to do, unless the image is (N, C, H, W), float32, in [0, 1], where networks are."""
     if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"the image must be a tensor of shape (N, C, H, W), not {got}; add image[None]?")
@@ -190,3 +206,7 @@ def check_image(image: Tensor) -> None:
     if image.min() < 0 or image.max() > 1:
         low, high = image.min().item(), image.max().item()
         raise ValueError(f"the image must lie in [0, 1], not [{low:.3g}, {high:.3g}]; scale or clamp it first")
+    for network in networks:
+        device = next(chain(network.parameters(), network.buffers()), image).device
+        if device != image.device:
+            raise ValueError(f"the image is on {image.device}, {type(network).__name__} on {device}; use .to() on one")

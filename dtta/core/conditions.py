@@ -113,7 +113,7 @@ class DepthMap(nn.Module):
         return 2 * (depth - self.near) / (self.far - self.near) - 1
 
 
-class RelativeDepth(nn.Module):
+class RelativeDepth(DepthMap):
     """Depth in the form that depth ControlNets were trained on: 1/depth, scaled in each image to [0, 1], in grey.
 
     The nearest pixel is 1. Doubling all distances gives the same c.
@@ -123,10 +123,7 @@ class RelativeDepth(nn.Module):
     """
 
     def __init__(self, near: float, far: float):
-        super().__init__()
-        if not 0 < near < far:
-            raise ValueError(f"depths must satisfy 0 < near < far, not {near}, {far}")
-        self.near, self.far = near, far
+        super().__init__(near, far)
 
     def forward(self, depth: Tensor) -> Tensor:
         """Depth (N, 1, H, W) or (N, H, W) -> c (N, 3, H, W)."""

@@ -19,7 +19,9 @@ WEIGHTINGS = ("none", "snr", "min-snr")
 
 
 class Diffusion(nn.Module):
-    """Forward process, target and loss, common to all families. An adapter adds ``predict``.
+    """Forward process, target and loss, common to all families. An adapter adds ``output``.
+
+    Weights may be float16 or bfloat16; the noise levels and the loss stay float32.
 
     Args:
         network: the noise-prediction network φ, put in eval mode.
@@ -85,7 +87,14 @@ class Diffusion(nn.Module):
         return signal * noise - sigma * z0
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """ε_φ(z_t, t, c): the network's prediction (N, C, h, w), and no other channels."""
+        """ε_φ(z_t, t, c): the network's prediction (N, C, h, w) in the dtype of its weights."""
+        dtype = self.network.dtype
+        condition = condition.to(dtype) if condition.is_floating_point() else condition
+        output = self.output(z_t.to(dtype), t, condition)
+        return output[:, : z_t.shape[1]]  # a network that learnt its variance has σ in the channels behind ε
+
+    def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """All that the network returns (N, C or more, h, w)."""
         raise NotImplementedError
 
     def loss(self, z0: Tensor, t: Tensor, noise: Tensor, condition: Tensor, norm: str = "l2") -> Tensor:
@@ -132,8 +141,14 @@ class Diffusion(nn.Module):
 
     def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return √ᾱ_t and √(1 - ᾱ_t), shaped to multiply `like`."""
-        alpha_bar = self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1)).to(like.dtype)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        alpha_bar = self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1))
+        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Diffusion:
+        alphas_cumprod = self.alphas_cumprod
+        nn.Module._apply(self, fn, recurse)
+        self.alphas_cumprod = alphas_cumprod.to(self.alphas_cumprod.device)  # half precision rounds the first ones to 1
+        return self
 
 
 class SoftLabel(nn.Module):
@@ -168,7 +183,7 @@ class ClassUNet(Diffusion):
         """l_1 .. l_L, the rows (L, D) of the class table."""
         return self.network.class_embedding.embedding_table.weight
 
-    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         return self.network(z_t, t, class_labels=condition).sample
 
 
@@ -198,9 +213,8 @@ class DiT(Diffusion):
         embedder = self.network.transformer_blocks[0].norm1.emb
         return embedder.class_embedder.embedding_table.weight[:-1]
 
-    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        output = self.network(z_t, t, class_labels=condition).sample
-        return output[:, : z_t.shape[1]]  # a DiT that learnt its variance has σ in the channels behind ε
+    def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        return self.network(z_t, t, class_labels=condition).sample
 
 
 class _Patched(Diffusion):
@@ -247,7 +261,7 @@ class ConcatUNet(_Patched):
         """l_1 .. l_L, the rows (L, D) of the class table."""
         return self.network.pixel_embedding.weight
 
-    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         if condition.shape[-2:] != z_t.shape[-2:]:
             condition = F.interpolate(condition, z_t.shape[-2:], mode="bilinear", antialias=True)
         return self.unet(torch.cat([z_t, condition], dim=1), t)
@@ -258,7 +272,7 @@ class TextUNet(_Patched):
 
     lora_targets = r"network\..*\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
 
-    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         return self.unet(z_t, t, encoder_hidden_states=condition)
 
 
@@ -295,11 +309,11 @@ class ControlledUNet(TextUNet):
         """l_1 .. l_L: the colours (L, 3)."""
         return self.colours
 
-    def predict(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         size = (self.image_size, self.image_size)
         if condition.shape[-2:] != size:
             condition = F.interpolate(condition, size, mode="bilinear", antialias=True)
-        text = self.prompt.expand(len(z_t), -1, -1)
+        text = self.prompt.to(z_t.dtype).expand(len(z_t), -1, -1)
         down, middle = self.controlnet(z_t, t, encoder_hidden_states=text, controlnet_cond=condition, return_dict=False)
         added = dict(down_block_additional_residuals=down, mid_block_additional_residual=middle)
         return self.unet(z_t, t, encoder_hidden_states=text, **added)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from dtta.core.diffusion import Diffusion
 
 Feedback = tuple[Tensor, Tensor | None]  # L and ∂L/∂c
+Result = TypeVar("Result")
 
 
 def accumulate(
@@ -55,7 +57,7 @@ def accumulate(
     return total, leaf.grad
 
 
-def halve_until_it_fits(size: int, attempt: Callable[[int], Feedback]) -> tuple[Feedback, int]:
+def halve_until_it_fits(size: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
     """Call `attempt(size)`; if memory runs out, try again with half the size.
 
     Returns:

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 
 
 def add_lora(
-    network: nn.Module,
-    targets: str | None = None,
-    rank: int = 4,
-    layers: Sequence[int] | None = None,
-    seed: int = 0,
+    network: nn.Module, targets: str | None = None, rank: int = 4, layers: Sequence[int] | None = None, seed: int = 0
 ) -> nn.Module:
     """Replace a network's LoRA, if it has any, by a new one. B is zero, so the output does not change yet.
 

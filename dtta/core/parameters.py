@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 TRAINABLE = ("all", "norm", "head", "lora", "leaf_modules")
 
@@ -63,27 +63,3 @@ def reinitialize(network: nn.Module, seed: int = 0) -> nn.Module:
                 for p in module.parameters(recurse=False):
                     p.normal_(std=0.02)
     return network
-
-
-class Logits(nn.Module):
-    """A network whose only parameter is its output for one image (paper, Table 6, "adapt logits").
-
-    Args:
-        network: gives the logits to start from, and is never changed; None: start from zero.
-        classes: L.
-    """
-
-    def __init__(self, classes: int, network: nn.Module | None = None):
-        super().__init__()
-        self.network = network
-        self.delta = nn.Parameter(torch.zeros(1, classes))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """One image (1, C, H, W) -> logits (1, L)."""
-        if len(image) != 1:
-            raise ValueError(f"free logits belong to one image; got a batch of {len(image)}")
-        if self.network is None:
-            return self.delta.expand(1, -1).clone()
-        with torch.no_grad():
-            logits = self.network(image)
-        return logits + self.delta

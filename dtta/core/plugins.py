@@ -9,28 +9,28 @@ from typing import Any
 
 
 def find(kind: str, name: str, table: Mapping[str, str], group: str) -> Callable[..., Any]:
-    """Return the function that a name stands for.
+    """Return the function that a name stands for. Raises ValueError: see `target_of`, `import_object`."""
+    return import_object(kind, target_of(kind, name, table, group))
+
+
+def target_of(kind: str, name: str, table: Mapping[str, str], group: str) -> str:
+    """Return the import string "package.module:function" that a name stands for. Raises ValueError: no such name.
 
     Args:
         kind: "method" or "problem", for messages.
         table: short name -> import string "package.module:function".
         group: of the entry points that installed packages may offer under short names.
-
-    Raises:
-        ValueError: no such name, or a part of the import string does not exist; the message says which.
     """
-    if name in table:
-        return import_object(kind, table[name])
-    if ":" in name:
-        return import_object(kind, name)
+    if name in table or ":" in name:
+        return table.get(name, name)
     installed = {entry.name: entry.value for entry in entry_points(group=group)}
     if name in installed:
-        return import_object(kind, installed[name])
+        return installed[name]
     raise ValueError(f"unknown {kind} {name!r}; choose from {listing([*table, *installed])}")
 
 
 def import_object(kind: str, target: str) -> Callable[..., Any]:
-    """Import "package.module:function". Raises ValueError if a part of it does not exist."""
+    """Import "package.module:function". Raises ValueError if a part of it does not exist, saying which."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute.isidentifier():
         raise ValueError(f"the {kind} {target!r} must have the form package.module:function")

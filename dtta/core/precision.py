@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dtta.core.adapter import Adapter
 from dtta.core.diffusion import Diffusion
 from dtta.core.tta import DiffusionTTA
 
@@ -53,10 +54,12 @@ def prepare(
     """
     if precision not in DTYPES:
         raise ValueError(f"precision must be one of {', '.join(DTYPES)}, not {precision!r}")
+    if diffusion not in list(method.modules()):  # not used; the next method may adapt it in float32
+        return method
     dtype, network = DTYPES[precision], diffusion.network
     device = next(network.parameters()).device
     adapters = [m for m in method.modules() if isinstance(m, DiffusionTTA)]
-    adapted = {id(p) for tta in adapters for p in tta.adapted}
+    adapted = {id(p) for m in method.modules() if isinstance(m, Adapter) for p in m.adapted}
     if dtype is not None:
         layers = [m for m in network.modules() if isinstance(m, LAYERS)]
         for layer in layers[1:]:  # the first stays float32: diffusers reads the dtype of embeddings from it

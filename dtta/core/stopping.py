@@ -33,8 +33,11 @@ class Stopping:
     def should_stop(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether to stop after these outputs (N, L, ...); the first is the network's before adaptation.
 
-        A batch stops when each of its images would.
+        A batch stops when each of its images would. Raises ValueError: a setting is given, and outputs are depths.
         """
+        depths = outputs[0].ndim == 3 or outputs[0].shape[1] == 1
+        if depths and (self.confidence is not None or self.patience is not None):
+            raise ValueError("confidence and patience are for class probabilities, not for depths")
         if self.confidence is not None and len(outputs) == 1:
             highest = outputs[0].softmax(dim=1).amax(dim=1).reshape(len(outputs[0]), -1)  # (N, pixels), or (N, 1)
             if highest.mean(dim=1).min() >= self.confidence:

@@ -113,7 +113,7 @@ class DiffusionTTA(Adapter):
             self.pairs = self.sampling.draw(self.z0, self.samples, self.diffusion.timesteps, generator)  # line 5
         loss, c_grad = self.feedback(self.z0, *self.pairs, c)  # line 6, ∂L/∂c and, if φ is adapted, ∂L/∂φ
         if not loss.isfinite():
-            raise FloatingPointError(f"the diffusion loss is {loss.item()}; lower the rate or check the weights")
+            raise FloatingPointError(f"the diffusion loss is {loss}; lower the learning rate or check the weights")
         if c_grad is not None:
             c.backward(c_grad)  # ∂L/∂θ: θ is fixed within a step, so one backward pass serves all pairs
         self.history.append(Step(loss, c.detach(), y.detach()))
@@ -145,6 +145,6 @@ class DiffusionTTA(Adapter):
                 self.micro_batch = size
             return result
 
-        if self.autocast != torch.float16:
+        if torch.float16 not in (self.autocast, self.diffusion.network.dtype):
             return fitting()
         return with_scaled_gradients(pairs * z0[0].numel(), fitting, self.adapted)

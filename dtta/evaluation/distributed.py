@@ -9,7 +9,9 @@ If one fails, the launcher stops the others, and the same command with any numbe
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -96,6 +98,18 @@ class Processes(Single):
 def join() -> Processes | None:
     """Return the processes that ``accelerate launch`` or ``torchrun`` started with this one; None if it is single."""
     return Processes() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+
+
+def end_with_parent() -> None:
+    """End this worker process when the process that started it ends, even by SIGKILL, which no `finally` survives."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def is_first() -> bool:

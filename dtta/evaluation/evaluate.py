@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from dtta.core.precision import prepare
 from dtta.core.problem import Problem
 from dtta.evaluation import journal
-from dtta.evaluation.distributed import Single
+from dtta.evaluation.distributed import Single, end_with_parent
 from dtta.evaluation.run import AFTER, Cell, Row, Run
 from dtta.evaluation.streams import cells_of, complete_streams, images_of_shifts, in_stream_order, parts
 from dtta.methods.registry import build
@@ -38,6 +38,7 @@ def evaluate(
     progress: bool = True,
     processes: Single | None = None,
     compile: bool = False,
+    problem: Problem | None = None,
 ) -> list[Row]:
     """Score a method on images under (shift, severity) pairs; return rows in this order, all of them in each process.
 
@@ -48,13 +49,15 @@ def evaluate(
         workers: processes of one thread each, which share images or, if the run is streamed, whole streams.
         processes: used instead of `workers` (see ``dtta.evaluation.distributed.join``); all call this and see `path`.
         compile: compile the diffusion model's blocks (see ``dtta.core.precision``).
+        problem: the run's, if it is loaded already, with its original weights; worker processes load their own.
 
     Raises ValueError: unknown names or settings, or `path` holds rows of another run or is damaged; OSError: a row
     could not be written, those before it are kept; StoppedError: another process has stopped.
     """
     shifts = list(shifts)
     numbers = images_of_shifts(shifts, images)
-    problem = load_problem(run) if run.by_class or run.forgetting_images else None
+    if problem is None and (run.by_class or run.forgetting_images):
+        problem = load_problem(run)
     requested = cells_of(run, shifts, numbers, problem)
     if not requested:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
@@ -71,7 +74,7 @@ def evaluate(
         if share and not group.first:
             journal.create(own_file, run)
         with _progress_bar(run, sum(map(len, share)), len(done.keys() & set(cells)), progress and group.first) as bar:
-            for row in _rows(run, share, workers, compile):
+            for row in _rows(run, share, workers, compile, problem):
                 done[row.cell] = row
                 if path:
                     journal.append(own_file, row)
@@ -123,10 +126,12 @@ def _progress_bar(run: Run, left: int, done: int, progress: bool) -> tqdm:
     return tqdm(total=done + left, initial=done, desc=run.method, **quiet, mininterval=2, unit="image")
 
 
-def _rows(run: Run, parts: list[list[Cell]], workers: int, compile: bool) -> Iterator[Row]:
+def _rows(
+    run: Run, parts: list[list[Cell]], workers: int, compile: bool, problem: Problem | None = None
+) -> Iterator[Row]:
     """Yield the rows of all parts in order, computed in this process or in `workers` spawned ones."""
     if workers <= 1 or len(parts) < 2 * workers:
-        scorer = _Scorer(run, compile) if parts else None
+        scorer = _Scorer(run, compile, problem) if parts else None
         for part in parts:
             yield from scorer(part)
         return
@@ -139,9 +144,9 @@ def _rows(run: Run, parts: list[list[Cell]], workers: int, compile: bool) -> Ite
 class _Scorer:
     """A run's problem and method. Raises ValueError: unknown names or settings, or a method without forgetting."""
 
-    def __init__(self, run: Run, compile: bool = False):
+    def __init__(self, run: Run, compile: bool = False, problem: Problem | None = None):
         self.run = run
-        self.problem = load_problem(run)
+        self.problem = problem or load_problem(run)
         self.method = build(self.problem, run.method, **run.settings)
         prepare(self.method, self.problem.diffusion, run.precision, compile)
         if run.forgetting_images and not hasattr(self.method, "predict"):
@@ -180,6 +185,7 @@ class _Scorer:
 def _start(run: Run, compile: bool) -> None:
     """Prepare a spawned process."""
     global _scorer
+    end_with_parent()
     torch.set_num_threads(1)
     _scorer = _Scorer(run, compile)
 

@@ -22,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dtta.evaluation import journal
+from dtta.evaluation.distributed import end_with_parent
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Row, Run
 from dtta.evaluation.statistics import paired_gain
@@ -231,8 +232,13 @@ def workforce(workers: int, processes: Processes | None = None, compile: bool = 
         yield partial(work, map)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, context, _start) as pool:
         yield partial(work, pool.map)
+
+
+def _start() -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
 
 
 def _archive(jobs: list[Job]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtta.core.adapter import check_image
+from dtta.core.adapter import check_image, take_logits
 from dtta.core.problem import Problem
 
 
@@ -30,13 +30,13 @@ class AugmentationMean(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> the mean output, in the form of the model's."""
-        check_image(image)
+        check_image(image, self.model)
         answers = [self.answer(view) for view in views(image, self.scales)]
         mean = torch.stack([back(a, i, image.shape[-2:]) for i, a in enumerate(answers)]).mean(0)
         return mean.clamp(min=1e-12).log() if self.probabilities else mean
 
     def answer(self, image: Tensor) -> Tensor:
-        output = self.model(image)
+        output = take_logits(self.model, image, self.model(image))
         return output.softmax(dim=1) if self.probabilities else output
 
 

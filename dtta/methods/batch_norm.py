@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dtta.core.adapter import check_image
+from dtta.core.adapter import check_image, take_logits
 from dtta.core.problem import Problem
 
 
@@ -31,9 +31,9 @@ class BatchNormAdaptation(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images (n, C, H, W) in [0, 1] -> the network's output."""
-        check_image(image)
+        check_image(image, self.model)
         with mixed_statistics(self.model, self.prior):
-            return self.model(image)
+            return take_logits(self.model, image, self.model(image))
 
 
 @contextmanager

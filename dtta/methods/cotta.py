@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from dtta.core.adapter import take_logits
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.methods.self_training import SelfTraining
@@ -56,6 +57,7 @@ class Cotta(SelfTraining):
         self.prior = 0 if batch_statistics else None
         # In lists, so that their weights are not registered as the student's.
         self.teacher: list[nn.Module] = [copy.deepcopy(model).eval().requires_grad_(False)]
+        self.teacher[0].register_forward_hook(take_logits)
         self.source: list[nn.Module] = [copy.deepcopy(self.teacher[0])]
 
     def normalised_networks(self) -> list[nn.Module]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from dtta.core.adapter import check_image
+from dtta.core.adapter import check_counts, check_image
 from dtta.core.diffusion import Diffusion
+from dtta.core.feedback import halve_until_it_fits
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
 
@@ -28,7 +30,7 @@ class DiffusionClassifier(nn.Module):
         temperature: divides the losses (summed over elements), which changes the belief only. 1 is the method's
             equation.
         embeddings: candidates l (L, ...); None: the diffusion model's ``class_embeddings``.
-        micro_batch: the largest number of evaluations in one pass.
+        micro_batch: the largest number of evaluations in one pass. If memory runs out it is halved until a pass fits.
     """
 
     def __init__(
@@ -44,11 +46,9 @@ class DiffusionClassifier(nn.Module):
     ):
         super().__init__()
         stages = [samples] if isinstance(samples, int) else list(samples)
-        if not stages or stages[0] < 1 or micro_batch < 1 or temperature <= 0:
-            raise ValueError(
-                f"samples ({samples}) and micro_batch ({micro_batch}) must be at least 1, "
-                f"temperature ({temperature}) above 0"
-            )
+        check_counts(micro_batch=micro_batch)
+        if not stages or stages[0] < 1 or temperature <= 0:
+            raise ValueError(f"samples ({samples}) must be at least 1, temperature ({temperature}) above 0")
         if (
             any(a >= b for a, b in pairwise(stages))
             or any(a <= b for a, b in pairwise(keep))
@@ -67,7 +67,7 @@ class DiffusionClassifier(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> logits (N, L) = -losses / temperature."""
-        check_image(image)
+        check_image(image, self.diffusion)
         losses = self.losses(image, generator).nanmean(dim=2)  # (N, L)
         if self.keep:  # a class that was dropped has fewer pairs, and cannot win
             losses[self.dropped] = torch.inf
@@ -91,14 +91,22 @@ class DiffusionClassifier(nn.Module):
         for end, keep in zip(self.stages, [*self.keep, L], strict=True):
             due = torch.zeros_like(losses, dtype=torch.bool)
             due[:, :, done:end] = ~self.dropped[:, :, None]
-            for n, j, b in zip(*(i.split(self.micro_batch) for i in due.nonzero(as_tuple=True)), strict=True):
-                losses[n, j, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[j])
-                self.evaluations += len(n)
+            indices = due.nonzero(as_tuple=True)
+            evaluate = partial(self._evaluate, losses, indices, z0, t, noise, l)
+            largest = min(self.micro_batch, len(indices[0]))
+            _, size = halve_until_it_fits(largest, evaluate)
+            self.micro_batch = size if size < largest else self.micro_batch
+            self.evaluations += len(indices[0])
             if keep < L:
                 mean = losses[:, :, :end].mean(2).nan_to_num(torch.inf)
                 self.dropped |= mean.argsort(dim=1).argsort(dim=1) >= keep
             done = end
         return losses
+
+    def _evaluate(self, losses: Tensor, indices: tuple, z0: Tensor, t: Tensor, noise: Tensor, l: Tensor, size: int):
+        """Fill in the losses at these indices (image, class, pair), `size` in one pass."""
+        for n, j, b in zip(*(i.split(size) for i in indices), strict=True):
+            losses[n, j, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[j])
 
 
 def build(
@@ -109,9 +117,10 @@ def build(
     t_min: float = 0.0,
     t_max: float = 1.0,
     temperature: float = 1.0,
+    micro_batch: int = 512,
 ) -> DiffusionClassifier:
     """Build a Diffusion Classifier over the problem's classes; several numbers of samples make a staged schedule."""
     sampling = Sampling("stratified", t_min=t_min, t_max=t_max)
     keep = [keep] if isinstance(keep, int) else keep
     embeddings = problem.condition.embeddings
-    return DiffusionClassifier(problem.diffusion, samples, sampling, temperature, embeddings, keep=keep)
+    return DiffusionClassifier(problem.diffusion, samples, sampling, temperature, embeddings, micro_batch, keep=keep)

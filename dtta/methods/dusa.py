@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
+from dtta.core.adapter import check_counts
 from dtta.core.diffusion import Diffusion
+from dtta.core.feedback import halve_until_it_fits
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
@@ -36,6 +39,8 @@ class Dusa(SelfTraining):
         tau: logits are divided by τ times their Euclidean norm before the softmax over the candidates (LogitNorm, Wei
             et al., arXiv 2205.09310), 1 in the authors' code; None: they are not changed.
         sampling: how (t, ε) are drawn; None: only t = 100 of 1000, as in the paper.
+        micro_batch: pairs in one pass, each with all its candidates; None: all at once. If memory runs out it is halved
+            until a pass fits. It changes memory and speed, not the gradient.
         The rest: see ``Adapter``.
     """
 
@@ -53,12 +58,14 @@ class Dusa(SelfTraining):
         mix: str = "noise",
         tau: float | None = 1.0,
         sampling: Sampling | None = None,
+        micro_batch: int | None = None,
     ):
         super().__init__(model, optimizer, steps, episodic, (diffusion.eval(),))
         if mix not in ("noise", "loss"):
             raise ValueError(f"mix must be 'noise' or 'loss', not {mix!r}")
         if samples < 1 or top < 1 or others < 0:
             raise ValueError(f"samples ({samples}) and top ({top}) must be at least 1, others ({others}) 0 or more")
+        check_counts(micro_batch=1 if micro_batch is None else micro_batch)
         if tau is not None and not tau > 0:
             raise ValueError(f"tau must be above 0, not {tau!r}")
         self.diffusion = diffusion
@@ -67,6 +74,7 @@ class Dusa(SelfTraining):
         self.others = others
         self.mix = mix
         self.tau = tau
+        self.micro_batch = micro_batch
         self.sampling = sampling or Sampling(t_min=0.1, t_max=0.1 + 1 / diffusion.timesteps)
         self.embeddings = embeddings if callable(embeddings) else lambda: embeddings
         phi = {id(p) for p in diffusion.network.parameters()}
@@ -82,6 +90,7 @@ class Dusa(SelfTraining):
         self.products = None
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss, whose graph leads to θ only; leave ∂L/∂φ, if φ is adapted, in φ's ``.grad``."""
         logits = self.model(image)
         if self.drawn is None or not self.sampling.reuse_noise:
             z0 = self.diffusion.encode(image)
@@ -89,30 +98,51 @@ class Dusa(SelfTraining):
             t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
             self.drawn = z0, chosen, t, noise
             self.products = None
-        if self.products is None or self.adapts_phi:
-            self.products = self.inner_products(*self.drawn)
-        chosen = self.drawn[1]
-        G, b, size = self.products
         if self.tau is not None:
             logits = logits / (self.tau * logits.norm(dim=1, keepdim=True))
-        p = logits.float().gather(1, chosen).softmax(dim=1)  # (N, K)
-        if self.mix == "loss":
-            losses = G.diagonal(dim1=1, dim2=2) - 2 * b + size[:, None]
-            return (p * losses).sum(dim=1).mean()
-        return (torch.einsum("nk,nkl,nl->n", p, G, p) - 2 * (p * b).sum(dim=1) + size).mean()
+        p = logits.float().gather(1, self.drawn[1]).softmax(dim=1)  # (N, K)
+        if self.products is None or self.adapts_phi:
+            pairs = len(image) * self.samples
+            largest = min(self.micro_batch or pairs, pairs)
+            self.products, size = halve_until_it_fits(largest, lambda size: self.accumulate(p.detach(), size))
+            self.micro_batch = size if size < largest else self.micro_batch
+            self.evaluations += p.numel() * self.samples
+        return self.loss(p, *self.products).mean()
 
-    def inner_products(self, z0: Tensor, chosen: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return G (N, K, K), b (N, K) and ⟨ε, ε⟩ (N,), as means over elements and pairs."""
-        (N, K), B, l = chosen.shape, self.samples, self.embeddings()
+    def loss(self, p: Tensor, G: Tensor, b: Tensor, size: Tensor) -> Tensor:
+        """Return the loss (N,) of the beliefs p (N, K), which is linear in the inner products."""
+        if self.mix == "loss":
+            return (p * (G.diagonal(dim1=1, dim2=2) - 2 * b + size[:, None])).sum(dim=1)
+        return torch.einsum("nk,nkl,nl->n", p, G, p) - 2 * (p * b).sum(dim=1) + size
+
+    def accumulate(self, p: Tensor, micro_batch: int) -> list[Tensor]:
+        """Return the inner products over all pairs; leave ∂L/∂φ, if φ is adapted, in φ's ``.grad``."""
+        self.optimizer.zero_grad(set_to_none=True)
+        (N, K), B = p.shape, self.samples
+        total = [p.new_zeros(N, K, K), p.new_zeros(N, K), p.new_zeros(N)]
+        images = torch.arange(N).split(max(1, micro_batch // B))
+        for n, i in product(images, torch.arange(B).split(micro_batch)):
+            with torch.set_grad_enabled(self.adapts_phi):
+                products = self.inner_products(*(x[n] for x in self.drawn), i)
+                if self.adapts_phi:
+                    (self.loss(p[n], *products).sum() * (len(i) / (N * B))).backward()
+            for mean, part in zip(total, products, strict=True):
+                mean[n] += part.detach() * (len(i) / B)
+        return total
+
+    def inner_products(
+        self, z0: Tensor, chosen: Tensor, t: Tensor, noise: Tensor, i: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return G (N, K, K), b (N, K) and ⟨ε, ε⟩ (N,), as means over elements and the pairs i."""
+        t, noise, l = t[:, i], noise[:, i], self.embeddings()
+        (N, K), B = chosen.shape, len(i)
         n, k, i = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (N, K, B)), indexing="ij"))
-        with torch.set_grad_enabled(self.adapts_phi):
-            z_t = self.diffusion.add_noise(z0[n], t[n, i], noise[n, i])
-            predicted = self.diffusion.predict(z_t, t[n, i], l[chosen[n, k]]).float()
-            self.evaluations += N * K * B
-            predicted = predicted.reshape(N, K, -1)  # all pairs and elements in a row
-            target = self.diffusion.target(z0.repeat_interleave(B, 0), t.flatten(), noise.flatten(0, 1)).reshape(N, -1)
-            G = predicted @ predicted.transpose(1, 2) / target.shape[1]
-            b = torch.einsum("nkd,nd->nk", predicted, target) / target.shape[1]
+        z_t = self.diffusion.add_noise(z0[n], t[n, i], noise[n, i])
+        predicted = self.diffusion.predict(z_t, t[n, i], l[chosen[n, k]]).float()
+        predicted = predicted.reshape(N, K, -1)  # all pairs and elements in a row
+        target = self.diffusion.target(z0.repeat_interleave(B, 0), t.flatten(), noise.flatten(0, 1)).reshape(N, -1)
+        G = predicted @ predicted.transpose(1, 2) / target.shape[1]
+        b = torch.einsum("nkd,nd->nk", predicted, target) / target.shape[1]
         return G, b, target.square().mean(dim=1)
 
 
@@ -148,6 +178,7 @@ def build(
     t_max: float = 0.101,
     reuse_noise: bool = False,
     episodic: bool = False,
+    micro_batch: int | None = None,
 ) -> Dusa:
     """Build DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too.
 
@@ -171,4 +202,5 @@ def build(
         mix=mix,
         tau=None if tau == "none" else tau,
         sampling=Sampling(timesteps, t_min=t_min, t_max=t_max, reuse_noise=reuse_noise),
+        micro_batch=micro_batch,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dtta.core.adapter import check_image
+from dtta.core.adapter import check_image, take_logits
 from dtta.core.problem import Problem
 
 
@@ -19,8 +19,8 @@ class NoAdaptation(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> the network's output."""
-        check_image(image)
-        return self.model(image)
+        check_image(image, self.model)
+        return take_logits(self.model, image, self.model(image))
 
     predict = forward
 

@@ -64,4 +64,4 @@ class SelfTraining(Adapter):
 def check_loss(loss: Tensor) -> None:
     """Raise FloatingPointError if the objective is not finite."""
     if not loss.isfinite():
-        raise FloatingPointError(f"the objective is {loss.item()}; lower the rate")
+        raise FloatingPointError(f"the objective is {loss.item()}; lower the learning rate")

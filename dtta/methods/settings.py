@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dtta.core.adapter import take_logits
 from dtta.core.lora import add_lora
-from dtta.core.parameters import Logits, select
+from dtta.core.parameters import select
 from dtta.core.problem import Problem
 
 OPTIMIZERS: dict[str, Callable] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -46,3 +47,27 @@ def model_and_parameters(
     if trainable == "lora":
         add_lora(problem.model, rank=rank, layers=[layers] if isinstance(layers, int) else layers)
     return problem.model, select(problem.model, trainable)
+
+
+class Logits(nn.Module):
+    """A network whose only parameter is its output for one image (paper, Table 6, "adapt logits").
+
+    Args:
+        network: gives the logits to start from, and is never changed; None: start from zero.
+        classes: L.
+    """
+
+    def __init__(self, classes: int, network: nn.Module | None = None):
+        super().__init__()
+        self.network = network
+        self.delta = nn.Parameter(torch.zeros(1, classes))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """One image (1, C, H, W) -> logits (1, L)."""
+        if len(image) != 1:
+            raise ValueError(f"free logits belong to one image; got a batch of {len(image)}")
+        if self.network is None:
+            return self.delta.expand(1, -1).clone()
+        with torch.no_grad():
+            logits = take_logits(self.network, image, self.network(image))
+        return logits + self.delta

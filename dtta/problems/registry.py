@@ -70,9 +70,9 @@ def load(
 
 
 def module(name: str) -> ModuleType:
-    """Return the module of a problem's function. Raises ValueError if there is no such problem."""
-    make = plugins.find("problem", name, PROBLEMS, GROUP)
-    return importlib.import_module(make.__module__)
+    """Return the module that a problem's name stands for, even if it re-exports the function. Raises ValueError."""
+    plugins.find("problem", name, PROBLEMS, GROUP)  # says what is missing
+    return importlib.import_module(plugins.target_of("problem", name, PROBLEMS, GROUP).partition(":")[0])
 
 
 def recipes_of(name: str) -> Mapping[str, Recipe]:

@@ -12,10 +12,11 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import tiny
+import tiny_problems
 import torch
 from PIL import Image
 
-from dtta.cli import main
+from dtta.cli import evaluate, main
 from dtta.cli.adapt import read_image
 from dtta.pages import figures
 
@@ -373,3 +374,20 @@ print("compiler:", "torch._inductor.compile_fx" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, encoding="utf-8")
     assert "compiler: False" in done.stdout
+
+
+def test_one_evaluation_loads_its_problem_once(monkeypatch, capsys):
+    loads, original = [], tiny_problems.classification
+    monkeypatch.setattr(tiny_problems, "classification", lambda: loads.append(1) or original())
+    command = "evaluate --problem tiny_problems:classification --images 2 --workers 1 --set steps=1 --set samples=2"
+    assert main(command.split()) == 0
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize(("gpu", "expected"), [(True, 1), (False, 2)])
+def test_one_process_on_a_gpu_unless_workers_are_given(monkeypatch, gpu, expected):
+    seen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(evaluate, "compare", lambda options, processes: seen.append(options.workers))
+    assert main(["evaluate"]) == main(["evaluate", "--workers", "3"]) == 0
+    assert seen == [expected, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -14,6 +15,7 @@ from dtta.core.adapter import check_image, gradients_only_for
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
+from dtta.methods.registry import build, settings_of
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
@@ -208,6 +210,63 @@ def test_it_adapts_inside_no_grad(model, diffusion, image):
         assert not torch.is_grad_enabled()
 
 
+def test_it_adapts_inside_inference_mode_and_to_images_made_there(model, phi, image):
+    expected = wrap(model, phi)(image, seeded())
+    tta = wrap(model, phi)
+    with torch.inference_mode():
+        made_there = image.clone()
+        assert torch.equal(tta(made_there, seeded()), expected)
+        with pytest.raises(ValueError, match="make networks and method outside"):
+            wrap(model, phi)
+    assert torch.equal(tta(made_there, seeded()), expected)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    (("logits",), None),
+    (("predicted_depth",), None),
+    (("pooled",), "Wrapped returns a Output; wrap it in a module that returns one tensor"),
+    ((), "Wrapped returns a tuple; wrap it"),
+])  # fmt: skip
+@pytest.mark.parametrize("method", ["diffusion-tta", "none", "tent", "cotta", "batch-norm"])
+def test_networks_that_return_more_than_a_tensor(image, method, fields, message):
+    """transformers' outputs are read while a method runs; the user's network itself is not changed."""
+
+    class Output:
+        def __init__(self, value):
+            setattr(self, fields[0], value)
+
+    class Wrapped(tiny.Classifier):
+        def forward(self, x):
+            return Output(super().forward(x)) if fields else (super().forward(x), None)
+
+    def built(network):
+        settings = {k: v for k, v in dict(steps=1, samples=2, views=2).items() if k in settings_of(method)}
+        return build(replace(tiny.problem(), model=network), method, **settings)
+
+    plain, network = tiny.classifier(), Wrapped()
+    network.load_state_dict(plain.state_dict())
+    if message:
+        with pytest.raises(ValueError, match=message):
+            built(network)(image, seeded())
+    else:
+        assert torch.equal(built(network)(image, seeded()), built(plain)(image, seeded()))
+        assert isinstance(network(image), Output) and not network._forward_hooks
+
+
+@pytest.mark.parametrize("where", ["model", "diffusion"])
+def test_networks_on_another_device(model, phi, image, where):
+    tta = wrap(model, phi)
+    dict(model=model, diffusion=phi)[where].to("meta")
+    with pytest.raises(ValueError, match=r"the image is on cpu, (Classifier|ClassUNet) on meta; use .to\(\) on one"):
+        tta(image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_adapted_parameters_are_float32(model, phi, dtype):
+    with pytest.raises(ValueError, match=f"adapted parameters must be float32, not {dtype}; use .float"):
+        wrap(model.to(dtype), phi)
+
+
 # --- eval mode -------------------------------------------------------------------------------------------
 
 
@@ -239,7 +298,7 @@ def test_a_loss_that_is_not_finite_stops_and_harms_nothing(model, diffusion, ima
         next(diffusion.network.parameters()).fill_(float("nan"))
     tta = wrap(model, diffusion, parameters)
     before = tiny.snapshot(model)
-    with pytest.raises(FloatingPointError, match="diffusion loss is nan; lower the rate or check the weights"):
+    with pytest.raises(FloatingPointError, match="diffusion loss is nan; lower the learning rate or check the weights"):
         tta(image)
     assert not tiny.changed(before, model)
     assert torch.equal(model(image), expected)
@@ -250,7 +309,7 @@ def test_a_rate_that_blows_up_is_reported(model, diffusion, image, steps):
     """Whether it happens in the middle or at the last step: no answer of NaN."""
     tta = wrap(model, diffusion, lr=1e38, steps=steps, norm="l1")
     before = tiny.snapshot(model)
-    with pytest.raises(FloatingPointError, match="lower the rate"):
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
         tta(image)
     assert not tiny.changed(before, model)
 

@@ -244,11 +244,42 @@ def test_loss_is_a_loop_over_samples(norm, prediction):
     assert losses.dtype == torch.float32
 
 
-def test_the_loss_is_float32_for_a_half_precision_network():
-    diffusion = ClassUNet(tiny.unet_network(), tiny.scheduler()).to(torch.bfloat16)
-    z0, noise = tiny.normal(3, 1, 8, 8, seed=1), tiny.normal(3, 1, 8, 8, seed=2)
-    with torch.no_grad():
-        assert diffusion.loss(z0.bfloat16(), T, noise.bfloat16(), LABELS).dtype == torch.float32
+HALF = {  # a model of each family, the channels of its images, and a condition for three of them
+    "unet": (lambda: tiny.diffusion("unet"), 1, LABELS),
+    "dit": (lambda: tiny.diffusion("dit"), 1, tiny.normal(3, 16, seed=3)),
+    "map": (lambda: tiny.concat_unet(2), 3, tiny.normal(3, 2, 8, 8, seed=3)),
+    "text": (lambda: tiny.text_unet(sample_size=8), 3, tiny.normal(3, 7, 16, seed=3)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("whole", [False, True], ids=["network", "whole model"])
+@pytest.mark.parametrize("family", HALF)
+def test_a_half_precision_network_takes_float32_images(family, whole, dtype):
+    """The loss is float32 and near that of the same weights in float32, also where ᾱ rounds to 1 in half precision."""
+    make, channels, c = HALF[family]
+    plain, half = make(), make()
+    (half if whole else half.network).to(dtype)
+    z0, noise = tiny.normal(3, channels, 8, 8, seed=1), tiny.normal(3, channels, 8, 8, seed=2)
+    c = c.requires_grad_() if c.is_floating_point() else c
+    t = torch.tensor([0, 5, 500])
+    losses, expected = half.loss(z0, t, noise, c), plain.loss(z0, t, noise, c)
+    assert losses.dtype == half.alphas_cumprod.dtype == torch.float32
+    torch.testing.assert_close(losses, expected, rtol=0.05, atol=0.02)
+    losses.sum().backward()
+    assert not c.requires_grad or (c.grad.dtype == torch.float32 and c.grad.flatten(1).abs().sum(1).gt(0).all())
+
+
+def test_a_unet_that_learnt_its_variance_is_read_as_noise():
+    for diffusion, channels, c in [
+        (ClassUNet(tiny.unet_network(out_channels=2), tiny.scheduler()), 1, LABELS),
+        (tiny.text_unet(sample_size=8, out_channels=6), 3, tiny.normal(3, 7, 16)),
+    ]:
+        z_t = tiny.normal(3, channels, 8, 8)
+        with torch.no_grad():
+            full, epsilon = diffusion.output(z_t, T, c), diffusion.predict(z_t, T, c)
+            assert full.shape[1] == 2 * channels and torch.equal(epsilon, full[:, :channels])
+            assert diffusion.loss(z_t, T, z_t, c).shape == (3,)
 
 
 def test_the_base_class_predicts_nothing():

@@ -10,7 +10,8 @@ from torch import nn
 from torchvision import models
 
 from dtta.core.diffusion import DiT
-from dtta.core.parameters import TRAINABLE, Logits, reinitialize, select
+from dtta.core.parameters import TRAINABLE, reinitialize, select
+from dtta.methods.settings import Logits
 
 
 def names(module: nn.Module, part: str) -> list[str]:

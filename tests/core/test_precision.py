@@ -56,6 +56,10 @@ def test_what_moves_stays_float32_and_is_held_twice_at_most(precision):
     joint = tta("dit", joint=True)
     prepare(joint, joint.diffusion, precision)
     assert {p.dtype for p in joint.diffusion.network.parameters()} == {torch.float32}
+    problem = tiny.problem("dit")
+    for method in ("dusa", "none"):  # one adapts φ too, the other does not use it
+        prepare(build(problem, method), problem.diffusion, precision)
+        assert {p.dtype for p in problem.diffusion.network.parameters()} == {torch.float32}
     lora = build(tiny.problem("dit"), "diffusion-tta", steps=1, samples=2)
     assert len(lora.start) == len(lora.adapted) == len(list(lora.model.parameters()))  # nothing frozen is kept twice
 

@@ -74,5 +74,10 @@ def test_a_settled_image_gives_the_answer_of_the_steps_it_made():
 
 @pytest.mark.parametrize("options", [dict(confidence=0.9), dict(patience=2)])
 def test_depths_are_never_sure(options):
-    with pytest.raises(ValueError, match="for class probabilities, not for depths"):
+    message = "for class probabilities, not for depths"
+    with pytest.raises(ValueError, match=message):
         build(tiny.dense_problem("depth"), "diffusion-tta", **options)
+    for depth in (torch.ones(1, 1, 4, 4), torch.ones(1, 4, 4)):
+        assert not Stopping().should_stop([depth])
+        with pytest.raises(ValueError, match=message):
+            Stopping(**options).should_stop([depth])

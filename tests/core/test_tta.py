@@ -14,9 +14,10 @@ from torch import nn
 
 from dtta.core.conditions import PixelMixture
 from dtta.core.diffusion import ConcatUNet
-from dtta.core.parameters import Logits, select
+from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
+from dtta.methods.settings import Logits
 
 
 def naive_gradients(model, phi, image, t, noise, micro_batch, norm, parameters):

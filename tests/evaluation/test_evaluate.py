@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
+import time
 
+import psutil
 import pytest
 import tiny
 import tiny_problems
@@ -15,6 +18,7 @@ from dtta.evaluation import evaluate as module
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.run import Row, Run
 from dtta.evaluation.statistics import paired_gain
+from dtta.experiments.runner import workforce
 from dtta.methods.registry import build
 
 
@@ -160,6 +164,41 @@ def test_two_processes_give_the_rows_of_one(tmp_path, forked):
     assert len(lines) == 21
     assert [Row(**line) for line in lines[1:]] == two
     assert pickle.loads(pickle.dumps(run())) == run()  # as it goes to a spawned process
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_workers_end_when_their_parent_is_killed(forked, tmp_path, table):
+    endless = run(settings=TTA | dict(steps=10**7))
+
+    def parent():
+        if not table:
+            quiet(endless, SHIFTS, range(10), workers=2)
+        with workforce(2) as work:
+            work([(endless, SHIFTS, range(10), tmp_path / f"{k}.jsonl") for k in range(2)], "endless")
+
+    process = multiprocessing.get_context("fork").Process(target=parent)
+    process.start()
+    workers, deadline = [], time.monotonic() + 60
+    while len(workers) < 2 and time.monotonic() < deadline:
+        workers = psutil.Process(process.pid).children()
+        time.sleep(0.1)
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 30
+    try:
+        while (left := [w for w in workers if running(w)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(workers) == 2 and not left
+    finally:
+        for worker in filter(running, workers):
+            worker.kill()
+
+
+def running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # what ended, although nobody has asked for its status
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_an_error_in_a_process_is_told_and_rows_before_it_stay(tmp_path, forked):

@@ -11,6 +11,7 @@ from dtta.core.sampling import Sampling
 from dtta.methods.diffusion_classifier import DiffusionClassifier
 from dtta.methods.ensemble import Ensemble
 from dtta.methods.none import NoAdaptation
+from dtta.methods.registry import build
 
 
 def seeded(seed: int = 7) -> torch.Generator:
@@ -43,6 +44,23 @@ def test_losses_are_a_double_loop_over_classes_and_pairs(diffusion, micro_batch)
     np.testing.assert_allclose(logits.numpy(), -64 * expected.mean(2), rtol=1e-4)
     assert (logits.argmax(1).numpy() == expected.mean(2).argmin(1)).all()
     assert not logits.requires_grad
+
+
+def test_passes_are_halved_until_they_fit_in_memory(phi):
+    image, sizes = tiny.images(2), []
+    expected = DiffusionClassifier(phi, samples=3).losses(image, seeded())
+    method = build(tiny.problem(), "diffusion-classifier", samples=3, micro_batch=25)
+    original = method.diffusion.loss
+
+    def loss(z0, *rest):
+        sizes.append(len(z0))
+        if len(z0) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(z0, *rest)
+
+    method.diffusion.loss = loss
+    torch.testing.assert_close(method.losses(image, seeded()), expected, rtol=1e-4, atol=1e-6)
+    assert sizes == [25, 13, 7, 7, 7, 7, 2] and method.micro_batch == 7 and method.evaluations == 30
 
 
 def test_all_classes_see_the_same_pairs(phi, image):

@@ -53,18 +53,41 @@ def naive(wrapped, x, seed, classes):
 @pytest.mark.parametrize("family", ["unet", "dit"])
 @pytest.mark.parametrize("mix", ["noise", "loss"])
 @pytest.mark.parametrize(("top", "tau"), [(3, None), (9, 0.2)])
-@pytest.mark.parametrize("phi", [False, True])
-def test_loss_and_gradient_are_those_of_the_mixture(family, mix, top, tau, phi):
-    wrapped = method(family, phi=phi, mix=mix, top=top, others=0, tau=tau, samples=2)
-    x = tiny.images(2)
+@pytest.mark.parametrize(("phi", "micro_batch"), [(False, None), (False, 1), (True, None), (True, 1), (True, 3)])
+def test_loss_and_gradient_are_those_of_the_mixture(family, mix, top, tau, phi, micro_batch):
+    wrapped = method(family, phi=phi, mix=mix, top=top, others=0, tau=tau, samples=2, micro_batch=micro_batch)
+    x, sizes = tiny.images(2), []
+    wrapped.diffusion.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     classes = wrapped.model(x).argsort(1, descending=True)[:, :top].tolist()
     expected = naive(wrapped, x, 5, classes)
-    found = wrapped.objective(x, torch.Generator().manual_seed(5))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
-    ours = torch.autograd.grad(found, wrapped.adapted, allow_unused=True)
     theirs = torch.autograd.grad(expected, wrapped.adapted, allow_unused=True)
-    for a, b in zip(ours, theirs, strict=True):
-        assert (a is None and b is None) or torch.allclose(a, b, atol=1e-5)
+    sizes.clear()
+    found = wrapped.objective(x, torch.Generator().manual_seed(5))
+    pairs_in_a_pass = {None: [4], 1: [1] * 4, 3: [2, 2]}[micro_batch]  # whole images where one fits
+    assert sizes == [len(classes[0]) * pairs for pairs in pairs_in_a_pass]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    found.backward()
+    for p, gradient in zip(wrapped.adapted, theirs, strict=True):
+        assert (p.grad is None and gradient is None) or torch.allclose(p.grad, gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("phi", [False, True])
+def test_passes_are_halved_until_they_fit_in_memory(phi):
+    """The same answer to rounding, nothing counted twice, and the size is kept for the next image."""
+    x, sizes = tiny.images(2), []
+    plain, small = (method(phi=phi, top=2, others=1, samples=4, steps=2, episodic=True) for _ in range(2))
+
+    def fits(_, inputs):
+        sizes.append(len(inputs[0]) // 3)
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    small.diffusion.network.register_forward_pre_hook(fits)
+    expected, found = (m(x, torch.Generator().manual_seed(0)) for m in (plain, small))
+    assert sizes == [8, 4, *[2] * 8] and small.micro_batch == 2 and small.evaluations == plain.evaluations
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="micro_batch must be a whole number of at least 1, not 0"):
+        method(micro_batch=0)
 
 
 def test_nothing_goes_backward_through_a_frozen_diffusion_model():

@@ -8,7 +8,6 @@ import pytest
 import tiny
 import torch
 
-from dtta.core.parameters import Logits
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
 from dtta.methods.augmentation import AugmentationMean
@@ -23,7 +22,7 @@ from dtta.methods.marginal_entropy import MarginalEntropy
 from dtta.methods.none import NoAdaptation
 from dtta.methods.registry import METHODS, TASKS, build, methods_for, online, settings_of
 from dtta.methods.sar import Sar
-from dtta.methods.settings import OPTIMIZERS
+from dtta.methods.settings import OPTIMIZERS, Logits
 from dtta.methods.tent import Tent
 from dtta.methods.ttt_mae import TttMae
 from dtta.problems.networks.mae import MaskedAutoencoder

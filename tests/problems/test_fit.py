@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint(tmp_path):
     with pytest.raises(Stop):
         train(path, noisy_loss(stop_at=6))
     saved = path.read_bytes()
-    with pytest.raises(FloatingPointError, match="training: the loss is nan at step 6; lower the rate"):
+    with pytest.raises(FloatingPointError, match="training: the loss is nan at step 6; lower the learning rate"):
         train(path, noisy_loss(bad_at=3))
     assert path.read_bytes() == saved
     train(path)  # the run can be resumed

@@ -42,6 +42,7 @@ def package(tmp_path, monkeypatch) -> Path:
         "plugged/problems.py": PACKAGE,
         "plugged/broken.py": "import plugged_needs_this",
         "plugged/trained.py": PACKAGE + "\ndef recipes(name): return {'net': name}\n",
+        "plugged/again.py": "from plugged.problems import plain\nRECIPES = {'net': 1}\n",
         "plugged-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: plugged\nVersion: 1\n",
         "plugged-1.dist-info/entry_points.txt": "[dtta.problems]\nshort = plugged.problems:chosen\n",
     }.items():
@@ -96,6 +97,7 @@ def test_a_missing_import_inside_a_module_is_shown(package):
 
 def test_only_problems_with_recipes_are_trained(package, tmp_path, capsys):
     assert recipes_of("plugged.problems:plain") == {}
+    assert recipes_of("plugged.again:plain") == {"net": 1}  # of the module that is named, not the function's
     assert recipes_of("plugged.trained:plain") == {"net": "plugged.trained:plain"}
     assert main(["train", "plugged.problems:plain", "--to", str(tmp_path / "weights")]) == 2
     assert "there is nothing to train for plugged.problems:plain" in capsys.readouterr().err

@@ -27,6 +27,7 @@ def test_the_committed_drawing_shows_the_imports_of_the_code():
 
 def test_every_import_is_a_dot_and_is_named_for_screen_readers(tmp_path):
     (tmp_path / "pyproject.toml").write_text(
+        '[[tool.importlinter.contracts]]\nforbidden_modules = ["dtta.top"]\n'
         '[[tool.importlinter.contracts]]\nlayers = ["dtta.top", "dtta.left | dtta.right", "dtta.low"]\n',
         encoding="utf-8",
     )

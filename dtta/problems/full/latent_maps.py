@@ -35,7 +35,7 @@ VAES = hub.checkpoints("autoencoders")
 # The paper states nothing for depth, nor for the ControlNet; for its segmentation models AdamW at 8e-5 (stated
 # elsewhere by its authors), and φ is adapted. Steps and samples are those of its other tasks. None of these were chosen
 # on validation images here.
-SETTINGS = dict(optimizer="adamw", lr=8e-5, steps=5, samples=180, micro_batch=4)
+SETTINGS = dict(optimizer="adamw", lr=8e-5, steps=5, samples=180)
 Condition = Callable[[ConcatUNet, Tensor], Tensor]  # diffusion model, true maps (N, H, W) -> c
 
 

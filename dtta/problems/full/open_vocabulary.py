@@ -30,7 +30,7 @@ NETWORKS = hub.checkpoints("open-vocabulary-networks")
 # rank. Other methods have their defaults (dtta.methods), but TENT adapts the same LoRA. None of these were chosen on
 # validation images here.
 SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(trainable="lora", rank=16, steps=5, samples=192, micro_batch=8, optimizer="sgd", lr=5e-3),
+    "diffusion-tta": dict(trainable="lora", rank=16, steps=5, samples=192, optimizer="sgd", lr=5e-3),
     "tent": dict(trainable="lora", rank=16),
     "tpt": {},
     "diffusion-classifier": dict(samples=48),

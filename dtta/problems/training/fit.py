@@ -55,7 +55,7 @@ def fit(
         optimizer.param_groups[0]["lr"] = lr * warm_up * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         loss = batch_loss(network, generator)
         if not loss.isfinite():
-            raise FloatingPointError(f"{description}: the loss is {loss.item()} at step {step}; lower the rate")
+            raise FloatingPointError(f"{description}: the loss is {loss} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dtta.problems.data.folders import output_folder
+
 
 def add_commands(commands) -> None:
     """Register ``course`` and its own commands among those of ``dtta``."""
@@ -14,7 +16,7 @@ def add_commands(commands) -> None:
 
     build = _command(own, "build", _build, "make assignments: students' notebooks, and a course folder for nbgrader")
     build.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
-    build.add_argument("--to", type=Path, default=Path("course"), help="the course folder (default: course)")
+    build.add_argument("--to", type=output_folder, default="course", help="the course folder (default: course)")
     build.add_argument("--root", type=Path, default=Path(), help="a checkout of the book (default: here)")
     build.add_argument("--solutions", action="store_true", help="also run the solutions, for you alone: TO/solutions")
     build.add_argument(
@@ -41,8 +43,16 @@ def add_commands(commands) -> None:
 
 
 def _chosen(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="the course folder, with submitted/NAME/a1/a1_NAME.ipynb")
+    command.add_argument("folder", type=_course_folder, help="the course folder, with submitted/NAME/a1/a1_NAME.ipynb")
     command.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
+
+
+def _course_folder(text: str) -> Path:
+    folder = Path(text).expanduser()
+    if not (folder / "submitted").is_dir():
+        reason = "has no folder submitted/ with submitted/NAME/a1/a1_NAME.ipynb in it"
+        raise argparse.ArgumentTypeError(f"{folder} {reason}")
+    return folder
 
 
 def _command(commands, name, run, text) -> argparse.ArgumentParser:
@@ -91,9 +101,10 @@ def _doctor(options) -> None:
 
 
 def _grade(options) -> None:
-    from dtta.course.staff import grade, sandbox
+    from dtta.course.staff import grade, sandbox, source
 
     kind = sandbox.choose(options.sandbox)
+    source.submissions(options.folder, options.names, options.student)  # a wrong name is reported first
     print(f"submissions run in: {sandbox.WORDS[kind]}")
     for line in grade.grade(options.folder, options.names, options.student, options.sandbox, options.again):
         print(line, flush=True)

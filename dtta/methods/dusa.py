@@ -59,7 +59,7 @@ class Dusa(SelfTraining):
             raise ValueError(f"mix must be 'noise' or 'loss', not {mix!r}")
         if samples < 1 or top < 1 or others < 0:
             raise ValueError(f"samples ({samples}) and top ({top}) must be at least 1, others ({others}) 0 or more")
-        if tau is not None and not tau > 0:
+        if tau is not None and (isinstance(tau, str) or not tau > 0):
             raise ValueError(f"tau must be above 0, not {tau!r}")
         self.diffusion = diffusion
         self.samples = samples

@@ -16,18 +16,13 @@ def add_command(commands) -> None:
     text = "seconds for one step: fast loop, naive loop, arithmetic floor"
     command = new_command(commands, "bench", run, text)
     add_problem_options(command)
-    command.add_argument(
-        "--case",
-        action="append",
-        metavar="NAME",
-        help="instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint "
-        "(the diffusion model is adapted too) or sd-512; may be repeated",
-    )
+    text = """instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint
+        (the diffusion model is adapted too) or sd-512; may be repeated"""
+    command.add_argument("--case", action="append", metavar="NAME", help=text)
     command.add_argument("--samples", type=whole(1), help="pairs (t, noise) in each step (default: 48; of a case: 180)")
     command.add_argument("--steps", type=whole(1), default=5, help="of a case (default: 5)")
-    command.add_argument(
-        "--micro-batch", type=whole(1), default=12, help="pairs in one pass of the naive loop (default: 12)"
-    )
+    text = "pairs in one pass of the naive loop (default: 12)"
+    command.add_argument("--micro-batch", type=whole(1), default=12, help=text)
     add_speed_options(command)
     command.add_argument("--out", type=output_file, help="a .json file for the measurements of the cases")
 

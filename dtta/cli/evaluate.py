@@ -38,9 +38,8 @@ def add_command(commands) -> None:
     workers = "processes (default: 2); under accelerate launch the launcher's are used"
     command.add_argument("--workers", type=shared.whole(1), default=2, help=workers)
     shared.add_speed_options(command)
-    command.add_argument(
-        "--out", type=output_folder, help="folder for the rows; a run that was stopped continues from there"
-    )
+    text = "folder for the rows; a run that was stopped continues from there"
+    command.add_argument("--out", type=output_folder, help=text)
     table.add_options(command)
 
 

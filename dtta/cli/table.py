@@ -17,9 +17,7 @@ def add_options(command: ArgumentParser) -> None:
     text = "make a whole table of the book, all of them, or what a file says; in float32, unless --precision is given"
     command.add_argument("--table", metavar="NAME", help=text)
     command.add_argument("--only", action="append", metavar="NAME", help="one run of the table; may be repeated")
-    command.add_argument(
-        "--store", type=output_folder, help="folder for the finished table (default: inside the package)"
-    )
+    command.add_argument("--store", type=output_folder, help="folder for the table (default: inside the package)")
 
 
 def run(options: Namespace, processes: Single) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shlex
+import sys
+from argparse import ArgumentTypeError
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+import torch
 
-from dtta.cli import main
+from dtta.cli import explanation, main
+from dtta.problems.data.folders import data_folder, output_folder
 
 CHECKOUT = Path(__file__).parents[2]
 FILES = {
@@ -168,9 +175,9 @@ def test_a_wrong_command_line_gets_one_sentence_and_changes_nothing(line, tmp_pa
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_bytes(content)
     before = contents(tmp_path)
-    monkeypatch.setattr("sys.path", [*os.sys.path, str(tmp_path)])
+    monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
     for name in ("mine", "broken", "needs"):
-        monkeypatch.delitem(os.sys.modules, name, raising=False)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     words = shlex.split(line)
     while words and "=" in words[0]:
@@ -196,3 +203,61 @@ def run(words: list[str]) -> int:
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+# --- what is wrong with the machine -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.png"), "x.png cannot .*: make room on the disk"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "rows"), "rows cannot .*: change its permissions"),
+        (OSError(errno.ENOENT, "cannot write rows: no. Go on", None), "^cannot write rows: no. Go on$"),
+        (MemoryError(), "memory ran out .*--workers 1"),
+        (BrokenProcessPool("a process was terminated"), "worker was killed.*finished rows are kept.*--workers 1"),
+        (ImportError("Found an incompatible version of torchao. Found 0.10.0"), "0.10.0.*pip uninstall torchao"),
+    ],
+)
+def test_errors_of_the_machine_name_the_cause_and_a_remedy(error, words):
+    assert re.search(words, explanation(error))
+
+
+def test_too_large_a_tensor_is_no_bug():
+    with pytest.raises(RuntimeError) as stop:
+        torch.empty(2**55)
+    assert "memory ran out" in explanation(stop.value)
+    assert explanation(RuntimeError("anything else")) is None
+
+
+def test_a_figure_for_which_the_disk_has_no_room_is_named(tmp_path, capsys):
+    (tmp_path / "digits-0-clean-adapted.png").symlink_to("/dev/full")
+    assert main(["adapt", "--index", "0", "--method", "none", "--out", str(tmp_path)]) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "digits-0-clean-adapted.png cannot" in sentence and "make room on the disk" in sentence
+
+
+def test_compiling_without_a_compiler_stops_before_the_first_image(tmp_path, capsys):
+    from torch._inductor import config
+
+    torch._dynamo.reset()
+    with config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
+        assert main(["evaluate", "--compile", "--images", "1", "--out", str(tmp_path / "rows")]) == 2
+    captured = capsys.readouterr()
+    assert "--compile does not work here" in captured.err and "C++ compiler" in captured.err
+    assert captured.out == "" and not (tmp_path / "rows").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *arguments: False)  # root may write everywhere
+    with pytest.raises(ArgumentTypeError, match=f"{tmp_path} cannot be written"):
+        output_folder(tmp_path / "a" / "b")
+
+
+def test_a_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    for folder in (None, "~/data"):
+        monkeypatch.setenv("DTTA_DATA", folder or "")
+        with pytest.raises(FileNotFoundError, match="set DTTA_DATA"):
+            data_folder()

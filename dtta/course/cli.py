@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dtta.problems.data.folders import output_folder
-
 
 def add_commands(commands) -> None:
     """Register ``course`` and its own commands among those of ``dtta``."""
@@ -16,7 +14,7 @@ def add_commands(commands) -> None:
 
     build = _command(own, "build", _build, "make assignments: students' notebooks, and a course folder for nbgrader")
     build.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
-    build.add_argument("--to", type=output_folder, default="course", help="the course folder (default: course)")
+    build.add_argument("--to", type=Path, default=Path("course"), help="the course folder (default: course)")
     build.add_argument("--root", type=Path, default=Path(), help="a checkout of the book (default: here)")
     build.add_argument("--solutions", action="store_true", help="also run the solutions, for you alone: TO/solutions")
     build.add_argument(

@@ -112,7 +112,7 @@ def test_an_extension_without_validation_images_has_no_grids(tmp_path):
         (
             'problem = "small_table:problem"',
             'problem = "digts"',
-            "few.toml: unknown problem 'digts'; choose from digits",
+            "few.toml: unknown problem 'digts'; choose from",
         ),
         ("batch = 2", "batch = [2]", r"batch must be a whole number, not \[2\]"),
         ("lr = [0.01, 1.0]", "lr = [0.01, true]", "lr of diffusion-tta must be a number, not True"),

@@ -25,9 +25,9 @@ FILES = {
     "typed.toml": b'about = "x"\nproblem = "digits"\ntest_images = "many"\n[runs.none]\n',
     "shifts.toml": b'about = "x"\nproblem = "digits"\ntest_images = 1\nshifts = ["rain"]\n[runs.none]\n',
     "noise.png": b"not a picture",
-    "broken.py": b"def build(:\n",
-    "needs.py": b"import a_library_that_is_not_installed\n",
-    "mine.py": b"def text():\n    return 'x'\n\n\ndef nothing(problem):\n    return None\n",
+    "own_syntax.py": b"def build(:\n",
+    "own_import.py": b"import a_library_that_is_not_installed\n",
+    "own_functions.py": b"def text():\n    return 'x'\n\n\ndef nothing(problem):\n    return None\n",
     "course/submitted/ada/a1/a1.ipynb": b"{}",
     "rows/a.summary.json": b"{",
 }
@@ -82,15 +82,15 @@ LINES = {  # command line, with variables of the environment in front -> what th
     "adapt --index 0 --method cotta --set views=-1": "views",
     "adapt --index 0 --method consistency": "consistency",
     "adapt --index 0 --problem nothing:here": "'nothing'",
-    "adapt --index 0 --problem mine:": "'mine:'",
-    "adapt --index 0 --problem mine:other": "'other'",
-    "adapt --index 0 --problem mine:text": "mine:text",
-    "adapt --index 0 --problem broken:f": "broken",
-    "adapt --index 0 --problem needs:f": "a_library_that_is_not_installed",
+    "adapt --index 0 --problem own_functions:": "'own_functions:'",
+    "adapt --index 0 --problem own_functions:other": "'other'",
+    "adapt --index 0 --problem own_functions:text": "own_functions:text",
+    "adapt --index 0 --problem own_syntax:f": "own_syntax",
+    "adapt --index 0 --problem own_import:f": "a_library_that_is_not_installed",
     "adapt --index 0 --problem ..up:f": "..up",
     "adapt --index 0 --problem builtins:dict": "builtins:dict",
-    "adapt --index 0 --method mine:nothing": "mine:nothing",
-    "adapt --index 0 --method ./mine.py:nothing": "./mine.py",
+    "adapt --index 0 --method own_functions:nothing": "own_functions:nothing",
+    "adapt --index 0 --method ./own_functions.py:nothing": "./own_functions.py",
     "adapt --index 0 --out a.txt": "a.txt",
     "adapt --index 0 --out a.txt/deeper": "a.txt",
     "adapt --index 0 --out ''": "--out",
@@ -176,8 +176,6 @@ def test_a_wrong_command_line_gets_one_sentence_and_changes_nothing(line, tmp_pa
         Path(name).write_bytes(content)
     before = contents(tmp_path)
     monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
-    for name in ("mine", "broken", "needs"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     words = shlex.split(line)
     while words and "=" in words[0]:

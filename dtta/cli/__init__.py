@@ -6,14 +6,17 @@ May import everything; torch, diffusers and matplotlib, which are slow to import
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from io import TextIOWrapper
 
 import dtta
 from dtta.cli import adapt, bench, doctor, evaluate, fetch, report, train
+from dtta.cli.options import Parser
 from dtta.course import cli as course
 from dtta.evaluation import distributed
+from dtta.problems.data.folders import one_line
 
 COMMANDS = (adapt, evaluate, report, train, bench, doctor, fetch)
 EXAMPLES = """examples:
@@ -42,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # write \u03b8 where the locale's encoding lacks θ
             stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         options.run(options)
     except KeyboardInterrupt:
         if distributed.is_first():
@@ -61,20 +64,35 @@ def main(arguments: list[str] | None = None) -> int:
 
 def explanation(error: Exception) -> str | None:
     """Return the sentence for the user, or None for an error that is a bug."""
-    if isinstance(error, OSError) and " " in (error.strerror or ""):
-        return error.strerror
-    if isinstance(error, ValueError | IndexError | OSError | FloatingPointError | distributed.StoppedError):
+    names = {kind.__name__ for kind in type(error).__mro__}  # by name, so that nothing needs to be imported
+    if isinstance(error, OSError):
+        return _of_file(error)
+    if isinstance(error, ImportError):
+        remedy = "pip uninstall torchao, which dtta does not need" if "torchao" in str(error) else "install it"
+        return f"a library is missing or too old ({one_line(error)}): {remedy}"
+    if names & {"MemoryError", "OutOfMemoryError"} or "can't allocate memory" in str(error):
+        return f"memory ran out ({one_line(error)}): try --set micro_batch=1, a smaller --batch or --workers 1"
+    if "BrokenProcessPool" in names:
+        return "a worker was killed, perhaps for lack of memory; finished rows are kept: try again with --workers 1"
+    if names & {"ValueError", "IndexError", "FloatingPointError", "ArgumentTypeError", "StoppedError", "WeightsError"}:
         return str(error)
-    if isinstance(error, RuntimeError):
-        from dtta.problems.training.weights import WeightsError
-
-        return str(error) if isinstance(error, WeightsError) else None
     return None
 
 
-def parser() -> argparse.ArgumentParser:
+def _of_file(error: OSError) -> str:
+    """Return a sentence with the file's name and a remedy, unless the error's message is one already."""
+    standard = os.strerror(error.errno) if error.errno else None
+    if error.strerror != standard or standard is None:
+        return error.strerror or one_line(error)
+    remedies = {errno.ENOSPC: "make room on the disk", errno.EDQUOT: "make room on the disk"}
+    denied = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions or name another place")
+    remedy = (remedies | denied).get(error.errno, "check this path")
+    return f"{error.filename or 'a file'} cannot be read or written ({standard}): {remedy}"
+
+
+def parser() -> Parser:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         "dtta",
         description="Diffusion-TTA: test-time adaptation by generative feedback.",
         epilog=EXAMPLES,

@@ -6,7 +6,17 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtta.cli.options import add_method_options, add_shift_options, file_name, load_problem, new_command, settings_of
+from dtta.cli.options import (
+    add_method_options,
+    add_shift_options,
+    file_name,
+    load_problem,
+    new_command,
+    refuse,
+    settings_of,
+    whole,
+)
+from dtta.problems.data.folders import named_in_errors, output_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +35,10 @@ def add_command(commands) -> None:
     command = new_command(commands, "adapt", run, text)
     command.epilog = PICTURES
     command.add_argument("image", nargs="?", type=Path, help="an image file, or a folder of them")
-    command.add_argument("--index", type=int, help="instead of a file: the number of a test image of the problem")
+    command.add_argument("--index", type=whole(0), help="instead of a file: the number of a test image of the problem")
     add_shift_options(command)
     add_method_options(command)
-    command.add_argument("--out", type=Path, default=Path("."), help="folder for the figures (default: here)")
+    command.add_argument("--out", type=output_folder, default=".", help="folder for the figures (default: here)")
 
 
 def run(options: Namespace) -> None:
@@ -41,8 +51,13 @@ def run(options: Namespace) -> None:
     from dtta.methods.registry import build
     from dtta.pages import figures
 
+    if (options.image is None) == (options.index is None):
+        raise ValueError("give an image file, a folder of them, or --index for one of the problem's test images")
+    if options.image:
+        refuse(options, ("shift", "severity"), "on image files")
+    settings = settings_of(options)
     problem = load_problem(options)
-    method = build(problem, options.method, **settings_of(options.set))
+    method = build(problem, options.method, **settings)
     images, label = _images(options, problem)
     options.out.mkdir(parents=True, exist_ok=True)
     steps = getattr(method, "steps", 1)
@@ -58,7 +73,9 @@ def run(options: Namespace) -> None:
             x, before, after = x.cpu(), before.cpu(), after.cpu()
             path = options.out / f"{name}-adapted.png"
             losses = [step.loss.item() for step in getattr(method, "history", [])]
-            figures.adaptation(problem, x, before, after, label, losses).savefig(path, dpi=150)
+            figure = figures.adaptation(problem, x, before, after, label, losses)
+            with named_in_errors(path):
+                figure.savefig(path, dpi=150)
             bar.write(f"{name}: figure in {path}\n{comparison(problem, before, after, label)}")
 
 
@@ -94,8 +111,6 @@ def _shares(problem: Problem, output: Tensor) -> Tensor:
 
 def _images(options: Namespace, problem: Problem) -> tuple[dict[str, Tensor], Tensor | None]:
     """Return the images by name, and the label, if the image is one of the problem's."""
-    if (options.image is None) == (options.index is None):
-        raise ValueError("give an image file, a folder of them, or --index for one of the problem's test images")
     if options.index is None:
         return {path.stem: read_image(path, problem) for path in _image_files(options.image)}, None
     x, label = problem.image(options.index, options.shift, options.severity, seed=options.seed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 
-from dtta.cli.options import add_problem_options, add_speed_options, load_problem, new_command, precision_for
+from dtta.cli import options as shared
+from dtta.cli.options import add_problem_options, add_speed_options, load_problem, new_command, precision_for, whole
+from dtta.problems.data.folders import named_in_errors, output_file
 
 
 def add_command(commands) -> None:
@@ -15,33 +16,32 @@ def add_command(commands) -> None:
     text = "seconds for one step: fast loop, naive loop, arithmetic floor"
     command = new_command(commands, "bench", run, text)
     add_problem_options(command)
-    command.add_argument(
-        "--case",
-        action="append",
-        metavar="NAME",
-        help="instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint "
-        "(the diffusion model is adapted too) or sd-512; may be repeated",
-    )
-    command.add_argument("--samples", type=int, help="pairs (t, noise) in each step (default: 48; of a case: 180)")
-    command.add_argument("--steps", type=int, default=5, help="of a case (default: 5)")
-    command.add_argument(
-        "--micro-batch", type=int, default=12, help="pairs in one pass of the naive loop (default: 12)"
-    )
+    text = """instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint
+        (the diffusion model is adapted too) or sd-512; may be repeated"""
+    command.add_argument("--case", action="append", metavar="NAME", help=text)
+    command.add_argument("--samples", type=whole(1), help="pairs (t, noise) in each step (default: 48; of a case: 180)")
+    command.add_argument("--steps", type=whole(1), default=5, help="of a case (default: 5)")
+    text = "pairs in one pass of the naive loop (default: 12)"
+    command.add_argument("--micro-batch", type=whole(1), default=12, help=text)
     add_speed_options(command)
-    command.add_argument("--out", type=Path, help="a .json file for the measurements of the cases")
+    command.add_argument("--out", type=output_file, help="a .json file for the measurements of the cases")
 
 
 def run(options: Namespace) -> None:
     """Time one step on a problem, or each case."""
     if options.case:
+        shared.refuse(options, ("problem", "network", "diffusion", "classes", "as_released"), "with --case")
         _time_cases(options)
         return
+    shared.refuse(options, ("steps", "out"), "without --case")
     import torch
 
     from dtta.profiling.loops import bench
 
     problem = load_problem(options)
     samples = 48 if options.samples is None else options.samples
+    if options.compile:
+        shared.check_compiler(problem)
     precision = precision_for(problem, options.precision)
     micro_batch = options.micro_batch
     speed = dict(precision=precision, compile=options.compile, fast_micro_batch=micro_batch)
@@ -67,4 +67,5 @@ def _time_cases(options: Namespace) -> None:
         records.append({"case": case, "steps": options.steps} | asdict(timing) | about_here())
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            with named_in_errors(options.out):
+                options.out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

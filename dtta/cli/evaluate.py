@@ -6,16 +6,16 @@ import io
 import sys
 from argparse import Namespace
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dtta.cli import options as shared
 from dtta.cli import table
 from dtta.evaluation import distributed
 from dtta.experiments import paper
+from dtta.problems.data.folders import output_folder
 
 if TYPE_CHECKING:
-    from dtta.core.problem import Metric, Problem
+    from dtta.core.problem import Problem
     from dtta.evaluation.run import Row
 
 DEFAULTS = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, images=100, batch=1)
@@ -28,17 +28,18 @@ def add_command(commands) -> None:
     command = shared.new_command(commands, "evaluate", run, text)
     shared.add_shift_options(command)
     shared.add_method_options(command)
-    command.add_argument("--images", type=int, help="how many images of the split (default: 100)")
+    command.add_argument("--images", type=shared.whole(1), help="how many images of the split (default: 100)")
     command.add_argument("--preset", metavar="NAME", help="a cell of the paper's tables, or list: their names")
-    command.add_argument("--batch", type=int, help="images that the method receives at once (default: 1)")
+    command.add_argument("--batch", type=shared.whole(1), help="images that the method receives at once (default: 1)")
     command.add_argument("--by-class", action="store_true", help="images sorted by class, as the released code has")
     command.set_defaults(**dict.fromkeys(DEFAULTS))  # None: not given, so that a preset can fill it
     command.add_argument("--split", default="test", help="validation or test (default: test)")
     command.add_argument("--metric", help="one of the problem's metrics to show by shift (default: its main one)")
     workers = "processes (default: 1 on a GPU, else 2); under accelerate launch the launcher's are used"
-    command.add_argument("--workers", type=int, help=workers)
+    command.add_argument("--workers", type=shared.whole(1), help=workers)
     shared.add_speed_options(command)
-    command.add_argument("--out", type=Path, help="folder for the rows; a run that was stopped continues from there")
+    text = "folder for the rows; a run that was stopped continues from there"
+    command.add_argument("--out", type=output_folder, help=text)
     table.add_options(command)
 
 
@@ -47,6 +48,10 @@ def run(options: Namespace) -> None:
     if options.preset == "list":
         print(listing())
         return
+    if options.table:
+        shared.refuse(options, vars(options).keys() - {*table.OPTIONS, "run", "default"}, "with --table")
+    else:
+        shared.refuse(options, ("only", "store"), "without --table")
     preset = fill_in(options)
     if options.workers is None:
         from torch.cuda import is_available
@@ -93,12 +98,12 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
     from dtta.evaluation import summary
     from dtta.evaluation.evaluate import evaluate
     from dtta.evaluation.run import Run
+    from dtta.evaluation.statistics import gains_of_shifts
 
-    settings = shared.settings_of(options.set)
+    settings = shared.settings_of(options)
     problem = processes.in_turn(lambda: _checked_problem(options, settings))
     precision = shared.precision_for(problem, options.precision)
-    shifts = _shifts(options, problem)
-    cells = [(shift, options.severity) for shift in shifts]
+    cells = [(shift, options.severity) for shift in _shifts(options, problem)]
     name = shared.file_name(options.preset or options.problem)
     rows = {}
     for method, given in {"none": {}, options.method: settings}.items():
@@ -116,10 +121,13 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
             processes=processes, compile=options.compile, problem=problem,
         )  # fmt: skip
     before, after = rows["none"], rows[options.method]
-    _print_gains(options, problem, shifts, before, after)
+    metric = options.metric or problem.metric
+    gains = gains_of_shifts(before, after, problem.metrics.get(metric))
+    seconds = sum(row.seconds for row in after) / len(after)
+    _print_gains(options, problem, gains, before, after)
+    print(f"\n{seconds:.2f} s per image and process")
     if options.out and processes.first:
-        metric = options.metric or problem.metric
-        result = summary.of_rows(run, before, after, problem.metrics.get(metric), metric, options.preset)
+        result = summary.of_gains(run, gains, metric, options.severity, seconds, options.preset)
         print(f"summary in {summary.write(result, path)}; a table of all in the folder: dtta report {options.out}")
 
 
@@ -135,6 +143,8 @@ def _checked_problem(options: Namespace, settings: dict) -> Problem:
         choice = ", ".join(problem.metrics) or f"only {problem.metric}, which need not be named"
         raise ValueError(f"{problem.name} has no metric {options.metric!r}; it has {choice}")
     build(problem, options.method, **settings)
+    if options.compile:
+        shared.check_compiler(problem)
     problem.image(0, _shifts(options, problem)[0], options.severity, options.split)
     return problem
 
@@ -143,26 +153,19 @@ def _shifts(options: Namespace, problem: Problem) -> list[str]:
     return ["clean", *problem.shifts] if options.shift == "all" else [options.shift]
 
 
-def _print_gains(options: Namespace, problem: Problem, shifts: list[str], before: list[Row], after: list[Row]) -> None:
-    metric = problem.metrics.get(options.metric or problem.metric)
-    name = f"{problem.metric} in %" if metric is None else options.metric or problem.metric
+def _print_gains(options: Namespace, problem: Problem, gains: dict[str, dict], *rows: list[Row]) -> None:
+    from dtta.evaluation.statistics import paired_gain
+
+    name, digits = options.metric or problem.metric, 2
+    if name not in problem.metrics:
+        name, digits = f"{problem.metric} in %", 1
     print(f"\n{options.method} against no adaptation, {name}, {options.images} {options.split} images")
     print(f"severity {options.severity}, seed {options.seed}; gain with its 95% paired bootstrap interval\n")
     print(f"{'shift':20} {'before':>7} {'after':>7} {'gain':>7}   interval")
-    for shift in shifts:
-        pair = [[row for row in rows if row.shift == shift] for rows in (before, after)]
-        print(_gain_line(shift, *pair, metric))
-    if len(shifts) > 1:
-        pair = [[row for row in rows if row.shift != "clean"] for rows in (before, after)]
-        print(_gain_line("mean", *pair, metric))
+    for shift, gain in gains.items():
+        print(shared.gain_line(shift, gain, digits))
     if problem.metrics and not options.metric:
         print("\nother metrics, over all of these, each in its unit (see the book)")
-        for other in [m for m in problem.metrics if m != problem.metric]:
-            print(_gain_line(other, before, after, problem.metrics[other]))
-    print(f"\n{sum(r.seconds for r in after) / len(after):.2f} s per image and process")
-
-
-def _gain_line(name: str, before: list[Row], after: list[Row], metric: Metric | None) -> str:
-    from dtta.evaluation.statistics import paired_gain
-
-    return shared.gain_line(name, paired_gain(before, after, metric), 1 if metric is None else 2)
+        for other, metric in problem.metrics.items():
+            if other != problem.metric:
+                print(shared.gain_line(other, paired_gain(*rows, metric), 2))

@@ -16,7 +16,7 @@ def add_command(commands) -> None:
 
 def run(options: Namespace) -> None:
     """Download each data set."""
-    from dtta.problems.data.download import fetch
+    from dtta.problems.data.download import ARCHIVES, fetch
 
-    for name in options.names:
+    for name in sorted(options.names, key=lambda name: name in ARCHIVES):  # a wrong name is reported first
         print(f"{name} is in {fetch(name)}")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from dtta.cli.options import gain_line
 from dtta.evaluation.distributed import Single
+from dtta.problems.data.folders import output_folder
+
+OPTIONS = ("table", "only", "store", "workers", "precision", "compile", "out")
 
 
 def add_options(command: ArgumentParser) -> None:
@@ -14,14 +17,14 @@ def add_options(command: ArgumentParser) -> None:
     text = "make a whole table of the book, all of them, or what a file says; in float32, unless --precision is given"
     command.add_argument("--table", metavar="NAME", help=text)
     command.add_argument("--only", action="append", metavar="NAME", help="one run of the table; may be repeated")
-    command.add_argument("--store", type=Path, help="folder for the finished table (default: inside the package)")
+    command.add_argument("--store", type=output_folder, help="folder for the table (default: inside the package)")
 
 
 def run(options: Namespace, processes: Single) -> None:
     """Make one table, or all, and print it. Raises ValueError: no such table or run, or --only with all tables."""
     from dtta.experiments import spec, stored
 
-    store = options.store or stored.FOLDER
+    store = options.store or output_folder(stored.FOLDER)
     if options.table != "all":
         _make(options.table, options, store, processes)
         return

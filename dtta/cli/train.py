@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
-from dtta.cli.options import new_command
+from dtta.cli.options import new_command, whole
 from dtta.core.plugins import listing
+from dtta.problems.data.folders import output_folder
 from dtta.problems.registry import PROBLEMS, recipes_of
 
 
@@ -16,8 +16,8 @@ def add_command(commands) -> None:
     command = new_command(commands, "train", run, text)
     command.add_argument("problem", help=f"one of: {listing(PROBLEMS)}")
     command.add_argument("--only", action="append", metavar="NAME", help="one model of the problem; may be repeated")
-    command.add_argument("--to", type=Path, default=Path("weights"), help="folder to write (default: weights)")
-    command.add_argument("--steps", type=int, help="fewer steps than the recipe, to try it out")
+    command.add_argument("--to", type=output_folder, default="weights", help="folder to write (default: weights)")
+    command.add_argument("--steps", type=whole(1), help="fewer steps than the recipe, to try it out")
 
 
 def run(options: Namespace) -> None:

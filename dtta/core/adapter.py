@@ -100,8 +100,7 @@ class Adapter(nn.Module):
                 output = self._steps(image, generator or self.generator)
             if output is None:
                 output = self.predict(image)
-            if not output.isfinite().all():
-                raise FloatingPointError("the output of the adapted network is not finite; lower the learning rate")
+            self.check_finite(output, "the output of the adapted network")
             self._carry_along()
             return output
         finally:
@@ -112,12 +111,21 @@ class Adapter(nn.Module):
         image = image.clone() if image.is_inference() else image
         with self.model.register_forward_hook(take_logits):
             self.begin(image)
-            for _ in range(self.steps):
+            for taken in range(self.steps):
+                self.taken = taken
                 self.optimizer.zero_grad(set_to_none=True)
                 output = self.step(image, generator)
                 if output is not None:
                     return output
+        self.taken = self.steps
         return None
+
+    def check_finite(self, value: Tensor, what: str) -> None:
+        """Raise FloatingPointError, saying what to do, unless all elements are finite."""
+        if not value.isfinite().all():
+            unchanged = not (self.taken or self.calls)
+            remedy = "use float32 or bfloat16, or check the weights" if unchanged else "lower the learning rate"
+            raise FloatingPointError(f"{what} is not finite; {remedy}")
 
     def begin(self, image: Tensor) -> None:
         """Prepare for a new image; called once before its steps."""

@@ -72,6 +72,8 @@ class Diffusion(nn.Module):
         if self.vae is None:
             return pixels
         latent = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
+        if not latent.isfinite().all():
+            raise FloatingPointError(f"the VAE gave NaN or infinity in {self.vae.dtype}: run it in float32 or bfloat16")
         return latent.float() * self.vae.config.scaling_factor
 
     def add_noise(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -37,10 +37,13 @@ def import_object(kind: str, target: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists, and something that it imports does not
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):  # something that it imports
+            raise ModuleNotFoundError(f"{kind} {target!r}: {error}", name=error.name) from error
         where = "in the current folder or among installed packages"
         raise ValueError(f"{kind} {target!r}: there is no module {error.name!r} {where}") from error
+    except Exception as error:  # in the user's code
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{kind} {target!r}: {module_name} cannot be imported ({reason})") from error
     if not hasattr(module, attribute):
         raise ValueError(f"{kind} {target!r}: the module {module_name} has no function {attribute!r}")
     function = getattr(module, attribute)

@@ -112,8 +112,7 @@ class DiffusionTTA(Adapter):
         if not self.history or not self.sampling.reuse_noise:
             self.pairs = self.sampling.draw(self.z0, self.samples, self.diffusion.timesteps, generator)  # line 5
         loss, c_grad = self.feedback(self.z0, *self.pairs, c)  # line 6, ∂L/∂c and, if φ is adapted, ∂L/∂φ
-        if not loss.isfinite():
-            raise FloatingPointError(f"the diffusion loss is {loss}; lower the learning rate or check the weights")
+        self.check_finite(loss, "the diffusion loss")
         if c_grad is not None:
             c.backward(c_grad)  # ∂L/∂θ: θ is fixed within a step, so one backward pass serves all pairs
         self.history.append(Step(loss, c.detach(), y.detach()))

@@ -41,8 +41,16 @@ def add_commands(commands) -> None:
 
 
 def _chosen(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="the course folder, with submitted/NAME/a1/a1_NAME.ipynb")
+    command.add_argument("folder", type=_course_folder, help="the course folder, with submitted/NAME/a1/a1_NAME.ipynb")
     command.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
+
+
+def _course_folder(text: str) -> Path:
+    folder = Path(text).expanduser()
+    if not (folder / "submitted").is_dir():
+        reason = "has no folder submitted/ with submitted/NAME/a1/a1_NAME.ipynb in it"
+        raise argparse.ArgumentTypeError(f"{folder} {reason}")
+    return folder
 
 
 def _command(commands, name, run, text) -> argparse.ArgumentParser:
@@ -91,9 +99,10 @@ def _doctor(options) -> None:
 
 
 def _grade(options) -> None:
-    from dtta.course.staff import grade, sandbox
+    from dtta.course.staff import grade, sandbox, source
 
     kind = sandbox.choose(options.sandbox)
+    source.submissions(options.folder, options.names, options.student)  # a wrong name is reported first
     print(f"submissions run in: {sandbox.WORDS[kind]}")
     for line in grade.grade(options.folder, options.names, options.student, options.sandbox, options.again):
         print(line, flush=True)

@@ -165,9 +165,12 @@ def _free(path: Path) -> Path:
 
 def _row(line: bytes, where: str) -> Row:
     try:
-        return Row(**json.loads(line))
+        record = json.loads(line)
+        if "method" not in record:
+            return Row(**record)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}, is damaged; delete this line, and its image is evaluated again") from error
+    raise ValueError(f"{where}, begins another run; delete it and all lines below, or the file")
 
 
 def _line(record: dict) -> bytes:

@@ -42,6 +42,15 @@ def paired_gain(
     return dict(before=before_, after=after_, gain=after_ - before_, low=low, high=high, images=len(before))
 
 
+def gains_of_shifts(before: list[Row], after: list[Row], metric: Metric | None = None) -> dict[str, dict[str, float]]:
+    """Return the paired gain of each shift and, if there are several, the "mean" over those that are not "clean"."""
+    shifts = list(dict.fromkeys(row.shift for row in after))
+    parts = {shift: [[row for row in rows if row.shift == shift] for rows in (before, after)] for shift in shifts}
+    if len(shifts) > 1:
+        parts["mean"] = [[row for row in rows if row.shift != "clean"] for rows in (before, after)]
+    return {name: paired_gain(*pair, metric) for name, pair in parts.items()}
+
+
 def value(
     rows: list[Row], metric: Metric, images: np.ndarray | None = None, weight: np.ndarray | None = None
 ) -> np.ndarray:

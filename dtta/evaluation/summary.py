@@ -6,18 +6,14 @@ import csv
 import io
 import json
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dtta.evaluation.run import Row, Run
-from dtta.evaluation.statistics import paired_gain
-
-if TYPE_CHECKING:
-    from dtta.core.problem import Metric
+from dtta.evaluation.run import Run
+from dtta.problems.data.folders import named_in_errors
 
 FORMATS = ("text", "markdown", "csv")
 ENDING = ".summary.json"
@@ -30,7 +26,7 @@ class Summary:
 
     Args:
         metric: of which the numbers are values, in its unit.
-        gains: for each shift, and "mean" if there are several, the result of ``paired_gain``.
+        gains: the result of ``gains_of_shifts``.
         seconds, about: for each image and process; device, versions and commit.
         preset: the name of the paper's cell, if the run is one.
     """
@@ -44,26 +40,15 @@ class Summary:
     preset: str | None = None
 
 
-def of_rows(
-    run: Run,
-    before: Sequence[Row],
-    after: Sequence[Row],
-    metric: Metric | None = None,
-    name: str = "",
-    preset: str | None = None,
+def of_gains(
+    run: Run, gains: dict[str, dict], metric: str, severity: int, seconds: float, preset: str | None = None
 ) -> Summary:
-    """Return the summary of a run's rows and of those without adaptation. Raises ValueError: not of the same images."""
-    shifts = list(dict.fromkeys(r.shift for r in after))
-    parts = {shift: [[r for r in rows if r.shift == shift] for rows in (before, after)] for shift in shifts}
-    if len(shifts) > 1:
-        parts["mean"] = [[r for r in rows if r.shift != "clean"] for rows in (before, after)]
-    gains = {shift: _plain(paired_gain(*pair, metric)) for shift, pair in parts.items()}
-    seconds = sum(r.seconds for r in after) / len(after)
-    return Summary(run, name, after[0].severity, gains, round(seconds, 4), about_here(), preset)
-
-
-def _plain(gain: dict[str, float]) -> dict[str, float]:
-    return {k: int(v) if k == "images" else round(float(v), 4) for k, v in gain.items()}
+    """Return the summary of a run from its gains, which are rounded to four digits."""
+    rounded = {
+        shift: {key: int(v) if key == "images" else round(float(v), 4) for key, v in gain.items()}
+        for shift, gain in gains.items()
+    }
+    return Summary(run, metric, severity, rounded, round(seconds, 4), about_here(), preset)
 
 
 @cache
@@ -87,8 +72,9 @@ def write(summary: Summary, path: Path) -> Path:
     """Write a summary next to the rows in `path`; return its path."""
     target = path.with_name(path.stem + ENDING)
     temporary = target.with_suffix(".part")
-    temporary.write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    with named_in_errors(target):
+        temporary.write_text(json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(target)
     return target
 
 

@@ -43,12 +43,15 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import get_type_hints
 
 from dtta.core.problem import Problem
 from dtta.evaluation.run import Run, spread
 from dtta.experiments.limits import lower, lower_defaults, with_settings
 from dtta.methods.registry import build, settings_of
+from dtta.methods.types import check_type
 from dtta.problems import load
+from dtta.problems.corruptions import SEVERITIES
 
 FOLDER = Path(__file__).parent / "tables"
 
@@ -115,6 +118,8 @@ _ENTRY = {*_RUN, "settings", "grid", "extends", "baseline", "test_images", "vali
 _REQUIRED = ("about", "problem", "test_images", "runs")
 _TABLE = {*_REQUIRED, "network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds"}
 _EXTENSION = {*_TABLE, "extends", "networks", "diffusions", "leave_out", "limits", "settings"}
+_TYPES = get_type_hints(Table) | get_type_hints(Run) | dict(extends=str, baseline=str, grid=dict | list[dict])
+_TYPES |= dict(leave_out=list[str]) | dict.fromkeys(("runs", "networks", "diffusions", "limits"), dict)
 
 
 def names() -> tuple[str, ...]:
@@ -138,7 +143,10 @@ def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
         problem = load(spec["problem"], network, diffusion, classes)
         return with_settings(problem, spec.get("limits"), **spec.get("settings", {}))
 
-    problem = load_problem(spec.get("network"), spec.get("diffusion"))
+    try:
+        problem = load_problem(spec.get("network"), spec.get("diffusion"))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     table = Table(
         name=name,
         about=spec["about"],
@@ -153,10 +161,11 @@ def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
         diffusion=spec.get("diffusion"),
         precision=precision,
     )
+    _check(table.shifts, ("clean", *problem.shifts), f"{where}: shifts")
+    _check([table.severity], SEVERITIES, f"{where}: severity")
     for run, entry in spec["runs"].items():
         if "extends" in spec and not _is_possible(run, entry, table, problem):
             continue
-        _check(entry, _ENTRY, f"{where}: {run}")
         try:
             table.entries[run] = _entry(run, entry, table, spec.get("limits", {}), load_problem)
         except ValueError as error:
@@ -180,10 +189,13 @@ def _spec(table: Path | str | Mapping, folder: Path = Path()) -> tuple[str, str,
             raise FileNotFoundError(f"there is no file {path} and no table of that name; tables: {', '.join(names())}")
         try:
             spec = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:
             raise ValueError(f"{path} is not TOML: {error}") from error
         name, where, folder = path.stem, f"{path}", path.parent
-    _check(spec, _EXTENSION if "extends" in spec else _TABLE, where)
+    _check_keys(spec, _EXTENSION if "extends" in spec else _TABLE, where)
+    for run, entry in spec.get("runs", {}).items():
+        check_type(f"{where}: {run}", entry, dict)
+        _check_keys(entry, _ENTRY, f"{where}: {run}")
     if "extends" not in spec:
         return name, where, spec
     *_, base = _spec(spec["extends"], folder)
@@ -223,10 +235,20 @@ def _is_possible(name: str, entry: dict, table: Table, problem: Problem) -> bool
     return set(others) <= set(table.entries) and not lacks_images
 
 
-def _check(names: Iterable[str], allowed: Iterable[str], where: str) -> None:
+def _check(names: Iterable, allowed: Iterable, where: str) -> None:
     unknown = sorted(set(names) - set(allowed))
     if unknown:
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}; choose from {', '.join(sorted(allowed))}")
+        choice = ", ".join(map(str, sorted(allowed)))
+        raise ValueError(f"{where}: unknown {', '.join(map(str, unknown))}; choose from {choice}")
+
+
+def _check_keys(spec: dict, allowed: Iterable[str], where: str) -> None:
+    _check(spec, allowed, where)
+    for key, value in spec.items():
+        if value is not None:
+            check_type(f"{where}: {key}", value, _TYPES[key])
+        if key == "test_images" and value < 1:
+            raise ValueError(f"{where}: {key} must be at least 1, not {value}")
 
 
 def _entry(

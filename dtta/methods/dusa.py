@@ -66,7 +66,7 @@ class Dusa(SelfTraining):
         if samples < 1 or top < 1 or others < 0:
             raise ValueError(f"samples ({samples}) and top ({top}) must be at least 1, others ({others}) 0 or more")
         check_counts(micro_batch=1 if micro_batch is None else micro_batch)
-        if tau is not None and not tau > 0:
+        if tau is not None and (isinstance(tau, str) or not tau > 0):
             raise ValueError(f"tau must be above 0, not {tau!r}")
         self.diffusion = diffusion
         self.samples = samples

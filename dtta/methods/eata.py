@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtta.core.adapter import gradients_only_for
+from dtta.core.adapter import check_counts, gradients_only_for
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.methods.batch_norm import mixed_statistics
@@ -120,6 +120,7 @@ def build(
     """
     parameters = select(problem.model, "norm")
     fisher = None
+    check_counts(anchors=anchors or 1)
     if anchors:
         clean, _ = problem.images(min(anchors, problem.size("validation")), split="validation")
         fisher = fisher_information(problem.model, parameters, clean, batch_statistics)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dtta.core import plugins
+from dtta.methods.types import check_type
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,10 +55,34 @@ def methods_for(task: str) -> tuple[str, ...]:
 
 def settings_of(method: str) -> dict[str, object]:
     """Return the settings that a method takes, with their defaults."""
+    return {name: parameter.default for name, parameter in _parameters(method).items()}
+
+
+def _parameters(method: str) -> dict[str, inspect.Parameter]:
     function = builder(method)
     fixed = getattr(function, "keywords", {})  # of a functools.partial
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError:  # a name in an annotation that is imported for type checkers only
+        signature = inspect.signature(function)
+    parameters = signature.parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in fixed}
+
+
+def check_settings(method: str, settings: Mapping[str, object]) -> None:
+    """Raise ValueError unless a method takes these settings, and their values are of the types in its signature.
+
+    A setting without a type has that of its default. Whether the values are in range is checked by ``build``.
+    """
+    known = _parameters(method)
+    for name, value in settings.items():
+        if name not in known:
+            choice = f"choose from {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"{method} has no setting {name!r}; {choice}")
+        kind, default = known[name].annotation, known[name].default
+        if isinstance(kind, str) or kind is known[name].empty:
+            kind = type(default) if default not in (None, known[name].empty) else object
+        check_type(f"the setting {name} of {method}", value, kind)
 
 
 def online(method: str, settings: Mapping[str, object]) -> bool:
@@ -67,14 +92,14 @@ def online(method: str, settings: Mapping[str, object]) -> bool:
 
 def build(problem: Problem, method: str, **settings) -> nn.Module:
     """Build a method, with `settings` over the problem's chosen ones. Raises ValueError: unknown, out of range."""
-    function, known = builder(method), settings_of(method)
+    function = builder(method)
     if problem.task not in TASKS.get(method, (problem.task,)):
         raise ValueError(f"{method} does not suit {problem.task}; choose from {', '.join(methods_for(problem.task))}")
-    for name in settings:
-        if name not in known:
-            choice = f"choose from {', '.join(known)}" if known else "it takes none"
-            raise ValueError(f"{method} has no setting {name!r}; {choice}")
+    check_settings(method, settings)
     try:
-        return function(problem, **{**problem.settings.get(method, {}), **settings})
+        built = function(problem, **{**problem.settings.get(method, {}), **settings})
     except TypeError as error:
         raise ValueError(f"{method}: {error}") from error
+    if not callable(built):
+        raise ValueError(f"{method} must return a method, which is called with an image, not {built!r}")
+    return built

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
-from dtta.methods.self_training import SelfTraining, check_loss
+from dtta.methods.self_training import SelfTraining
 from dtta.methods.settings import make_optimizer
 from dtta.methods.tent import entropy
 
@@ -69,7 +69,7 @@ class Sar(SelfTraining):
         finally:  # whatever happens, no parameter stays at the maximum
             with torch.no_grad():
                 torch._foreach_copy_(self.adapted, old)
-        check_loss(here)
+        self.check_finite(here, "the objective")
         if not still.any():
             return
         self.optimizer.step()

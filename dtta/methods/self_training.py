@@ -44,7 +44,7 @@ class SelfTraining(Adapter):
         loss = self.objective(image, generator)
         if loss is None:
             return
-        check_loss(loss)
+        self.check_finite(loss, "the objective")
         loss.backward()
         self.optimizer.step()
         self.losses.append(loss.item())
@@ -59,9 +59,3 @@ class SelfTraining(Adapter):
         if self.prior is None:
             return nullcontext()
         return mixed_statistics(nn.ModuleList(self.normalised_networks()), self.prior, len(image))
-
-
-def check_loss(loss: Tensor) -> None:
-    """Raise FloatingPointError if the objective is not finite."""
-    if not loss.isfinite():
-        raise FloatingPointError(f"the objective is {loss.item()}; lower the learning rate")

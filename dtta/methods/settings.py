@@ -16,9 +16,11 @@ OPTIMIZERS: dict[str, Callable] = {"sgd": torch.optim.SGD, "adam": torch.optim.A
 
 
 def make_optimizer(name: str, parameters: list, lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:
-    """Make an optimizer by name; only SGD uses the momentum. Raises ValueError if there is none of that name."""
+    """Make an optimizer by name; only SGD uses the momentum. Raises ValueError: unknown, out of range."""
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    if lr < 0 or momentum < 0:
+        raise ValueError(f"lr and momentum must be 0 or more, not {lr!r} and {momentum!r}")
     return OPTIMIZERS[name](parameters, lr=lr, **({"momentum": momentum} if name == "sgd" else {}))
 
 

@@ -56,7 +56,10 @@ def load(
     ``WeightsError`` (``dtta.problems.training.weights``): its weights are missing or damaged.
     """
     make = plugins.find("problem", name, PROBLEMS, GROUP)
-    accepted = inspect.signature(make).parameters
+    try:
+        accepted = inspect.signature(make).parameters
+    except ValueError as error:  # one of Python's own functions
+        raise ValueError(f"{name} is no function that makes a problem") from error
     if classes is not None and "classes" not in accepted:
         raise ValueError(f"the classes of {name} are fixed")
     given = {"network": network, "diffusion": diffusion, "classes": classes, "as_released": as_released or None}
@@ -66,7 +69,14 @@ def load(
             raise ValueError(f"{name} has no choice of {key}; leave it out")
     if "name" in accepted:  # one function for several problems
         options["name"] = name
-    return make(**options)
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise ValueError(f"{name} is no function that makes a problem ({error})") from error
+    made = make(**options)
+    if not hasattr(made, "diffusion"):
+        raise ValueError(f"{name} must return a dtta.core.problem.Problem, not {type(made).__name__}")
+    return made
 
 
 def module(name: str) -> ModuleType:

@@ -275,38 +275,6 @@ def test_train_writes_weights_that_load(tmp_path, capsys, monkeypatch):
     weights.ready("digits", digits.NETWORKS, "vit")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["adapt"], "give an image file"),
-        (["adapt", "x.png", "--index", "1"], "give an image file"),
-        (["adapt", "no-such-file.png"], "no file no-such-file.png"),
-        (["adapt", "--index", "5000"], "images 0 to 499, not 5000"),
-        (["adapt", "--index", "0", "--problem", "numbers"], "unknown problem 'numbers'; choose from digits"),
-        (["adapt", "--index", "0", "--network", "vgg"], "has resnet, vit, mae, not 'vgg'"),
-        (["adapt", "--index", "0", "--diffusion", "gan"], "not 'gan'"),
-        (["adapt", "--index", "0", "--method", "magic"], "unknown method 'magic'"),
-        (["adapt", "--index", "0", "--shift", "rain"], "unknown shift 'rain'"),
-        (["adapt", "--index", "0", "--shift", "fog", "--severity", "6"], "severity must be"),
-        (["adapt", "--index", "0", "--set", "speed=3"], "speed"),
-        (["adapt", "--index", "0", "--set", "lr"], "NAME=VALUE"),
-        (["adapt", "--index", "0", "--set", "steps=0"], "at least 1"),
-        (["evaluate", "--shift", "rain"], "unknown shift 'rain'"),
-        (["evaluate", "--shift", "all", "--severity", "0"], "severity must be"),
-        (["evaluate", "--images", "0"], "between 1 and 500, the size of the test split"),
-        (["evaluate", "--split", "holdout"], "unknown split 'holdout'"),
-        (["evaluate", "--metric", "F1"], "digits has no metric 'F1'; it has only accuracy, which need not be named"),
-        (["evaluate", "--method", "consistency"], "consistency does not suit classification; choose from none, "),
-        (["train", "numbers"], "unknown problem 'numbers'"),
-        (["train", "digits", "--only", "vgg"], "unknown model 'vgg'"),
-        (["bench", "--samples", "0"], "at least 1"),
-    ],
-)
-def test_bad_input_gets_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, *arguments)
-
-
 def test_two_images_of_one_name_are_refused(tmp_path, capsys):
     for kind in ("png", "bmp"):
         Image.new("L", (8, 8)).save(tmp_path / f"a.{kind}")

@@ -9,9 +9,11 @@ import pytest
 import tiny
 import torch
 from adapting import seeded, wrap
+from diffusers import AutoencoderKL
 from torch import nn
 
 from dtta.core.adapter import check_image, gradients_only_for
+from dtta.core.diffusion import ClassUNet
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
@@ -298,10 +300,18 @@ def test_a_loss_that_is_not_finite_stops_and_harms_nothing(model, diffusion, ima
         next(diffusion.network.parameters()).fill_(float("nan"))
     tta = wrap(model, diffusion, parameters)
     before = tiny.snapshot(model)
-    with pytest.raises(FloatingPointError, match="diffusion loss is nan; lower the learning rate or check the weights"):
+    with pytest.raises(FloatingPointError, match="diffusion loss is not finite; use float32 or bfloat16, or"):
         tta(image)
     assert not tiny.changed(before, model)
     assert torch.equal(model(image), expected)
+
+
+def test_latents_that_are_not_finite_are_the_vaes_fault(model, image):
+    vae = AutoencoderKL(in_channels=1, out_channels=1, latent_channels=1, block_out_channels=(4,), norm_num_groups=2)
+    phi = ClassUNet(tiny.unet_network(), tiny.scheduler(), vae)
+    next(vae.parameters()).fill_(1e38)
+    with pytest.raises(FloatingPointError, match=r"the VAE gave NaN or infinity in torch.float32: run it in"):
+        wrap(model, phi)(image)
 
 
 @pytest.mark.parametrize("steps", [1, 3])

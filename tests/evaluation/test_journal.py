@@ -100,6 +100,15 @@ def test_a_damaged_row_is_named_and_nothing_is_lost(tmp_path, where):
     assert scores(quiet(run(), SHIFTS, range(3), path=path)) == scores(rows)
 
 
+def test_rows_of_two_runs_in_one_file_are_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    quiet(run(), SHIFTS, [0], path=path)
+    before = path.read_bytes()
+    path.write_bytes(before + before.replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(ValueError, match=rf"rows.jsonl, line {before.count(10) + 1}, begins another run; delete it"):
+        quiet(run(), SHIFTS, [0], path=path)
+
+
 def test_a_full_disk_gets_a_sentence_and_loses_nothing(tmp_path):
     """The system's own limit on a file's size, in the middle of a row."""
     path = tmp_path / "rows.jsonl"

@@ -106,6 +106,18 @@ def test_an_extension_without_validation_images_has_no_grids(tmp_path):
         ("test_images = 3", "test_images = ", "is not TOML"),
         ("test_images = 3", "test_images = 300", "needs 600 test images, 2 seeds in all; there are"),
         ("test_images = 3", "limits = { steps = 1 }", "unknown limits"),
+        ("test_images = 3", "test_images = 0", "few.toml: test_images must be at least 1, not 0"),
+        ("test_images = 3", 'test_images = "3"', "few.toml: test_images must be a whole number, not '3'"),
+        ("test_images = 3", "test_images = 3\nseverity = 9", "few.toml: severity: unknown 9; choose from 1, 2"),
+        (
+            'problem = "small_table:problem"',
+            'problem = "digts"',
+            "few.toml: unknown problem 'digts'; choose from",
+        ),
+        ("batch = 2", "batch = [2]", r"batch must be a whole number, not \[2\]"),
+        ("lr = [0.01, 1.0]", "lr = [0.01, true]", "lr of diffusion-tta must be a number, not True"),
+        ('shifts = ["fog", "contrast"]', 'shifts = "fog"', "shifts must be a list of words, not 'fog'"),
+        ('shifts = ["fog", "contrast"]', 'shifts = ["rain"]', "few.toml: shifts: unknown rain; choose from"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, old, new, message):

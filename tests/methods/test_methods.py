@@ -227,10 +227,10 @@ def test_the_problems_settings_hold_until_overruled():
 
 @pytest.mark.parametrize(("task", "method", "settings", "message"), [
     ("classification", "tent", dict(steps=0), "steps must be a whole number of at least 1"),
-    ("classification", "tent", dict(lr=-1.0), "[Ii]nvalid learning rate"),
+    ("classification", "tent", dict(lr=-1.0), "lr and momentum must be 0 or more, not -1.0"),
     ("classification", "tent", dict(samples=3), "tent has no setting 'samples'; choose from optimizer, lr, steps"),
     ("segmentation", "augmentation", dict(scales=0), "scales must be positive"),
-    ("segmentation", "augmentation", dict(scales="big"), "augmentation: "),
+    ("segmentation", "augmentation", dict(scales="big"), "setting scales of augmentation must be"),
     *(("depth", "consistency", dict(jitter=value), "jitter") for value in (1.0, -0.1)),
     *(("depth", "consistency", dict(momentum=value), "momentum") for value in (1.1, -0.1, float("nan"))),
     *(("classification", "cotta", {name: 1.5}, rf"{name} must lie in \[0, 1\]")
@@ -265,8 +265,8 @@ def test_values_out_of_range_of_the_other_methods(task, method, settings, messag
     ("diffusion-tta", dict(trainable="bias"), "unknown choice 'bias' of parameters; choose from all, norm, head, lora"),
     ("diffusion-tta", dict(timesteps="sobol"), "timesteps must be one of uniform, stratified, antithetic"),
     ("diffusion-tta", dict(steps=0), "steps must be a whole number of at least 1"),
-    ("diffusion-tta", dict(lr=-1.0), "[Ii]nvalid learning rate"),
-    ("diffusion-tta", dict(lr="fast"), "diffusion-tta: "),
+    ("diffusion-tta", dict(lr=-1.0), "lr and momentum must be 0 or more, not -1.0"),
+    ("diffusion-tta", dict(lr="fast"), "the setting lr of diffusion-tta must be a number, not 'fast'"),
     ("diffusion-tta", dict(trainable="lora"), "Classifier has no lora_targets"),
     ("diffusion-tta", dict(temperature=0), "temperature must be above 0"),
     ("tpt", {}, "trainable='prompt' needs a network that reads class names; tiny has none"),

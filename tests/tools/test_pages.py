@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tools.pages import book, commands
 from tools.pages.check import check_folder, check_page
-from tools.pages.project import Project, clean, write
+from tools.pages.project import PageError, Project, clean, write
 from tools.pages.run import CHECKOUT, environment
 
 HERE = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def call(root: Path, *arguments: str) -> None:
-    commands.main(["--root", str(root), *map(str, arguments)])
+    commands.execute(["--root", str(root), *map(str, arguments)])
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_page_without_title_or_parameters_is_refused(site):
     source = site / "notebooks" / "src" / "01_good.py"
     text = source.read_text(encoding="utf-8")
     source.write_text(text.replace("# # A good page", "# A page"), encoding="utf-8")
-    with pytest.raises(SystemExit, match="01_good: the first cell must be markdown that starts with '# Title'"):
+    with pytest.raises(PageError, match="01_good: the first cell must be markdown that starts with '# Title'"):
         call(site, "run")
     source.write_text(text.replace(' tags=["parameters"]', ""), encoding="utf-8")
-    with pytest.raises(SystemExit, match="01_good: need one code cell tagged parameters, found 0"):
+    with pytest.raises(PageError, match="01_good: need one code cell tagged parameters, found 0"):
         call(site, "run")
 
 
@@ -117,7 +117,7 @@ def test_page_without_title_or_parameters_is_refused(site):
 def test_wrong_call_stops_before_anything_runs(site, monkeypatch, arguments, message):
     monkeypatch.chdir(site)
     before = files(site)
-    with pytest.raises(SystemExit, match=re.escape(message)):
+    with pytest.raises(PageError, match=re.escape(message)):
         call(site, "run", *arguments)
     assert files(site) == before
 
@@ -133,7 +133,7 @@ def test_wrong_call_stops_before_anything_runs(site, monkeypatch, arguments, mes
 )
 def test_wrong_profile_stops_before_anything_runs(site, profiles, message):
     (site / "notebooks" / "profiles.yml").write_text(profiles, encoding="utf-8")
-    with pytest.raises(SystemExit, match=re.escape(message)):
+    with pytest.raises(PageError, match=re.escape(message)):
         call(site, "run")
     assert not (site / "_build").exists()
 
@@ -165,7 +165,7 @@ def test_failed_run_keeps_its_notebook_names_page_and_cell_and_lets_the_others_f
     (site / "notebooks" / "src" / "03_quick.py").write_text(
         '# %% [markdown]\n# # Quick\n\n# %% tags=["parameters"]\nn = 1\n', encoding="utf-8"
     )
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(PageError) as stop:
         call(site, "run", "02", "03", "-p", "n=2")
     message = str(stop.value)
     assert "02_fails: code cell 5 ('1 / 0') failed: ZeroDivisionError: division by zero" in message
@@ -174,10 +174,10 @@ def test_failed_run_keeps_its_notebook_names_page_and_cell_and_lets_the_others_f
     assert "files here: []" in kept.read_text(encoding="utf-8")  # pages run in an empty folder
     assert kept.with_name("03_quick.ipynb").exists()
     assert re.search(r"02_fails +\d+\.\d s  FAILED", capsys.readouterr().out)
-    with pytest.raises(SystemExit):
+    with pytest.raises(PageError):
         call(site, "publish", "02")
     # a run with other parameters is a run, but not the page that readers open
-    with pytest.raises(SystemExit, match="03_quick: differs from its source from cell 5 on"):
+    with pytest.raises(PageError, match="03_quick: differs from its source from cell 5 on"):
         call(site, "publish", "03")
     assert not list((site / "notebooks").glob("*.ipynb"))
 
@@ -308,7 +308,7 @@ def test_check_catches_missing_pages_sources_and_chapters(site):
     assert "09_orphan: has no source notebooks/src/09_orphan.py" in found
     assert "_toc.yml lists ['01_good'], notebooks/src has ['01_good', '02_new']" in found
     assert "02_new: no notebook: run and publish it" in found
-    with pytest.raises(SystemExit, match="09_orphan"):
+    with pytest.raises(PageError, match="09_orphan"):
         call(site, "check")
 
 
@@ -381,7 +381,7 @@ def test_verify_fails_the_edited_cell_of_a_published_page_only(published, capfd)
     path = published / "notebooks" / "01_good.ipynb"
     inside = path.read_text(encoding="utf-8").replace("accuracy 71.3%", "accuracy 71.6%")
     path.write_text(inside.replace("mini 3 1 1 0", "mini 3 1 1 5"), encoding="utf-8")
-    with pytest.raises(SystemExit, match="a fresh run does not give the committed outputs"):
+    with pytest.raises(PageError, match="a fresh run does not give the committed outputs"):
         call(published, "verify")
     shown = capfd.readouterr().out
     assert "mini 3 1 1 5" in shown and "71.6" not in shown
@@ -402,7 +402,7 @@ def test_stage_gives_the_book_each_figures_alt_text(site):
 
 
 def test_build_without_executed_pages_says_so(site):
-    with pytest.raises(SystemExit, match=r"01_good: no notebook in .*; run the page first"):
+    with pytest.raises(PageError, match=r"01_good: no notebook in .*; run the page first"):
         call(site, "build")
 
 
@@ -416,5 +416,5 @@ def test_build_is_strict(site):
     (site / "book" / "intro.md").write_text(
         "# Introduction\n\nA page: {doc}`../notebooks/02_gone`.\n", encoding="utf-8"
     )
-    with pytest.raises(SystemExit, match="unknown document"):
+    with pytest.raises(PageError, match="unknown document"):
         call(site, "build", "--committed")

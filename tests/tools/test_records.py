@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,8 +97,7 @@ def call(*arguments) -> int:
     """Call the command and return its exit status."""
     try:
         commands.main([str(a) for a in arguments])
-    except SystemExit as error:
-        print(error.code, file=sys.stderr)
+    except SystemExit:
         return 1
     return 0
 

@@ -22,6 +22,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from dtta.cli import explanation
+from dtta.cli.options import Parser, whole
 from tools.pages import book, references
 from tools.pages.check import check_folder, check_page
 from tools.pages.project import PROFILES, PageError, Project, clean, write
@@ -104,20 +106,20 @@ def hero(project: Project, args: argparse.Namespace) -> None:
     print(path)
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    parser = Parser(
         prog="python tools/pages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, default=CHECKOUT, help="the checkout (default: this one)")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(function, help: str, names: bool = False, jobs: bool = False) -> argparse.ArgumentParser:
+    def command(function, help: str, names: bool = False, jobs: bool = False) -> Parser:
         sub = commands.add_parser(function.__name__, help=help)
         sub.set_defaults(function=function)
         if names:
             sub.add_argument("names", nargs="*", metavar="PAGE", help="01 or 01_name; none: all pages")
         if jobs:
-            sub.add_argument("--jobs", type=int, default=2, help="pages at a time (default: 2)")
+            sub.add_argument("--jobs", type=whole(1), default=2, help="pages at a time (default: 2)")
         return sub
 
     sub = command(run, "run pages from their sources", names=True, jobs=True)
@@ -139,9 +141,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
+def execute(arguments: list[str] | None = None) -> None:
+    """Run a command. Raises ValueError: wrong options; PageError: what is wrong with the pages; OSError."""
     args = parser().parse_args(arguments)
+    args.function(Project(args.root), args)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; exit with status 2 after an error of the user."""
     try:
-        args.function(Project(args.root), args)
-    except PageError as error:
-        sys.exit(f"{error}")
+        execute(arguments)
+    except (PageError, ValueError, OSError) as error:
+        print(str(error) if isinstance(error, PageError) else explanation(error), file=sys.stderr)
+        sys.exit(2)

@@ -16,7 +16,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from dtta.course.staff.mend import mend
-from dtta.course.staff.source import CourseError
+from dtta.course.staff.source import CourseError, submissions
 
 LARGE = 1_000_000  # bytes of a file whose outputs are thrown away; grading makes them anew
 HUGE = 50_000_000  # bytes of a file that is not even opened
@@ -45,6 +45,7 @@ def visit(folder: Path, keys: list[str] | None = None, dry: bool = False) -> lis
     """
     if not (folder / "submitted").is_dir():
         raise CourseError(f"{folder} has no folder submitted/ with submitted/NAME/a1/a1_NAME.ipynb in it")
+    submissions(folder, keys or ())  # a wrong name is reported
     found: list[Finding] = []
     for home in sorted(path for path in (folder / "submitted").glob("*/*") if path.is_dir()):
         student, key = home.parent.name, home.name

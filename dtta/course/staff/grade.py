@@ -11,7 +11,7 @@ from nbgrader.plugins import CsvExportPlugin
 
 from dtta.course.staff.build import grader, must
 from dtta.course.staff.sandbox import choose
-from dtta.course.staff.source import CourseError
+from dtta.course.staff.source import CourseError, submissions
 
 
 @dataclass
@@ -30,11 +30,6 @@ class Score:
     most: float
 
 
-def submitted(folder: Path, key: str) -> list[str]:
-    """Names of those who handed the assignment in: submitted/NAME/a1/."""
-    return sorted(path.parent.name for path in (folder / "submitted").glob(f"*/{key}") if path.is_dir())
-
-
 def autograde(folder: Path, key: str, student: str, sandbox: str = "") -> None:
     """Run a submission with the original tests, in a sandbox, and store its scores.
 
@@ -44,11 +39,6 @@ def autograde(folder: Path, key: str, student: str, sandbox: str = "") -> None:
     must(
         grader(folder, sandbox).autograde(key, student, force=True, create=True), f"nbgrader autograde {key} {student}"
     )
-
-
-def assignments(folder: Path) -> list[str]:
-    """Those for which something was handed in."""
-    return sorted({path.name for path in (folder / "submitted").glob("*/*") if path.is_dir()})
 
 
 def grade(folder: Path, keys: list[str], students: list[str], sandbox: str = "", again: bool = False) -> Iterator[str]:
@@ -62,14 +52,8 @@ def grade(folder: Path, keys: list[str], students: list[str], sandbox: str = "",
         CourseError: no such assignment or student, no sandbox, or, at the end, the submissions that failed.
     """
     choose(sandbox)
-    there = [(key, student) for key in assignments(folder) for student in submitted(folder, key)]
-    for name, known in ((keys, {k for k, _ in there}), (students, {s for _, s in there})):
-        if unknown := set(name) - known:
-            raise CourseError(f"nothing was handed in for {', '.join(sorted(unknown))}; see {folder / 'submitted'}")
     failed = []
-    for key, student in there:
-        if (keys and key not in keys) or (students and student not in students):
-            continue
+    for key, student in submissions(folder, keys, students):
         if not again and _graded_since(folder, key, student):
             yield f"{key} {student}: graded before and not changed since"
             continue
@@ -96,8 +80,10 @@ def _graded_since(folder: Path, key: str, student: str) -> bool:
 
 
 def scores(folder: Path, key: str) -> list[Score]:
-    """All scores of an assignment, by student and cell."""
+    """All scores of an assignment, by student and cell; empty if nothing is graded."""
     found = []
+    if not (folder / "gradebook.db").is_file():  # opening it would make it
+        return found
     with _gradebook(folder) as book:
         for submission in book.assignment_submissions(key):
             for notebook in submission.notebooks:

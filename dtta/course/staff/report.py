@@ -13,7 +13,7 @@ import pandas as pd
 
 from dtta.course.staff import grade
 from dtta.course.staff.grade import Score
-from dtta.course.staff.source import CourseError
+from dtta.course.staff.source import CourseError, submissions
 from dtta.pages import figures
 
 MISTAKES = 5  # the most frequent ones of each cell
@@ -30,7 +30,7 @@ def write(folder: Path, keys: list[str], lms: str = "moodle") -> list[Path]:
     Raises:
         CourseError: nothing was graded.
     """
-    found = {key: grade.scores(folder, key) for key in keys or grade.assignments(folder)}
+    found = {key: grade.scores(folder, key) for key in keys or sorted({k for k, _ in submissions(folder)})}
     if empty := [key for key, scores in found.items() if not scores]:
         raise CourseError(f"nothing is graded for {', '.join(empty)}; call: dtta course grade {folder}")
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +67,19 @@ class Assignment:
     def minutes(self) -> int:
         """The sum over the tasks."""
         return sum(task.minutes for task in self.tasks)
+
+
+def submissions(folder: Path, keys: Collection[str] = (), students: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Assignment and student of all that was handed in, submitted/NAME/a1/; with names, only of these.
+
+    Raises:
+        CourseError: nothing was handed in under one of the names.
+    """
+    there = sorted((path.name, path.parent.name) for path in (folder / "submitted").glob("*/*") if path.is_dir())
+    for names, known in ((keys, {key for key, _ in there}), (students, {student for _, student in there})):
+        if unknown := set(names) - known:
+            raise CourseError(f"nothing was handed in for {', '.join(sorted(unknown))}; see {folder / 'submitted'}")
+    return [(k, s) for k, s in there if (not keys or k in keys) and (not students or s in students)]
 
 
 def pages_module(root: Path) -> ModuleType:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -122,7 +123,10 @@ def _save(path, network, average, optimizer, generator, step) -> None:
 
 
 def _load(path, network, average, optimizer, generator) -> int:
-    state = load_file(path)
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to train from the start") from error
     with torch.no_grad():
         for name, value in unique_tensors(network).items():
             value.copy_(state[f"network.{name}"])

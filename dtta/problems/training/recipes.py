@@ -61,9 +61,9 @@ def train(
     """
     if not recipes:
         raise ValueError(f"there is nothing to train for {problem}: its checkpoints are public")
+    for name in set(only or ()) - recipes.keys():
+        raise ValueError(f"unknown model {name!r}; choose from {', '.join(recipes)}")
     for name in only or recipes:
-        if name not in recipes:
-            raise ValueError(f"unknown model {name!r}; choose from {', '.join(recipes)}")
         path = weights.path_of(problem, name, to)
         if path.with_suffix(".json").exists():
             print(f"{path} already exists; delete it to train the model again")

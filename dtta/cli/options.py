@@ -37,6 +37,8 @@ def add_problem_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="load network and diffusion model the way the authors' released code has them",
     )
+    text = "of ImageNet-C: use its files of 224 pixels as they are, instead of the paper's resize to 232 and crop"
+    command.add_argument("--keep-size", action="store_true", help=text)
 
 
 def add_method_options(command: argparse.ArgumentParser) -> None:
@@ -73,8 +75,8 @@ def add_speed_options(command: argparse.ArgumentParser) -> None:
 
 def load_problem(options: argparse.Namespace) -> Problem:
     """Load the problem that the options name. Raises ValueError: see ``dtta.load``."""
-    released = {"as_released": True} if options.as_released else {}
-    return load(options.problem, options.network, options.diffusion, options.classes, **released)
+    given = {name: True for name in ("as_released", "keep_size") if getattr(options, name)}
+    return load(options.problem, options.network, options.diffusion, options.classes, **given)
 
 
 def precision_for(problem: Problem, precision: str) -> str:

@@ -87,12 +87,8 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     data = stand_ins.nyuv2(stand_ins.ade20k(stand_ins.objectnet(stand_ins.imagenet(root / "data")), classes=150))
     with pytest.MonkeyPatch.context() as patch:
-        for name, make in {
-            "food101": stand_ins.food101,
-            "pets": stand_ins.pets,
-            "aircraft": stand_ins.aircraft,
-        }.items():
-            make(data, stand_ins.NAMES[name], each=1)
+        for name in ("food101", "pets", "aircraft"):
+            getattr(stand_ins, name)(data, stand_ins.NAMES[name], each=1)
         stand_ins.cifar100(data, patch, stand_ins.NAMES["cifar100"], each=1)
         stand_ins.flowers102(data, patch, classes=102, each=1)
         stand_ins.devkit(data)
@@ -102,7 +98,7 @@ def world(tmp_path_factory):
         patch.setattr(imagenet, "VIT_B_32", stand_ins.VIT)
         patch.chdir(root)
         for table, make in STAND_INS.items():
-            for name, checkpoint in checkpoints(table).items():
+            for checkpoint in checkpoints(table).values():
                 if not checkpoint.conversion:
                     stand_ins.cached(root / "cache", checkpoint, make)
         stand_ins.convnext(root / "convnext-tiny"), stand_ins.convnext(root / "convnext-large")

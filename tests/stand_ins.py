@@ -255,7 +255,8 @@ def imagenet(root: Path, names: Collection[str] = tuple(LAYOUTS)) -> Path:
 
 def devkit(root: Path) -> None:
     """ImageNet's names as torchvision keeps them: the true words of each synset."""
-    words = {synset: tuple(ImageNetInfo().index_to_description(i).split(", ")) for i, synset in enumerate(synsets())}
+    info = ImageNetInfo()
+    words = {synset: tuple(info.index_to_description(i).split(", ")) for i, synset in enumerate(synsets())}
     torch.save((words, []), root / "meta.bin")
 
 

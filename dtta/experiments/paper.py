@@ -234,7 +234,7 @@ def table_of_differences() -> list[dict[str, str]]:
     for d in DIFFERENCES:
         methods = ", ".join(METHODS.get(method, method) for method in d.methods)
         where = f"{methods}: Table{'s' * (len(d.tables) > 1)} {', '.join(map(str, d.tables))}"
-        rows.append({"method": where, "subject": d.what, "they": d.theirs, "here": d.ours, "why": d.why})
+        rows.append({"method": where, "subject": d.what, "paper and code": d.theirs, "here": d.ours, "why": d.why})
     return rows
 
 

@@ -459,8 +459,8 @@ for name, (p, n) in cells.items():
 
 # %%
 for preset in (every["table4/segformer/fog"], every["table4/densedepth/fog"]):
-    chosen = "; ".join(f"{difference.what}: {difference.ours}" for difference in preset.differences)
-    print(f"{preset.name}: paper {preset.before} -> {preset.paper}; chosen here: {chosen}")
+    print(f"{preset.name}: paper {preset.before} -> {preset.paper}")
+print("chosen here:", *(f"{difference.what}: {difference.ours}" for difference in preset.differences), sep="\n  ")
 beside("table4")
 
 # %% [markdown]

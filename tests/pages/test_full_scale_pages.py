@@ -53,7 +53,7 @@ PAGES = {
     "11_full_scale": (None, (), dict(images=2, cases=["dit-toy", "dit-toy-joint"], steps=1, samples=4)),
     "12_scenes": (None, (), dict(counted=20, measured=2)),
 }
-# Once more, on other data with another sentence.
+# Once more, on other data.
 AGAIN = {
     "06_open_vocabulary, pets": (
         ("open-vocabulary-pets", "clip", "sd"),

@@ -40,15 +40,9 @@ def hub(tmp_path_factory) -> Path:
 
 
 def imagenet(root: Path, monkeypatch) -> list[str]:
-    ids = {"n01": ("crane",), "n02": ("crane", "hoisting machine"), "n03": ("tench", "Tinca tinca")}
-    for split in ("train", "val"):
-        for number in ids:
-            for k in range(2):
-                path = root / split / number / f"{k}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                picture(k).save(path)
-    torch.save((ids, []), root / "meta.bin")
-    return ["crane", "crane, hoisting machine", "tench"]
+    stand_ins.imagenet(root, ["imagenet"])
+    stand_ins.devkit(root)
+    return ["tench", "goldfish", "great white shark"]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from dtta.core.problem import Problem, no_labels
 from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import hub
 from dtta.problems.data.folders import data_folder, one_line
+from dtta.problems.data.imagenet import class_names, synsets
 from dtta.problems.data.images import center_square, interleave_classes
 from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 from dtta.problems.networks.clip import ClipClassifier, check_names
@@ -73,11 +74,10 @@ DATA_SETS = {f"open-vocabulary-{name}": DataSet(**entry) for name, entry in _TAB
 
 
 def _class_names(data) -> list[str]:
-    """Return the names in plain words; of synonyms the first, with the second if two classes share the first."""
+    """Return the names in plain words; ImageNet's all differ (see ``class_names``)."""
     if isinstance(data.classes[0], str):
         return [name.replace("_", " ").strip() for name in data.classes]
-    first = [synonyms[0] for synonyms in data.classes]
-    return [names[0] if first.count(names[0]) == 1 else ", ".join(names[:2]) for names in data.classes]
+    return list(class_names([synsets().index(wnid) for wnid in data.wnids]))
 
 
 def problem(

@@ -6,8 +6,11 @@ Each function writes into a folder and returns it, unless its docstring says oth
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
-from collections.abc import Callable, Collection
+import pickle
+import tomllib
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +28,19 @@ from diffusers import (
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy.io import savemat
+from timm.data import ImageNetInfo
 from torch import nn
+from torchvision import datasets
 from torchvision.models import VisionTransformer
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
 
+from dtta.problems.data.hub import Checkpoint
 from dtta.problems.data.imagenet import LAYOUTS, classes_of, synsets
 
 SIZE = 32  # of the tiny diffusion models' images
+VIT = dict(image_size=SIZE, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
 
 
 def picture(number: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
@@ -194,11 +203,29 @@ def classifier(folder: Path, classes: int = 1000) -> Path:
 
 def vision_transformer(folder: Path) -> Path:
     """A torchvision ViT of ImageNet's classes, for images of 32 pixels."""
-    shape = dict(image_size=32, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
     with tiny.seeded(0):
-        network = VisionTransformer(**shape)
+        network = VisionTransformer(**VIT)
         network.heads.head.weight.data.normal_(std=0.5)
-    return write_network(folder, network, shape)
+    return write_network(folder, network, VIT)
+
+
+def convnext(folder: Path) -> Path:
+    """A torchvision ConvNeXt of ImageNet's classes: its weights alone."""
+    with tiny.seeded(0):
+        network = ConvNeXt([CNBlockConfig(8, 12, 1), CNBlockConfig(12, 16, 2), CNBlockConfig(16, None, 1)])
+        network.classifier[2].weight.data.normal_(std=0.5)
+    write_network(folder, network, {})
+    (folder / "config.json").unlink()
+    return folder
+
+
+def cached(cache: Path, checkpoint: Checkpoint, make: Callable[[Path], object]) -> None:
+    """Write a stand-in into a cache of the hub, at the revision of a checkpoint."""
+    folder, revision = cache / f"models--{checkpoint.repository.replace('/', '--')}", checkpoint.revision or "main"
+    commit = revision if len(revision) == 40 else 40 * "0"
+    make(folder / "snapshots" / commit)
+    (folder / "refs" / revision).parent.mkdir(parents=True)
+    (folder / "refs" / revision).write_text(commit)
 
 
 # --- data ---------------------------------------------------------------------------------------------
@@ -224,10 +251,17 @@ def imagenet(root: Path, names: Collection[str] = tuple(LAYOUTS)) -> Path:
             class_folder.mkdir()
             picture(i, (12, 10)).save(class_folder / f"{i}.png")
     (root / "train").symlink_to(root / "val")
-    for corruption in ("noise/gaussian_noise", "contrast") if "imagenet-c" in names else ():
+    for corruption in ("noise/gaussian_noise", "fog", "snow", "pixelate", "contrast") if "imagenet-c" in names else ():
         (root / "imagenet-c" / corruption).mkdir(parents=True)
         (root / "imagenet-c" / corruption / "5").symlink_to(root / "val")
     return root
+
+
+def devkit(root: Path) -> None:
+    """ImageNet's names as torchvision keeps them: the true words of each synset."""
+    info = ImageNetInfo()
+    words = {synset: tuple(info.index_to_description(i).split(", ")) for i, synset in enumerate(synsets())}
+    torch.save((words, []), root / "meta.bin")
 
 
 def objectnet(root: Path) -> Path:
@@ -258,34 +292,94 @@ def objectnet(root: Path) -> Path:
     return root
 
 
-def food101(root: Path) -> list[str]:
-    """Three foods in torchvision's layout. Returns their names."""
-    meta, names = {"train": {}, "test": {}}, ["apple_pie", "ice_cream", "pad_thai"]
+NAMES = {
+    name: " ".join(text.split()).split(", ")
+    for name, text in tomllib.loads(Path(__file__).with_name("class_names.toml").read_text(encoding="utf-8")).items()
+}
+
+
+def food101(root: Path, names: Sequence[str] = ("apple_pie", "ice_cream", "pad_thai"), each: int = 2) -> list[str]:
+    """Foods in torchvision's layout, `each` images of a class in each split. Returns their names."""
+    meta = {"train": {}, "test": {}}
     for j, name in enumerate(names):
-        for k, split in enumerate(("train", "train", "test", "test")):
+        for k in range(2 * each):
             path = root / "food-101" / "images" / name / f"{k}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture(10 * j + k).save(path)
-            meta[split].setdefault(name, []).append(f"{name}/{k}")
+            meta["train" if k < each else "test"].setdefault(name, []).append(f"{name}/{k}")
     (root / "food-101" / "meta").mkdir()
     for split, files in meta.items():
         (root / "food-101" / "meta" / f"{split}.json").write_text(json.dumps(files), encoding="utf-8")
-    return ["apple pie", "ice cream", "pad thai"]
+    return [name.replace("_", " ") for name in names]
 
 
-def pets(root: Path) -> list[str]:
-    """Three pets in torchvision's layout. Returns their names."""
+def cifar100(
+    root: Path, monkeypatch, names: Sequence[str] = ("aquarium_fish", "bear", "can"), each: int = 2
+) -> list[str]:
+    """Pickles, as published; torchvision's checksums are replaced by theirs. Returns the names."""
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    rng, count = np.random.default_rng(0), each * len(names)
+    labels = [*range(len(names))] * each
+    parts = {
+        part: {"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8), "fine_labels": labels}
+        for part in ("train", "test")
+    } | {"meta": {"fine_label_names": list(names)}}
+    sums = {}
+    for part, content in parts.items():
+        (folder / part).write_bytes(pickle.dumps(content))
+        sums[part] = hashlib.md5((folder / part).read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(datasets.CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+    return [name.replace("_", " ") for name in names]
+
+
+def aircraft(root: Path, names: Sequence[str] = ("707-320", "A380", "F-16A/B"), each: int = 2) -> list[str]:
+    """Aircraft in torchvision's layout. Returns their names."""
+    folder = root / "fgvc-aircraft-2013b" / "data"
+    (folder / "images").mkdir(parents=True)
+    (folder / "variants.txt").write_text("\n".join(names), encoding="utf-8")
+    for s, split in enumerate(("train", "test")):
+        lines = []
+        for k in range(each * len(names)):
+            picture(100 * s + k).save(folder / "images" / f"{s}{k}.jpg")
+            lines.append(f"{s}{k} {names[k % len(names)]}")
+        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return list(names)
+
+
+def pets(root: Path, names: Sequence[str] = ("Abyssinian", "great_pyrenees", "pug"), each: int = 2) -> list[str]:
+    """Pets in torchvision's layout. Returns their names."""
     folder = root / "oxford-iiit-pet"
     (folder / "images").mkdir(parents=True)
     (folder / "annotations" / "trimaps").mkdir(parents=True)
     for s, split in enumerate(("trainval", "test")):
         lines = []
-        for k in range(6):
-            name = f"{('Abyssinian', 'great_pyrenees', 'pug')[k % 3]}_{s}{k}"
+        for k in range(each * len(names)):
+            name = f"{names[k % len(names)]}_{s}{k}"
             picture(100 * s + k).save(folder / "images" / f"{name}.jpg")
-            lines.append(f"{name} {k % 3 + 1} 1 1")
+            lines.append(f"{name} {k % len(names) + 1} 1 1")
         (folder / "annotations" / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
-    return ["Abyssinian", "Great Pyrenees", "Pug"]
+    return [name.replace("_", " ").title() for name in names]
+
+
+def flowers102(root: Path, monkeypatch, classes: int = 3, each: int = 2) -> list[str]:
+    """Flowers in torchvision's layout, whose checksums are replaced by theirs. Returns all names."""
+    folder, count = root / "flowers-102", each * classes
+    (folder / "jpg").mkdir(parents=True)
+    for k in range(1, 2 * count + 1):
+        picture(k).save(folder / "jpg" / f"image_{k:05d}.jpg")
+    savemat(folder / "imagelabels.mat", {"labels": np.array([[1 + k % classes for k in range(2 * count)]])})
+    train, test = np.arange(1, count + 1)[None], np.arange(count + 1, 2 * count + 1)[None]
+    savemat(folder / "setid.mat", {"trnid": train, "valid": np.array([[1]]), "tstid": test})
+    sums = {
+        kind: (name, hashlib.md5((folder / name).read_bytes()).hexdigest())
+        for kind, (name, _) in datasets.Flowers102._file_dict.items()
+        if kind != "image"
+    }
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", datasets.Flowers102._file_dict | sums)
+    return [name.replace("_", " ") for name in datasets.Flowers102.classes]
 
 
 def numbers(seed: int, most: int, size: tuple[int, int] = (40, 36), kind: type = np.uint8) -> Image.Image:

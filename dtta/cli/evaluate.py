@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from dtta.core.problem import Problem
     from dtta.evaluation.run import Row
 
-DEFAULTS = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, images=100, batch=1)
-PRESET_OPTIONS = ("problem", "network", "diffusion", "method", "shift", "severity", "images", "metric", "batch")
+DEFAULTS = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, images=100, batch=1, shuffle=False)
+PRESET_OPTIONS = (
+    "problem",
+    "network",
+    "diffusion",
+    "method",
+    "shift",
+    "severity",
+    "images",
+    "metric",
+    "batch",
+    "shuffle",
+)
 
 
 def add_command(commands) -> None:
@@ -29,9 +40,12 @@ def add_command(commands) -> None:
     shared.add_shift_options(command)
     shared.add_method_options(command)
     command.add_argument("--images", type=shared.whole(1), help="how many images of the split (default: 100)")
-    command.add_argument("--preset", metavar="NAME", help="a cell of the paper's tables, or list: their names")
+    text = "a cell of the paper's tables; list: their names; differences: what they do otherwise than the paper"
+    command.add_argument("--preset", metavar="NAME", help=text)
     command.add_argument("--batch", type=shared.whole(1), help="images that the method receives at once (default: 1)")
-    command.add_argument("--by-class", action="store_true", help="images sorted by class, as the released code has")
+    order = command.add_mutually_exclusive_group()
+    order.add_argument("--by-class", action="store_true", help="images sorted by class, as the released code has")
+    order.add_argument("--shuffle", action="store_true", help="images in an order drawn by the seed")
     command.set_defaults(**dict.fromkeys(DEFAULTS))  # None: not given, so that a preset can fill it
     command.add_argument("--split", default="test", help="validation or test (default: test)")
     command.add_argument("--metric", help="one of the problem's metrics to show by shift (default: its main one)")
@@ -45,8 +59,8 @@ def add_command(commands) -> None:
 
 def run(options: Namespace) -> None:
     """Run the command, alone or as one of several processes; only the first one prints."""
-    if options.preset == "list":
-        print(listing())
+    if options.preset in ("list", "differences"):
+        print(listing() if options.preset == "list" else differences())
         return
     if options.table:
         shared.refuse(options, vars(options).keys() - {*table.OPTIONS, "run", "default"}, "with --table")
@@ -64,8 +78,7 @@ def run(options: Namespace) -> None:
         if preset:
             without = "" if preset.before is None else f", without adaptation {preset.before:.1f}"
             print(f"the paper's {preset.name}: {preset.paper:.1f}{without}")
-            if preset.open:
-                print(f"not stated there: {preset.open}")
+            print("\n".join(["what differs from the paper or its code:", *map(_in_words, preset.differences)]))
     if processes:
         processes.shutdown()
 
@@ -73,6 +86,8 @@ def run(options: Namespace) -> None:
 def fill_in(options: Namespace) -> paper.Preset | None:
     """Replace options not given (None) by the preset's or the defaults; return it. Raises ValueError: no such one."""
     preset = paper.get(options.preset) if options.preset else None
+    if options.by_class:
+        options.shuffle = False
     for name in PRESET_OPTIONS if preset else ():
         if getattr(options, name) is None:
             setattr(options, name, getattr(preset, name))
@@ -85,12 +100,25 @@ def fill_in(options: Namespace) -> paper.Preset | None:
 
 
 def listing() -> str:
-    """Return all cells, one a line: name, the paper's numbers, what it leaves open; then what cannot be run and why."""
-    lines = [f"{'preset':44} {'before':>7} {'paper':>6}   what the paper leaves open"]
+    """Return all cells, one a line: name, the paper's numbers, what differs; then what cannot be run and why."""
+    lines = [f"{'preset':44} {'before':>7} {'paper':>6}   what differs from the paper or its code"]
     for preset in paper.presets().values():
         before = "" if preset.before is None else f"{preset.before:.1f}"
-        lines.append(f"{preset.name:44} {before:>7} {preset.paper:6.1f}   {preset.open}".rstrip())
+        differing = ", ".join(difference.what for difference in preset.differences)
+        lines.append(f"{preset.name:44} {before:>7} {preset.paper:6.1f}   {differing}")
     return "\n".join([*lines, "", *(f"not available: {what}: {why}" for what, why in paper.LEFT_OUT.items())])
+
+
+def differences() -> str:
+    """Return what the presets do otherwise than the paper or its code, with reasons."""
+    rows = paper.table_of_differences()
+    return "\n".join(
+        f"{row['method']}\n{_in_words(d)}\n    why: {d.why}" for row, d in zip(rows, paper.DIFFERENCES, strict=True)
+    )
+
+
+def _in_words(difference: paper.Difference) -> str:
+    return f"  {difference.what}: {difference.theirs}; here: {difference.ours}"
 
 
 def compare(options: Namespace, processes: distributed.Single) -> None:
@@ -111,7 +139,8 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
             method, options.problem, options.network, options.diffusion,
             {**problem.settings.get(method, {}), **given}, options.split, options.seed, options.classes,
             batch=1 if method == "none" else options.batch,
-            by_class=options.by_class, precision=precision, as_released=options.as_released,
+            by_class=options.by_class, precision=precision, as_released=options.as_released, shuffle=options.shuffle,
+            keep_size=options.keep_size,
         )  # fmt: skip
         file = f"{name}-{shared.file_name(method)}-{options.split}.jsonl"
         path = options.out / file if options.out else None

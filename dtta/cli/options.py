@@ -58,6 +58,8 @@ def add_problem_options(command: ArgumentParser) -> None:
     command.add_argument("--classes", type=_classes, help=text)
     text = "load network and diffusion model the way the authors' released code has them"
     command.add_argument("--as-released", action="store_true", help=text)
+    text = "of ImageNet-C: use its files of 224 pixels as they are, instead of the paper's resize to 232 and crop"
+    command.add_argument("--keep-size", action="store_true", help=text)
 
 
 def add_method_options(command: ArgumentParser) -> None:
@@ -86,7 +88,9 @@ def add_speed_options(command: ArgumentParser) -> None:
 
 def load_problem(options: Namespace) -> Problem:
     """Load the problem that the options name. Raises ValueError: see ``dtta.load``."""
-    return load(options.problem, options.network, options.diffusion, options.classes, options.as_released)
+    return load(
+        options.problem, options.network, options.diffusion, options.classes, options.as_released, options.keep_size
+    )
 
 
 def precision_for(problem: Problem, precision: str) -> str:

@@ -92,8 +92,8 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def load_problem(run: Run) -> Problem:
     """Load the problem of a run. Raises ValueError: see ``dtta.load``."""
-    released = {"as_released": True} if run.as_released else {}
-    return load(run.problem, run.network, run.diffusion, run.classes, **released)
+    options = {name: True for name in ("as_released", "keep_size") if getattr(run, name)}
+    return load(run.problem, run.network, run.diffusion, run.classes, **options)
 
 
 def _stored_rows(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:

@@ -24,11 +24,11 @@ class Run:
         batch: images of a shift that the method receives at once, in order, 1 or more; the last may be smaller.
         stream: what an online method goes through: "apart": each shift on its own, from the original parameters;
             "changing": one shift after the other, in an order drawn by the seed.
-        by_class: the images of a shift come sorted by their label.
+        by_class, shuffle: the images of a shift come sorted by their label, or in an order drawn by the seed.
         forgetting_images: after each shift of a stream this many clean images, the last of the split, are predicted
             without adapting; their rows have the shift "after <shift>".
         precision: in which the diffusion model computes (see ``dtta.core.precision``).
-        as_released: load network and diffusion model the way the authors' released code has them.
+        as_released, keep_size: see ``dtta.load``.
     """
 
     method: str
@@ -45,6 +45,8 @@ class Run:
     forgetting_images: int = 0
     precision: str = "float32"
     as_released: bool = False
+    shuffle: bool = False
+    keep_size: bool = False
 
     def __post_init__(self):
         if not isinstance(self.batch, int) or self.batch < 1:
@@ -55,6 +57,8 @@ class Run:
             raise ValueError(f"forgetting_images must be a whole number of at least 0, not {self.forgetting_images!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.by_class and self.shuffle:
+            raise ValueError("by_class sorts the images and shuffle mixes them; choose one")
 
     @property
     def online(self) -> bool:

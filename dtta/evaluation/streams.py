@@ -46,6 +46,8 @@ def cells_of(
         images = numbers[shift]
         if run.by_class:
             images = sorted(images, key=lambda index: int(problem.image(index, split=run.split)[1]))
+        elif run.shuffle:
+            images = Random(run.seed).sample(images, len(images))
         cells += [(shift, severity, index) for index in images]
         cells += [(AFTER + shift, severity, index) for index in forgetting if images]
     return cells

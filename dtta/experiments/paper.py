@@ -1,17 +1,21 @@
 """The rows of the paper's tables by name: what to run, with which settings, on which images, and what the paper got.
 
     dtta evaluate --preset list                                    all names
-    dtta evaluate --preset table1/convnext-tiny/imagenet-a         one row's cell, as the paper ran it
+    dtta evaluate --preset differences                             what they do otherwise than the paper or its code
+    dtta evaluate --preset table1/convnext-tiny/imagenet-a         one row's cell
 
 Names are TABLE/NETWORK/DATA, and for another method than Diffusion-TTA TABLE/NETWORK/DATA/METHOD. Settings are those of
-the paper's text (section 3.2, appendix A.5 and A.6), else of its released commands. The command line overrides them.
+the paper's text (section 3.2, appendix A.5 and A.6), else of its released commands; each preset lists where it differs
+from the two, or had to choose what they leave open. The command line overrides the settings.
 """
 
 from __future__ import annotations
 
 import csv
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +30,6 @@ class Preset:
         images: how many, the first of the split: its classes come in turn.
         metric: the paper's, where it is not the problem's first.
         paper, before: the paper's numbers after and without adaptation, in percent.
-        open: what neither the paper nor its code states, so that the number cannot be reproduced exactly.
         as_released: load network and diffusion model as the authors' released code has them.
     """
 
@@ -43,8 +46,45 @@ class Preset:
     metric: str | None = None
     paper: float | None = None
     before: float | None = None
-    open: str = ""
     as_released: bool = False
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether the images come in an order drawn by the seed: those of a stream or in batches."""
+        return self.batch > 1 or self.settings.get("episodic") is False
+
+    @property
+    def differences(self) -> list[Difference]:
+        """What it does otherwise than the paper or its released code, or what they leave open."""
+        return [difference for difference in DIFFERENCES if difference.concerns(self)]
+
+    @property
+    def open(self) -> str:
+        """The differences in one line."""
+        return "; ".join(f"{d.what}: {d.theirs}; here: {d.ours}" for d in self.differences)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What presets do otherwise than the paper or its released code, or what these leave open.
+
+    Args:
+        tables, methods, names: of the presets that it concerns; `names`: a pattern.
+        what, theirs, ours, why: its subject, what the paper and its code do, what the presets do, and for what reason.
+    """
+
+    tables: Sequence[int]
+    what: str
+    theirs: str
+    ours: str
+    why: str
+    methods: Sequence[str] = ("diffusion-tta",)
+    names: str = "*"
+
+    def concerns(self, preset: Preset) -> bool:
+        """Return whether it is a difference of this preset."""
+        table = int(preset.name.partition("/")[0].removeprefix("table"))
+        return table in self.tables and preset.method in self.methods and fnmatch(preset.name, self.names)
 
 
 # What cannot be run: the paper's models or data are not available.
@@ -57,13 +97,14 @@ ADAM, SGD = dict(optimizer="adam", lr=1e-5), dict(optimizer="sgd", lr=5e-3)
 USUAL = {"resnet18": ADAM, "resnet50": ADAM, "convnext-tiny": ADAM, "convnext-large": ADAM, "vit-b-32": SGD}
 # micro_batch: None, as many pairs in a pass as fit in memory; the gradient is the same.
 JOINT = dict(steps=5, samples=180, micro_batch=None, adapt_diffusion=True)
-_BATCH = "the batch and settings of this method, taken as 64 and as those of its own authors for ImageNet"
 # TENT and CoTTA adapt online in all tables, even where Diffusion-TTA starts again from the initial parameters with each
 # image. SGD has momentum 0.9. A test compares these settings with those of dtta.problems.full.imagenet.
 BASELINES = {
     "tent": dict(episodic=False, optimizer="sgd", lr=2.5e-4),
     "cotta": dict(episodic=False, optimizer="sgd", lr=0.01, threshold=0.1, restore=0.001),
 }
+METHODS = {"diffusion-tta": "Diffusion-TTA", "tent": "TENT", "cotta": "CoTTA"}
+METHODS |= {"diffusion-classifier": "Diffusion Classifier"}
 CORRUPTIONS = {"gauss": "gaussian_noise", "fog": "fog", "pixelate": "pixelate", "snow": "snow", "contrast": "contrast"}
 
 # The tables' numbers, in percent: paper.toml says what each list holds.
@@ -71,6 +112,7 @@ _NUMBERS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding=
 TABLE_1, TABLE_3, TABLE_4, TABLE_5, TABLE_6, TABLE_8 = (_NUMBERS[f"table{k}"] for k in (1, 3, 4, 5, 6, 8))
 TABLE_2 = {network: tuple(row.values()) for network, row in _NUMBERS["table2"].items()}  # in the order of CORRUPTIONS
 DIFFUSION_CLASSIFIER = _NUMBERS["diffusion-classifier"]
+DIFFERENCES = tuple(Difference(**entry) for entry in _NUMBERS["differences"])
 CLIPS = {"b-32": "clip-vit-base-patch32", "b-16": "clip-vit-base-patch16", "l-14": "clip-vit-large-patch14"}
 CLASSES = {
     "imagenet": 1000, "imagenet-a": 200, "imagenet-r": 200, "imagenet-c": 1000, "imagenet-v2": 1000, "imagenet-s": 1000,
@@ -94,7 +136,7 @@ def _with_baselines(preset: Preset, numbers: tuple[float, float, float, float]) 
         *(
             replace(
                 preset, name=f"{preset.name}/{method}", method=method, settings=BASELINES[method], batch=64,
-                before=before, paper=number, open="; ".join(filter(None, (preset.open, _BATCH))),
+                before=before, paper=number,
             )
             for method, number in (("tent", tent), ("cotta", cotta))
         ),
@@ -123,7 +165,6 @@ def _table_2() -> list[Preset]:
             preset = Preset(
                 f"table2/{network}/{corruption}", "imagenet-c", network,
                 settings=JOINT | USUAL[network] | dict(episodic=False), shift=CORRUPTIONS[corruption], images=1000,
-                open="the number of images, known only for ConvNeXt-Large",
             )  # fmt: skip
             cells += _with_baselines(preset, numbers)
     return cells
@@ -136,15 +177,13 @@ def _table_3() -> list[Preset]:
     for size, row in TABLE_3.items():
         for data, (before, ours) in row.items():
             name = f"table3/clip-{size}/{data}"
-            unstated = "LoRA's rank, taken as 16; Stable Diffusion 1.5 replaces 2.0"
-            numbers = dict(images=5 * CLASSES[data], before=before, paper=ours, open=unstated)
+            numbers = dict(images=5 * CLASSES[data], before=before, paper=ours)
             cells.append(Preset(name, f"open-vocabulary-{data}", CLIPS[size], settings=settings, **numbers))
     for data, number in DIFFUSION_CLASSIFIER.items():
         cells.append(
             Preset(
                 f"table3/diffusion-classifier/{data}", f"open-vocabulary-{data}", CLIPS["b-32"], "diffusion-classifier",
                 settings=dict(samples=48), images=5 * CLASSES[data], paper=number,
-                open="Stable Diffusion 1.5 replaces 2.0; the pairs (t, ε) for each class",
             )
         )  # fmt: skip
     return cells
@@ -152,7 +191,6 @@ def _table_3() -> list[Preset]:
 
 def _table_4() -> list[Preset]:
     """Maps, with models of ``dtta train``: the paper's were never released. Its small losses suggest severity 1."""
-    unstated = "the paper's diffusion model and network; severity, steps and samples"
     dense = {
         "segformer": ("ade20k", "segformer-b0", "mean class accuracy", 1500),
         "densedepth": ("nyuv2", "densedepth", "SSIM", 654),
@@ -166,7 +204,6 @@ def _table_4() -> list[Preset]:
                 Preset(
                     f"table4/{network}/{shift}", problem, name, diffusion="latent", settings=settings,
                     shift=SHOTS[shift], severity=1, images=images, metric=metric, before=before, paper=ours,
-                    open=unstated,
                 )
             )  # fmt: skip
     return cells
@@ -183,16 +220,23 @@ def _tables_5_6_8() -> list[Preset]:
             cells.append(
                 Preset(
                     f"table6/{data}/{part}", data, "resnet18", settings=JOINT | ADAM | settings, images=CLASSES[data],
-                    before=before, paper=number, open="the rate for each part, taken as the whole network's",
+                    before=before, paper=number,
                 )
             )  # fmt: skip
     for network, (before, ours) in TABLE_8.items():
         name, settings = f"table8/{network}/objectnet", JOINT | USUAL[network]
-        unstated = "the number of images, taken as three of each class"
-        cells.append(
-            Preset(name, "objectnet", network, settings=settings, images=339, before=before, paper=ours, open=unstated)
-        )
+        cells.append(Preset(name, "objectnet", network, settings=settings, images=339, before=before, paper=ours))
     return cells
+
+
+def table_of_differences() -> list[dict[str, str]]:
+    """Return all differences of the presets from the paper or its released code, a row for each."""
+    rows = []
+    for d in DIFFERENCES:
+        methods = ", ".join(METHODS.get(method, method) for method in d.methods)
+        where = f"{methods}: Table{'s' * (len(d.tables) > 1)} {', '.join(map(str, d.tables))}"
+        rows.append({"method": where, "subject": d.what, "paper and code": d.theirs, "here": d.ours, "why": d.why})
+    return rows
 
 
 def published(table: str, path: Path = PUBLISHED) -> dict[str, dict[str, float]]:

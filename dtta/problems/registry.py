@@ -1,9 +1,10 @@
 """Problems by name. A problem of your own needs no entry here: give "package.module:function", or install a package
 with an entry point in the group dtta.problems.
 
-The function returns a ``Problem`` and may take any of ``network``, ``diffusion``, ``classes``, ``as_released`` and
-``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or ``recipes(name)``, if that
-depends on the user's data; and ``requirements(name, network, diffusion)``, what ``dtta doctor`` checks.
+The function returns a ``Problem`` and may take any of ``network``, ``diffusion``, ``classes``, ``as_released``,
+``keep_size`` and ``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or
+``recipes(name)``, if that depends on the user's data; and ``requirements(name, network, diffusion)``, what
+``dtta doctor`` checks.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def load(
     diffusion: str | None = None,
     classes: int | Sequence[str] | None = None,
     as_released: bool = False,
+    keep_size: bool = False,
 ) -> Problem:
     """Load a problem by name.
 
@@ -51,6 +53,7 @@ def load(
         network, diffusion: another task network or diffusion model than the problem's default.
         classes: for an open vocabulary: how many of its class names, or names of your own; None: the default.
         as_released: compute as the authors' released code where it differs from the paper; see the problem's function.
+        keep_size: use images that already have the network's size as they are (ImageNet-C; see ``imagenet.problem``).
 
     Raises ValueError: unknown problem, network or diffusion model, or an argument that the problem does not take;
     ``WeightsError`` (``dtta.problems.training.weights``): its weights are missing or damaged.
@@ -62,8 +65,9 @@ def load(
         raise ValueError(f"{name} is no function that makes a problem") from error
     if classes is not None and "classes" not in accepted:
         raise ValueError(f"the classes of {name} are fixed")
-    given = {"network": network, "diffusion": diffusion, "classes": classes, "as_released": as_released or None}
+    given = {"network": network, "diffusion": diffusion, "classes": classes}
     options = {key: value for key, value in given.items() if value is not None}
+    options |= {key: True for key, value in {"as_released": as_released, "keep_size": keep_size}.items() if value}
     for key in options:
         if key not in accepted:
             raise ValueError(f"{name} has no choice of {key}; leave it out")

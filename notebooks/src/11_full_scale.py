@@ -52,7 +52,7 @@ from dtta.evaluation import summary
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.experiments import stored
-from dtta.experiments.paper import LEFT_OUT, presets, published
+from dtta.experiments.paper import LEFT_OUT, presets, published, table_of_differences
 from dtta.pages import figures, report
 from dtta.problems.device import device
 from dtta.profiling.loops import bench
@@ -69,6 +69,7 @@ logging.getLogger("dtta.evaluation.journal").setLevel(
 # ## A row by its name
 #
 # Each cell of the paper's tables that can be run is a *preset*: problem, network, settings, which images and how many.
+# A preset is not the paper's run in every detail: a [table below](differences) lists what differs, and why.
 #
 # ```bash
 # dtta doctor imagenet-a                                      # what this machine lacks: checkpoints, data, memory
@@ -410,6 +411,18 @@ figures.show(
 # The two start from different accuracies, because they use different checkpoints and crops of the same architecture, and
 # their budgets differ by a factor of 150. They agree in this: fog and pixelate gain much.
 #
+# (differences)=
+#
+# ## What differs
+#
+# This table lists everything that a preset does otherwise than the paper or its released code, or that neither of them
+# states. `dtta evaluate --preset differences` prints it too.
+
+# %%
+pd.set_option("display.max_colwidth", None)
+pd.DataFrame(table_of_differences())
+
+# %% [markdown]
 # ## How sure is one number?
 #
 # The paper takes three images of each class for most data sets. An accuracy $p$ over $n$ images has the standard error
@@ -446,7 +459,8 @@ for name, (p, n) in cells.items():
 
 # %%
 for preset in (every["table4/segformer/fog"], every["table4/densedepth/fog"]):
-    print(f"{preset.name}: paper {preset.before} -> {preset.paper}; left open: {preset.open}")
+    print(f"{preset.name}: paper {preset.before} -> {preset.paper}")
+print("chosen here:", *(f"{difference.what}: {difference.ours}" for difference in preset.differences), sep="\n  ")
 beside("table4")
 
 # %% [markdown]

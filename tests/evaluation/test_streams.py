@@ -13,6 +13,7 @@ from tiny_runs import ONLINE, SHIFTS, TTA, Stop, quiet, run, scores
 
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.run import Run
+from dtta.evaluation.statistics import paired_gain
 from dtta.methods.registry import build
 from dtta.problems import PROBLEMS
 from dtta.problems import module as module_of
@@ -143,6 +144,32 @@ def test_images_sorted_by_class():
     rows = quiet(run(settings=ONLINE, by_class=True), SHIFTS[1:], range(6))
     assert [r.index for r in rows] == order
     assert [r.score for r in rows] == pytest.approx(by_hand(run(settings=ONLINE), [("fog", 2, order)], []))
+
+
+def test_images_shuffled_with_the_seed(tmp_path, forked, counted):
+    """The same order for every method, stream and process; another one for another seed; a stopped run goes on."""
+    orders = {}
+    for seed in (0, 1):
+        online = run(settings=ONLINE, shuffle=True, seed=seed)
+        orders[seed] = Random(seed).sample(range(6), 6)
+        streams = [*SHIFTS, ("clean", 5), ("fog", 5)]
+        rows = quiet(online, streams, range(6))
+        assert [r.index for r in rows] == orders[seed] * 4 != [*range(6)] * 4
+        expected = by_hand(run(settings=ONLINE, seed=seed), [("fog", 2, orders[seed])], [])
+        assert [r.score for r in rows[6:12]] == pytest.approx(expected)
+        before = quiet(run("none", {}, shuffle=True, seed=seed), streams, range(6))
+        assert paired_gain(before, rows)["images"] == 24
+        assert scores(quiet(online, streams, range(6), workers=2)) == scores(rows)
+    assert orders[0] != orders[1] and forked
+    path, counted["stop"] = tmp_path / "rows.jsonl", len(counted["calls"]) + 8
+    with pytest.raises(Stop):
+        quiet(online, streams, range(6), path=path)
+    counted["stop"] = None
+    assert scores(quiet(online, streams, range(6), path=path)) == scores(rows)
+    batches = quiet(run(batch=4, shuffle=True), SHIFTS[:1], range(6))
+    assert [r.index for r in batches] == orders[0]
+    with pytest.raises(ValueError, match="by_class sorts the images and shuffle mixes them; choose one"):
+        run(by_class=True, shuffle=True)
 
 
 def test_a_stopped_stream_starts_again(tmp_path, counted):

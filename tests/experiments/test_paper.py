@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache, partial
 from statistics import mean
 
+import huggingface_hub
 import pytest
 import stand_ins
 import torch
@@ -11,11 +16,15 @@ import torch
 import dtta
 from dtta.cli import main
 from dtta.evaluation import summary
-from dtta.experiments.paper import presets, published
+from dtta.experiments.paper import DIFFERENCES, get, presets, published, table_of_differences
 from dtta.methods.registry import build, methods_for, settings_of
 from dtta.problems import PROBLEMS, module
 from dtta.problems.corruptions import IMAGE_SHIFTS
+from dtta.problems.data import dense
+from dtta.problems.data.hub import checkpoints
 from dtta.problems.data.imagenet import CORRUPTIONS
+from dtta.problems.full import imagenet, latent_maps, nyuv2
+from dtta.problems.training import weights
 
 ALL = list(presets().values())
 
@@ -60,22 +69,86 @@ def test_the_numbers_are_the_papers():
     assert presets()["table1/resnet18/imagenet"].images == 3000
 
 
-def test_every_methods_settings_build(hub, monkeypatch):
-    """Each set of settings once, on stand-ins in place of the checkpoints."""
-    monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
-    seen = []
-    for preset in ALL:
-        if module(preset.problem).__name__ != "dtta.problems.full.imagenet" or (preset.method, preset.settings) in seen:
-            continue
-        seen.append((preset.method, preset.settings))
-        problem = dtta.load("imagenet-a", str(hub / "resnet"), str(hub / "dit"))
-        method = build(problem, preset.method, **preset.settings)
-        if "steps" in preset.settings:
-            tta = getattr(method, "second", method)
-            assert (tta.steps, tta.samples, tta.episodic) == (
-                5, preset.settings["samples"], preset.settings.get("episodic", True),
-            )  # fmt: skip
-    assert len(seen) >= 12
+STAND_INS = {
+    "imagenet-networks": stand_ins.classifier,
+    "imagenet-diffusions": stand_ins.dit,
+    "open-vocabulary-networks": stand_ins.clip,
+    "open-vocabulary-diffusions": stand_ins.stable_diffusion,
+    "ade20k-networks": partial(stand_ins.segformer, classes=150),
+    "nyuv2-encoders": stand_ins.densenet,
+    "autoencoders": lambda folder: stand_ins.vae().save_pretrained(folder),
+}
+SIZES = dict(size=32, widths=[8, 16], blocks=1, groups=4, embedding=3, encoder="densenet")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """All that the presets name, where they look for it: the hub's cache, converted and trained weights, data."""
+    root = tmp_path_factory.mktemp("world")
+    data = stand_ins.nyuv2(stand_ins.ade20k(stand_ins.objectnet(stand_ins.imagenet(root / "data")), classes=150))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("food101", "pets", "aircraft"):
+            getattr(stand_ins, name)(data, stand_ins.NAMES[name], each=1)
+        stand_ins.cifar100(data, patch, stand_ins.NAMES["cifar100"], each=1)
+        stand_ins.flowers102(data, patch, classes=102, each=1)
+        stand_ins.devkit(data)
+        patch.setenv("DTTA_DATA", str(data))
+        patch.setenv("DTTA_WEIGHTS", str(root / "weights"))
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root / "cache"))
+        patch.setattr(imagenet, "VIT_B_32", stand_ins.VIT)
+        patch.chdir(root)
+        for table, make in STAND_INS.items():
+            for checkpoint in checkpoints(table).values():
+                if not checkpoint.conversion:
+                    stand_ins.cached(root / "cache", checkpoint, make)
+        stand_ins.convnext(root / "convnext-tiny"), stand_ins.convnext(root / "convnext-large")
+        stand_ins.vision_transformer(root / "vit-b-32"), stand_ins.densenet(root / "densenet")
+        (root / "vit-b-32" / "config.json").unlink()
+        for name, classes in {"ade20k": 150, "nyuv2": 0}.items():
+            (dense.folder(name) / "settings.json").write_text(json.dumps(SIZES))
+            weights.save(latent_maps.build(name, classes), {}, weights.path_of(name, "latent"))
+        weights.save(nyuv2.densedepth(), {}, weights.path_of("nyuv2", "densedepth"))
+
+        once = cache(dtta.load)  # many presets share a problem
+
+        def load(*names, **options):
+            problem = once(*names, **options)
+            return replace(problem, model=deepcopy(problem.model), diffusion=deepcopy(problem.diffusion))
+
+        patch.setattr("dtta.cli.options.load", load), patch.setattr("dtta.evaluation.evaluate.load", load)
+        yield
+
+
+@pytest.mark.parametrize("preset", ALL, ids=lambda preset: preset.name)
+def test_every_preset_starts(preset, world, tmp_path, capsys):
+    """By its name alone, on two images and with fewer pairs; its settings, order and images reach the run."""
+    accepted = settings_of(preset.method)
+    little = {k: 2 for k in ("samples", "steps", "micro_batch", "rank", "views") if k in accepted}
+    options = [text for name, value in little.items() for text in ("--set", f"{name}={value}")]
+    out = ["--images", "2", "--workers", "1", "--out", str(tmp_path)]
+    assert main(["evaluate", "--preset", preset.name, *out, *options]) == 0
+    ours = summary.by_preset(tmp_path)[preset.name].run
+    assert preset.settings | little == {k: v for k, v in ours.settings.items() if k in preset.settings | little}
+    assert (ours.batch, ours.shuffle, ours.as_released, ours.keep_size) == (preset.batch, preset.shuffle, False, False)
+    assert ours.shuffle == (preset.method in ("tent", "cotta") or preset.name.startswith("table2"))
+    printed = capsys.readouterr().out
+    assert all(f"{d.what}: {d.theirs}; here: {d.ours}" in printed for d in preset.differences) and preset.differences
+
+
+def test_differences_are_listed_with_a_reason(capsys):
+    """Each concerns a preset and is in the table once; what it says of settings is true."""
+    assert main(["evaluate", "--preset", "differences"]) == 0
+    printed = capsys.readouterr().out
+    for d in DIFFERENCES:
+        concerned = [p for p in ALL if d.concerns(p)]
+        assert {p.method for p in concerned} == set(d.methods) and d.what in printed and d.why in printed
+        assert {int(p.name[5]) for p in concerned} == set(d.tables)
+    ours = {(p.name, d.what): d.ours for p in ALL for d in p.differences}
+    assert "rank 16" in ours["table3/clip-b-32/pets", "LoRA of CLIP"]
+    assert get("table3/clip-b-32/pets").settings["rank"] == 16
+    assert "64" in ours["table2/resnet50/fog/tent", "batch and settings of this method"]
+    assert get("table2/resnet50/fog/tent").batch == 64
+    assert len(table_of_differences()) == len(DIFFERENCES) == printed.count("why:")
 
 
 @pytest.mark.parametrize("data", ["imagenet", "imagenet-a"])
@@ -84,7 +157,7 @@ def test_tent_and_cotta_have_their_authors_settings_for_imagenet(hub, data, monk
     monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
     for method, rate in (("tent", 2.5e-4), ("cotta", 0.01)):
         preset = presets()[f"table1/resnet18/{data}/{method}"]
-        assert "taken as 64 and as those of its own authors" in preset.open and preset.batch == 64
+        assert "batches of 64, its authors' settings for ImageNet" in preset.open and preset.batch == 64
         for settings in (preset.settings, {}):
             problem = dtta.load(data, str(hub / "resnet"), str(hub / "dit"))
             built = build(problem, method, **settings)
@@ -121,7 +194,7 @@ def test_one_runs_on_stand_ins(hub, monkeypatch, capsys, tmp_path):
     told = capsys.readouterr().out
     assert "gaussian_noise" in told and "severity 5" in told and "2 test images" in told
     assert "the paper's table2/resnet50/gauss: 19.0, without adaptation 6.3" in told
-    assert "not stated there: the number of images" in told
+    assert "the number of images: not stated" in told
     (name, found), *others = summary.by_preset(tmp_path / "rows").items()
     assert (name, list(found.gains), others) == ("table2/resnet50/gauss", ["gaussian_noise"], [])
     assert found.gains["gaussian_noise"]["images"] == 2 and found.run.settings["samples"] == 2

@@ -10,6 +10,7 @@ import timm
 import tiny
 import torch
 from torchvision.models import VisionTransformer
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from dtta.core.lora import add_lora, lora_updates
 from dtta.core.parameters import select
@@ -134,11 +135,14 @@ def test_a_page_prints_what_it_runs_on_unless_that_is_its_mini_world(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "layers"), [("resnet18", 16), ("convnext_atto", 24), ("vit_tiny_patch16_224", 36), ("torchvision", 4)]
+    ("name", "layers"),
+    [("resnet18", 16), ("convnext_atto", 24), ("vit_tiny_patch16_224", 36), ("torchvision", 4), ("convnext", 6)],
 )
 def test_lora_finds_its_place_in_full_scale_classifiers(name, layers):
     if name == "torchvision":
         network = VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=24)
+    elif name == "convnext":
+        network = ConvNeXt([CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 2)])
     else:
         network = timm.create_model(name)
     model = add_lora(Classifier(network), rank=1)

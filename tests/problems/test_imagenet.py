@@ -9,10 +9,12 @@ import pytest
 import stand_ins
 import tiny
 import torch
+import torchvision
 from diffusers import DDPMScheduler, DiTPipeline
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.transforms.v2 import functional as T
 
 import dtta
@@ -104,9 +106,13 @@ def test_corruptions_are_the_published_files(hub, data, tmp_path, monkeypatch):
     path = imagenet.read("imagenet-c", imagenet.root("imagenet-c")).paths[3]
     published = tmp_path / "imagenet-c/contrast/5" / path.parent.name / path.name
     published.parent.mkdir(parents=True)
-    stand_ins.picture(5, (32, 32)).save(published)
+    picture = stand_ins.picture(5, (32, 32))
+    picture.save(published)
     image, _ = problem.image(3, "contrast", 5)
-    assert torch.equal(image[0], pixels(stand_ins.picture(5, (32, 32))))  # it has the size of the crop: not resized
+    expected = picture.resize((33, 33), Image.Resampling.BILINEAR).crop((0, 0, 32, 32))  # appendix A.5, 232 / 224 of 32
+    assert (image[0] - pixels(expected)).abs().max() < 0.005 and image.std() < pixels(picture).std() - 0.03
+    kept = dtta.load("imagenet-c", str(hub / "resnet"), str(hub / "dit"), keep_size=True).image(3, "contrast", 5)[0]
+    assert torch.equal(kept[0], pixels(picture))
     assert torch.equal(problem.image(3, "clean")[0], load("imagenet", hub).image(3)[0])
     with pytest.raises(FileNotFoundError, match=r"it contains no frost/5, which is in weather\.tar.*zenodo"):
         problem.image(0, "frost", 5)
@@ -191,6 +197,28 @@ def test_torchvisions_vit_from_a_folder(hub, tmp_path):
     assert view.crop == 32 and settings["optimizer"] == "sgd"
     with pytest.raises(WeightsError, match="not published as safetensors; convert it once with: mkdir -p vit-b-32"):
         imagenet.load_classifier("vit-b-32", [3])
+
+
+def test_torchvisions_convnext_from_its_weights_alone(hub, tmp_path, monkeypatch):
+    """Converted by the printed command, in the folder where a preset then finds it under the name of its network."""
+    network = ConvNeXt([CNBlockConfig(8, 12, 1), CNBlockConfig(12, 16, 2), CNBlockConfig(16, None, 1)]).eval()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="convert it once with: mkdir -p convnext-tiny ") as raised:
+        imagenet.load_classifier("convnext-tiny", [3])
+    _, code, _ = str(raised.value).split('"')
+    monkeypatch.setattr(torchvision.models, "convnext_tiny", lambda weights: network)
+    (tmp_path / "convnext-tiny").mkdir()
+    exec(code)
+    model, view, settings = imagenet.load_classifier("convnext-tiny", [3, 5])
+    x = tiny.images(2, channels=3, size=64)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (imagenet.IMAGENET_MEAN, imagenet.IMAGENET_STD))
+    assert torch.equal(model(x), network((x - mean) / std)[:, [3, 5]])
+    assert model.network.state_dict().keys() == network.state_dict().keys()
+    assert view == imagenet.View(232, 224, "bilinear") and settings == imagenet.ADAM
+    damaged = tmp_path / "convnext-tiny" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="convnext-tiny cannot be read"):
+        imagenet.load_classifier("convnext-tiny", [3])
 
 
 # --- errors ------------------------------------------------------------------------------

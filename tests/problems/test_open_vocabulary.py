@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import stand_ins
 import tiny
@@ -14,7 +11,6 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
-from scipy.io import savemat
 from stand_ins import SIZE, clip, picture, stable_diffusion
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as T
@@ -27,7 +23,7 @@ from dtta.methods.registry import build
 from dtta.problems import PROBLEMS
 from dtta.problems.data import images
 from dtta.problems.full import open_vocabulary
-from dtta.problems.networks.clip import tokens
+from dtta.problems.networks.clip import text_features, tokens
 from dtta.problems.training.weights import WeightsError
 
 NAMES = [name for name in PROBLEMS if name.startswith("open-vocabulary")]
@@ -44,78 +40,10 @@ def hub(tmp_path_factory) -> Path:
 # --- data in the published layouts ------------------------------------------------------
 
 
-def food101(root: Path, monkeypatch) -> list[str]:
-    return stand_ins.food101(root)
-
-
-def cifar100(root: Path, monkeypatch) -> list[str]:
-    """Pickles, as published; torchvision's checksums are replaced by theirs."""
-    folder = root / "cifar-100-python"
-    folder.mkdir()
-    names = ["aquarium_fish", "bear", "can"]
-    rng = np.random.default_rng(0)
-    parts = {
-        part: {"data": rng.integers(0, 256, (6, 3072), dtype=np.uint8), "fine_labels": [0, 1, 2, 0, 1, 2]}
-        for part in ("train", "test")
-    } | {"meta": {"fine_label_names": names}}
-    sums = {}
-    for part, content in parts.items():
-        (folder / part).write_bytes(pickle.dumps(content))
-        sums[part] = hashlib.md5((folder / part).read_bytes()).hexdigest()
-    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(datasets.CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
-    return ["aquarium fish", "bear", "can"]
-
-
-def aircraft(root: Path, monkeypatch) -> list[str]:
-    folder = root / "fgvc-aircraft-2013b" / "data"
-    (folder / "images").mkdir(parents=True)
-    names = ["707-320", "A380", "F-16A/B"]
-    (folder / "variants.txt").write_text("\n".join(names), encoding="utf-8")
-    for s, split in enumerate(("train", "test")):
-        lines = []
-        for k in range(6):
-            number = f"{s}{k}"
-            picture(100 * s + k).save(folder / "images" / f"{number}.jpg")
-            lines.append(f"{number} {names[k % 3]}")
-        (folder / f"images_variant_{split}.txt").write_text("\n".join(lines), encoding="utf-8")
-    return names
-
-
-def pets(root: Path, monkeypatch) -> list[str]:
-    return stand_ins.pets(root)
-
-
-def flowers102(root: Path, monkeypatch) -> list[str]:
-    folder = root / "flowers-102"
-    (folder / "jpg").mkdir(parents=True)
-    for k in range(1, 13):
-        picture(k).save(folder / "jpg" / f"image_{k:05d}.jpg")
-    savemat(folder / "imagelabels.mat", {"labels": np.array([[1 + k % 3 for k in range(12)]])})
-    savemat(
-        folder / "setid.mat",
-        {"trnid": np.arange(1, 7)[None], "valid": np.array([[1]]), "tstid": np.arange(7, 13)[None]},
-    )
-    sums = {
-        kind: (name, hashlib.md5((folder / name).read_bytes()).hexdigest())
-        for kind, (name, _) in datasets.Flowers102._file_dict.items()
-        if kind != "image"
-    }
-    monkeypatch.setattr(datasets.Flowers102, "_file_dict", datasets.Flowers102._file_dict | sums)
-    return [name.replace("_", " ") for name in datasets.Flowers102.classes]
-
-
 def imagenet(root: Path, monkeypatch) -> list[str]:
-    ids = {"n01": ("crane",), "n02": ("crane", "hoisting machine"), "n03": ("tench", "Tinca tinca")}
-    for split in ("train", "val"):
-        for number in ids:
-            for k in range(2):
-                path = root / split / number / f"{k}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                picture(k).save(path)
-    torch.save((ids, []), root / "meta.bin")
-    return ["crane", "crane, hoisting machine", "tench"]
+    stand_ins.imagenet(root, ["imagenet"])
+    stand_ins.devkit(root)
+    return ["tench", "goldfish", "great white shark"]
 
 
 @pytest.fixture
@@ -124,7 +52,9 @@ def data(tmp_path, monkeypatch):
     monkeypatch.setenv("DTTA_DATA", str(tmp_path))
 
     def make(name: str) -> list[str]:
-        return globals()[name.removeprefix("open-vocabulary-")](tmp_path, monkeypatch)
+        name = name.removeprefix("open-vocabulary-")
+        make = imagenet if name == "imagenet" else getattr(stand_ins, name)
+        return make(tmp_path, monkeypatch) if name in ("imagenet", "cifar100", "flowers102") else make(tmp_path)
 
     return make
 
@@ -144,7 +74,7 @@ def test_every_data_set_is_read_adapted_and_scored(name, hub, data, tmp_path):
     assert problem.shape == (3, SIZE, SIZE)
     image, _ = problem.image(1, "fog", 2)
     assert image.shape == (1, 3, SIZE, SIZE) and image.min() >= 0 and image.max() <= 1
-    assert [problem.image(k)[1].item() for k in range(3)] == [0, 1, 2]  # each class in turn
+    assert sorted(problem.image(k)[1].item() for k in range(3)) == [0, 1, 2]  # one of each class
     files = [path for path in tmp_path.rglob("*.jpg") if "trimaps" not in path.parts]
     assert name.endswith(("cifar100", "imagenet")) or any(
         torch.equal(read_image(path, problem), problem.image(1)[0]) for path in files
@@ -202,10 +132,10 @@ def test_the_condition_has_a_row_for_each_token(hub):
     l = problem.reader(sentences)
     assert torch.equal(l, problem.condition.embeddings)
     words = problem.reader.words(sentences[0])
-    assert words[:7] == ["‹start›", "a", "photo", "of", "red", "ball", ","] and words[-1] == "‹end›"
+    assert words == ["‹start›", "a", "photo", "of", "a", "red", "ball", "‹end›"]  # the paper's prompt
     same = (l[0] - l[1]).abs().amax(1) < 1e-5
-    assert same[:4].all() and not same[4:].any()  # the text encoder is causal
-    assert len(build(problem, "tpt").model.context) == 3  # "a photo of": the template has no more before the name
+    assert same[:5].all() and not same[5:].any()  # the text encoder is causal
+    assert len(build(problem, "tpt").model.context) == 4
 
 
 @torch.no_grad()
@@ -232,7 +162,7 @@ def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
     model, words = open_vocabulary.load_clip(str(hub / "clip"))
     x = tiny.images(2, channels=3, size=tiny.CLIP_SIZE)
     pixels = problem.model.pixels(x)
-    sentences = [f"a photo of a {name}, a type of aircraft" for name in problem.classes]
+    sentences = [f"a photo of a {name}" for name in problem.classes]
     with pytest.raises(ValueError, match="shorten the name"):
         tokens(words, sentences, 5)
     expected = model(
@@ -241,26 +171,51 @@ def test_clip_from_a_folder_gives_the_librarys_logits(hub, data):
     torch.testing.assert_close(problem.model(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_released_code_does_not_normalise_image_embeddings(hub):
-    """ImageNet's mean and standard deviation, and the product with the names' unit vectors times CLIP's scale."""
+def test_the_released_code_has_other_prompts_pairs_and_logits(hub):
+    """A full stop; ImageNet's mean and deviation; the product with the names' unit vectors times CLIP's scale."""
     names, x = ["red ball", "blue box"], tiny.images(2, channels=3, size=tiny.CLIP_SIZE)
     usual, released = (
-        dtta.load(NAMES[0], str(hub / "clip"), str(hub / "sd"), names, as_released=as_released).model
+        dtta.load(NAMES[0], str(hub / "clip"), str(hub / "sd"), names, as_released=as_released)
         for as_released in (False, True)
     )
-    network, _ = open_vocabulary.load_clip(str(hub / "clip"))
+    assert [p.settings["diffusion-tta"]["samples"] for p in (usual, released)] == [180, 192]
+    usual, l, released = usual.model, released.condition.embeddings, released.model
+    sentences = [f"a photo of a {name}." for name in names]
+    assert torch.equal(l, open_vocabulary.load_stable_diffusion(str(hub / "sd"))[1](sentences))
+    network, tokenizer = open_vocabulary.load_clip(str(hub / "clip"))
+    assert torch.equal(released.text, text_features(network, tokenizer, names, ["a photo of a {}."]))
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     seen = network.get_image_features(pixel_values=(x - mean) / std).pooler_output
-    torch.testing.assert_close(released(x), network.logit_scale.exp() * seen @ usual.text.T, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(released(x), network.logit_scale.exp() * seen @ released.text.T, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(released(x), usual(x), atol=1e-3)
+
+
+def test_in_the_released_code_stable_diffusion_sees_clips_crop(hub, data, monkeypatch):
+    """By hand: Pillow's bilinear resize for CLIP, enlarged from there."""
+    data("open-vocabulary-food101")
+    problem = dtta.load("open-vocabulary-food101", str(hub / "clip"), str(hub / "sd"), as_released=True)
+    smooth, side = picture(0, (6, 5)).resize((80, 60), Image.Resampling.BILINEAR), tiny.CLIP_SIZE
+    monkeypatch.setattr(datasets.Food101, "__getitem__", lambda self, index: (smooth, 0))
+    crop = smooth.resize((int(side * 80 / 60), side), Image.Resampling.BILINEAR)
+    left = round((crop.width - side) / 2)
+    crop = T.to_dtype(T.pil_to_tensor(crop.crop((left, 0, left + side, side))), torch.float32, scale=True)
+    image, _ = problem.image(0)
+    assert image.shape == (1, 3, side, side) and (image[0] - crop).abs().mean() < 0.02
+    seen = []
+    monkeypatch.setattr(problem.diffusion.vae, "encode", lambda x: seen.append(x) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        problem.diffusion.encode(image)
+    assert torch.allclose(seen[0], T.resize(2 * image - 1, [SIZE, SIZE], antialias=False), atol=1e-5)
 
 
 def test_images_are_interleaved_by_class():
     labels = [0] * 5 + [1] * 2 + [2] * 4 + [3] * 9
     order = images.interleave_classes(labels, 3)
-    assert [labels[i] for i in order[:6]] == [0, 1, 2, 0, 1, 2]
+    assert [sorted(labels[i] for i in order[k : k + 3]) for k in (0, 3)] == [[0, 1, 2]] * 2
     assert sorted(order) == list(range(11))
     assert order == images.interleave_classes(labels, 3)
+    batch = images.interleave_classes(list(range(1000)), 1000)[:64]
+    assert 400 < sum(batch) / 64 < 600  # not of neighbouring classes
 
 
 @pytest.mark.parametrize("size", [(40, 36), (36, 40), (20, 90)])

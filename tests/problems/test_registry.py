@@ -66,7 +66,7 @@ def test_arguments_reach_a_problem_of_your_own(package, name):
 def test_a_function_takes_only_the_arguments_it_names(package):
     assert load("plugged.problems:plain").task == "classification"
     assert load("plugged.problems:several").name == "plugged.problems:several"
-    for option in (dict(network="vit"), dict(diffusion="dit"), dict(as_released=True)):
+    for option in (dict(network="vit"), dict(diffusion="dit"), dict(as_released=True), dict(keep_size=True)):
         with pytest.raises(ValueError, match=f"plain has no choice of {next(iter(option))}; leave it out"):
             load("plugged.problems:plain", **option)
     with pytest.raises(ValueError, match=r"the classes of plugged\.problems:plain are fixed"):

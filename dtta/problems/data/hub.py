@@ -88,9 +88,12 @@ def require(what: str, name: str | None, table: Mapping[str, Checkpoint], more: 
 
 
 def locate(name: str | None, table: Mapping[str, Checkpoint]) -> Location:
-    """Return where a checkpoint is, by name (None: the first) or a folder's path. Raises ValueError: it is neither."""
+    """Return where a checkpoint is, by name (None: the first) or a folder's path. Raises ValueError: it is neither.
+
+    A folder with the name of a checkpoint that must be converted contains its conversion.
+    """
     name = name or next(iter(table))
-    if name in table:
+    if name in table and not (table[name].conversion and Path(name).is_dir()):
         return Location(table[name].repository, table[name])
     if Path(name).is_dir():
         return Location(name)

@@ -77,9 +77,10 @@ def _shown(image: Image.Image) -> Image.Image:
 
 
 def interleave_classes(labels: Sequence[int], classes: int) -> list[int]:
-    """Return image numbers that cycle through the classes, in random order within a class (seed 0).
+    """Return image numbers that cycle through the classes, in random order within a class and a cycle (seed 0).
 
-    The first k · `classes` are k of each, as long as each has k images. Labels from `classes` on are left out.
+    The first k · `classes` are k of each, as long as each has k images. Labels from `classes` on are left out. Classes
+    are not in their own order: neighbours are similar (dogs, cars), and a batch of them would have odd statistics.
     """
     of_class: list[list[int]] = [[] for _ in range(classes)]
     for index, label in enumerate(labels):
@@ -88,7 +89,8 @@ def interleave_classes(labels: Sequence[int], classes: int) -> list[int]:
     rng = Random(0)
     for indices in of_class:
         rng.shuffle(indices)
-    return [index for row in zip_longest(*of_class) for index in row if index is not None]
+    cycles = [[index for index in cycle if index is not None] for cycle in zip_longest(*of_class)]
+    return [index for cycle in cycles for index in rng.sample(cycle, len(cycle))]
 
 
 def image_tensor(image: Image.Image) -> Tensor:
@@ -98,10 +100,10 @@ def image_tensor(image: Image.Image) -> Tensor:
     return T.to_dtype(T.pil_to_tensor(image.convert("RGB")), torch.float32, scale=True)
 
 
-def center_square(image: Image.Image, size: int) -> Tensor:
-    """Resize the shorter side to `size` (bicubic, antialiased) and crop the centre: (3, size, size) in [0, 1]."""
+def center_square(image: Image.Image, size: int, interpolation: str = "bicubic") -> Tensor:
+    """Resize the shorter side to `size` (antialiased) and crop the centre: (3, size, size) in [0, 1]."""
     whole = image_tensor(image)
-    whole = T.resize(whole, [size], interpolation=T.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    whole = T.resize(whole, [size], interpolation=T.InterpolationMode(interpolation), antialias=True).clamp(0, 1)
     return T.center_crop(whole, [size, size])
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
+from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import VisionTransformer
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.transforms.v2 import functional as T
 
 from dtta.core.conditions import ClassMixture
@@ -49,24 +52,31 @@ VIT_B_32 = dict(image_size=224, patch_size=32, num_layers=12, num_heads=12, hidd
 @dataclass(frozen=True)
 class View:
     """Preprocessing for the classifier and the diffusion model: resize the shorter side to `resize` pixels
-    (antialiased) and crop the centre square of `crop` pixels. An image of that size (ImageNet-C) is left unchanged."""
+    (antialiased) and crop the centre square of `crop` pixels; `keep_size`: but leave an image of that size unchanged.
+    """
 
     resize: int
     crop: int
     interpolation: str = "bilinear"
+    keep_size: bool = False
 
     def __call__(self, image, border: int = 0) -> Tensor:
         """Return a PIL image, less `border` pixels on each side, as (3, crop, crop) in [0, 1]."""
         x = image_tensor(image)
         x = x[:, border : x.shape[1] - border, border : x.shape[2] - border]
-        if x.shape[1:] == (self.crop, self.crop):
+        if self.keep_size and x.shape[1:] == (self.crop, self.crop):
             return x
         x = T.resize(x, [self.resize], interpolation=T.InterpolationMode(self.interpolation), antialias=True)
         return T.center_crop(x.clamp(0, 1), [self.crop, self.crop])
 
 
 def problem(
-    network: str | None = None, diffusion: str | None = None, as_released: bool = False, *, name: str = "imagenet"
+    network: str | None = None,
+    diffusion: str | None = None,
+    as_released: bool = False,
+    keep_size: bool = False,
+    *,
+    name: str = "imagenet",
 ) -> Problem:
     """Return ImageNet's validation images, or a data set with its classes, with a classifier and DiT-XL/2.
 
@@ -74,12 +84,15 @@ def problem(
     Validation images are the first five of each class of ImageNet's training part, if that is in the data folder.
 
     Args:
-        network: "resnet18" (default), "resnet50", "convnext-tiny", "convnext-large", "vit-b-32", or the path of a
-            folder in timm's layout (or with the weights of a torchvision ViT).
+        network: "resnet18" (default), "resnet50", "convnext-tiny", "convnext-large", "vit-b-32" (the weights of the
+            paper, torchvision's), "convnext-tiny-fb", "convnext-large-fb", or the path of a folder in timm's layout or
+            with the weights of a torchvision ViT or ConvNeXt.
         diffusion: "dit-xl-2-256" (default), "dit-xl-2-512", or the path of a folder in the pipeline's layout.
-        as_released: as in appendix A.6 and the authors' code, resize images to 232 pixels, bilinear, and crop to 224
+        as_released: as in appendix A.5 and the authors' code, resize images to 232 pixels, bilinear, and crop to 224
             for every network (by default only torchvision's; others have the preprocessing they were trained with),
             and mix a copy of the class embeddings, which stays fixed even if φ is adapted.
+        keep_size: use files that already have the network's size, such as ImageNet-C's, as they are, like ImageNet-C's
+            authors; by default they are resized and cropped too, as in the paper, which makes noise weaker.
 
     Raises ValueError: unknown names; FileNotFoundError: the data are missing; ``WeightsError``: a checkpoint is missing
     or damaged, or cannot be downloaded.
@@ -89,6 +102,7 @@ def problem(
     f, view, optimizer = load_classifier(network, test.classes)
     if as_released:
         view = View(232 * view.crop // 224, view.crop)
+    view = replace(view, keep_size=keep_size)
     target = hub.device()
     phi = load_dit(diffusion).to(target)
     chosen = slice(None) if len(test.classes) == 1000 else torch.as_tensor(test.classes, device=target)
@@ -132,12 +146,12 @@ def load_classifier(network: str | None, classes: Sequence[int]) -> tuple[Classi
     location = hub.locate(network, NETWORKS)
     if location.checkpoint is not None and location.checkpoint.conversion:
         hub.locate_file(location, "model.safetensors")  # raises, with the command that converts it
-    arguments = _torchvision_arguments(location) if location.checkpoint is None else None
-    if arguments is not None:
-        model = VisionTransformer(**arguments)
-        hub.load_weights(model, hub.locate_file(location, "model.safetensors"), location)
-        view, settings = View(232 * model.image_size // 224, model.image_size), SGD
-        mean, std, outputs = IMAGENET_MEAN, IMAGENET_STD, model.heads[-1].out_features
+    released = _from_torchvision(location) if location.checkpoint is None else None
+    if released is not None:
+        model, crop = released
+        view, settings = View(232 * crop // 224, crop), SGD if isinstance(model, VisionTransformer) else ADAM
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        outputs = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1].out_features
     else:
         model = hub.load_timm(location)
         config, pretrained = resolve_model_data_config(model), model.pretrained_cfg or {}
@@ -152,15 +166,38 @@ def load_classifier(network: str | None, classes: Sequence[int]) -> tuple[Classi
     return Classifier(model, mean, std, None if len(classes) == 1000 else classes), view, settings
 
 
-def _torchvision_arguments(location: hub.Location) -> dict | None:
-    """Return the arguments of a torchvision ViT, ViT-B/32's if its folder lists none; None if it has timm's layout."""
+def _from_torchvision(location: hub.Location) -> tuple[nn.Module, int] | None:
+    """Return torchvision's ViT or ConvNeXt of a folder, and its image size; None if the folder has timm's layout.
+
+    The weights give a ConvNeXt's shape; a ViT's is in config.json, without which it is ViT-B/32's.
+    """
     try:
         config = json.loads(hub.locate_file(location, "config.json").read_text(encoding="utf-8"))
     except WeightsError:
-        return VIT_B_32
+        config = VIT_B_32
     except ValueError as error:
         raise WeightsError(f"{location.path}/config.json is damaged ({error}); download it again") from error
-    return None if "architecture" in config else config
+    if "architecture" in config:
+        return None
+    weights = hub.locate_file(location, "model.safetensors")
+    model = _convnext(weights) or VisionTransformer(**config)
+    return hub.load_weights(model, weights, location), getattr(model, "image_size", 224)
+
+
+def _convnext(weights: Path) -> ConvNeXt | None:
+    """Return an untrained ConvNeXt of torchvision's with the widths and depths of a file; None if it holds none."""
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None  # the error is raised when the weights are read
+    blocks = [name.split(".")[1] for name in shapes if name.endswith(".layer_scale")]
+    stages = sorted(set(blocks))
+    if not stages or "classifier.2.bias" not in shapes:
+        return None
+    widths = [shapes[f"features.{stage}.0.layer_scale"][0] for stage in stages] + [None]
+    settings = [CNBlockConfig(*widths[k : k + 2], blocks.count(stage)) for k, stage in enumerate(stages)]
+    return ConvNeXt(settings, num_classes=shapes["classifier.2.bias"][0])
 
 
 def load_dit(diffusion: str | None = None) -> DiT:

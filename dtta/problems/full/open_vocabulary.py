@@ -18,25 +18,28 @@ from dtta.core.problem import Problem, no_labels
 from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import hub
 from dtta.problems.data.folders import data_folder, one_line
+from dtta.problems.data.imagenet import class_names, synsets
 from dtta.problems.data.images import center_square, interleave_classes, open_image
 from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion
-from dtta.problems.networks.clip import TEMPLATES, ClipClassifier, check_names
+from dtta.problems.networks.clip import ClipClassifier, check_names
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["DIFFUSIONS", "load_clip", "load_stable_diffusion", "problem"]
 
 NETWORKS = hub.checkpoints("open-vocabulary-networks")
-# The paper's settings: LoRA on queries and values of the vision tower, 5 steps of 192 pairs, SGD; it does not state the
+# The paper's settings: LoRA on queries and values of the vision tower, 5 steps of 180 pairs, SGD; it does not state the
 # rank. Other methods have their defaults (dtta.methods), but TENT adapts the same LoRA. None of these were chosen on
 # validation images here.
 SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(trainable="lora", rank=16, steps=5, samples=192, optimizer="sgd", lr=5e-3),
+    "diffusion-tta": dict(trainable="lora", rank=16, steps=5, samples=180, optimizer="sgd", lr=5e-3),
     "tent": dict(trainable="lora", rank=16),
     "tpt": {},
     "diffusion-classifier": dict(samples=48),
     "ensemble": dict(samples=48),
 }
-RELEASED = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD, unit=False)  # the authors' released code
+# The authors' released code; the paper's prompt is ClipClassifier's own, for all data sets
+RELEASED = dict(templates=("a photo of a {}.",), mean=IMAGENET_MEAN, std=IMAGENET_STD, unit=False)
+RELEASED_SAMPLES = 192
 RECIPES: dict = {}  # nothing to train: the checkpoints are public
 
 
@@ -46,12 +49,10 @@ class DataSet:
 
     Args:
         kind, splits: torchvision's class, and its arguments for "validation" (of the training part) and "test".
-        templates: prompts of CLIP's authors for this data set; the paper uses "a photo of a <class>" for all.
     """
 
     kind: str
     splits: dict[str, dict]
-    templates: Sequence[str] = TEMPLATES
 
     def read(self) -> dict:
         """Return torchvision's data set for each split. Raises FileNotFoundError if the data are missing."""
@@ -73,11 +74,10 @@ DATA_SETS = {f"open-vocabulary-{name}": DataSet(**entry) for name, entry in _TAB
 
 
 def _class_names(data) -> list[str]:
-    """Return the names in plain words; of synonyms the first, with the second if two classes share the first."""
+    """Return the names in plain words; ImageNet's all differ (see ``class_names``)."""
     if isinstance(data.classes[0], str):
         return [name.replace("_", " ").strip() for name in data.classes]
-    first = [synonyms[0] for synonyms in data.classes]
-    return [names[0] if first.count(names[0]) == 1 else ", ".join(names[:2]) for names in data.classes]
+    return list(class_names([synsets().index(wnid) for wnid in data.wnids]))
 
 
 def problem(
@@ -95,9 +95,10 @@ def problem(
             a folder with a ``CLIPModel`` and its tokenizer.
         diffusion: "stable-diffusion-1.5", or the path of a folder in a Stable Diffusion pipeline's layout.
         classes: how many of its classes (None: all), or names of your own, for images of your own without the data set.
-        as_released: compute CLIP's logits as the authors' code: with ImageNet's mean and standard deviation, and image
-            embeddings that are not normalised. The belief is far more confident, the gradients are smaller; for given
-            pixels the predicted class is the same.
+        as_released: as the authors' code: a prompt with a full stop, 192 pairs by default, images resized and cropped
+            for CLIP (bilinear) and enlarged from there for Stable Diffusion, and CLIP's logits with ImageNet's mean and
+            standard deviation, and image embeddings that are not normalised. The belief is far more confident, the
+            gradients are smaller; for given pixels and prompts the predicted class is the same.
 
     Raises ValueError: unknown names; FileNotFoundError: the data are missing; ``WeightsError``: a checkpoint is missing
     or damaged, or cannot be downloaded.
@@ -116,26 +117,28 @@ def problem(
     phi, reader = load_stable_diffusion(diffusion)
     target = hub.device()
     reader.encoder.to(target)
-    template = source.templates[0]
     order = {split: interleave_classes(_labels(data), len(names)) for split, data in splits.items()}
-    size = phi.image_size
-    options = RELEASED if as_released else {}
+    size, interpolation, settings = phi.image_size, "bicubic", SETTINGS
+    if as_released:
+        size, interpolation = clip.config.vision_config.image_size, "bilinear"
+        settings = SETTINGS | {"diffusion-tta": SETTINGS["diffusion-tta"] | dict(samples=RELEASED_SAMPLES)}
+    model = ClipClassifier(clip.to(target), tokenizer, names, **RELEASED if as_released else {})
     return Problem(
         name=name,
         task="classification",
         classes=tuple(names),
-        model=ClipClassifier(clip.to(target), tokenizer, names, source.templates, **options),
+        model=model,
         diffusion=phi.to(target),
-        condition=ClassMixture(reader([template.format(name) for name in names])),
-        draw=no_labels if own_names else partial(_draw, splits, order, size, target),
+        condition=ClassMixture(reader([model.template.format(name) for name in names])),
+        draw=no_labels if own_names else partial(_draw, splits, order, size, interpolation, target),
         sizes={split: len(order.get(split, [0])) for split in source.splits},
         shape=(3, size, size),
         shifts=tuple(IMAGE_SHIFTS),
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
-        settings=_settings(len(template.partition("{}")[0].split())),
+        settings=settings,
         reader=reader,
-        view=partial(center_square, size=size),
+        view=partial(center_square, size=size, interpolation=interpolation),
     )
 
 
@@ -143,12 +146,6 @@ def requirements(name: str, network: str | None, diffusion: str | None) -> hub.R
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
     checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS)]
     return checkpoints, DATA_SETS[name].read
-
-
-def _settings(words: int) -> dict[str, dict]:
-    """Return the settings; `words`: words before the class name in the prompt, which prompt tuning can adapt."""
-    prompted = {method: dict(SETTINGS[method], words=words) for method in ("diffusion-tta", "tpt")}
-    return {**SETTINGS, **prompted}
 
 
 def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
@@ -165,9 +162,9 @@ def _labels(data) -> Sequence[int]:
     raise TypeError(f"{type(data).__name__} has no list of labels")
 
 
-def _draw(splits, order, size, target, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
+def _draw(splits, order, size, interpolation, target, split, index, shift, severity, seed) -> tuple[Tensor, Tensor]:
     data, number = splits[split], order[split][index]
     files = getattr(data, "_image_files", getattr(data, "_images", None))  # None: not torchvision, or arrays
     image, label = (open_image(Path(files[number])), _labels(data)[number]) if files else data[number]
-    image = apply_shift(center_square(image, size), shift, severity, seed, index, IMAGE_SHIFTS)
+    image = apply_shift(center_square(image, size, interpolation), shift, severity, seed, index, IMAGE_SHIFTS)
     return image.to(target), torch.tensor(label)

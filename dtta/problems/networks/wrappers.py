@@ -30,7 +30,7 @@ class Classifier(_Normalised):
     """A classifier on images in [0, 1] that answers the classes `kept`, indices of the network's; None: all."""
 
     # The convolutions of ResNets; the linear layers of the blocks of ConvNeXts and ViTs (torchvision's: only the MLP)
-    lora_targets = r"network\.(.*\.)?(layer\d\.\d+\.conv\d|mlp\.(fc\d|0|3)|attn\.qkv)"
+    lora_targets = r"network\.(.*\.)?(layer\d\.\d+\.conv\d|mlp\.(fc\d|0|3)|attn\.qkv|block\.[35])"
 
     def __init__(self, network: nn.Module, mean=IMAGENET_MEAN, std=IMAGENET_STD, kept: Sequence[int] | None = None):
         super().__init__(mean, std)

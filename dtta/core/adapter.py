@@ -92,7 +92,7 @@ class Adapter(nn.Module):
             network.eval()  # a caller may have changed the mode since the last call
         try:
             with gradients_only_for(self.adapted, *self.networks), self.statistics(image):
-                output = self._steps(image, generator or self.generator)
+                output = self.take_steps(image, generator or self.generator)
             if output is None:
                 output = self.predict(image)
             if not output.isfinite().all():
@@ -103,7 +103,8 @@ class Adapter(nn.Module):
             if self.episodic:
                 self.reset()
 
-    def _steps(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+    def take_steps(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Take all steps. Return None, or the output if the networks need not run once more for it."""
         self.begin(image)
         for _ in range(self.steps):
             self.optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,14 +12,22 @@ from dtta.core.lora import add_lora
 from dtta.core.parameters import Logits, select
 from dtta.core.problem import Problem
 
-OPTIMIZERS: dict[str, Callable] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable] = {
+    "sgd": torch.optim.SGD,
+    "nesterov": partial(torch.optim.SGD, nesterov=True),
+    "adam": torch.optim.Adam,
+    "adamw": partial(torch.optim.AdamW, weight_decay=0.0),  # PyTorch's default is 0.01
+}
 
 
 def make_optimizer(name: str, parameters: list, lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:
-    """Make an optimizer by name; only SGD uses the momentum. Raises ValueError if there is none of that name."""
+    """Make an optimizer by name, without weight decay (so that "adamw" equals "adam"). Raises ValueError: unknown name.
+
+    Only "sgd" and "nesterov" (SGD with Nesterov's momentum) use the momentum.
+    """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name](parameters, lr=lr, **({"momentum": momentum} if name == "sgd" else {}))
+    return OPTIMIZERS[name](parameters, lr=lr, **({"momentum": momentum} if name in ("sgd", "nesterov") else {}))
 
 
 def model_and_parameters(

@@ -93,16 +93,16 @@ def classifier(seed: int = 0) -> Classifier:
         return model.eval()
 
 
-def written_out(model: nn.Module, image: Tensor, weight=None, bias=None, own: float = 0.0) -> Tensor:
+def written_out(model: nn.Module, image: Tensor, weight=None, bias=None, own: float = 0.0, unbiased=None) -> Tensor:
     """The tiny networks with a batch norm written out; `own` is the share of the images' statistics in its own.
 
-    A gradient flows through the images' statistics only if no others are used.
+    A gradient flows through the images' statistics only if no others are used; their variance then is biased.
     """
     weight, bias = (model.norm.weight, model.norm.bias) if weight is None else (weight, bias)
     h = nn.functional.conv2d(image, model.conv.weight, model.conv.bias, padding=1)
-    seen = h if own == 1 else h.detach()
+    seen, unbiased = h if own == 1 else h.detach(), own < 1 if unbiased is None else unbiased
     mean = own * seen.mean(dim=(0, 2, 3)) + (1 - own) * model.norm.running_mean
-    var = own * seen.var(dim=(0, 2, 3), unbiased=False) + (1 - own) * model.norm.running_var
+    var = own * seen.var(dim=(0, 2, 3), unbiased=unbiased) + (1 - own) * model.norm.running_var
     h = (h - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None]
     h = h.relu()
     return model.head(nn.functional.avg_pool2d(h, 2).flatten(1)) if isinstance(model, Classifier) else model.head(h)

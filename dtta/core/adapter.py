@@ -97,7 +97,7 @@ class Adapter(nn.Module):
             network.eval()  # a caller may have changed the mode since the last call
         try:
             with gradients_only_for(self.adapted, *self.networks), self.statistics(image):
-                output = self._steps(image, generator or self.generator)
+                output = self.take_steps(image, generator or self.generator)
             if output is None:
                 output = self.predict(image)
             self.check_finite(output, "the output of the adapted network")
@@ -107,7 +107,8 @@ class Adapter(nn.Module):
             if self.episodic:
                 self.reset()
 
-    def _steps(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+    def take_steps(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Take all steps. Return None, or the output if the networks need not run once more for it."""
         image = image.clone() if image.is_inference() else image
         with self.model.register_forward_hook(take_logits):
             self.begin(image)

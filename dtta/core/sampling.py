@@ -6,6 +6,7 @@ expectation with less variance, shared noise with more; a narrower range of t ch
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,8 @@ class Sampling:
             half = u[:, : (samples + 1) // 2]
             u = torch.cat([half, 1 - half], dim=1)[:, :samples]
         u = self._with_density(u)
-        t = ((self.t_min + u * (self.t_max - self.t_min)) * T).long().clamp(0, T - 1)
+        low, high = math.floor(self.t_min * T + 1e-6), math.ceil(self.t_max * T - 1e-6) - 1  # u < 1 may round to 1
+        t = ((self.t_min + u * (self.t_max - self.t_min)) * T).long().clamp(low, high)
         each = 1 if self.noise == "shared" else samples
         noise = torch.randn(images, each, *z0.shape[1:], generator=generator, device=device)
         noise = noise.expand(-1, samples, *[-1] * (z0.ndim - 1))

@@ -98,11 +98,14 @@ USUAL = {"resnet18": ADAM, "resnet50": ADAM, "convnext-tiny": ADAM, "convnext-la
 # micro_batch: None, as many pairs in a pass as fit in memory; the gradient is the same.
 JOINT = dict(steps=5, samples=180, micro_batch=None, adapt_diffusion=True)
 # TENT and CoTTA adapt online in all tables, even where Diffusion-TTA starts again from the initial parameters with each
-# image. SGD has momentum 0.9. A test compares these settings with those of dtta.problems.full.imagenet.
+# image. A test compares these settings with those of dtta.problems.full.imagenet.
 BASELINES = {
-    "tent": dict(episodic=False, optimizer="sgd", lr=2.5e-4),
-    "cotta": dict(episodic=False, optimizer="sgd", lr=0.01, threshold=0.1, restore=0.001),
-}
+    "tent": dict(episodic=False, optimizer="nesterov", lr=2.5e-4, answer_before_step=True),
+    "cotta": dict(
+        episodic=False, optimizer="nesterov", lr=0.01, threshold=0.1, restore=0.001, answer_before_step=True,
+        as_released=True,
+    ),
+}  # fmt: skip
 METHODS = {"diffusion-tta": "Diffusion-TTA", "tent": "TENT", "cotta": "CoTTA"}
 METHODS |= {"diffusion-classifier": "Diffusion Classifier"}
 CORRUPTIONS = {"gauss": "gaussian_noise", "fog": "fog", "pixelate": "pixelate", "snow": "snow", "contrast": "contrast"}

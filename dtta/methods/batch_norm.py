@@ -37,14 +37,15 @@ class BatchNormAdaptation(nn.Module):
 
 
 @contextmanager
-def mixed_statistics(model: nn.Module, prior: float = 0, images: int | None = None) -> Iterator[None]:
+def mixed_statistics(model: nn.Module, prior: float | None = None, images: int | None = None) -> Iterator[None]:
     """Let batch norm use the statistics of its input; restore the running statistics at the end.
 
     A layer whose input has a single number for each channel (a 1 x 1 map of one image) keeps its running statistics.
 
     Args:
         prior: N, the number of images that the running statistics count as: μ = (N μ_s + n μ_t) / (N + n) for n images,
-            and the variance likewise. A gradient flows through the statistics only with 0, as in training.
+            and the variance likewise, with the unbiased variance of the input, as in the authors' code; no gradient
+            flows through them. None: the statistics of the input, as in training: biased variance, with a gradient.
         images: n, if it is not the length of the input: many views of one image count as one image.
     """
     kept = {m: (m.running_mean, m.running_var) for m in model.modules() if isinstance(m, _BatchNorm)}
@@ -54,12 +55,12 @@ def mixed_statistics(model: nn.Module, prior: float = 0, images: int | None = No
         mean, var = kept[layer]
         if x.numel() == x.shape[1]:
             layer.running_mean, layer.running_var = mean, var
-        elif prior == 0:
+        elif prior is None:
             layer.running_mean, layer.running_var = None, None
         else:
             n = len(x) if images is None else images
             others = [d for d in range(x.ndim) if d != 1]
-            layer.running_var = (prior * var + n * x.var(dim=others, correction=0)) / (prior + n)
+            layer.running_var = (prior * var + n * x.var(dim=others, correction=1)) / (prior + n)
             layer.running_mean = (prior * mean + n * x.mean(dim=others)) / (prior + n)
 
     hooks = [m.register_forward_pre_hook(choose) for m in kept]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dtta.core.adapter import check_counts
-from dtta.core.diffusion import Diffusion
+from dtta.core.diffusion import Diffusion, SoftLabel
 from dtta.core.feedback import halve_until_it_fits
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
@@ -29,8 +29,7 @@ class Dusa(SelfTraining):
 
     Args:
         model: logits (N, L). Kept in eval mode.
-        optimizer: over parameters of the model and, to adapt φ as in the paper, of the diffusion network (in the
-            authors' code without DiT's table of class embeddings).
+        optimizer: over parameters of the model and, to adapt φ as in the paper, of the diffusion network.
         diffusion, embeddings: ε_φ, and l (L, ...) or a function that returns them.
         samples: pairs (t, ε) for each image and step; the paper takes one.
         top, others: candidates: the likeliest classes, and some drawn from the rest by their probabilities (of the
@@ -41,7 +40,7 @@ class Dusa(SelfTraining):
         sampling: how (t, ε) are drawn; None: only t = 100 of 1000, as in the paper.
         micro_batch: pairs in one pass, each with all its candidates; None: all at once. If memory runs out it is halved
             until a pass fits. It changes memory and speed, not the gradient.
-        The rest: see ``Adapter``.
+        The rest: see ``SelfTraining`` and ``Adapter``.
     """
 
     def __init__(
@@ -59,8 +58,9 @@ class Dusa(SelfTraining):
         tau: float | None = 1.0,
         sampling: Sampling | None = None,
         micro_batch: int | None = None,
+        **options,
     ):
-        super().__init__(model, optimizer, steps, episodic, (diffusion.eval(),))
+        super().__init__(model, optimizer, steps, episodic, (diffusion.eval(),), **options)
         if mix not in ("noise", "loss"):
             raise ValueError(f"mix must be 'noise' or 'loss', not {mix!r}")
         if samples < 1 or top < 1 or others < 0:
@@ -92,9 +92,10 @@ class Dusa(SelfTraining):
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Return the loss, whose graph leads to θ only; leave ∂L/∂φ, if φ is adapted, in φ's ``.grad``."""
         logits = self.model(image)
+        self.output = logits.detach()
         if self.drawn is None or not self.sampling.reuse_noise:
             z0 = self.diffusion.encode(image)
-            chosen = candidates(logits.detach(), self.top, self.others, generator)
+            chosen = candidates(self.output, self.top, self.others, generator)
             t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
             self.drawn = z0, chosen, t, noise
             self.products = None
@@ -146,6 +147,20 @@ class Dusa(SelfTraining):
         return G, b, target.square().mean(dim=1)
 
 
+def released_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return those of φ that the authors' code adapts: all but the class table, and a DiT's fixed position embedding.
+
+    The position embedding becomes a parameter of the network, with the same values.
+    """
+    embed = getattr(network, "pos_embed", None)
+    if "pos_embed" in getattr(embed, "_buffers", ()):
+        values = embed.pos_embed
+        del embed.pos_embed
+        embed.pos_embed = nn.Parameter(values)
+    table = {p for m in network.modules() if isinstance(m, SoftLabel) for p in m.parameters()}
+    return [p for p in select(network) if p not in table]
+
+
 def candidates(logits: Tensor, top: int, others: int, generator: torch.Generator) -> Tensor:
     """Return indices (N, K): the `top` likeliest classes, and `others` drawn from the rest by their probabilities."""
     L = logits.shape[1]
@@ -179,16 +194,19 @@ def build(
     reuse_noise: bool = False,
     episodic: bool = False,
     micro_batch: int | None = None,
+    answer_before_step: bool = False,
+    as_released: bool = False,
 ) -> Dusa:
     """Build DUSA; the defaults are its paper's: one noise at t = 100 of 1000, six candidates, φ adapted too.
 
-    Of φ all parameters are adapted, including the table of class embeddings, which its authors' code does not adapt.
+    `as_released`: adapt those parameters of φ that its authors' code adapts (see ``released_parameters``); False: all.
     `tau`: of LogitNorm (see ``Dusa``); None, or "none" in a TOML file: the logits are not changed.
     """
     groups = [{"params": select(problem.model)}]
     if adapt_diffusion:
         rate = lr if lr_diffusion is None else lr_diffusion
-        groups.append({"params": select(problem.diffusion.network), "lr": rate})
+        phi = problem.diffusion.network
+        groups.append({"params": released_parameters(phi) if as_released else select(phi), "lr": rate})
     return Dusa(
         problem.model,
         make_optimizer(optimizer, groups, lr),
@@ -203,4 +221,5 @@ def build(
         tau=None if tau == "none" else tau,
         sampling=Sampling(timesteps, t_min=t_min, t_max=t_max, reuse_noise=reuse_noise),
         micro_batch=micro_batch,
+        answer_before_step=answer_before_step,
     )

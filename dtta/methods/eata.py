@@ -29,7 +29,7 @@ class Eata(SelfTraining):
         fisher: ω, one tensor for each adapted parameter (see ``fisher_information``); None: no anchor.
         beta, similarity: β and ε; in the paper 2000 and 0.05 for ImageNet, 1 and 0.4 for CIFAR-10.
         margin: E_0 as a fraction of ln L; 0.4 in the paper.
-        batch_statistics, the rest: see ``Tent`` and ``Adapter``.
+        batch_statistics, the rest: see ``Tent``.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class Eata(SelfTraining):
         margin: float = 0.4,
         similarity: float = 0.05,
         batch_statistics: bool = True,
+        **options,
     ):
-        super().__init__(model, optimizer, steps, episodic)
+        super().__init__(model, optimizer, steps, episodic, **options)
         if not margin > 0 or not similarity > 0 or beta < 0:
             raise ValueError(
                 f"margin ({margin}) and similarity ({similarity}) must be above 0, beta ({beta}) 0 or more"
@@ -60,8 +61,9 @@ class Eata(SelfTraining):
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
         logits = self.model(image)
+        self.output = logits.detach()
         H = entropy(logits)
-        p = logits.detach().softmax(dim=1)
+        p = self.output.softmax(dim=1)
         limit = self.margin * math.log(logits.shape[1])  # E_0
         used = H.detach() < limit
         if self.average is not None:
@@ -113,6 +115,7 @@ def build(
     anchors: int = 100,
     batch_statistics: bool = True,
     episodic: bool = False,
+    answer_before_step: bool = False,
 ) -> Eata:
     """Build EATA on the normalisation layers; the defaults are its paper's for ImageNet, except `anchors`.
 
@@ -125,4 +128,15 @@ def build(
         clean, _ = problem.images(min(anchors, problem.size("validation")), split="validation")
         fisher = fisher_information(problem.model, parameters, clean, batch_statistics)
     optimizer = make_optimizer("sgd", parameters, lr)
-    return Eata(problem.model, optimizer, steps, episodic, fisher, beta, margin, similarity, batch_statistics)
+    return Eata(
+        problem.model,
+        optimizer,
+        steps,
+        episodic,
+        fisher,
+        beta,
+        margin,
+        similarity,
+        batch_statistics,
+        answer_before_step=answer_before_step,
+    )

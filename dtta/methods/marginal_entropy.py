@@ -82,7 +82,10 @@ def build_tpt(
     area: float = 0.5,
     episodic: bool = True,
 ) -> MarginalEntropy:
-    """Build TPT; the defaults are its paper's, except `area`: its crops show 0.08 of the image or more."""
+    """Build TPT; the defaults are its paper's, except `area`: its crops show 0.08 of the image or more.
+
+    Its authors' code leaves AdamW's weight decay at PyTorch's default of 0.01, as here.
+    """
     model, parameters = model_and_parameters(problem, trainable, rank, None, words)
     optimizer = torch.optim.AdamW(parameters, lr=lr)
     return MarginalEntropy(model, optimizer, steps, episodic, views, keep, area, mirror=problem.mirrored)

@@ -14,23 +14,30 @@ from dtta.methods.batch_norm import mixed_statistics
 class SelfTraining(Adapter):
     """Minimise `objective` by some gradient steps, then answer; called like ``DiffusionTTA``. Args: see ``Adapter``.
 
-    Every method takes its steps first, then runs the adapted network once more to answer. The authors' code of TENT,
-    EATA, SAR, CoTTA and DUSA answers with the forward pass of the step itself, before the parameters change; MEMO, TPT
-    and TTT-MAE answer after it, as here.
+    Args:
+        answer_before_step: answer with the output that the last step computed before it changed the parameters, as the
+            authors' code of TENT, EATA, SAR, CoTTA and DUSA does. False: run the adapted network once more, as MEMO,
+            TPT and TTT-MAE do.
 
     Attributes:
-        prior: of batch norm, in images (see ``mixed_statistics``); None: only the running statistics are used.
+        prior: of batch norm, in images (see ``mixed_statistics``); 0: only the statistics of the input are used, as in
+            training; None: only the running statistics.
+        output: of the last step, before it changed the parameters.
         losses: the objective at each step of the last call that changed the parameters.
     """
 
     prior: float | None = None
+    output: Tensor
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args, answer_before_step: bool = False, **options):
         super().__init__(*args, **options)
+        if answer_before_step and self.episodic and self.steps == 1:
+            raise ValueError("answer_before_step needs episodic=False or more than one step")
+        self.answer_before_step = answer_before_step
         self.losses: list[float] = []
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Return the scalar to minimise, or None if nothing can be learnt from this image."""
+        """Return the scalar to minimise, or None if nothing can be learnt from this image; set `output` if known."""
         raise NotImplementedError
 
     def after_step(self) -> None:
@@ -38,6 +45,10 @@ class SelfTraining(Adapter):
 
     def begin(self, image: Tensor) -> None:
         self.losses = []
+
+    def take_steps(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
+        super().take_steps(image, generator)
+        return self.output if self.answer_before_step else None
 
     def step(self, image: Tensor, generator: torch.Generator) -> None:
         """Take one gradient step on the objective."""
@@ -58,4 +69,4 @@ class SelfTraining(Adapter):
         """Use `prior` in steps and answer; the number of images is that given, however many views there are."""
         if self.prior is None:
             return nullcontext()
-        return mixed_statistics(nn.ModuleList(self.normalised_networks()), self.prior, len(image))
+        return mixed_statistics(nn.ModuleList(self.normalised_networks()), self.prior or None, len(image))

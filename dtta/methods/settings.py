@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,24 @@ from dtta.core.lora import add_lora
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 
-OPTIMIZERS: dict[str, Callable] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable] = {
+    "sgd": torch.optim.SGD,
+    "nesterov": partial(torch.optim.SGD, nesterov=True),
+    "adam": torch.optim.Adam,
+    "adamw": partial(torch.optim.AdamW, weight_decay=0.0),  # PyTorch's default is 0.01
+}
 
 
 def make_optimizer(name: str, parameters: list, lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:
-    """Make an optimizer by name; only SGD uses the momentum. Raises ValueError: unknown, out of range."""
+    """Make an optimizer by name, without weight decay (so that "adamw" equals "adam").
+
+    Only "sgd" and "nesterov" (SGD with Nesterov's momentum) use the momentum. Raises ValueError: unknown, out of range.
+    """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
     if lr < 0 or momentum < 0:
         raise ValueError(f"lr and momentum must be 0 or more, not {lr!r} and {momentum!r}")
-    return OPTIMIZERS[name](parameters, lr=lr, **({"momentum": momentum} if name == "sgd" else {}))
+    return OPTIMIZERS[name](parameters, lr=lr, **({"momentum": momentum} if name in ("sgd", "nesterov") else {}))
 
 
 def model_and_parameters(

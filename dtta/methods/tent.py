@@ -21,15 +21,18 @@ class Tent(SelfTraining):
 
     The paper adapts the scales and shifts of the normalisation layers (``select(model, "norm")``), online, with one
     step of Adam at 1e-3 for each batch of 128; for ImageNet, SGD at 2.5e-4 and batches of 64. `batch_statistics`: batch
-    norm uses the mean and variance of the batch, even of one image, as in the paper. The rest: see ``Adapter``.
+    norm uses the mean and variance of the batch, even of one image, as in the paper. The rest: see ``SelfTraining`` and
+    ``Adapter``.
     """
 
-    def __init__(self, model, optimizer, steps=1, episodic=True, batch_statistics: bool = True):
-        super().__init__(model, optimizer, steps, episodic)
+    def __init__(self, model, optimizer, steps=1, episodic=True, batch_statistics: bool = True, **options):
+        super().__init__(model, optimizer, steps, episodic, **options)
         self.prior = 0 if batch_statistics else None
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        return entropy(self.model(image)).mean()
+        logits = self.model(image)
+        self.output = logits.detach()
+        return entropy(logits).mean()
 
 
 def build(
@@ -42,11 +45,13 @@ def build(
     rank: int = 4,
     episodic: bool = True,
     batch_statistics: bool = True,
+    answer_before_step: bool = False,
 ) -> Tent:
     """Build TENT; the defaults are its paper's for CIFAR (the normalisation layers), except `episodic`.
 
-    `optimizer`: "sgd" has momentum 0.9; for ImageNet the paper uses it at a learning rate of 2.5e-4 (and the authors'
-    code Nesterov's momentum).
+    `optimizer`: "sgd" has momentum 0.9; for ImageNet the paper uses it at a learning rate of 2.5e-4 (its authors' code
+    "nesterov"). `answer_before_step`: as in that code, see ``SelfTraining``.
     """
     model, parameters = model_and_parameters(problem, trainable, rank)
-    return Tent(model, make_optimizer(optimizer, parameters, lr), steps, episodic, batch_statistics)
+    chosen = make_optimizer(optimizer, parameters, lr)
+    return Tent(model, chosen, steps, episodic, batch_statistics, answer_before_step=answer_before_step)

@@ -421,7 +421,7 @@ print(f"{differ} of {len(stored.rows('loss', 'diffusion-tta', folder))} stored a
 # %%
 CHANGES = (
     "uniform timesteps", "antithetic timesteps", "fixed pairs", "importance", "shared noise", "L1",
-    "signal-to-noise", "signal-to-noise, at most 5", "Adam", "AdamW",
+    "signal-to-noise", "signal-to-noise, at most 5", "Adam",
 )  # fmt: skip
 CHANGES += tuple(own for run, own in OWN.items() if run == "shared noise")
 changed = {"as validated": gain_of("diffusion-tta", shifts)} | {run: gain_of(run, shifts) for run in CHANGES}
@@ -441,7 +441,7 @@ report.gains(
 # %% [markdown]
 # At the rate of the validated settings **shared noise** takes the whole gain away; at a rate of its own it gains, and
 # no difference is shown. It was the rate that did the harm. No other change is shown to matter: absolute errors,
-# weights by signal-to-noise, Adam or AdamW instead of SGD, other timesteps, fixed pairs. Each of the first five was
+# weights by signal-to-noise, Adam instead of SGD, other timesteps, fixed pairs. Each of the first four was
 # given a rate of its own. The table of rates says how far the wrong rate can cost, and which choices lie at an end.
 #
 # ## The rate

@@ -193,3 +193,11 @@ def test_importance_sampling_lowers_the_variance_of_a_peaked_mean():
 def test_a_density_must_be_positive(density):
     with pytest.raises(ValueError, match="t_density must hold numbers above 0"):
         Sampling(t_density=density)
+
+
+@pytest.mark.parametrize(("low", "high", "largest"), [(0.1, 0.101, 100), (0.0, 1.0, 999), (0.25, 0.75, 749)])
+def test_the_largest_number_below_one_stays_in_the_range(low, high, largest, monkeypatch):
+    """In single precision 0.1 + u / 1000 rounds up to 0.101."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 1 - 2.0**-24))
+    t, _ = draw(Sampling(t_min=low, t_max=high), 2, 1000, 0)
+    assert t.unique().tolist() == [largest]

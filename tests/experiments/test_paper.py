@@ -163,10 +163,12 @@ def test_tent_and_cotta_have_their_authors_settings_for_imagenet(hub, data, monk
             built = build(problem, method, **settings)
             assert type(built.optimizer) is torch.optim.SGD
             (group,) = built.optimizer.param_groups
-            assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (rate, 0.9, False, 0)
+            assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (rate, 0.9, True, 0)
             assert built.prior == 0 and (built.episodic is False or not settings)
+            assert built.answer_before_step is not built.episodic
             if method == "cotta":
                 assert (built.threshold, built.restore, built.momentum, built.views) == (0.1, 0.001, 0.999, 32)
+                assert built.as_released
 
 
 def test_what_others_published_is_read_as_they_averaged_it():

@@ -18,7 +18,7 @@ def test_statistics_are_mixed_by_how_many_images_each_stands_for(prior, n):
     model, x = tiny.classifier(), tiny.images(n)
     answer = BatchNormAdaptation(model, prior)(x)
     with torch.no_grad():
-        expected = tiny.written_out(model, x, own=n / (prior + n))
+        expected = tiny.written_out(model, x, own=n / (prior + n), unbiased=True)
     assert torch.allclose(answer, expected, atol=1e-4)
 
 
@@ -29,6 +29,18 @@ def test_nothing_is_left_behind():
     BatchNormAdaptation(model, 4)(x)
     assert torch.equal(model(x), before)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("prior", [0, 4])
+def test_the_variance_is_that_of_the_authors_layer(prior):
+    """Schneider et al. and MEMO take it from a batch norm in training with a momentum of 1, unbiased."""
+    model, x = tiny.classifier(), tiny.images(3)
+    layer = nn.BatchNorm2d(6, momentum=1.0)
+    layer(model.conv(x))
+    share, expected = prior / (prior + 3), tiny.classifier()
+    for name in ("running_mean", "running_var"):
+        setattr(expected.norm, name, share * getattr(model.norm, name) + (1 - share) * getattr(layer, name))
+    torch.testing.assert_close(BatchNormAdaptation(model, prior)(x), expected(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_single_number_for_each_channel_keeps_the_running_statistics():
@@ -63,9 +75,9 @@ def test_a_network_without_batch_norm_is_refused():
     ],
 )  # fmt: skip
 def test_whoever_normalises_by_the_batch_answers_so(method, settings, prior):
-    """At a rate of zero the answer is batch-norm adaptation's, or the network's own."""
+    """At a rate of zero the answer is the network's with mixed statistics, or with the batch's, as in training."""
     problem, x = tiny.problem(), tiny.images(4)
-    expected = problem.model(x) if prior is None else BatchNormAdaptation(problem.model, prior)(x)
+    expected = tiny.written_out(problem.model, x, own=0 if prior is None else 4 / (prior + 4))
     answer = build(problem, method, lr=0.0, **settings)(x, torch.Generator().manual_seed(0))
     assert torch.allclose(answer, expected, atol=1e-5)
     assert prior is None or not torch.allclose(answer, problem.model(x), atol=1e-3)
@@ -76,4 +88,4 @@ def test_the_steps_are_taken_by_the_batch_too():
     problem, x = tiny.problem(), tiny.images(4)
     tent = build(problem, "tent")
     tent(x)
-    assert tent.losses[0] == pytest.approx(entropy(BatchNormAdaptation(problem.model, 0)(x)).mean().item(), rel=1e-4)
+    assert tent.losses[0] == pytest.approx(entropy(tiny.written_out(problem.model, x, own=1)).mean().item(), rel=1e-5)

@@ -10,6 +10,7 @@ import torch
 
 from dtta.core.parameters import select
 from dtta.methods.cotta import Cotta
+from dtta.methods.registry import build
 from dtta.methods.views import jittered
 
 
@@ -115,3 +116,55 @@ def test_nothing_black_moves_in_from_beyond_the_edge(channels):
     assert seen.shape == (50, channels, 8, 10)
     assert seen.min() > 0.6**1.3 - 0.05  # the darkest that brightness and gamma make of white
     assert seen.min() < 0.75
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, "mean"])
+def test_the_authors_loop_answers_with_what_it_teaches(threshold):
+    """Their code for ImageNet, written out: online, three batches of four."""
+    x, random = tiny.images(12), torch.Generator().manual_seed(3)
+    student = tiny.classifier()
+    student.norm.running_mean = student.norm.running_var = None
+    anchor, teacher, start = (copy.deepcopy(student) for _ in range(3))
+    with torch.no_grad():
+        certain = [anchor(batch).softmax(1).amax(1).mean().item() for batch in x.split(4)]
+    if threshold == "mean":  # some batches are certain, each with images on both sides
+        threshold = sum(certain) / 3
+    assert threshold in (0, 1) or min(certain) < threshold < max(certain)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    ours = build(
+        tiny.problem(), "cotta", optimizer="nesterov", lr=0.1, threshold=threshold, views=3, momentum=0.9, restore=0.3,
+        as_released=True, answer_before_step=True,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(3)
+    for batch, certainty in zip(x.split(4), certain, strict=True):
+        with torch.no_grad():
+            taught = teacher(batch)
+            if certainty < threshold:
+                taught = torch.stack([teacher(jittered(batch, 1, random)) for _ in range(3)]).mean(0)
+        y = student(batch)
+        loss = -(taught.softmax(1) * y.log_softmax(1)).sum(1) - (y.softmax(1) * taught.log_softmax(1)).sum(1)
+        optimizer.zero_grad()
+        (0.5 * loss).mean(0).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for average, w in zip(teacher.parameters(), student.parameters(), strict=True):
+                average.copy_(0.9 * average + 0.1 * w)
+            for w, first in zip(student.parameters(), start.parameters(), strict=True):
+                mask = (torch.rand(w.shape, generator=random) < 0.3).float()
+                w.copy_(first * mask + w * (1 - mask))
+        torch.testing.assert_close(ours(batch, generator), taught, rtol=1e-4, atol=1e-5)
+
+
+def test_the_answer_before_the_step_is_the_belief_taught():
+    """In the paper's form: of a sure image the teacher's, of an unsure one the mean over views."""
+    wrapped, x = method(answer_before_step=True), tiny.images(4)
+    wrapped.threshold = wrapped.source[0](x).softmax(1).amax(1).sort().values[1:3].mean().item()
+    perturbed(wrapped.teacher[0], 0.3, seed=1)
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        sure = wrapped.source[0](x).softmax(1).amax(1) >= wrapped.threshold
+        plain = wrapped.teacher[0](x).softmax(1)
+        views = torch.stack([wrapped.teacher[0](jittered(x, 1, g, False)).softmax(1) for _ in range(4)]).mean(0)
+    answer = wrapped(x, torch.Generator().manual_seed(3)).softmax(1)
+    assert sure.sum() == 2
+    torch.testing.assert_close(answer, torch.where(sure[:, None], plain, views))

@@ -163,3 +163,20 @@ def test_the_papers_timestep_is_100():
     built = build(tiny.problem(), "dusa")
     assert built.adapts_phi and built.sampling.draw(tiny.images(3), 5, 1000, torch.Generator())[0].unique() == 100
     assert not build(tiny.problem(), "dusa", adapt_diffusion=False).adapts_phi
+
+
+@pytest.mark.parametrize("family", ["unet", "dit"])
+def test_the_released_code_adapts_the_position_embedding_and_not_the_class_table(family):
+    problem, x = tiny.problem(family), tiny.images(2)
+    network, table = problem.diffusion.network, problem.diffusion.class_embeddings.clone()
+    before = network(tiny.normal(1, 1, 8, 8), torch.tensor([7]), class_labels=torch.tensor([1])).sample
+    wrapped = build(problem, "dusa", as_released=True)
+    after = network(tiny.normal(1, 1, 8, 8), torch.tensor([7]), class_labels=torch.tensor([1])).sample
+    assert torch.equal(before, after)
+    place = network.pos_embed.pos_embed.clone() if family == "dit" else None
+    wrapped(x)
+    assert torch.equal(problem.diffusion.class_embeddings, table)
+    assert family == "unet" or not torch.equal(network.pos_embed.pos_embed, place)
+    phi = {name for name, p in network.named_parameters() if any(p is q for q in wrapped.adapted)}
+    left_out = {name for name, _ in network.named_parameters()} - phi
+    assert left_out and all("embedding_table" in name for name in left_out)

@@ -91,6 +91,24 @@ def test_online_carries_only_the_adapted_parameters_along_until_reset(case):
     assert torch.equal(method(image, seeded()), first)
 
 
+@pytest.mark.parametrize(("name", "settings"), [
+    ("tent", {}), ("cotta", dict(threshold=0.0)), ("dusa", {}), ("sar", dict(margin=2.0)),
+    ("eata", dict(margin=2.0, similarity=2.0)),
+])  # fmt: skip
+def test_an_answer_before_the_step_is_the_prediction_so_far(name, settings):
+    """The step still changes the next answer."""
+    make = partial(build, tiny.problem(), name, lr=0.1, answer_before_step=True, **settings)
+    method = make(episodic=False)
+    for seed in range(3):
+        x = tiny.images(4, seed=seed)
+        expected = method.predict(x).log_softmax(1)
+        torch.testing.assert_close(method(x, seeded()).log_softmax(1), expected)
+        assert not torch.allclose(method.predict(x).log_softmax(1), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="answer_before_step needs episodic=False or more than one step"):
+        make(episodic=True)
+    assert make(episodic=True, steps=2)(x, seeded()).shape == (4, tiny.CLASSES)
+
+
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
 def test_all_comes_back_after_an_interruption(case, error):
     _, make, image = case

@@ -159,7 +159,9 @@ def test_the_rate_of_phi(problem, given, used):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_moves_the_weights(problem, image, name):
+    """None of them decays them."""
     tta = build(problem, "diffusion-tta", optimizer=name, lr=0.1, samples=2, steps=1)
+    assert all(group["weight_decay"] == 0 for group in tta.optimizer.param_groups)
     assert not torch.equal(tta(image), problem.model(image))
 
 
@@ -261,7 +263,7 @@ def test_values_out_of_range_of_the_other_methods(task, method, settings, messag
     ("ensemble", dict(steps=1), "ensemble has no setting 'steps'; choose from samples, t_min, t_max, temperature"),
     ("logits", dict(trainable="norm"), "logits has no setting 'trainable'; choose from optimizer, lr"),
     ("none", dict(steps=1), "none has no setting 'steps'; it takes none"),
-    ("diffusion-tta", dict(optimizer="lion"), "unknown optimizer 'lion'; choose from sgd, adam, adamw"),
+    ("diffusion-tta", dict(optimizer="lion"), "unknown optimizer 'lion'; choose from sgd, nesterov, adam, adamw"),
     ("diffusion-tta", dict(trainable="bias"), "unknown choice 'bias' of parameters; choose from all, norm, head, lora"),
     ("diffusion-tta", dict(timesteps="sobol"), "timesteps must be one of uniform, stratified, antithetic"),
     ("diffusion-tta", dict(steps=0), "steps must be a whole number of at least 1"),

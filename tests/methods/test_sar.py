@@ -103,3 +103,51 @@ def test_a_network_sure_of_everything_starts_afresh():
     for _ in range(2):
         wrapped(tiny.images(3))
     assert wrapped.average is not None
+
+
+def released(model, batches, limit, floor, rho=0.05, lr=0.01):
+    """The authors' loop and its optimizer, written out: scale and shift after each batch, and how often it recovers."""
+    start = [w.detach().clone() for w in (model.norm.weight, model.norm.bias)]
+    theta, velocity, average, found, recoveries = start, [torch.zeros_like(w) for w in start], None, [], 0
+    for x in batches:
+        theta = [w.clone().requires_grad_() for w in theta]
+        H = entropies(tiny.written_out(model, x, *theta))
+        reliable = limit > H
+        gradients = [torch.zeros_like(w) for w in theta]
+        if reliable.any():
+            first = torch.autograd.grad(H[reliable].mean(), theta)
+            size = sum(g.square().sum() for g in first).sqrt()
+            worse = [(w + rho * g / size).detach().requires_grad_() for w, g in zip(theta, first, strict=True)]
+            above = entropies(tiny.written_out(model, x, *worse))[reliable]
+            above = above[above < limit]
+            if len(above):
+                gradients = torch.autograd.grad(above.mean(), worse)
+                value = above.mean().item()
+                average = value if average is None else 0.9 * average + 0.1 * value
+        velocity = [0.9 * v + g for v, g in zip(velocity, gradients, strict=True)]
+        theta = [w.detach() - lr * v for w, v in zip(theta, velocity, strict=True)]
+        if average is not None and average < floor:
+            theta, recoveries = start, recoveries + 1
+        found.append(theta)
+    return found, recoveries
+
+
+@pytest.mark.parametrize("recovers", [False, True])
+def test_the_authors_loop_keeps_its_momentum(recovers):
+    """Where no image is reliable, and after a recovery, which leaves the moving average as well."""
+    model, x = tiny.classifier(), tiny.images(6)
+    with torch.no_grad():
+        model.head.weight *= 10  # else all entropies are next to ln L
+        values, order = entropies(model(x)).sort()
+    batches = x[order].split(1)
+    limit = values[4:].mean().item()  # all but the last are reliable
+    floor = (0.3 * values[0] + 0.7 * values[1]).item() if recovers else 0.0
+    expected, recoveries = released(model, batches, limit, floor)
+    assert recoveries == (2 if recovers else 0)
+    optimizer = torch.optim.SGD(select(model, "norm"), lr=0.01, momentum=0.9)
+    settings = dict(margin=limit / math.log(tiny.CLASSES), floor=floor, batch_statistics=False)
+    ours = Sar(model, optimizer, as_released=True, **settings)
+    for x, theta in zip(batches, expected, strict=True):
+        ours(x)
+        for w, value in zip(ours.adapted, theta, strict=True):
+            torch.testing.assert_close(w.detach(), value, rtol=1e-5, atol=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import tiny
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dtta.core.parameters import select
+from dtta.methods.registry import build
 from dtta.methods.tent import Tent, entropy
 
 
@@ -90,3 +93,27 @@ def test_layer_norm_does_not_notice(image):
     model = nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 3))
     a, b = (tent(model, batch_statistics=own)(image) for own in (True, False))
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov"])
+def test_the_authors_loop_answers_before_the_step(name):
+    """Online, three batches of four, with their way to use the batch's statistics and momentum written out."""
+    problem, x = tiny.problem(), tiny.images(12)
+    theirs, expected = copy.deepcopy(problem.model), []
+    theirs.norm.running_mean = theirs.norm.running_var = None
+    parameters, velocity = list(theirs.norm.parameters()), [0.0, 0.0]
+    for batch in x.split(4):
+        logits = theirs(batch)
+        expected.append(logits.detach())
+        loss = -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean(0)
+        gradients = torch.autograd.grad(loss, parameters)
+        velocity = [0.9 * v + g for v, g in zip(velocity, gradients, strict=True)]
+        with torch.no_grad():
+            for p, v, g in zip(parameters, velocity, gradients, strict=True):
+                p -= 0.5 * (g + 0.9 * v if name == "nesterov" else v)
+    settings = dict(optimizer=name, lr=0.5, episodic=False)
+    ours = build(problem, "tent", answer_before_step=True, **settings)
+    for batch, answer in zip(x.split(4), expected, strict=True):
+        torch.testing.assert_close(ours(batch), answer, rtol=1e-4, atol=1e-5)
+    after = build(tiny.problem(), "tent", **settings)
+    assert not torch.allclose(after(x[:4]), expected[0], atol=1e-3)

@@ -39,12 +39,14 @@ from dtta.problems.training.weights import WeightsError
 NETWORKS = hub.checkpoints("imagenet-networks")
 DIFFUSIONS = hub.checkpoints("imagenet-diffusions")
 # The paper's settings (section 3.2): 5 steps of 180 pairs, 20 in one pass, all of θ and φ. It uses Adam at 1e-5 or SGD
-# at 5e-3; the released commands use the former for ResNet and ConvNeXt, the latter for ViT. TENT and CoTTA have their
-# authors' settings for ImageNet, other methods their defaults (dtta.methods). None of these were chosen on validation
-# images here.
+# at 5e-3; the released commands use the former for ResNet and ConvNeXt, the latter for ViT. TENT, CoTTA,
+# EATA, SAR and DUSA do what their authors' code does for ImageNet (TENT, here one image at a time by default, answers
+# before the step only where that is set), other methods have their defaults (dtta.methods). None of these were chosen
+# on validation images here.
 PAPER = dict(steps=5, samples=180, micro_batch=20, adapt_diffusion=True)
 ADAM, SGD = dict(optimizer="adam", lr=1e-5), dict(optimizer="sgd", lr=5e-3, momentum=0.9)
-TENT, COTTA = dict(optimizer="sgd", lr=2.5e-4), dict(optimizer="sgd", lr=0.01, threshold=0.1, restore=0.001)
+TENT, RELEASED = dict(optimizer="nesterov", lr=2.5e-4), dict(answer_before_step=True, as_released=True)
+COTTA = RELEASED | dict(optimizer="nesterov", lr=0.01, threshold=0.1, restore=0.001)
 RECIPES: dict = {}  # nothing to train: the checkpoints are public
 VIT_B_32 = dict(image_size=224, patch_size=32, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072)
 
@@ -127,6 +129,9 @@ def problem(
             "logits": ADAM | {k: PAPER[k] for k in ("steps", "samples")},
             "tent": TENT,
             "cotta": COTTA,
+            "eata": dict(answer_before_step=True),
+            "sar": RELEASED,
+            "dusa": RELEASED,
         },
         view=partial(view, border=test.border),
     )

@@ -225,7 +225,7 @@ def cached(cache: Path, checkpoint: Checkpoint, make: Callable[[Path], object]) 
     commit = revision if len(revision) == 40 else 40 * "0"
     make(folder / "snapshots" / commit)
     (folder / "refs" / revision).parent.mkdir(parents=True)
-    (folder / "refs" / revision).write_text(commit)
+    (folder / "refs" / revision).write_text(commit, encoding="utf-8")
 
 
 # --- data ---------------------------------------------------------------------------------------------

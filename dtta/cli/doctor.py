@@ -85,7 +85,7 @@ def checkpoint(need: Requirement) -> Finding:
     """Report whether a checkpoint is available, where it comes from, and how large it is."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from dtta.problems.data.hub import is_cached
+    from dtta.problems.data.hub import WEIGHTS, is_cached
 
     if need.location is None:
         there = need.file.is_file()
@@ -93,7 +93,7 @@ def checkpoint(need: Requirement) -> Finding:
     lacking = [part for part in need.parts if not is_cached(need.location, part)]
     published = need.location.checkpoint
     if published is None:
-        text = f" has no safetensors in: {', '.join(p or '.' for p in lacking)}" if lacking else ""
+        text = f" has no {' or '.join(WEIGHTS)} in: {', '.join(p or '.' for p in lacking)}" if lacking else ""
         return Finding(need.what, not lacking, f"{need.location.path}{text}")
     about = f"{need.location.path} at {published.revision or 'its newest commit'}, {published.gigabytes:.2g} GB"
     if not lacking:

@@ -129,7 +129,7 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
     from dtta.evaluation.statistics import gains_of_shifts
 
     settings = shared.settings_of(options)
-    problem = processes.in_turn(lambda: _checked_problem(options, settings))
+    problem = processes.in_turn(lambda: _checked_problem(options, settings, processes.first))
     precision = shared.precision_for(problem, options.precision)
     cells = [(shift, options.severity) for shift in _shifts(options, problem)]
     name = shared.file_name(options.preset or options.problem)
@@ -160,7 +160,7 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
         print(f"summary in {summary.write(result, path)}; a table of all in the folder: dtta report {options.out}")
 
 
-def _checked_problem(options: Namespace, settings: dict) -> Problem:
+def _checked_problem(options: Namespace, settings: dict, first: bool) -> Problem:
     """Load the problem and check all names and ranges before any work."""
     from dtta.methods.registry import build
 
@@ -174,8 +174,23 @@ def _checked_problem(options: Namespace, settings: dict) -> Problem:
     build(problem, options.method, **settings)
     if options.compile:
         shared.check_compiler(problem)
+    if first:
+        _warn_of_missing_images(options, problem)
     problem.image(0, _shifts(options, problem)[0], options.severity, options.split)
     return problem
+
+
+def _warn_of_missing_images(options: Namespace, problem: Problem) -> None:
+    """Print one sentence if a data set has fewer images than were published; the numbers are then of other images."""
+    from dtta.problems.data.folders import IncompleteError
+    from dtta.problems.registry import module
+
+    check = getattr(module(options.problem), "check_data", None)
+    try:
+        if check and options.split == "test":
+            check(options.problem, [(shift, options.severity) for shift in _shifts(options, problem)])
+    except IncompleteError as error:
+        print(f"dtta: {error}", file=sys.stderr)
 
 
 def _shifts(options: Namespace, problem: Problem) -> list[str]:

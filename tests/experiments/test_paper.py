@@ -105,7 +105,7 @@ def world(tmp_path_factory):
         stand_ins.vision_transformer(root / "vit-b-32"), stand_ins.densenet(root / "densenet")
         (root / "vit-b-32" / "config.json").unlink()
         for name, classes in {"ade20k": 150, "nyuv2": 0}.items():
-            (dense.folder(name) / "settings.json").write_text(json.dumps(SIZES))
+            (dense.folder(name) / "settings.json").write_text(json.dumps(SIZES), encoding="utf-8")
             weights.save(latent_maps.build(name, classes), {}, weights.path_of(name, "latent"))
         weights.save(nyuv2.densedepth(), {}, weights.path_of("nyuv2", "densedepth"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import multiprocessing
 import shutil
 import tarfile
 import threading
@@ -114,9 +115,25 @@ def test_a_fetched_data_set_is_found_and_read(server, publish, tmp_path, capsys)
     assert f"{NAME} is in {folder}" in capsys.readouterr().out
     assert content(folder) == content(source)
     assert len(imagenet.read(NAME, imagenet.root(NAME))) == 200
-    assert {p.name for p in folder.parent.iterdir()} == {NAME, f".{NAME}-a.tar.done"}
+    assert {p.name for p in folder.parent.iterdir()} - {f".{NAME}.lock"} == {NAME, f".{NAME}-a.tar.done"}
     assert fetch(NAME) == folder
     assert len(server.requests) == 1  # it is not downloaded again
+
+
+def test_a_data_set_that_was_deleted_is_fetched_again(server, archive, tmp_path):
+    shutil.rmtree(fetch(NAME))
+    assert content(fetch(NAME)) == IMAGES
+
+
+def test_two_processes_do_not_fetch_at_the_same_time(server, archive, tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=fetch, args=(NAME,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(server.requests) == 1 and content(tmp_path / "data" / NAME) == IMAGES
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -140,7 +157,7 @@ def test_a_file_with_another_checksum_is_deleted(server, archive, tmp_path, wron
     server.files["a.tar"] = wrong(archive)
     with pytest.raises(FetchError, match=r"a\.tar has the sha256 checksum \w+ instead of \w+: .*has been deleted"):
         fetch(NAME)
-    assert not list((tmp_path / "data").iterdir())
+    assert not content(tmp_path / "data").keys() - {f".{NAME}.lock"}
     server.files["a.tar"] = archive
     assert content(fetch(NAME)) == IMAGES
 
@@ -185,14 +202,32 @@ def test_the_hub_keeps_its_file_unless_it_is_damaged(archive, tmp_path, monkeypa
     assert blob.exists() == (not damaged) and not (damaged and cached.is_symlink())
 
 
-def test_nothing_is_written_outside_the_folder(publish, tmp_path):
+@pytest.fixture(params=["with filters", "Python 3.11.2"])
+def python(request, monkeypatch):
+    """tarfile as it is; and as in Python 3.11.2, the one of Debian 12, without filters."""
+    if request.param == "Python 3.11.2":
+        extract, trusted = tarfile.TarFile.extractall, tarfile.fully_trusted_filter
+        monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: extract(self, path, filter=trusted))
+        monkeypatch.delattr(tarfile, "data_filter")
+
+
+@pytest.mark.parametrize(("name", "link"), [("../../escaped.txt", ""), ("a/escaped.txt", "../../../outside")])
+def test_nothing_is_written_outside_the_folder(publish, tmp_path, python, name, link):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as file:
-        file.addfile(tarfile.TarInfo("../../escaped.txt"))
+        if link:
+            folder = tarfile.TarInfo("a")
+            folder.type, folder.linkname = tarfile.SYMTYPE, link
+            file.addfile(folder)
+        file.addfile(tarfile.TarInfo(name))
     publish(NAME, {"bad.tar": buffer.getvalue()}, NAME)
     with pytest.raises(FetchError, match=r"cannot unpack .*bad.tar.*outside the destination"):
         fetch(NAME)
     assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_archives_are_unpacked_by_every_python(archive, python):
+    assert content(fetch(NAME)) == IMAGES
 
 
 def test_if_the_disk_is_full_the_archive_is_kept(server, archive, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ import dtta
 from dtta.cli.adapt import read_image
 from dtta.methods.registry import build
 from dtta.problems import PROBLEMS
-from dtta.problems.data.imagenet import CORRUPTIONS, synsets
+from dtta.problems.data.imagenet import CORRUPTIONS, VALIDATION_ARCHIVES, synsets
 from dtta.problems.full import imagenet
 from dtta.problems.training.weights import WeightsError
 
@@ -229,6 +231,27 @@ def test_missing_data_says_where_to_get_it(name, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("DTTA_DATA", str(tmp_path / "nothing"))
     with pytest.raises(FileNotFoundError, match=rf"{name} is not in .*nothing.*to get it: .*(http|https)://"):
         load(name, hub)
+
+
+def test_one_process_unpacks_the_validation_archive(tmp_path, monkeypatch):
+    """And the folder appears when it is complete. torchvision, which unpacks, is replaced: its checksums are fixed."""
+
+    def unpack(root: str, split: str) -> None:
+        assert (Path(root) / VALIDATION_ARCHIVES[0]).read_text(encoding="utf-8") == "archive"
+        with (tmp_path / "times").open("a", encoding="utf-8") as file:
+            file.write("x")
+        for name in ("n1", "n2"):
+            (Path(root) / split / name).mkdir(parents=True)
+            time.sleep(0.2)
+
+    monkeypatch.setenv("DTTA_DATA", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.ImageNet", unpack)
+    for archive in VALIDATION_ARCHIVES:
+        (tmp_path / archive).write_text("archive", encoding="utf-8")
+    with ThreadPoolExecutor() as pool:  # a lock excludes threads as it excludes processes
+        folders = list(pool.map(lambda _: imagenet.root("imagenet"), range(2)))
+        seen = [len(list(folder.iterdir())) for folder in folders]
+    assert (tmp_path / "times").read_text(encoding="utf-8") == "x" and seen == [2, 2]
 
 
 def test_a_missing_class_folder_is_named(hub, data, tmp_path, monkeypatch):

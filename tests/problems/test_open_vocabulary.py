@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from stand_ins import SIZE, clip, picture, stable_diffusion
+from timm.data import ImageNetInfo
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as T
 
@@ -42,7 +43,6 @@ def hub(tmp_path_factory) -> Path:
 
 def imagenet(root: Path, monkeypatch) -> list[str]:
     stand_ins.imagenet(root, ["imagenet"])
-    stand_ins.devkit(root)
     return ["tench", "goldfish", "great white shark"]
 
 
@@ -94,6 +94,26 @@ def test_class_names_of_your_own_need_no_data(hub, monkeypatch, tmp_path):
     assert build(problem, "diffusion-tta", samples=2, rank=1, steps=1)(x).shape == (1, 2)
     with pytest.raises(ValueError, match="no labelled images"):
         problem.image(0)
+
+
+@pytest.mark.slow
+def test_all_thousand_names_of_imagenet_differ_and_the_training_part_is_not_needed(hub, data, tmp_path):
+    """Two synsets are "crane", with no other word in WordNet; two names differ only in case, which CLIP ignores."""
+    data("open-vocabulary-imagenet")
+    (tmp_path / "train").unlink()
+    problem = load("open-vocabulary-imagenet", hub, None)
+    assert len({name.lower() for name in problem.classes}) == len(problem.classes) == 1000
+    words = [ImageNetInfo().index_to_description(i) for i in range(1000)]  # WordNet's
+    pairs = zip(problem.classes, words, strict=True)
+    assert {name: others for name, others in pairs if name != others.partition(",")[0]} == {
+        "crane bird": "crane",
+        "maillot tank suit": "maillot, tank suit",
+        "Cardigan, Cardigan Welsh corgi": "Cardigan, Cardigan Welsh corgi",
+    }
+    assert problem.classes.index("crane bird") == 134 and problem.classes.index("crane") == 517
+    assert problem.size("test") == 1000
+    with pytest.raises(ValueError, match="choose from test"):
+        problem.size("validation")
 
 
 def test_evaluation_runs_on_it(hub, data):
@@ -235,7 +255,7 @@ def test_the_centre_square_is_resized(size):
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_data_says_where_to_put_it(name, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("DTTA_DATA", str(tmp_path / "nothing"))
-    with pytest.raises(FileNotFoundError, match=r"is not in .*nothing .*to get it: "):
+    with pytest.raises(FileNotFoundError, match=r"is not in .*nothing.*to get it: "):
         load(name, hub)
 
 

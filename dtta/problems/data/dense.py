@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dtta.problems.data.download import hint
-from dtta.problems.data.folders import data_folder
+from dtta.problems.data.folders import check_counts, data_folder
 from dtta.problems.data.images import center_square, center_square_map, image_files, open_image, open_map
 
 LAYOUT = "put your own data there, in the layout that dtta.problems.data.dense describes"
@@ -37,6 +37,7 @@ SOURCES = {
 }
 FOLDERS = {"ade20k": "ADEChallengeData2016", "nyuv2": "nyu_data/data"}
 VALIDATION_IMAGES = 500  # of the training part
+PUBLISHED = {"ade20k": dict(train=20_210, test=2_000), "nyuv2": dict(train=50_688, test=654)}  # images
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,21 @@ def read(name: str) -> dict[str, Pairs]:
         train, test = (_matching_pairs(name, part) for part in ("training", "validation"))
     validation = Pairs(train.images[:VALIDATION_IMAGES], train.maps[:VALIDATION_IMAGES], train.read)
     return {"train": train, "validation": validation, "test": test}
+
+
+def check_data(name: str, cells: object = None) -> None:
+    """Raise FileNotFoundError if data are missing, IncompleteError if there are fewer pairs than were published.
+
+    `cells`: not used; all shifts change the same images.
+    """
+    parts = read(name)
+    published = PUBLISHED.get(name) or {part: len(parts[part]) for part in ("train", "test")}
+    counts = {}
+    for part, expected in published.items():
+        pairs = zip(parts[part].images, parts[part].maps, strict=True)
+        present = sum(image.is_file() and values.is_file() for image, values in pairs)
+        counts[f"{'training' if part == 'train' else part} images with maps"] = (present, expected)
+    check_counts(name, folder(name), counts, f"delete it, then {hint(name)}{SOURCES[name]}")
 
 
 def missing(name: str, reason: str) -> FileNotFoundError:

@@ -14,7 +14,8 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -64,19 +65,45 @@ def fetch(name: str) -> Path:
     root = data_folder()
     for address, checksum in archives.checksums.items():
         marker = root / f".{name}-{_file_name(address)}.done"  # one for each archive: ImageNet-C's four are 70 GB
-        if marker.exists():
+        target = root / archives.unpack_in
+        if _is_unpacked(marker, target):
             continue
-        root.mkdir(parents=True, exist_ok=True)
-        archive = _download(address, root)
-        _check(archive, checksum, address)
-        _unpack(archive, root / archives.unpack_in)
-        if not address.startswith(HUB):  # the hub's cache keeps its files
-            archive.unlink()
-        marker.touch()
+        with lock(name):
+            if _is_unpacked(marker, target):  # by another process, in the meantime
+                continue
+            archive = _download(address, root)
+            _check(archive, checksum, address)
+            marker.write_text("\n".join(_unpack(archive, target)), encoding="utf-8")
+            if not address.startswith(HUB):  # the hub's cache keeps its files
+                archive.unlink()
     folder = root / archives.folder
     if not folder.is_dir():
         raise FetchError(f"{name} was unpacked in {root}, but contains no folder {archives.folder}; look there for it")
     return folder
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Let only one process of this machine, or of a shared disk, download and unpack a data set at a time."""
+    from filelock import FileLock, Timeout
+
+    path = data_folder() / f".{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process, which unpacks {name}", flush=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _is_unpacked(marker: Path, target: Path) -> bool:
+    """Return whether an archive was unpacked and all that it contains, listed in the marker, is still there."""
+    return marker.is_file() and all((target / name).exists() for name in marker.read_text(encoding="utf-8").split("\n"))
 
 
 def _file_name(address: str) -> str:
@@ -149,8 +176,11 @@ def _check(archive: Path, checksum: str, address: str) -> None:
     )
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack in a temporary folder, then move the content, so that no folder of a data set is ever incomplete."""
+def _unpack(archive: Path, target: Path) -> list[str]:
+    """Unpack in a temporary folder, then move the content, so that no folder of a data set is ever incomplete.
+
+    Return the names of what was moved.
+    """
     target.mkdir(parents=True, exist_ok=True)
     print(f"unpacking {archive.name.lstrip('.')}", flush=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as temporary:
@@ -160,11 +190,29 @@ def _unpack(archive: Path, target: Path) -> None:
                     file.extractall(temporary)
             else:
                 with tarfile.open(archive) as file:
-                    file.extractall(temporary, filter="data")  # no paths or links outside the folder, no devices
+                    _extract(file, Path(temporary))
         except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
             raise FetchError(f"cannot unpack {archive}: {one_line(error)}; give the same command again") from error
-        for source in Path(temporary).iterdir():
-            destination = target / source.name
+        sources = sorted(Path(temporary).iterdir())
+        for destination in [target / source.name for source in sources]:
             if destination.exists():
                 raise FetchError(f"{destination} already exists; move it away, then give the same command again")
-            source.replace(destination)
+        for source in sources:
+            source.replace(target / source.name)
+    return [source.name for source in sources]
+
+
+def _extract(file: tarfile.TarFile, folder: Path) -> None:
+    """Unpack a tar file without paths or links outside the folder, and without devices.
+
+    Raises TarError: it has such a member.
+    """
+    if hasattr(tarfile, "data_filter"):
+        file.extractall(folder, filter="data")
+        return
+    for member in file.getmembers():  # Python before 3.11.4, such as Debian 12's
+        inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+        if not inside or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name!r} is outside the destination, or is a link or a device")
+        member.mode = 0o755 if member.isdir() else 0o644
+    file.extractall(folder)

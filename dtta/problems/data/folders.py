@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class IncompleteError(FileNotFoundError):
+    """Some images of a data set are missing. The message is one sentence: how many, and what to do."""
+
+
+def check_counts(name: str, folder: Path, counts: Mapping[str, tuple[int, int]], remedy: str) -> None:
+    """Raise IncompleteError if a data set has less than was published; `counts`: noun -> (present, published)."""
+    lacking = [
+        f"{present:,} of {published:,} {noun}" for noun, (present, published) in counts.items() if present < published
+    ]
+    if lacking:
+        there = " and ".join(lacking)
+        raise IncompleteError(f"{name} in {folder} is incomplete, it has only {there}; to get it again: {remedy}")
 
 
 def data_folder() -> Path:

@@ -6,6 +6,7 @@ Only safetensors files are read: a pickled file contains code that runs when it 
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from dtta.problems.device import device as device  # for the modules that load c
 from dtta.problems.training.weights import WeightsError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")
+# What the libraries load: a file, or an index of several files; not files of a variant, such as model.fp16.safetensors.
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+# transformers would let the hub convert a pickle, and read a revision that is not pinned; a WeightsError says how to
+# convert it here.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,10 @@ class Checkpoint:
 
     Args:
         repository, gigabytes: OWNER/NAME, and the approximate size of the download.
-        revision: a commit, or the pull request with the hub's conversion to safetensors; None: the newest commit.
+        revision: a commit that contains safetensors, also of a pull request, or such a request; None: the newest one.
         parts: folders of the repository that contain weights; ("",): the repository itself.
-        conversion: the command that converts the weights, if they are not published as safetensors.
+        conversion: the command that converts the weights, if they are not published as safetensors; in
+            checkpoints.toml also the class in transformers that reads them, for the command of `conversion_command`.
     """
 
     repository: str
@@ -45,7 +52,25 @@ class Checkpoint:
 def checkpoints(table: str) -> dict[str, Checkpoint]:
     """Return the checkpoints of a table in checkpoints.toml by name; the first is the default."""
     entries = tomllib.loads(Path(__file__).with_name("checkpoints.toml").read_text(encoding="utf-8"))[table]
-    return {name: Checkpoint(**entry | {"parts": tuple(entry.get("parts", [""]))}) for name, entry in entries.items()}
+    for entry in entries.values():
+        entry["parts"] = tuple(entry.get("parts", [""]))
+        if entry.get("conversion", "").isidentifier():
+            entry["conversion"] = conversion_command(entry["repository"], entry.get("revision"), entry["conversion"])
+    return {name: Checkpoint(**entry) for name, entry in entries.items()}
+
+
+def conversion_command(repository: str, revision: str | None, kind: str) -> str:
+    """Return the command that downloads a pickled checkpoint of transformers and writes a folder with safetensors.
+
+    `kind`: the class that reads it. The command, given by the user, reads the pickle; this package never does.
+    """
+    folder = repository.rpartition("/")[2]
+    return (
+        f'python -c "from huggingface_hub import snapshot_download as get; from transformers import {kind} as M; '
+        f"get({repository!r}, revision={revision!r}, local_dir={folder!r}, "
+        f"allow_patterns=['*.json', '*.txt', 'pytorch_model.bin']); M.from_pretrained({folder!r}).save_pretrained("
+        f'{folder!r})"'
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +138,7 @@ def load_part(kind: type, location: Location, subfolder: str = "", **options):
     try:
         part = kind.from_pretrained(**location.arguments, **options)
     except Exception as error:  # the libraries raise many kinds
-        raise _weights_error(location, subfolder, error) from error
+        raise _weights_error(location, subfolder, error, kind.__name__) from error
     if not has_weights:
         return part
     network, info = part
@@ -164,29 +189,53 @@ def load_weights(network: nn.Module, weights: Path, location: Location) -> nn.Mo
 
 
 def is_cached(location: Location, part: str = "") -> bool:
-    """Return whether the weights of a part are on this machine: in the folder, or in the hub's cache."""
-    if location.checkpoint is None:
-        return any((Path(location.path) / part).glob("*.safetensors"))
-    names = ("model.safetensors", "diffusion_pytorch_model.safetensors", "model.safetensors.index.json")
-    files = [f"{part}/{name}".removeprefix("/") for name in names]
-    revision = location.checkpoint.revision
-    return any(isinstance(try_to_load_from_cache(location.path, file, revision=revision), str) for file in files)
+    """Return whether the weights of a part are on this machine, all files: in the folder, or in the hub's cache."""
+
+    def find(name: str) -> Path | None:
+        if location.checkpoint is None:
+            path = Path(location.path, part, name)
+            return path if path.is_file() else None
+        name = f"{part}/{name}".removeprefix("/")
+        cached = try_to_load_from_cache(location.path, name, revision=location.checkpoint.revision)
+        return Path(cached) if isinstance(cached, str) else None
+
+    for name in WEIGHTS:
+        if find(name):
+            return True
+        index = find(f"{name}.index.json")
+        try:
+            if index and all(map(find, set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))):
+                return True
+        except (ValueError, KeyError):  # a damaged index
+            continue
+    return False
 
 
-def _weights_error(location: Location, subfolder: str, error: Exception | str) -> WeightsError:
-    """Return an error of one sentence: which part of which checkpoint, why, and what to do."""
+def _weights_error(location: Location, subfolder: str, error: Exception | str, kind: str = "") -> WeightsError:
+    """Return an error of one sentence: which part of which checkpoint, why, and what to do.
+
+    `kind`: the name of the class in transformers that was to be loaded, for the command that converts its weights.
+    """
     name = "/".join(filter(None, (location.path, subfolder)))
     reason = error if isinstance(error, str) else one_line(error)
-    if location.checkpoint is None:
+    checkpoint = location.checkpoint
+    advice = "connect to the network to download it from the hub, or give the path of a folder that contains it"
+    if checkpoint is None:
         advice = "give the path of a folder that contains it, in the hub's layout"
-        folder = Path(location.path) / subfolder
-        pickled = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLED)
-        if pickled and not any(folder.glob("*.safetensors")):
-            reason = f"it has only pickled weights, {pickled[0]}, which are never opened"
-            advice = "save the model as safetensors, with save_pretrained of its library"
-    elif location.checkpoint.conversion:
-        command = location.checkpoint.conversion
-        advice = f"it is not published as safetensors; convert it once with: {command}, and give the new folder"
-    else:
-        advice = "connect to the network to download it from the hub, or give the path of a folder that contains it"
+        files = sorted(path.name for path in (Path(location.path) / subfolder).glob("*"))
+        variants = [file for file in files if file.endswith(".safetensors")]
+        pickled = [file for file in files if file.endswith(PICKLED)]
+        if not is_cached(location, subfolder) and (variants or pickled):
+            reason = f"it has only pickled weights, {pickled[0]}, which are never opened" if pickled else ""
+            reason = f"it has {variants[0]}, but no {' or '.join(WEIGHTS)}" if variants else reason
+            advice = "save the model as safetensors, with save_pretrained of its library and without a variant"
+    elif checkpoint.conversion or "does not appear to have a file named model.safetensors" in reason:
+        reason = (
+            reason if checkpoint.conversion else f"its revision {checkpoint.revision or 'main'} contains no safetensors"
+        )
+        command = checkpoint.conversion or conversion_command(location.path, checkpoint.revision, kind)
+        advice = (
+            f"it is not published as safetensors; convert it once with: {command}, and give the new "
+            "folder, with ./ before its name"
+        )
     return WeightsError(f"{name} cannot be read ({reason}); {advice}")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from PIL import Image
 from timm.data import ImageNetInfo
+from torchvision.models import ResNet18_Weights
 
-from dtta.problems.data.download import hint
-from dtta.problems.data.folders import data_folder, one_line
-from dtta.problems.data.images import image_files, interleave_classes
+from dtta.problems.data.download import hint, lock
+from dtta.problems.data.folders import check_counts, data_folder, one_line
+from dtta.problems.data.images import image_files, interleave_classes, open_image
 
 ARCHIVES = {  # of ImageNet-C, with the corruptions in each
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -22,6 +25,7 @@ ARCHIVES = {  # of ImageNet-C, with the corruptions in each
     "weather": ("snow", "frost", "fog", "brightness"),
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 }
+VALIDATION_ARCHIVES = ("ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz")
 CORRUPTIONS = tuple(name for names in ARCHIVES.values() for name in names)
 
 
@@ -29,12 +33,14 @@ CORRUPTIONS = tuple(name for names in ARCHIVES.values() for name in names)
 class Layout:
     """The layout in which a data set is published: class folders in the first of `folders` that exists.
 
-    `source`: where to get it, and how. `subset`: timm's name of the list of its classes; None: all thousand.
+    `source`: where to get it, and how. `images`: how many were published (see imagenet.toml).
+    `subset`: timm's name of the list of its classes; None: all thousand.
     `numbered`: whether class folders are named by class numbers 0 to 999 instead of WordNet ids.
     """
 
     folders: Sequence[str]
     source: str
+    images: int
     subset: str | None = None
     numbered: bool = False
 
@@ -64,6 +70,10 @@ class LabelledFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its label, as torchvision's data sets do."""
+        return open_image(self.paths[index]), self.labels[index]
+
 
 @cache
 def synsets() -> list[str]:
@@ -72,10 +82,14 @@ def synsets() -> list[str]:
 
 
 def class_names(classes: Sequence[int]) -> tuple[str, ...]:
-    """Return the first name of each class, with its WordNet id if another class has the same name."""
-    info = ImageNetInfo()
-    names = [info.index_to_description(i).partition(",")[0] for i in range(1000)]
-    return tuple(names[i] if names.count(names[i]) == 1 else f"{names[i]} ({synsets()[i]})" for i in classes)
+    """Return a name of each class; all thousand differ, also in lower case, in which text encoders read them.
+
+    It is torchvision's, the first of WordNet's synonyms except for "crane bird" (the other crane is the machine) and
+    "maillot tank suit"; all synonyms, if two differ only in case: "Cardigan, Cardigan Welsh corgi" and "cardigan".
+    """
+    info, names = ImageNetInfo(), ResNet18_Weights.DEFAULT.meta["categories"]
+    lower = [name.lower() for name in names]
+    return tuple(names[i] if lower.count(lower[i]) == 1 else info.index_to_description(i) for i in classes)
 
 
 def classes_of(name: str) -> list[int]:
@@ -100,19 +114,28 @@ def root(name: str) -> Path:
     for folder in LAYOUTS[name].folders:
         if (data_folder() / folder).is_dir():
             return data_folder() / folder
-    if name == "imagenet" and any(data_folder().glob("ILSVRC2012_img_val.tar")):
-        return _unpack_validation()
+    if name == "imagenet" and (data_folder() / VALIDATION_ARCHIVES[0]).is_file():
+        with lock("imagenet"):
+            return _unpack_validation()
     raise missing(name, "there is no such folder")
 
 
 def _unpack_validation() -> Path:
+    """Unpack in a temporary folder, then move the result, so that it is never incomplete."""
     from torchvision.datasets import ImageNet  # only to unpack
 
-    try:
-        ImageNet(str(data_folder()), "val")
-    except (RuntimeError, OSError) as error:
-        raise missing("imagenet", one_line(error)) from error
-    return data_folder() / "val"
+    target = data_folder() / "val"
+    if target.is_dir():  # another process unpacked it in the meantime
+        return target
+    with tempfile.TemporaryDirectory(dir=data_folder(), prefix=".unpacking-") as temporary:
+        for archive in VALIDATION_ARCHIVES:
+            (Path(temporary) / archive).symlink_to((data_folder() / archive).resolve())
+        try:
+            ImageNet(temporary, "val")
+        except (RuntimeError, OSError) as error:
+            raise missing("imagenet", one_line(error).replace(temporary, str(data_folder()))) from error
+        (Path(temporary) / "val").replace(target)
+    return target
 
 
 def _by_class(folders: Sequence[Path], classes: Sequence[int], most: int | None = None) -> LabelledFiles:
@@ -136,6 +159,11 @@ def read(name: str, folder: Path) -> LabelledFiles:
         return _objectnet(folder)
     if name == "imagenet-c":
         folder = corrupted(folder, *_first_corruption(folder))
+    return _read_classes(name, folder)
+
+
+@cache
+def _read_classes(name: str, folder: Path) -> LabelledFiles:
     classes = classes_of(name)
     folders = [folder / (str(i) if LAYOUTS[name].numbered else synsets()[i]) for i in classes]
     absent = [path.name for path in folders if not path.is_dir()]
@@ -145,6 +173,26 @@ def read(name: str, folder: Path) -> LabelledFiles:
     if not files.paths:
         raise missing(name, "its class folders contain no images", folder)
     return files
+
+
+def check_data(name: str, cells: Iterable[tuple[str, int]] = ()) -> None:
+    """Raise FileNotFoundError if a data set is missing, IncompleteError if it has fewer images than were published.
+
+    `cells`: of imagenet-c, the corruptions and severities to check, "clean" for ImageNet itself; without any: all.
+    """
+    folder, published = root(name), LAYOUTS[name].images
+    parts = {folder: read(name, folder)}
+    if name == "imagenet-c":
+        cells = list(cells) or [(corruption, severity) for corruption in CORRUPTIONS for severity in range(1, 6)]
+        if any(shift == "clean" for shift, _ in cells):
+            check_data("imagenet")
+        folders = [corrupted(folder, shift, severity) for shift, severity in cells if shift != "clean"]
+        parts = {folder: _read_classes(name, folder) for folder in folders}
+    for place, files in parts.items():
+        counts = {"images": (len(files), published)}
+        if not files.accepted:  # a folder of ObjectNet may stand for several of its classes
+            counts["classes"] = (len(set(files.labels)), len(files.classes))
+        check_counts(name, place, counts, f"delete it, then {hint(name)}{LAYOUTS[name].source}")
 
 
 def training_images(classes: Sequence[int], each: int = 5) -> LabelledFiles | None:

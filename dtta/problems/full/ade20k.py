@@ -29,6 +29,7 @@ from dtta.problems.training.recipes import Recipe
 
 NETWORKS = hub.checkpoints("ade20k-networks")
 DIFFUSIONS = hub.checkpoints("ade20k-diffusions")
+check_data = dense_data.check_data
 RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 
@@ -88,7 +89,7 @@ def problem(network: str | None = None, diffusion: str | None = None, *, name: s
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
     phi = latent_maps.requirements(name, diffusion, DIFFUSIONS)
-    return [hub.require("network", network, NETWORKS), *phi], lambda: dense_data.read(name)
+    return [hub.require("network", network, NETWORKS), *phi], partial(check_data, name)
 
 
 def load_segformer(network: str | None = None) -> Segmenter:

@@ -25,6 +25,7 @@ from dtta.problems.data import hub
 from dtta.problems.data.imagenet import (
     CORRUPTIONS,
     LabelledFiles,
+    check_data,
     class_names,
     corrupted,
     missing,
@@ -140,7 +141,7 @@ def problem(
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
     checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS)]
-    return checkpoints, lambda: read(name, root(name))
+    return checkpoints, partial(check_data, name)
 
 
 def load_classifier(network: str | None, classes: Sequence[int]) -> tuple[Classifier, View, dict]:

@@ -32,6 +32,7 @@ from dtta.problems.training.recipes import Recipe
 NETWORKS = hub.checkpoints("nyuv2-networks")
 ENCODERS = hub.checkpoints("nyuv2-encoders")
 DIFFUSIONS = hub.checkpoints("nyuv2-diffusions")
+check_data = dense_data.check_data
 RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 
@@ -123,7 +124,7 @@ def requirements(name: str, network: str | None, diffusion: str | None) -> hub.R
         f = latent_maps.trained_file("network", name, "densedepth")
     else:
         f = hub.require("network", network, NETWORKS)
-    return [f, *phi], lambda: dense_data.read(name)
+    return [f, *phi], partial(check_data, name)
 
 
 def load_network(network: str | None = None, name: str = "nyuv2") -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from dtta.core.conditions import ClassMixture
 from dtta.core.problem import Problem, no_labels
 from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import hub
-from dtta.problems.data.folders import data_folder, one_line
-from dtta.problems.data.imagenet import class_names, synsets
+from dtta.problems.data import imagenet as imagenet_data
+from dtta.problems.data.folders import check_counts, data_folder, one_line
 from dtta.problems.data.images import center_square, interleave_classes, open_image
 from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion
 from dtta.problems.networks.clip import ClipClassifier, check_names
@@ -45,28 +45,36 @@ RECIPES: dict = {}  # nothing to train: the checkpoints are public
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that torchvision reads.
+    """A data set that torchvision reads, or ImageNet, which ``dtta.problems.data.imagenet`` reads.
 
     Args:
         kind, splits: torchvision's class, and its arguments for "validation" (of the training part) and "test".
+        images: how many images of each split were published.
     """
 
     kind: str
-    splits: dict[str, dict]
+    splits: dict[str, dict] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
 
     def read(self) -> dict:
-        """Return torchvision's data set for each split. Raises FileNotFoundError if the data are missing."""
+        """Return the data set for each split. Raises FileNotFoundError if the data are missing."""
+        if self.kind == "ImageNet":
+            test = imagenet_data.read("imagenet", imagenet_data.root("imagenet"))
+            training = imagenet_data.training_images(tuple(test.classes))
+            return {"test": test} | ({"validation": training} if training else {})
         kind, root = getattr(datasets, self.kind), data_folder()
         try:
             return {split: kind(str(root), **arguments) for split, arguments in self.splits.items()}
         except (RuntimeError, OSError) as error:
-            if kind is datasets.ImageNet:
-                advice = "see torchvision's documentation of ImageNet"
-            else:
-                code = f"from torchvision.datasets import {self.kind} as D; D({str(root)!r}, download=True)"
-                advice = f'python -c "{code}"'
-            reason = one_line(error)
-            raise FileNotFoundError(f"{self.kind} is not in {root} ({reason}); to get it: {advice}") from error
+            raise FileNotFoundError(
+                f"{self.kind} is not in {root} ({one_line(error)}); to get it: {self.command}"
+            ) from error
+
+    @property
+    def command(self) -> str:
+        """The command that downloads it with torchvision, which does not download a part that is there again."""
+        code = f"from torchvision.datasets import {self.kind} as D; D({str(data_folder())!r}, download=True)"
+        return f'python -c "{code}"'
 
 
 _TABLE = tomllib.loads(Path(__file__).with_name("open_vocabulary.toml").read_text(encoding="utf-8"))
@@ -74,10 +82,26 @@ DATA_SETS = {f"open-vocabulary-{name}": DataSet(**entry) for name, entry in _TAB
 
 
 def _class_names(data) -> list[str]:
-    """Return the names in plain words; ImageNet's all differ (see ``class_names``)."""
-    if isinstance(data.classes[0], str):
-        return [name.replace("_", " ").strip() for name in data.classes]
-    return list(class_names([synsets().index(wnid) for wnid in data.wnids]))
+    """Return the names in plain words."""
+    if isinstance(data, imagenet_data.LabelledFiles):
+        return list(imagenet_data.class_names(data.classes))
+    return [name.replace("_", " ").strip() for name in data.classes]
+
+
+def check_data(name: str, cells: object = None) -> None:
+    """Raise FileNotFoundError if data are missing, IncompleteError if there are fewer images than were published.
+
+    `cells`: not used; all shifts change the same images.
+    """
+    source = DATA_SETS[name]
+    if source.kind == "ImageNet":
+        return imagenet_data.check_data("imagenet")
+    counts = {}
+    for split, data in source.read().items():
+        files = getattr(data, "_image_files", getattr(data, "_images", None))  # CIFAR-100 is one file, and is checked
+        present = len(data) if files is None else sum(Path(file).is_file() for file in files)
+        counts[f"{split} images"] = (present, source.images[split])
+    check_counts(name, data_folder(), counts, f"delete its folder there, then {source.command}")
 
 
 def problem(
@@ -131,7 +155,7 @@ def problem(
         diffusion=phi.to(target),
         condition=ClassMixture(reader([model.template.format(name) for name in names])),
         draw=no_labels if own_names else partial(_draw, splits, order, size, interpolation, target),
-        sizes={split: len(order.get(split, [0])) for split in source.splits},
+        sizes={split: len(order.get(split, [0])) for split in splits or ("validation", "test")},
         shape=(3, size, size),
         shifts=tuple(IMAGE_SHIFTS),
         metric="accuracy",
@@ -145,7 +169,7 @@ def problem(
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
     checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS)]
-    return checkpoints, DATA_SETS[name].read
+    return checkpoints, partial(check_data, name)
 
 
 def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
@@ -154,11 +178,11 @@ def load_clip(network: str | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
     return hub.load_part(CLIPModel, location), hub.load_part(CLIPTokenizer, location)
 
 
-def _labels(data) -> Sequence[int]:
+def _labels(data) -> list[int]:
     """Return the label of each image, without opening the images."""
-    for attribute in ("_labels", "targets"):
+    for attribute in ("_labels", "targets", "labels"):
         if hasattr(data, attribute):
-            return getattr(data, attribute)
+            return [int(label) for label in getattr(data, attribute)]
     raise TypeError(f"{type(data).__name__} has no list of labels")
 
 

@@ -87,9 +87,10 @@ def check_names(names: Sequence[str]) -> list[str]:
     """Return the names as a list. Raises ValueError unless they are two or more different, non-empty strings."""
     if isinstance(names, str) or len(names) < 2 or not all(isinstance(n, str) and n.strip() for n in names):
         raise ValueError(f"give two class names or more, each a non-empty string, not {names!r}")
-    repeated = sorted({n for n in names if list(names).count(n) > 1})
+    lower = [name.strip().lower() for name in names]  # as the tokenizer reads them
+    repeated = sorted({name for name in lower if lower.count(name) > 1})
     if repeated:
-        raise ValueError(f"class names must differ; repeated: {', '.join(repeated)}")
+        raise ValueError(f"class names must differ, not only in case; repeated: {', '.join(repeated)}")
     return list(names)
 
 

@@ -456,7 +456,9 @@ report.gains(
 )
 
 # %% [markdown]
-# TODO
+# With all timesteps, min-SNR gains more than equal weights: the interval lies above zero. Its weights are nearly 0 at the
+# lowest timesteps, so a hypothesis is that these harm the step; the timesteps of this page leave them out altogether,
+# and the interval of their difference from equal weights on all timesteps contains zero.
 #
 # ## One choice at a time
 #
@@ -487,7 +489,7 @@ report.gains(
 # %% [markdown]
 # At the rate of the validated settings **shared noise** takes the whole gain away; at a rate of its own it gains, and
 # no difference is shown. It was the rate that did the harm. No other change is shown to matter: absolute errors,
-# weights by signal-to-noise, Adam or AdamW instead of SGD, other timesteps, fixed pairs. Each of the first five was
+# the loss of the denoised image, Adam or AdamW instead of SGD, other timesteps, fixed pairs. Each of the first four was
 # given a rate of its own. The table of rates says how far the wrong rate can cost, and which choices lie at an end.
 #
 # ## The rate

@@ -122,18 +122,19 @@ class Diffusion(nn.Module):
         return alpha_bar / (1 - alpha_bar)
 
     def weight(self, t: Tensor, weighting: str = "none", t_min: float = 0.0, t_max: float = 1.0) -> Tensor:
-        """The weight of the loss at each t, in the shape of t, with mean 1 over the timesteps from t_min T to t_max T.
+        """The weight of the squared loss at each t, in the shape of t, with mean 1 over t_min T to t_max T.
 
         Args:
-            weighting: "none": 1 (the paper); "snr": the signal-to-noise ratio; "min-snr": the ratio, at most 5.
+            weighting: "none": 1 (the paper). "snr": makes the loss that of the denoised image, ‖ẑ0 - z0‖²: 1 / SNR for
+                networks that predict ε, 1 / (SNR + 1) for v. "min-snr": these times min(SNR, 5) (arXiv 2303.09556).
         """
         self.check_weighting(weighting)
         if weighting == "none":
             return torch.ones(t.shape, device=t.device)
-        largest = 5.0 if weighting == "min-snr" else float("inf")
-        T = self.timesteps
-        used = torch.arange(int(t_min * T), math.ceil(t_max * T), device=t.device)
-        return self.snr(t).clamp(max=largest) / self.snr(used).clamp(max=largest).mean()
+        snr = self.snr(torch.arange(self.timesteps, device=t.device))
+        of_image = torch.ones_like(snr) if weighting == "snr" else snr.clamp(max=5)
+        weight = of_image / (snr + (self.prediction_type == "v_prediction"))
+        return weight[t] / weight[int(t_min * self.timesteps) : math.ceil(t_max * self.timesteps)].mean()
 
     @staticmethod
     def check_weighting(weighting: str) -> None:

@@ -10,6 +10,7 @@ import stand_ins
 import tiny
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DModel
+from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
 from dtta.core.diffusion import ClassUNet, ConcatUNet, Diffusion, DiT, SoftLabel, TextUNet
@@ -280,6 +281,31 @@ def test_a_unet_that_learnt_its_variance_is_read_as_noise():
             full, epsilon = diffusion.output(z_t, T, c), diffusion.predict(z_t, T, c)
             assert full.shape[1] == 2 * channels and torch.equal(epsilon, full[:, :channels])
             assert diffusion.loss(z_t, T, z_t, c).shape == (3,)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+def test_weighted_losses_are_those_of_the_denoised_image(prediction, schedule):
+    """Up to one factor for all t; the images are the library's, and so is the signal-to-noise ratio."""
+    scheduler = tiny.scheduler(beta_schedule=schedule, prediction_type=prediction, clip_sample=False)
+    diffusion = ClassUNet(tiny.unet_network(), scheduler)
+    t = torch.tensor([10, 100, 300, 500, 700, 900])
+    z0, noise, labels = tiny.normal(6, 1, 8, 8, seed=1), tiny.normal(6, 1, 8, 8, seed=2), torch.arange(6) % 5
+    with torch.no_grad():
+        z_t = diffusion.add_noise(z0, t, noise)
+        predictions = diffusion.predict(z_t, t, labels)
+        denoised = [
+            scheduler.step(predictions[i], int(t[i]), z_t[i]).pred_original_sample.double() for i in range(len(t))
+        ]
+        losses = diffusion.loss(z0, t, noise, labels).double()
+    errors = (torch.stack(denoised) - z0).square().mean((1, 2, 3))
+    snr = compute_snr(scheduler, t).double()
+    torch.testing.assert_close(diffusion.snr(t).double(), snr, rtol=1e-3, atol=0)
+    for weighting, expected in {"snr": errors, "min-snr": errors * snr.clamp(max=5)}.items():
+        factors = expected / (diffusion.weight(t, weighting).double() * losses)
+        torch.testing.assert_close(factors, factors.mean().expand(6), rtol=1e-3, atol=0)
+        weights = diffusion.weight(torch.arange(1000), weighting, 0.2, 0.8)
+        assert weights[200:800].mean().item() == pytest.approx(1, rel=1e-5)
 
 
 def test_the_base_class_predicts_nothing():

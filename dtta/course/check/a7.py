@@ -147,27 +147,31 @@ def block_means(student: Student) -> None:
 
 @public
 def snr_weights(student: Student) -> None:
-    """w = min(SNR, m) over its mean over all T timesteps, looked up at t."""
-    alpha_bar, t, m = torch.tensor([0.95, 0.8, 0.6, 0.4, 0.2, 0.05]), torch.tensor([[0, 2], [3, 5]]), 5.0
-    full = alpha_bar / (1 - alpha_bar)
-    ratio = full.clamp(max=m)
+    """w = min(SNR, m) / SNR over its mean over all T timesteps, looked up at t."""
+    alpha_bar, t, m = torch.tensor([0.95, 0.8, 0.6, 0.4, 0.2, 0.05]), torch.tensor([[0, 2], [3, 5]]), 1.2
+    snr = alpha_bar / (1 - alpha_bar)
+    weight = snr.clamp(max=m) / snr
+
+    def scaled(weight: Tensor) -> Tensor:
+        return (weight / weight.mean())[t]
+
     student.gives(
-        (ratio / ratio.mean())[t],
+        scaled(weight),
         alpha_bar, t, m,
         what="the weights",
         reasons={
-            "the cut-off at m is missing": (full / full.mean())[t],
-            "the division by the mean is missing": ratio[t],
-            "neither cut off nor divided by the mean": full[t],
-            "divided by the mean over the t given, not over all T": ratio[t] / ratio[t].mean(),
-            "the mean was taken before the cut-off": ratio[t] / full.mean(),
-            "cut off after the division by the mean": (full / full.mean()).clamp(max=m)[t],
-            "cut off from below; m is the largest ratio": (full.clamp(min=m) / full.clamp(min=m).mean())[t],
-            "upside down: this is noise over signal": ((1 / full).clamp(max=m) / (1 / full).clamp(max=m).mean())[t],
-            "√ᾱ / √(1 - ᾱ): the ratio is of variances, without the roots": (
-                full.sqrt().clamp(max=m) / full.sqrt().clamp(max=m).mean()
-            )[t],
-            "ᾱ alone, not ᾱ / (1 - ᾱ)": (alpha_bar / alpha_bar.mean())[t],
-            "divided by the sum, not by the mean: the weights' mean is 1/T": (ratio / ratio.sum())[t],
+            "min(SNR, m) weighs the loss of the denoised image; divide it by SNR for the noise loss": scaled(
+                snr.clamp(max=m)
+            ),
+            "the cut-off at m is missing: this is 1 / SNR": scaled(1 / snr),
+            "the division by the mean is missing": weight[t],
+            "divided by the mean over the t given, not over all T": weight[t] / weight[t].mean(),
+            "the mean was taken before the cut-off": weight[t] / (m / snr).mean(),
+            "cut off after the division by the mean": (m / snr / (m / snr).mean()).clamp(max=1)[t],
+            "max(SNR, m), where min(SNR, m) belongs": scaled(snr.clamp(min=m) / snr),
+            "upside down: this is SNR / min(SNR, m)": scaled(1 / weight),
+            "√ᾱ / √(1 - ᾱ): the ratio is of variances, without the roots": scaled(snr.sqrt().clamp(max=m) / snr.sqrt()),
+            "divided by SNR + 1: this is the weight of a loss on v": scaled(snr.clamp(max=m) / (snr + 1)),
+            "divided by the sum, not by the mean: the weights' mean is 1/T": weight[t] / weight.sum(),
         },
     )  # fmt: skip

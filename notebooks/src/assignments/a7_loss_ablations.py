@@ -197,10 +197,10 @@ def gradient_noise(g):
 check.gradient_noise(gradient_noise)
 
 # %% nbgrader={"grade": true, "grade_id": "noise-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: draws that all agree, two draws, one number, gradients that are tiny.
+# Hidden tests run here: gradients that are tiny, two draws, one number, draws that all agree.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(gradient_noise)
-for _s, _l, _scale in [(2, 3, 1.0), (50, 1, 2.0), (8, 10, 1e-25), (6, 6, 1e4)]:
+for _s, _l, _scale in [(8, 10, 1e-25), (2, 3, 1.0), (50, 1, 2.0), (6, 6, 1e4)]:
     _g = _scale * (1 + torch.randn(_s, _l, generator=torch.Generator().manual_seed(_s)))
     _rows = _g.double().tolist()
     _mean = [sum(column) / _s for column in zip(*_rows, strict=True)]
@@ -252,31 +252,37 @@ for _m, _n, _l in [(6, 1, 2), (6, 6, 3), (11, 4, 5), (9, 3, 3)]:
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 6: weights by signal-to-noise
+# ## Task 6: min-SNR weights
 #
 # *Difficulty ●●○ · 3 points · 15 minutes*
 #
-# An error in the guessed noise matters more for the denoised image where there is much signal. So one may weigh the loss at
-# $t$ by the signal-to-noise ratio, which can be enormous at low $t$, and is therefore cut off:
+# The predicted noise gives a denoised image, $\hat z_0 = (z_t - \sqrt{1 - \bar\alpha_t}\, \hat\epsilon) / \sqrt{\bar\alpha_t}$.
+# Its squared error is that of the noise divided by the signal-to-noise ratio, SNR. A noise loss with the weight
+# $1 / \text{SNR}$ is therefore the loss of the denoised image. At high $t$ this weight is enormous. Min-SNR
+# ([Hang et al. 2023](https://arxiv.org/abs/2303.09556)) multiplies it by the smaller of SNR and a constant $m$:
 #
 # $$\text{SNR}(t) = \frac{\bar\alpha_t}{1 - \bar\alpha_t}, \qquad
-# w(t) = \frac{\min(\text{SNR}(t),\, m)}{\frac{1}{T} \sum_{s} \min(\text{SNR}(s),\, m)} .$$
+# r(t) = \frac{\min(\text{SNR}(t),\, m)}{\text{SNR}(t)}, \qquad w(t) = \frac{r(t)}{\frac{1}{T} \sum_{s} r(s)} .$$
 #
-# The division makes the mean weight over all T timesteps 1, so that a learning rate keeps its meaning.
+# So $r$ is 1 where SNR is at most $m$, and $m / \text{SNR}$ where it is larger. Some schedules end at $\bar\alpha_t = 0$, pure
+# noise; there $r$ is 1 as well. Where $\bar\alpha_t = 1$, $r$ is 0. The division by the mean of $r$ over all T timesteps gives
+# $w$ a mean of 1, so that a learning rate keeps its meaning.
 #
 # <details><summary>Hint</summary>
 #
-# Compute the weight of all T timesteps first, and look up those asked for last. `clamp(max=m)` cuts off, also at infinity.
+# $\min(\text{SNR}, m) / \text{SNR}$ is the smaller of 1 and $m / \text{SNR}$, and the second form contains no 0/0. Compute the weights
+# of all T timesteps first, then look up those asked for. `clamp(max=1)` cuts off, also at infinity.
 #
 # </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "snr-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def snr_weights(alpha_bar, t, m):
-    """w in the shape of t, from ᾱ (T,), whole numbers t (...) and the largest ratio m, a number."""
+    """w in the shape of t, from ᾱ (T,), whole numbers t (...) and the number m."""
     ### BEGIN SOLUTION
-    ratio = (alpha_bar / (1 - alpha_bar)).clamp(max=m)
-    return (ratio / ratio.mean())[t]
+    ratio = alpha_bar / (1 - alpha_bar)
+    weight = (m / ratio).clamp(max=1)
+    return (weight / weight.mean())[t]
     ### END SOLUTION
 
 
@@ -284,17 +290,18 @@ def snr_weights(alpha_bar, t, m):
 check.snr_weights(snr_weights)
 
 # %% nbgrader={"grade": true, "grade_id": "snr-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: no cut-off (m = inf), a cut-off that all ratios pass, a first ᾱ of 1, t with one and three axes.
+# Hidden tests run here: m = inf, an m below every ratio, a first ᾱ of 1 and a last of 0, t with one and three axes.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(snr_weights)
 for _T, _m, _shape in [(8, float("inf"), (3,)), (12, 1e-3, (2, 1, 3)), (5, 5.0, (1, 1))]:
     _g = torch.Generator().manual_seed(_T)
     _level = torch.linspace(0.99, 0.02, _T, dtype=torch.float64)
     _t = torch.randint(_T, _shape, generator=_g)
-    _each = [min(a / (1 - a), _m) for a in _level.tolist()]
+    _each = [min(a / (1 - a), _m) * (1 - a) / a for a in _level.tolist()]
     _right = torch.tensor([_each[i] * _T / sum(_each) for i in _t.flatten().tolist()], dtype=torch.float64)
     _tested.gives(_right.view(_shape), _level, _t, _m, what="the weights")
-_ = _tested.gives(torch.tensor([1.6, 0.4]), torch.tensor([1.0, 0.5]), torch.tensor([0, 1]), 4.0, what="the weights")
+_ends, _right = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 1.0, 2.0])
+_ = _tested.gives(_right, _ends, torch.tensor([0, 1, 2]), 0.5, what="the weights")
 ### END HIDDEN TESTS
 
 # %% [markdown]

@@ -49,15 +49,17 @@ BROKEN = {
         ("double precision comes back as single", ".mean(1)", ".float().mean(1)", "hidden"),
     ],
     "snr": [
-        ("the mean over the drawn timesteps", "(ratio / ratio.mean())[t]", "ratio[t] / ratio[t].mean()", "both"),
+        ("the mean over the drawn timesteps", "(weight / weight.mean())[t]", "weight[t] / weight[t].mean()", "both"),
+        ("the ratio, not over the ratio", "(m / ratio).clamp(max=1)", "ratio.clamp(max=m)", "both"),
         (
             "cut off after the division",
-            "(alpha_bar / (1 - alpha_bar)).clamp(max=m)\n    return (ratio / ratio.mean())[t]",
-            "alpha_bar / (1 - alpha_bar)\n    return (ratio / ratio.mean()).clamp(max=m)[t]",
+            "(m / ratio).clamp(max=1)\n    return (weight / weight.mean())[t]",
+            "m / ratio\n    return (weight / weight.mean()).clamp(max=1)[t]",
             "both",
         ),
-        ("ratios of the square roots", "(alpha_bar / (1 - alpha_bar))", "(alpha_bar / (1 - alpha_bar)).sqrt()", "both"),
+        ("ratios of the square roots", "alpha_bar / (1 - alpha_bar)", "(alpha_bar / (1 - alpha_bar)).sqrt()", "both"),
         ("timesteps off by one", "[t]", "[t - 1]", "both"),
-        ("a least ratio, not a largest", "clamp(max=m)", "clamp(min=m)", "both"),
+        ("a least weight, not a largest", "clamp(max=1)", "clamp(min=1)", "both"),
+        ("0 / 0 where there is no signal", "(m / ratio).clamp(max=1)", "ratio.clamp(max=m) / ratio", "hidden"),
     ],
 }

@@ -92,9 +92,9 @@ def gradient_noise(g):
     return ((g - g.mean(0)).square().sum(1).mean() / g.square().sum(1).mean()).sqrt()
 
 
-# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="gradient_noise"
+# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="nan stands for 0/0"
 def gradient_noise(g):
-    mean = g.mean(0)  # which hidden case this fails, float32's digits or 0/0, depends on the processor's rounding
+    mean = g.mean(0)  # tiny gradients come first: in float32 their squares are 0 on every processor
     return ((g - mean).square().sum(1).mean() / mean.square().sum()).sqrt().double()
 
 
@@ -121,25 +121,38 @@ def block_means(g, n):
     return g[: -(M % n)].reshape(-1, n, L).mean(1)
 
 
+# %% multiplied by the ratio task="snr-answer" loses=["snr-check", "snr-hidden"] says="divide it by SNR"
+def snr_weights(alpha_bar, t, m):
+    ratio = (alpha_bar / (1 - alpha_bar)).clamp(max=m)
+    return (ratio / ratio.mean())[t]
+
+
 # %% without its cut-off task="snr-answer" loses=["snr-check", "snr-hidden"] says="the cut-off at m is missing"
 def snr_weights(alpha_bar, t, m):
-    ratio = alpha_bar / (1 - alpha_bar)
-    return (ratio / ratio.mean())[t]
+    weight = (1 - alpha_bar) / alpha_bar
+    return (weight / weight.mean())[t]
 
 
 # %% mean over what was drawn task="snr-answer" loses=["snr-check", "snr-hidden"] says="not over all T"
 def snr_weights(alpha_bar, t, m):
-    ratio = (alpha_bar[t] / (1 - alpha_bar[t])).clamp(max=m)
-    return ratio / ratio.mean()
+    weight = (m * (1 - alpha_bar[t]) / alpha_bar[t]).clamp(max=1)
+    return weight / weight.mean()
 
 
 # %% the mean before the cut task="snr-answer" loses=["snr-check", "snr-hidden"] says="before the cut-off"
 def snr_weights(alpha_bar, t, m):
-    ratio = alpha_bar / (1 - alpha_bar)
-    return ratio[t].clamp(max=m) / ratio.mean()
+    weight = m * (1 - alpha_bar) / alpha_bar
+    return weight[t].clamp(max=1) / weight.mean()
 
 
-# %% a guard against zero that changes the ratio task="snr-answer" loses=["snr-hidden"] says="gives other numbers"
+# %% 0 over 0 without a signal task="snr-answer" loses=["snr-hidden"] says="nan stands for 0/0"
 def snr_weights(alpha_bar, t, m):
-    ratio = (alpha_bar / (1 - alpha_bar)).nan_to_num(posinf=0.0).clamp(max=m)
-    return (ratio / ratio.mean())[t]
+    ratio = alpha_bar / (1 - alpha_bar)
+    weight = ratio.clamp(max=m) / ratio
+    return (weight / weight.mean())[t]
+
+
+# %% a guard that changes the ratio task="snr-answer" loses=["snr-hidden"] says="gives other numbers"
+def snr_weights(alpha_bar, t, m):
+    weight = (m * (1 - alpha_bar) / (alpha_bar + 1e-3)).clamp(max=1)
+    return (weight / weight.mean())[t]

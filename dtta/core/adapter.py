@@ -29,12 +29,8 @@ class Adapter(nn.Module):
             initial values; 0: not at all.
         seed: of the generator used by calls that pass none.
 
-    Attributes:
-        adapted: the adapted parameters. start: copies of their initial values.
-
-    Raises:
-        ValueError: a setting out of range, a used optimizer, or parameters in it that are not float32 or belong to no
-            network given.
+    Attributes: `adapted`, the adapted parameters; `start`, copies of their initial values. Raises ValueError: a setting
+    out of range, a used optimizer, or parameters in it that are not float32 or belong to no network given.
     """
 
     def __init__(

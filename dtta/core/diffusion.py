@@ -155,10 +155,7 @@ class Diffusion(nn.Module):
 
 
 class SoftLabel(nn.Module):
-    """An embedding table that looks up integer labels (N,) and passes floating-point mixtures of rows (N, D) unchanged.
-
-    With it a class-conditional model can be conditioned on probabilities.
-    """
+    """An embedding table that looks up integer labels (N,) and passes mixtures of its rows (N, D) unchanged."""
 
     def __init__(self, table: nn.Embedding):
         super().__init__()
@@ -166,9 +163,6 @@ class SoftLabel(nn.Module):
 
     def forward(self, label: Tensor) -> Tensor:
         return label if label.is_floating_point() else self.embedding_table(label)
-
-
-# --- one adapter per family ---------------------------------------------------------------------------
 
 
 class ClassUNet(Diffusion):

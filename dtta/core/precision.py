@@ -21,10 +21,9 @@ LAYERS = (nn.Linear, nn.Conv2d)  # those that autocast computes in half precisio
 
 
 def native(device: torch.device | str) -> str:
-    """Return the fastest precision of a device.
+    """Return a device's fastest precision: bfloat16 from compute capability 8 (A100), float16 from 7, else float32.
 
-    bfloat16 from compute capability 8 (A100); float16 on T4 (7.5) and V100 (7.0), where torch emulates bfloat16 slowly
-    and still reports it as supported; float32 on a CPU.
+    On T4 (7.5) and V100 (7.0) torch emulates bfloat16 slowly and still reports it as supported.
     """
     if torch.device(device).type != "cuda":
         return "float32"
@@ -80,15 +79,10 @@ def prepare(
 
 
 def compile_blocks(network: nn.Module, **options: Any) -> int:
-    """Compile each of a network's repeated blocks, which takes seconds; the whole network would take minutes.
+    """Compile each of a network's repeated blocks, in seconds instead of minutes; return their number.
 
-    If the micro-batch divides the number of samples, all shapes are equal and the blocks are compiled only once.
-
-    Args:
-        options: for ``torch.compile``, such as backend.
-
-    Returns:
-        The number of blocks. Raises ValueError if there are none.
+    They are compiled once if all passes have the same size. `options`: for ``torch.compile``, such as backend. Raises
+    ValueError if there are no blocks.
     """
     names = getattr(network, "_repeated_blocks", None) or []  # diffusers lists a UNet's blocks, but not a DiT's
     blocks = [m for m in network.modules() if type(m).__name__ in names]

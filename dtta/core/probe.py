@@ -30,9 +30,8 @@ def losses_under(
         conditions: K conditions (N, ...).
         samples: pairs (t, ε) for each image.
         sampling: how they are drawn; None: stratified over all timesteps.
-        seed: of the pairs; the same seed and N give the same pairs.
+        seed, generator: of the pairs; a generator is used instead of a new one with the seed.
         batch: images in one pass.
-        generator: draws the pairs instead of a new one with `seed`, so that several calls can use different pairs.
 
     Returns:
         (N, K) means over the pairs. Raises ValueError if a condition has another number of images.

@@ -30,7 +30,8 @@ def add_command(commands) -> None:
     shared.add_method_options(command)
     command.add_argument("--images", type=int, help="how many images of the split (default: 100)")
     command.add_argument("--preset", metavar="NAME", help="a cell of the paper's tables, or list: their names")
-    command.add_argument("--batch", type=int, help="images that the method receives at once (default: 1)")
+    batch = "images that the method receives at once (default: 1); for more, settings chosen for 16 where there are any"
+    command.add_argument("--batch", type=int, help=batch)
     command.add_argument("--by-class", action="store_true", help="images sorted by class, as the released code has")
     command.set_defaults(**dict.fromkeys(DEFAULTS))  # None: not given, so that a preset can fill it
     command.add_argument("--split", default="test", help="validation or test (default: test)")
@@ -112,6 +113,8 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
         )
     before, after = rows["none"], rows[options.method]
     _print_gains(options, problem, shifts, before, after)
+    settings = ", ".join(f"{name}={value}" for name, value in run.settings.items())
+    print(f"settings: {settings or 'none'}; all others are the defaults of {options.method}")
     if options.out and processes.first:
         metric = options.metric or problem.metric
         result = summary.of_rows(run, before, after, problem.metrics.get(metric), metric, options.preset)

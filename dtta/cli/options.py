@@ -48,7 +48,8 @@ def add_method_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of the method, such as lr=0.01 or steps=10; default: those chosen on validation images",
+        help="a setting of the method, such as lr=0.01 or steps=10; default: the problem's, which for digits and scenes "
+        "were chosen on validation images and at full scale are mostly the paper's, or else the method's",
     )
     command.add_argument("--seed", type=int, default=0, help="of shift, timesteps and noise (default: 0)")
 
@@ -73,8 +74,9 @@ def add_speed_options(command: argparse.ArgumentParser) -> None:
 
 def load_problem(options: argparse.Namespace) -> Problem:
     """Load the problem that the options name. Raises ValueError: see ``dtta.load``."""
-    released = {"as_released": True} if options.as_released else {}
-    return load(options.problem, options.network, options.diffusion, options.classes, **released)
+    further = {"as_released": True} if options.as_released else {}
+    further |= {"batch": options.batch} if getattr(options, "batch", 1) != 1 else {}
+    return load(options.problem, options.network, options.diffusion, options.classes, **further)
 
 
 def precision_for(problem: Problem, precision: str) -> str:

@@ -25,7 +25,6 @@ from dtta.evaluation import journal
 from dtta.evaluation.distributed import Single
 from dtta.evaluation.run import AFTER, Cell, Row, Run
 from dtta.evaluation.streams import cells_of, complete_streams, images_of_shifts, in_stream_order, parts
-from dtta.methods.registry import build
 from dtta.problems import load
 
 
@@ -54,7 +53,8 @@ def evaluate(
     """
     shifts = list(shifts)
     numbers = images_of_shifts(shifts, images)
-    problem = load_problem(run) if run.by_class or run.forgetting_images else None
+    problem = load_problem(run) if run.settings is None or run.by_class or run.forgetting_images else None
+    run = run.resolve(problem)
     requested = cells_of(run, shifts, numbers, problem)
     if not requested:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
@@ -90,7 +90,7 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 def load_problem(run: Run) -> Problem:
     """Load the problem of a run. Raises ValueError: see ``dtta.load``."""
     released = {"as_released": True} if run.as_released else {}
-    return load(run.problem, run.network, run.diffusion, run.classes, **released)
+    return load(run.problem, run.network, run.diffusion, run.classes, **released, batch=run.batch)
 
 
 def _stored_rows(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:
@@ -142,7 +142,7 @@ class _Scorer:
     def __init__(self, run: Run, compile: bool = False):
         self.run = run
         self.problem = load_problem(run)
-        self.method = build(self.problem, run.method, **run.settings)
+        self.method = run.build(self.problem)
         prepare(self.method, self.problem.diffusion, run.precision, compile)
         if run.forgetting_images and not hasattr(self.method, "predict"):
             raise ValueError(f"{run.method} carries nothing from image to image; leave forgetting_images out")

@@ -1,8 +1,8 @@
 """Problems by name. A problem of your own needs no entry here: give "package.module:function", or install a package
 with an entry point in the group dtta.problems.
 
-The function returns a ``Problem`` and may take any of ``network``, ``diffusion``, ``classes``, ``as_released`` and
-``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or ``recipes(name)``, if that
+The function returns a ``Problem`` and may take any of ``network``, ``diffusion``, ``classes``, ``as_released``,
+``batch`` and ``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or ``recipes(name)``, if that
 depends on the user's data; and ``requirements(name, network, diffusion)``, what ``dtta doctor`` checks.
 """
 
@@ -41,6 +41,7 @@ def load(
     diffusion: str | None = None,
     classes: int | Sequence[str] | None = None,
     as_released: bool = False,
+    batch: int = 1,
 ) -> Problem:
     """Load a problem by name.
 
@@ -51,6 +52,7 @@ def load(
         network, diffusion: another task network or diffusion model than the problem's default.
         classes: for an open vocabulary: how many of its class names, or names of your own; None: the default.
         as_released: compute as the authors' released code where it differs from the paper; see the problem's function.
+        batch: images that a method will receive at once; the settings are those chosen for it (``problems.chosen``).
 
     Raises ValueError: unknown problem, network or diffusion model, or an argument that the problem does not take;
     ``WeightsError`` (``dtta.problems.training.weights``): its weights are missing or damaged.
@@ -64,8 +66,7 @@ def load(
     for key in options:
         if key not in accepted:
             raise ValueError(f"{name} has no choice of {key}; leave it out")
-    if "name" in accepted:  # one function for several problems
-        options["name"] = name
+    options |= {key: value for key, value in {"batch": batch, "name": name}.items() if key in accepted}
     return make(**options)
 
 

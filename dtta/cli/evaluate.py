@@ -42,7 +42,8 @@ def add_command(commands) -> None:
     command.add_argument("--images", type=shared.whole(1), help="how many images of the split (default: 100)")
     text = "a cell of the paper's tables; list: their names; differences: what they do otherwise than the paper"
     command.add_argument("--preset", metavar="NAME", help=text)
-    command.add_argument("--batch", type=shared.whole(1), help="images that the method receives at once (default: 1)")
+    text = "images that the method receives at once (default: 1); for more, settings chosen for 16 where there are any"
+    command.add_argument("--batch", type=shared.whole(1), help=text)
     order = command.add_mutually_exclusive_group()
     order.add_argument("--by-class", action="store_true", help="images sorted by class, as the released code has")
     order.add_argument("--shuffle", action="store_true", help="images in an order drawn by the seed")
@@ -154,7 +155,9 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
     gains = gains_of_shifts(before, after, problem.metrics.get(metric))
     seconds = sum(row.seconds for row in after) / len(after)
     _print_gains(options, problem, gains, before, after)
-    print(f"\n{seconds:.2f} s per image and process")
+    settings = ", ".join(f"{name}={value}" for name, value in run.settings.items())
+    print(f"\nsettings: {settings or 'none'}; all others are the defaults of {options.method}")
+    print(f"{seconds:.2f} s per image and process")
     if options.out and processes.first:
         result = summary.of_gains(run, gains, metric, options.severity, seconds, options.preset)
         print(f"summary in {summary.write(result, path)}; a table of all in the folder: dtta report {options.out}")

@@ -36,15 +36,16 @@ class Problem:
         model: the task network f_θ, images in [0, 1] -> output.
         diffusion: the diffusion model ε_φ.
         condition: output -> c.
-        draw: (split, index, shift, severity, seed) -> image (C, H, W) in [0, 1] and its label.
-        sizes: number of images of each split.
+        draw: (split, index, shift, severity from 1 to 5, seed) -> image (C, H, W) in [0, 1] and its label: the number
+            of a class, (); of each pixel's class, (H, W), negative where it is unknown; or depths (1, H, W), likewise 0.
+        sizes: number of images of each split: "test", and "validation" to choose settings, if there is one.
         shape: (C, H, W) of an image.
         shifts: names of the shift families.
         metric: name of the measure that `score` computes.
         score: output (1, ...) and label -> a number in [0, 1] for one image, higher is better.
         sums: output (1, ...) and label -> numbers that are added over images and from which `metrics` are computed.
         metrics: name -> a function of such sums; the metrics of a data set.
-        settings: for each method, the settings chosen on validation images.
+        settings: for a method, the settings from which ``build`` starts instead of the method's defaults.
         mirrored: whether the mirror image of an image is a valid image (not so for digits).
         reader: the text side of a text-to-image model.
         view: a picture, opened by PIL -> the image (C, H, W) that `draw` makes of it; None: its centre in that shape.

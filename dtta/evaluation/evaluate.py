@@ -25,7 +25,6 @@ from dtta.evaluation import journal
 from dtta.evaluation.distributed import Single, end_with_parent
 from dtta.evaluation.run import AFTER, Cell, Row, Run
 from dtta.evaluation.streams import cells_of, complete_streams, images_of_shifts, in_stream_order, parts
-from dtta.methods.registry import build
 from dtta.problems import load
 
 
@@ -56,8 +55,9 @@ def evaluate(
     """
     shifts = list(shifts)
     numbers = images_of_shifts(shifts, images)
-    if problem is None and (run.by_class or run.forgetting_images):
+    if problem is None and (run.settings is None or run.by_class or run.forgetting_images):
         problem = load_problem(run)
+    run = run.resolve(problem)
     requested = cells_of(run, shifts, numbers, problem)
     if not requested:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
@@ -92,8 +92,7 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def load_problem(run: Run) -> Problem:
     """Load the problem of a run. Raises ValueError: see ``dtta.load``."""
-    options = {name: True for name in ("as_released", "keep_size") if getattr(run, name)}
-    return load(run.problem, run.network, run.diffusion, run.classes, **options)
+    return load(run.problem, run.network, run.diffusion, run.classes, run.as_released, run.keep_size, run.batch)
 
 
 def _stored_rows(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:
@@ -147,7 +146,7 @@ class _Scorer:
     def __init__(self, run: Run, compile: bool = False, problem: Problem | None = None):
         self.run = run
         self.problem = problem or load_problem(run)
-        self.method = build(self.problem, run.method, **run.settings)
+        self.method = run.build(self.problem)
         prepare(self.method, self.problem.diffusion, run.precision, compile)
         if run.forgetting_images and not hasattr(self.method, "predict"):
             raise ValueError(f"{run.method} carries nothing from image to image; leave forgetting_images out")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from dtta.methods import online
+from dtta.methods import build, online
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dtta.core.problem import Problem
 
 Cell = tuple[str, int, int]  # shift, severity, the image's number
 AFTER = "after "  # before a shift's name: a clean image, predicted with the parameters at the end of that shift
@@ -19,7 +25,8 @@ class Run:
 
     Args:
         problem, network, diffusion, classes: see ``dtta.load``.
-        method, settings: see ``dtta.methods.build``.
+        method: see ``dtta.methods.build``.
+        settings: all that differ from the method's defaults; None: those of the problem, ``problem.settings[method]``.
         split, seed: "validation" to choose settings, "test" to report; of the shifts' and the method's randomness.
         batch: images of a shift that the method receives at once, in order, 1 or more; the last may be smaller.
         stream: what an online method goes through: "apart": each shift on its own, from the original parameters;
@@ -35,7 +42,7 @@ class Run:
     problem: str = "digits"
     network: str | None = None
     diffusion: str | None = None
-    settings: dict = field(default_factory=dict)
+    settings: dict | None = None
     split: str = "test"
     seed: int = 0
     classes: int | None = None
@@ -60,9 +67,19 @@ class Run:
         if self.by_class and self.shuffle:
             raise ValueError("by_class sorts the images and shuffle mixes them; choose one")
 
+    def resolve(self, problem: Problem) -> Run:
+        """Return the run with the settings of the problem if it has none."""
+        return self if self.settings is not None else replace(self, settings=problem.settings.get(self.method, {}))
+
+    def build(self, problem: Problem) -> nn.Module:
+        """Build the method with the run's settings, all others the method's defaults. Raises ValueError: see there."""
+        return build(replace(problem, settings={}), self.method, **self.resolve(problem).settings)
+
     @property
     def online(self) -> bool:
-        """Whether parameters are carried along a stream."""
+        """Whether parameters are carried along a stream. Raises ValueError if the settings are None."""
+        if self.settings is None:
+            raise ValueError("the settings are not known yet: see Run.resolve")
         return online(self.method, self.settings)
 
     @property

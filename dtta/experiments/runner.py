@@ -26,7 +26,7 @@ from dtta.evaluation.distributed import end_with_parent
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Row, Run
 from dtta.evaluation.statistics import paired_gain
-from dtta.experiments import stored
+from dtta.experiments import defaults, stored
 from dtta.experiments.spec import Entry, Table, best_run, initial_run, needs
 from dtta.problems import load
 
@@ -272,3 +272,5 @@ def _store(table: Table, results: Mapping[str, Result], previous: Mapping[str, f
         torch=torch.__version__,
         baselines={name: entry.baseline for name, entry in table.entries.items() if entry.run.method != "none"},
     )
+    if out == stored.FOLDER:
+        defaults.write()

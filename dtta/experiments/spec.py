@@ -5,12 +5,16 @@
     test_images = 40               # for each shift and seed
     validation_images = 24         # for each shift, to choose settings from the grids
     seeds = [0, 1, 2]              # of the shifts and of the methods; each seed has different images
+    defaults = ["tent"]            # in the book's tables: runs whose chosen settings become those of the problem
+
+    [start]                        # the settings from which a method's runs start; not named: from the problem's
+    tent = { optimizer = "adam" }
 
     [runs.none]
 
     [runs.tent]
     batch = 16
-    settings = { steps = 1 }       # these override the problem's settings
+    settings = { steps = 1 }       # these override the settings from which it starts
     grid = { lr = [0.001, 0.01] }  # every combination is tried on validation images, the best one is used
 
     [runs."tent, online"]
@@ -29,9 +33,9 @@ A file may also extend a table, given by its name or path, for example on anothe
     limits = { samples = 48 }        # settings above a limit, in the table or by default, are lowered to it
     settings = { lr = 0.005 }        # of Diffusion-TTA, in place of the problem's
 
-Everything else stays as it is in the table; [runs.NAME] adds or replaces a run. Left out are also runs that the new
-problem does not allow (on a network or diffusion model that is not named; EATA without validation images), and all that
-build on a run that is left out.
+Everything else stays as it is in the table, but on another problem runs start from that problem's settings; [runs.NAME]
+adds or replaces a run. Left out are also runs that the new problem does not allow (on a network or diffusion model that
+is not named; EATA without validation images), and all that build on a run that is left out.
 Most of the book's grids hold the best value and its neighbours: values that did far worse were removed.
 """
 
@@ -48,7 +52,7 @@ from typing import get_type_hints
 from dtta.core.problem import Problem
 from dtta.evaluation.run import Run, spread
 from dtta.experiments.limits import lower, lower_defaults, with_settings
-from dtta.methods.registry import build, settings_of
+from dtta.methods.registry import settings_of
 from dtta.methods.types import check_type
 from dtta.problems import load
 from dtta.problems.corruptions import SEVERITIES
@@ -116,7 +120,8 @@ _NOT_IN_FILES = {"problem", "settings", "split", "seed", "precision"}
 _RUN = tuple(f.name for f in fields(Run) if f.name not in _NOT_IN_FILES)
 _ENTRY = {*_RUN, "settings", "grid", "extends", "baseline", "test_images", "validation_images"}
 _REQUIRED = ("about", "problem", "test_images", "runs")
-_TABLE = {*_REQUIRED, "network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds"}
+_OPTIONAL = {"network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds", "defaults", "start"}
+_TABLE = {*_REQUIRED, *_OPTIONAL}
 _EXTENSION = {*_TABLE, "extends", "networks", "diffusions", "leave_out", "limits", "settings"}
 _TYPES = get_type_hints(Table) | get_type_hints(Run) | dict(extends=str, baseline=str, grid=dict | list[dict])
 _TYPES |= dict(leave_out=list[str]) | dict.fromkeys(("runs", "networks", "diffusions", "limits"), dict)
@@ -141,8 +146,12 @@ def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
     @cache
     def load_problem(network: str | None, diffusion: str | None, classes: int | None = None) -> Problem:
         problem = load(spec["problem"], network, diffusion, classes)
+        problem = replace(problem, settings=problem.settings | spec.get("start", {}))
         return with_settings(problem, spec.get("limits"), **spec.get("settings", {}))
 
+    _check_keys(spec.get("defaults", ()), spec["runs"], f"{where}: defaults")
+    for method, settings in spec.get("start", {}).items():
+        _check_keys(settings, settings_of(method), f"{where}: start, {method}")
     try:
         problem = load_problem(spec.get("network"), spec.get("diffusion"))
     except ValueError as error:
@@ -176,6 +185,11 @@ def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
         seeds = f"{len(table.seeds)} seeds in all"
         raise ValueError(f"{where}: it needs {highest + 1} test images, {seeds}; there are {size}")
     return table
+
+
+def defaults(name: str) -> list[str]:
+    """Return the runs of one of the book's tables whose chosen settings are the problem's."""
+    return _spec(name)[-1].get("defaults", [])
 
 
 def _spec(table: Path | str | Mapping, folder: Path = Path()) -> tuple[str, str, dict]:
@@ -221,7 +235,7 @@ def _merge(base: dict, extension: dict) -> dict:
         if "forgetting_images" in entry and "test_images" in extension:
             entry["forgetting_images"] = min(entry["forgetting_images"], extension["test_images"])
         runs[name] = entry
-    outdated = {"network", "diffusion", "shifts"} if on_other_problem else set()
+    outdated = {"defaults", *(("network", "diffusion", "shifts", "start") if on_other_problem else ())}
     if "test_images" in extension:
         outdated.add("pool")
     kept = {key: value for key, value in base.items() if key not in outdated}
@@ -278,7 +292,7 @@ def _entry(
     problem = load_problem(run.network, run.diffusion, run.classes)
     quick = {"anchors": 1} if "anchors" in accepted else {}  # EATA's default takes a second to build
     for settings in grid or ({},):
-        build(problem, run.method, **quick | run.settings | settings)  # report unknown settings before any work
+        replace(run, settings=quick | run.settings | settings).build(problem)  # report what is wrong before any work
     test_images = spec.get("test_images", table.test_images)
     return Entry(run, given, grid, extends, baseline, test_images, validation_images)
 

@@ -91,7 +91,7 @@ def online(method: str, settings: Mapping[str, object]) -> bool:
 
 
 def build(problem: Problem, method: str, **settings) -> nn.Module:
-    """Build a method, with `settings` over the problem's chosen ones. Raises ValueError: unknown, out of range."""
+    """Build a method, with `settings` over those of the problem. Raises ValueError: unknown, out of range."""
     function = builder(method)
     if problem.task not in TASKS.get(method, (problem.task,)):
         raise ValueError(f"{method} does not suit {problem.task}; choose from {', '.join(methods_for(problem.task))}")

@@ -2,7 +2,7 @@
 with an entry point in the group dtta.problems.
 
 The function returns a ``Problem`` and may take any of ``network``, ``diffusion``, ``classes``, ``as_released``,
-``keep_size`` and ``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or
+``keep_size``, ``batch`` and ``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or
 ``recipes(name)``, if that depends on the user's data; and ``requirements(name, network, diffusion)``, what
 ``dtta doctor`` checks.
 """
@@ -43,6 +43,7 @@ def load(
     classes: int | Sequence[str] | None = None,
     as_released: bool = False,
     keep_size: bool = False,
+    batch: int = 1,
 ) -> Problem:
     """Load a problem by name.
 
@@ -54,6 +55,7 @@ def load(
         classes: for an open vocabulary: how many of its class names, or names of your own; None: the default.
         as_released: compute as the authors' released code where it differs from the paper; see the problem's function.
         keep_size: use images that already have the network's size as they are (ImageNet-C; see ``imagenet.problem``).
+        batch: images that a method will receive at once; the settings are those chosen for it (``problems.chosen``).
 
     Raises ValueError: unknown problem, network or diffusion model, or an argument that the problem does not take;
     ``WeightsError`` (``dtta.problems.training.weights``): its weights are missing or damaged.
@@ -71,8 +73,7 @@ def load(
     for key in options:
         if key not in accepted:
             raise ValueError(f"{name} has no choice of {key}; leave it out")
-    if "name" in accepted:  # one function for several problems
-        options["name"] = name
+    options |= {key: value for key, value in {"batch": batch, "name": name}.items() if key in accepted}
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:

@@ -290,7 +290,7 @@ def gigaflops(run):
     if known.network != runs["diffusion-tta"].network:
         own = dtta.load(problem.name, known.network, known.diffusion)
     x, _ = problem.images(known.batch, "contrast", 3)
-    return operations(build(own, known.method, **known.settings), x, image_generator(seed, 0)) / 1e9
+    return operations(known.build(own), x, image_generator(seed, 0)) / 1e9
 
 
 rows = []

@@ -15,8 +15,6 @@ from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.run import Run
 from dtta.evaluation.statistics import paired_gain
 from dtta.methods.registry import build
-from dtta.problems import PROBLEMS
-from dtta.problems import module as module_of
 
 
 def test_a_stream_is_one_shift():
@@ -61,17 +59,23 @@ def test_stored_batches_are_read_again_if_they_are_the_same(tmp_path, counted):
 
 def test_some_methods_are_online_unless_told_otherwise():
     for method in ("cotta", "eata", "sar", "dusa"):
-        assert Run(method).online and not Run(method, settings=dict(episodic=True)).online
+        assert Run(method, settings={}).online and not Run(method, settings=dict(episodic=True)).online
     for method in ("diffusion-tta", "tent", "memo", "ttt-mae", "none", "batch-norm"):
-        assert not Run(method).online
+        assert not Run(method, settings={}).online
     assert Run("tent", settings=dict(episodic=False)).online
+    with pytest.raises(ValueError, match=r"the settings are not known yet: see Run\.resolve"):
+        assert Run("tent").online
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_no_problem_says_what_is_online(problem):
-    """It would not be known here."""
-    settings = getattr(module_of(problem), "SETTINGS", {})
-    assert not [name for name, chosen in settings.items() if "episodic" in chosen]
+def test_a_run_without_settings_has_the_problems_which_may_make_it_online(monkeypatch):
+    """Given settings are all that differ from the method's defaults."""
+    problem = tiny_problems.classification
+    usual = {"diffusion-tta": ONLINE, "cotta": {"episodic": True}}
+    monkeypatch.setattr(tiny_problems, "classification", lambda: replace(problem(), settings=usual))
+    assert scores(quiet(run(settings=None), SHIFTS, range(3))) == scores(quiet(run(settings=ONLINE), SHIFTS, range(3)))
+    assert not run("cotta", None).resolve(tiny_problems.classification()).online
+    method = run(settings=dict(lr=0.25)).build(tiny_problems.classification())
+    assert (method.steps, method.episodic, method.samples) == (5, True, 180)
 
 
 def by_hand(run: Run, parts: list[tuple[str, int, list[int]]], forgetting_images: list[int]) -> list[float]:

@@ -11,9 +11,9 @@ import dtta
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Run
 from dtta.evaluation.statistics import paired_gain
-from dtta.experiments import spec, stored
+from dtta.experiments import defaults, spec, stored
 from dtta.experiments.runner import expected_keys
-from dtta.problems import module
+from dtta.problems import chosen
 from dtta.problems.scenes.words import VOCABULARY
 
 SCENES = ("scenes-segmentation", "scenes-depth", "scenes-clip")
@@ -42,9 +42,37 @@ def test_a_stored_table_matches_its_file(name):
 
 
 @pytest.mark.parametrize("problem", ["digits", *SCENES])
-def test_a_problems_settings_are_those_of_its_table(problem):
-    runs = stored.runs(f"{problem}-test")
-    assert {method: runs[method].settings for method in module(problem).SETTINGS} == module(problem).SETTINGS
+def test_a_problems_settings_are_those_that_its_tables_chose(problem, tmp_path):
+    """For every method that its main table chose settings for, each only once."""
+    defaults.write(tmp_path / "chosen.json")
+    assert (tmp_path / "chosen.json").read_text(encoding="utf-8") == chosen.FILE.read_text(encoding="utf-8")
+    choices = defaults.choices()[problem]
+    assert {choice["method"] for choice in choices} == {trial["method"] for trial in stored.trials(f"{problem}-test")}
+    places = [tuple(choice[key] for key in ("method", "network", "diffusion", "batch")) for choice in choices]
+    assert len(set(places)) == len(places)
+    for choice, (method, network, diffusion, batch) in zip(choices, places, strict=True):
+        run = stored.runs(choice["table"])[choice["run"]]
+        assert (run.method, run.network, run.diffusion, run.batch) == (method, network, diffusion, batch)
+        assert dtta.load(problem, network, diffusion, batch=batch).settings[method] == run.settings
+
+
+def test_the_settings_of_other_models_and_of_batches():
+    def rate(method="diffusion-tta", *models, batch=1):
+        return chosen.chosen("digits", *models, batch=batch)[method]["lr"]
+
+    assert rate() == rate("diffusion-tta", "resnet", "unet") == 0.02
+    assert (rate("diffusion-tta", "vit"), rate("diffusion-tta", "vit", "dit"), rate("tent", "vit")) == (0.1, 0.1, 0.001)
+    assert rate("eata") == 0.00025 and rate("eata", batch=2) == rate("eata", "vit", batch=64) == 0.025
+    assert rate(batch=16) == 0.02 and "ttt-mae" not in chosen.chosen("digits")
+
+
+def test_dusa_gains_by_default_what_the_book_says():
+    """Its rows are those of the stored run, on images that it changes."""
+    run = stored.runs("digits-test")["dusa, one image"]
+    numbers = changed("digits-test", "dusa, one image", run) | {"gaussian_noise": [0, 1, 2]}
+    kept = {row.key: row.score for row in stored.rows("digits-test", "dusa, one image")}
+    rows = evaluate(Run("dusa"), [(shift, 3) for shift in numbers], numbers, progress=False)
+    assert len(rows) >= 5 and [row.score for row in rows] == [kept[row.key] for row in rows]
 
 
 @pytest.mark.parametrize("problem", SCENES)

@@ -138,6 +138,16 @@ def test_nothing_is_done_twice_and_one_run_can_be_made_again(copy):
         make(copy, only=["sent"])
 
 
+def test_a_table_in_the_packages_folder_updates_the_problems_settings(copy, monkeypatch):
+    calls = []
+    monkeypatch.setattr(runner.defaults, "write", lambda: calls.append("write"))
+    make(copy)
+    assert not calls
+    monkeypatch.setattr(stored, "FOLDER", copy / "out")
+    make(copy)
+    assert calls == ["write"]
+
+
 def test_runs_with_different_numbers_of_validation_images(tmp_path):
     """Each gain is over the run's own images, though all are compared with the same baseline."""
     text = TEXT.replace('method = "tent"', 'method = "tent"\nvalidation_images = 3\ngrid = { steps = [1, 2] }')

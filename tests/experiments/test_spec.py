@@ -81,6 +81,19 @@ def test_a_file_extends_another_one(tmp_path):
     assert small.entries["memo"].run.settings == {"views": 2}  # more by default
 
 
+def test_runs_start_from_the_files_settings_but_from_another_problems_own(tmp_path):
+    """`start` replaces all settings of the problem for a method; here its steps for TENT."""
+    start = 'start = { tent = { optimizer = "sgd" }, diffusion-tta = { t_max = 0.9 } }'
+    few = table(tmp_path, TEXT.replace("seeds = [0, 4]", start))
+    assert few.entries["tent, two at once"].run.settings == {"optimizer": "sgd", "lr": 0.1}
+    assert few.entries["few images"].run.settings == {"t_max": 0.9, "samples": 2, "steps": 2}
+    extension = {"extends": f"{tmp_path / 'few.toml'}", "settings": {"lr": 0.5}}
+    assert spec.read(extension).entries["diffusion-tta"].run.settings["t_max"] == 0.9
+    other = spec.read(extension | {"problem": "small_table:problem"})
+    assert other.entries["tent, two at once"].run.settings == {"steps": 2, "lr": 0.1}
+    assert other.entries["diffusion-tta"].run.settings == {"lr": 0.5, "samples": 2, "steps": 1}
+
+
 def test_an_extension_without_validation_images_has_no_grids(tmp_path):
     table(tmp_path)
     small = spec.read({"extends": f"{tmp_path / 'few.toml'}", "validation_images": 0}, precision="bfloat16")
@@ -118,6 +131,12 @@ def test_an_extension_without_validation_images_has_no_grids(tmp_path):
         ("lr = [0.01, 1.0]", "lr = [0.01, true]", "lr of diffusion-tta must be a number, not True"),
         ('shifts = ["fog", "contrast"]', 'shifts = "fog"', "shifts must be a list of words, not 'fog'"),
         ('shifts = ["fog", "contrast"]', 'shifts = ["rain"]', "few.toml: shifts: unknown rain; choose from"),
+        ("seeds = [0, 4]", 'defaults = ["tent"]', "defaults: unknown tent; choose from diffusion-tta, few"),
+        (
+            "seeds = [0, 4]",
+            "start = { tent = { step = 1 } }",
+            "start, tent: unknown step; choose from batch_statistics",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, old, new, message):

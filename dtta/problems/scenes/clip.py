@@ -18,6 +18,7 @@ from dtta.core.conditions import ClassMixture
 from dtta.core.diffusion import TextUNet
 from dtta.core.probe import losses_under
 from dtta.core.problem import Problem, no_labels
+from dtta.problems.chosen import chosen
 from dtta.problems.networks.clip import ClipClassifier, TextReader, check_names, prompt_embeddings, tokens
 from dtta.problems.scenes import portraits, words
 from dtta.problems.scenes.data import SIZE
@@ -166,18 +167,6 @@ CLASSES = 20  # the default, of the fifty names of the vocabulary
 NETWORKS = {"clip": clip}
 DIFFUSIONS = {"unet": unet}
 
-# Chosen on validation portraits by dtta/experiments/scenes-clip-test.toml, which a test compares.
-SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(
-        steps=5, samples=12, timesteps="stratified", trainable="lora", rank=4, t_min=0.4, t_max=0.8,
-        optimizer="sgd", lr=300.0, temperature=3.0,
-    ),
-    "tent": dict(trainable="lora", lr=1e-3, steps=1),
-    "tpt": dict(views=32, lr=5e-2, steps=1, keep=0.5),
-    "diffusion-classifier": dict(samples=12, t_min=0.2, t_max=0.8),
-    "ensemble": dict(samples=12, t_min=0.2, t_max=0.8, temperature=0.1),
-}  # fmt: skip
-
 
 def problem(
     network: str | None = None, diffusion: str | None = None, classes: int | Sequence[str] = CLASSES
@@ -210,7 +199,7 @@ def problem(
         shifts=SHIFTS,
         metric="accuracy",
         score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
-        settings=SETTINGS,
+        settings=chosen("scenes-clip", network, diffusion),
         reader=reader,
     )
 

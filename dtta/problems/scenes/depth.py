@@ -11,6 +11,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from dtta.core.conditions import DepthMap
 from dtta.core.diffusion import ConcatUNet
 from dtta.core.problem import Problem
+from dtta.problems.chosen import chosen
 from dtta.problems.metrics import DEPTH_METRICS, depth_errors
 from dtta.problems.scenes import data, models
 from dtta.problems.scenes.data import NEAR, SIZE
@@ -55,13 +56,6 @@ def diffusion_loss(diffusion: ConcatUNet, generator: torch.Generator, size: int 
 NETWORKS = {"densedepth": models.densedepth, "glpn": models.glpn}
 DIFFUSIONS = {"unet": models.unet_depth}
 
-# Chosen on validation scenes by dtta/experiments/scenes-depth-test.toml, which a test compares.
-SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", t_min=0.3, t_max=0.8, optimizer="adam", lr=1e-4),
-    "augmentation": {},
-    "consistency": dict(lr=1e-5, jitter=0.5),
-}
-
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
     """Build the problem of depth, `NEAR` to `FAR` scene units; models of `NETWORKS` and `DIFFUSIONS` (None: first)."""
@@ -80,7 +74,7 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
         score=lambda output, target: errors(output, target)["SSIM"],
         sums=errors,
         metrics=DEPTH_METRICS,
-        settings=SETTINGS,
+        settings=chosen("scenes-depth", network, diffusion),
     )
 
 

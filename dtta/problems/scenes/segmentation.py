@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from dtta.core.conditions import PixelMixture
 from dtta.core.diffusion import ConcatUNet
 from dtta.core.problem import Problem
+from dtta.problems.chosen import chosen
 from dtta.problems.metrics import class_counts, segmentation_metrics
 from dtta.problems.scenes import data, models
 from dtta.problems.scenes.data import SIZE
@@ -64,13 +65,6 @@ NETWORKS = {"segformer": models.segformer}
 DIFFUSIONS = {"unet": models.unet_segmentation}
 METRICS = segmentation_metrics(CLASSES)
 
-# Chosen on validation scenes by dtta/experiments/scenes-segmentation-test.toml, which a test compares.
-SETTINGS: dict[str, dict] = {
-    "diffusion-tta": dict(steps=5, samples=12, timesteps="stratified", t_min=0.3, t_max=0.8, optimizer="adam", lr=3e-5),
-    "tent": dict(lr=3e-2, steps=5),
-    "augmentation": dict(scales=[0.75, 1.0, 1.25]),
-}
-
 
 def problem(network: str | None = None, diffusion: str | None = None) -> Problem:
     """Build the problem of segmenting scenes into `CLASSES`; models of `NETWORKS` and `DIFFUSIONS` (None: first)."""
@@ -91,7 +85,7 @@ def problem(network: str | None = None, diffusion: str | None = None) -> Problem
         score=score,
         sums=partial(class_counts, classes=CLASSES),
         metrics=METRICS,
-        settings=SETTINGS,
+        settings=chosen("scenes-segmentation", network, diffusion),
     )
 
 

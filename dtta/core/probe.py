@@ -30,8 +30,7 @@ def losses_under(
         conditions: K conditions (N, ...).
         samples: pairs (t, ε) for each image.
         sampling: how they are drawn; None: stratified over all timesteps.
-        seed, generator: of the pairs; a generator is used instead of a new one with the seed.
-        batch: images in one pass.
+        seed, generator: of the pairs; `generator` replaces a new one with the seed. batch: images in one pass.
 
     Returns:
         (N, K) means over the pairs. Raises ValueError if a condition has another number of images.

@@ -36,8 +36,8 @@ class Problem:
         model: the task network f_θ, images in [0, 1] -> output.
         diffusion: the diffusion model ε_φ.
         condition: output -> c.
-        draw: (split, index, shift, severity from 1 to 5, seed) -> image (C, H, W) in [0, 1] and its label: the number
-            of a class, (); of each pixel's class, (H, W), negative where it is unknown; or depths (1, H, W), likewise 0.
+        draw: (split, index, shift, severity from 1 to 5, seed) -> image (C, H, W) in [0, 1] and its label: a class ();
+            the class of each pixel (H, W), negative where unknown; or depths (1, H, W), 0 where unknown.
         sizes: number of images of each split: "test", and "validation" to choose settings, if there is one.
         shape: (C, H, W) of an image.
         shifts: names of the shift families.

@@ -92,7 +92,8 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def load_problem(run: Run) -> Problem:
     """Load the problem of a run. Raises ValueError: see ``dtta.load``."""
-    return load(run.problem, run.network, run.diffusion, run.classes, run.as_released, run.keep_size, run.batch)
+    options = dict(as_released=run.as_released, keep_size=run.keep_size, batch=run.batch)
+    return load(run.problem, run.network, run.diffusion, run.classes, **options)
 
 
 def _stored_rows(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:

@@ -27,7 +27,8 @@ from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Row, Run
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments import defaults, stored
-from dtta.experiments.spec import Entry, Table, best_run, initial_run, needs
+from dtta.experiments.selection import best_run
+from dtta.experiments.spec import Entry, Table, initial_run, needs
 from dtta.problems import load
 
 if TYPE_CHECKING:

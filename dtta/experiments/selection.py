@@ -1,8 +1,11 @@
-"""How a run's settings were chosen, in words for a table: the values tried, the best ones, the edges of the grid."""
+"""The best of the settings tried for a run, and how they were chosen, in words for a table: the values tried, the best ones, the edges of the grid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from dtta.evaluation.run import Run
 
 
 def varied_settings(trials: Sequence[dict]) -> dict[str, list]:
@@ -64,3 +67,8 @@ def _text(value: object) -> str:
         return f"{value:g}"
     digits, exponent = f"{value:.6e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"
+
+
+def best_run(run: Run, trials: list[dict]) -> Run:
+    """Return a run with the settings of the highest gain among those tried; as it is if none were."""
+    return replace(run, settings=max(trials, key=lambda row: row["gain"])["settings"]) if trials else run

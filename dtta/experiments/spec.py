@@ -34,9 +34,8 @@ A file may also extend a table, given by its name or path, for example on anothe
     settings = { lr = 0.005 }        # of Diffusion-TTA, in place of the problem's
 
 Everything else stays as it is in the table, but on another problem runs start from that problem's settings; [runs.NAME]
-adds or replaces a run. Left out are also runs that the new problem does not allow (on a network or diffusion model that
-is not named; EATA without validation images), and all that build on a run that is left out.
-Most of the book's grids hold the best value and its neighbours: values that did far worse were removed.
+adds or replaces a run. Runs that the new problem does not allow (a network or diffusion model that is not named; EATA
+without validation images), and all that build on a run that is left out, are left out too.
 """
 
 from __future__ import annotations
@@ -120,11 +119,12 @@ _NOT_IN_FILES = {"problem", "settings", "split", "seed", "precision"}
 _RUN = tuple(f.name for f in fields(Run) if f.name not in _NOT_IN_FILES)
 _ENTRY = {*_RUN, "settings", "grid", "extends", "baseline", "test_images", "validation_images"}
 _REQUIRED = ("about", "problem", "test_images", "runs")
-_OPTIONAL = {"network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds", "defaults", "start"}
+_OPTIONAL = ("network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds", "defaults", "start")
 _TABLE = {*_REQUIRED, *_OPTIONAL}
 _EXTENSION = {*_TABLE, "extends", "networks", "diffusions", "leave_out", "limits", "settings"}
 _TYPES = get_type_hints(Table) | get_type_hints(Run) | dict(extends=str, baseline=str, grid=dict | list[dict])
-_TYPES |= dict(leave_out=list[str]) | dict.fromkeys(("runs", "networks", "diffusions", "limits"), dict)
+_TYPES |= dict.fromkeys(("leave_out", "defaults"), list[str])
+_TYPES |= dict.fromkeys(("runs", "start", "networks", "diffusions", "limits"), dict)
 
 
 def names() -> tuple[str, ...]:
@@ -149,9 +149,9 @@ def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
         problem = replace(problem, settings=problem.settings | spec.get("start", {}))
         return with_settings(problem, spec.get("limits"), **spec.get("settings", {}))
 
-    _check_keys(spec.get("defaults", ()), spec["runs"], f"{where}: defaults")
+    _check(spec.get("defaults", ()), spec["runs"], f"{where}: defaults")
     for method, settings in spec.get("start", {}).items():
-        _check_keys(settings, settings_of(method), f"{where}: start, {method}")
+        _check(settings, settings_of(method), f"{where}: start, {method}")
     try:
         problem = load_problem(spec.get("network"), spec.get("diffusion"))
     except ValueError as error:
@@ -318,8 +318,3 @@ def initial_run(table: Table, name: str, runs: Mapping[str, Run]) -> Run:
     if entry.extends is None:
         return entry.run
     return replace(entry.run, settings=runs[entry.extends].settings | entry.settings)
-
-
-def best_run(run: Run, trials: list[dict]) -> Run:
-    """Return a run with the settings of the highest gain among those tried; as it is if none were."""
-    return replace(run, settings=max(trials, key=lambda row: row["gain"])["settings"]) if trials else run

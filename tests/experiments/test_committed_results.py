@@ -11,7 +11,7 @@ import dtta
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import AFTER, Run
 from dtta.evaluation.statistics import paired_gain
-from dtta.experiments import defaults, spec, stored
+from dtta.experiments import defaults, selection, spec, stored
 from dtta.experiments.runner import expected_keys
 from dtta.problems import chosen
 from dtta.problems.scenes.words import VOCABULARY
@@ -30,7 +30,7 @@ def test_a_stored_table_matches_its_file(name):
     for run_name, entry in table.entries.items():
         run = spec.initial_run(table, run_name, runs)
         expected += [(run_name, run.method, run.settings | settings) for settings in entry.grid]
-        runs[run_name] = spec.best_run(run, [trial for trial in trials if trial["run"] == run_name])
+        runs[run_name] = selection.best_run(run, [trial for trial in trials if trial["run"] == run_name])
         keys = [row.key for row in stored.rows(name, run_name)]
         assert len(keys) == len(set(keys)) and set(keys) == expected_keys(table, entry, size)
     assert [(trial["run"], trial["method"], trial["settings"]) for trial in trials] == expected

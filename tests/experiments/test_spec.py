@@ -135,7 +135,7 @@ def test_an_extension_without_validation_images_has_no_grids(tmp_path):
         (
             "seeds = [0, 4]",
             "start = { tent = { step = 1 } }",
-            "start, tent: unknown step; choose from batch_statistics",
+            "start, tent: unknown step; choose from answer_before_step",
         ),
     ],
 )

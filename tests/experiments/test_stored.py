@@ -105,7 +105,7 @@ def test_images_at_quantiles_of_the_gain(tmp_path):
 
 
 def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tmp_path):
-    """Numbers by size, whatever the order of the file; the first of two equal gains, as in ``spec.best_run``."""
+    """Numbers by size, whatever the order of the file; the first of two equal gains, as in ``selection.best_run``."""
     tried = [
         ("rates", dict(lr=0.02, steps=5), 1.0), ("rates", dict(lr=0.005, steps=5), 2.0),
         ("rates", dict(lr=30.0, steps=5), -1.25),

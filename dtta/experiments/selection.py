@@ -1,4 +1,4 @@
-"""The best of the settings tried for a run, and how they were chosen, in words for a table: the values tried, the best ones, the edges of the grid."""
+"""The best of the settings tried for a run, and how settings were chosen, in words: values tried, edges of the grid."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dtta.core.adapter import check_image, gradients_only_for
+from dtta.core.adapter import check_image, gradients_only_for, take_logits
 from dtta.core.tta import DiffusionTTA
 
 # They update each number of a parameter by itself, so one of them can serve a stack of copies.
@@ -57,13 +57,14 @@ class Together:
         Raises:
             ValueError: wrong images, or the network cannot run under vmap. FloatingPointError: a loss is not finite.
         """
-        check_image(images)
+        check_image(images, *self.tta.networks)
         tta, N = self.tta, len(images)
         copies = [p.detach().expand(N, *p.shape).clone().requires_grad_() for p in tta.adapted]
         optimizer = self._optimizer(copies)
         answers: list[Tensor | None] = [None] * N
         outputs: list[Tensor] = []
-        with gradients_only_for((), *(network.eval() for network in tta.networks)):
+        networks = [network.eval() for network in tta.networks]
+        with gradients_only_for((), *networks), tta.model.register_forward_hook(take_logits):
             z0 = tta.diffusion.encode(images)
             for step in range(tta.steps):
                 y = self._outputs(copies, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 import subprocess
@@ -18,7 +19,10 @@ from PIL import Image
 
 from dtta.cli import evaluate, main
 from dtta.cli.adapt import read_image
+from dtta.evaluation.run import Run
+from dtta.methods import build, marginal_entropy
 from dtta.pages import figures
+from dtta.problems import load
 
 matplotlib.use("Agg")
 QUICK = ["--set", "steps=1", "--set", "samples=2"]
@@ -59,6 +63,26 @@ def test_adapt_prints_both_beliefs_and_draws_them(tmp_path, capsys):
     assert len(shares) == 10 and all(0 <= p <= 100 for p in shares)
     with Image.open(tmp_path / "digits-3-fog-adapted.png") as figure:
         assert figure.width > 600
+
+
+def test_commands_and_functions_start_from_the_same_settings(tmp_path, capsys, monkeypatch):
+    """Those of the problem; evaluate prints them, and takes those chosen for batches for a batch."""
+    built = []
+
+    @functools.wraps(memo := marginal_entropy.build_memo)
+    def record(problem, **settings):
+        built.append(settings)
+        return memo(problem, **settings)
+
+    monkeypatch.setattr(marginal_entropy, "build_memo", record)
+    build(problem := load("digits"), "memo")
+    Run("memo").build(problem)
+    printed_by(capsys, "adapt --index 0 --method memo --out", tmp_path)
+    printed = printed_by(capsys, "evaluate --method memo --images 1")
+    assert len(built) >= 4 and all(settings == problem.settings["memo"] for settings in built)
+    assert "\nsettings: views=32, lr=0.00025, prior=256; all others are the defaults of memo\n" in printed
+    printed = printed_by(capsys, "evaluate --method eata --images 2 --batch 2 --set lr=0.5")
+    assert "\nsettings: lr=0.5, similarity=0.4, beta=1.0; all others" in printed
 
 
 def test_the_seed_of_adapt_decides_noise_and_shift(tmp_path, capsys):

@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from stand_ins import SIZE, clip, picture, stable_diffusion
 from timm.data import ImageNetInfo
-from torchvision import datasets
 from torchvision.transforms.v2 import functional as T
 
 import dtta
@@ -215,7 +214,7 @@ def test_in_the_released_code_stable_diffusion_sees_clips_crop(hub, data, monkey
     data("open-vocabulary-food101")
     problem = dtta.load("open-vocabulary-food101", str(hub / "clip"), str(hub / "sd"), as_released=True)
     smooth, side = picture(0, (6, 5)).resize((80, 60), Image.Resampling.BILINEAR), tiny.CLIP_SIZE
-    monkeypatch.setattr(datasets.Food101, "__getitem__", lambda self, index: (smooth, 0))
+    monkeypatch.setattr("dtta.problems.full.open_vocabulary.open_image", lambda path: smooth)
     crop = smooth.resize((int(side * 80 / 60), side), Image.Resampling.BILINEAR)
     left = round((crop.width - side) / 2)
     crop = T.to_dtype(T.pil_to_tensor(crop.crop((left, 0, left + side, side))), torch.float32, scale=True)

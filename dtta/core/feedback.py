@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch import Tensor
 from dtta.core.diffusion import Diffusion
 
 Feedback = tuple[Tensor, Tensor | None]  # L and ∂L/∂c
-Result = TypeVar("Result")
 
 
 def accumulate(
@@ -57,7 +56,7 @@ def accumulate(
     return total, leaf.grad
 
 
-def halve_until_it_fits(size: int, attempt: Callable[[int], Result]) -> tuple[Result, int]:
+def halve_until_it_fits(size: int, attempt: Callable[[int], Any]) -> tuple[Any, int]:
     """Call `attempt(size)`; if memory runs out, try again with half the size.
 
     Returns:

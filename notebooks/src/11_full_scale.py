@@ -69,7 +69,7 @@ logging.getLogger("dtta.evaluation.journal").setLevel(
 # ## A row by its name
 #
 # Each cell of the paper's tables that can be run is a *preset*: problem, network, settings, which images and how many.
-# A preset is not the paper's run in every detail: a [table below](differences) lists what differs, and why.
+# A preset is not the paper's run in every detail: a [table below](preset-differences) lists what differs, and why.
 #
 # ```bash
 # dtta doctor imagenet-a                                      # what this machine lacks: checkpoints, data, memory
@@ -411,7 +411,7 @@ figures.show(
 # The two start from different accuracies, because they use different checkpoints and crops of the same architecture, and
 # their budgets differ by a factor of 150. They agree in this: fog and pixelate gain much.
 #
-# (differences)=
+# (preset-differences)=
 #
 # ## What differs
 #

@@ -26,7 +26,7 @@ from tools.pages.run import run_page
 
 PROJECT = Project(wheels.ROOT)
 MOST = {"steps": 1, "samples": 2, "micro_batch": 2, "views": 2, "anchors": 2}
-FEW = dict(images=1, shifts=["fog"], most=MOST)
+FEW = dict(images=1, shifts=["gaussian_noise", "fog"], most=MOST)
 # Of each page: the problem, its network and diffusion model; the tables that it makes; parameters that make it short.
 IMAGENET = ("imagenet", "classifier", "dit")
 PAGES = {

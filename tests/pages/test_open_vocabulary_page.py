@@ -80,5 +80,5 @@ def test_the_page_runs_at_full_scale_and_resumes_its_rows(tmp_path, monkeypatch)
     assert {len(stored.rows(table, run, rows)) for run in stored.runs(table, rows)} == {3}
     assert [r.seconds for r in stored.rows(table, "none", rows)].count(99.0) == 1
     assert {r.index for r in stored.rows(table, "tpt", rows)} == {0, 1, 2}
-    assert stored.runs(table, rows)["none, 2 names"] == Run("none", problem, **models, classes=2)
+    assert stored.runs(table, rows)["none, 2 names"] == Run("none", problem, **models, settings={}, classes=2)
     assert not {"none, 3 names", "diffusion-tta, 3 names"} & set(stored.runs(table, rows))

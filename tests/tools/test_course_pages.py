@@ -165,7 +165,9 @@ def test_an_empty_corner_of_a_table_is_no_heading():
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
-def test_commands_of_the_course_are_those_of_the_command_line(guide):
+def test_commands_of_the_course_are_those_of_the_command_line(guide, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "course" / "submitted").mkdir(parents=True)
     parser = argparse.ArgumentParser()
     add_commands(parser.add_subparsers())
     blocks = re.findall(r"^\s*```bash\n(.*?)```", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

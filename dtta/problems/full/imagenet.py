@@ -132,7 +132,7 @@ def problem(
             "cotta": COTTA,
             "eata": dict(answer_before_step=True),
             "sar": RELEASED,
-            "dusa": RELEASED,
+            "dusa": dict(as_released=True),  # also for one image at a time, which has no answer before its step
         },
         view=partial(view, border=test.border),
     )

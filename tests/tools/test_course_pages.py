@@ -168,6 +168,7 @@ def test_an_empty_corner_of_a_table_is_no_heading():
 def test_commands_of_the_course_are_those_of_the_command_line(guide, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "course" / "submitted").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "course")
     parser = argparse.ArgumentParser()
     add_commands(parser.add_subparsers())
     blocks = re.findall(r"^\s*```bash\n(.*?)```", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

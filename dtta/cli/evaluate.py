@@ -20,17 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULTS = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, images=100, batch=1, shuffle=False)
 PRESET_OPTIONS = (
-    "problem",
-    "network",
-    "diffusion",
-    "method",
-    "shift",
-    "severity",
-    "images",
-    "metric",
-    "batch",
-    "shuffle",
-)
+    "problem", "network", "diffusion", "method", "shift", "severity", "images", "metric", "batch", "shuffle",
+)  # fmt: skip
 
 
 def add_command(commands) -> None:

@@ -11,15 +11,15 @@ from dtta.problems import chosen
 
 def choices() -> dict[str, list[dict]]:
     """Return for each problem the settings chosen in the stored tables, with what they were chosen for, and where."""
-    found: dict[str, list[dict]] = {}
+    by_problem: dict[str, list[dict]] = {}
     for table in spec.names():
         names = spec.defaults(table)
         runs = stored.runs(table) if names and (stored.FOLDER / f"{table}.json").is_file() else {}
         for name in names if runs else ():
             run = runs[name]
             about = {key: getattr(run, key) for key in ("method", "network", "diffusion", "batch", "settings")}
-            found.setdefault(run.problem, []).append(about | {"table": table, "run": name})
-    return found
+            by_problem.setdefault(run.problem, []).append(about | {"table": table, "run": name})
+    return by_problem
 
 
 def write(path: Path = chosen.FILE) -> None:

@@ -74,14 +74,14 @@ def check_settings(method: str, settings: Mapping[str, object]) -> None:
 
     A setting without a type has that of its default. Whether the values are in range is checked by ``build``.
     """
-    known = _parameters(method)
+    parameters = _parameters(method)
     for name, value in settings.items():
-        if name not in known:
-            choice = f"choose from {', '.join(known)}" if known else "it takes none"
+        if name not in parameters:
+            choice = f"choose from {', '.join(parameters)}" if parameters else "it takes none"
             raise ValueError(f"{method} has no setting {name!r}; {choice}")
-        kind, default = known[name].annotation, known[name].default
-        if isinstance(kind, str) or kind is known[name].empty:
-            kind = type(default) if default not in (None, known[name].empty) else object
+        kind, default = parameters[name].annotation, parameters[name].default
+        if isinstance(kind, str) or kind is inspect.Parameter.empty:
+            kind = type(default) if default not in (None, inspect.Parameter.empty) else object
         check_type(f"the setting {name} of {method}", value, kind)
 
 

@@ -79,7 +79,7 @@ class Together:
                     t, noise = (torch.cat(part) for part in zip(*pairs, strict=True))
                 loss, c_grad = tta.feedback(z0, t, noise, c)
                 if not loss.isfinite():
-                    raise FloatingPointError(f"the diffusion loss is {loss.item()} on one of {N} images")
+                    raise FloatingPointError(f"the loss of one of {N} images is not finite; lower the learning rate")
                 optimizer.zero_grad(set_to_none=True)
                 c.backward(N * c_grad)  # L is a mean over the images; each copy needs the gradient of its own loss
                 optimizer.step()

@@ -343,8 +343,8 @@ if scale == "full":
     numbers = spread(("clean", *shifts), images, images * (1 + len(shifts)))  # no image under two shifts
     found = {}
     for name, run in runs.items():
-        own = problem.settings.get(run.method, {}) | (run.settings or {})
-        run = replace(run, problem=problem.name, network=network, diffusion=diffusion, settings=own, seed=seed)
+        chosen = problem.settings.get(run.method, {}) | (run.settings or {})
+        run = replace(run, problem=problem.name, network=network, diffusion=diffusion, settings=chosen, seed=seed)
         file = folder / problem.name / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
         found[name] = run, evaluate(run, [(shift, 3) for shift in numbers], numbers, file)
     stored.save(test, found, folder)

@@ -30,26 +30,26 @@ def write(folder: Path, keys: list[str], lms: str = "moodle") -> list[Path]:
     Raises:
         CourseError: nothing was graded.
     """
-    found = {key: grade.scores(folder, key) for key in keys or sorted({k for k, _ in submissions(folder)})}
-    if empty := [key for key, scores in found.items() if not scores]:
+    scores_of = {key: grade.scores(folder, key) for key in keys or sorted({k for k, _ in submissions(folder)})}
+    if empty := [key for key, scores in scores_of.items() if not scores]:
         raise CourseError(f"nothing is graded for {', '.join(empty)}; call: dtta course grade {folder}")
-    if not found:
+    if not scores_of:
         raise CourseError(f"nothing was handed in: {folder / 'submitted'} is empty")
     out = folder / "report"
     out.mkdir(exist_ok=True)
     table = pd.DataFrame(
-        [{"assignment": key, **vars(score)} for key, scores in found.items() for score in scores],
+        [{"assignment": key, **vars(score)} for key, scores in scores_of.items() for score in scores],
         columns=["assignment", "student", "cell", "points", "most"],
     )
     tasks = by_task(table)
-    wrong = pd.DataFrame(mistakes(folder, list(found)), columns=["assignment", "cell", "mistake", "students"])
+    wrong = pd.DataFrame(mistakes(folder, list(scores_of)), columns=["assignment", "cell", "mistake", "students"])
     for name, rows in {"scores": table, "tasks": tasks, "mistakes": wrong}.items():
         rows.to_csv(out / f"{name}.csv", index=False)
     figure = plot(table, tasks)
     figure.savefig(out / "scores.png", dpi=130)
     plt.close(figure)
     (out / "report.md").write_text(_words(table, tasks, wrong), encoding="utf-8")
-    _lms(out / "lms.csv", found, lms)
+    _lms(out / "lms.csv", scores_of, lms)
     return [out / n for n in ("report.md", "scores.csv", "tasks.csv", "mistakes.csv", "scores.png", "lms.csv")]
 
 

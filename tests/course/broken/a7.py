@@ -59,7 +59,7 @@ BROKEN = {
         ),
         ("ratios of the square roots", "alpha_bar / (1 - alpha_bar)", "(alpha_bar / (1 - alpha_bar)).sqrt()", "both"),
         ("timesteps off by one", "[t]", "[t - 1]", "both"),
-        ("a least weight, not a largest", "clamp(max=1)", "clamp(min=1)", "both"),
+        ("a minimum of 1 instead of a maximum", "clamp(max=1)", "clamp(min=1)", "both"),
         ("0 / 0 where there is no signal", "(m / ratio).clamp(max=1)", "ratio.clamp(max=m) / ratio", "hidden"),
     ],
 }

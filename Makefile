@@ -56,7 +56,7 @@ lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges 
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 results: $(STAMP) ## make all stored results again (hours on two cores; says how many; goes on where it stopped)
-	$(VENV)/bin/dtta evaluate --table all
+	$(VENV)/bin/dtta evaluate --table all --together 8
 
 train: $(STAMP) ## make all weights from nothing, in weights/ (hours on two cores; goes on where it stopped)
 	$(VENV)/bin/dtta train digits

@@ -44,6 +44,8 @@ def add_command(commands) -> None:
     workers = "processes (default: 1 on a GPU, else 2); under accelerate launch the launcher's are used"
     command.add_argument("--workers", type=shared.whole(1), help=workers)
     shared.add_speed_options(command)
+    text = "images adapted at the same time, each with its own weights, where the method allows it (default: 1)"
+    command.add_argument("--together", type=shared.whole(1), default=1, help=text)
     text = "folder for the rows; a run that was stopped continues from there"
     command.add_argument("--out", type=output_folder, help=text)
     table.add_options(command)
@@ -139,7 +141,7 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
         workers = 1 if method == "none" else options.workers
         rows[method] = evaluate(
             run, cells, range(options.images), path, workers,
-            processes=processes, compile=options.compile, problem=problem,
+            processes=processes, compile=options.compile, problem=problem, together=options.together,
         )  # fmt: skip
     before, after = rows["none"], rows[options.method]
     metric = options.metric or problem.metric

@@ -9,7 +9,7 @@ from dtta.cli.options import gain_line
 from dtta.evaluation.distributed import Single
 from dtta.problems.data.folders import output_folder
 
-OPTIONS = ("table", "only", "store", "workers", "precision", "compile", "out")
+OPTIONS = ("table", "only", "store", "workers", "precision", "compile", "together", "out")
 
 
 def add_options(command: ArgumentParser) -> None:
@@ -48,7 +48,8 @@ def _make(name: str, options: Namespace, store: Path, processes: Single) -> None
         print(_duration(table.name, sum(seconds.values()), options.workers))
     rows = options.out or Path("runs/tables")
     group = processes if processes.count > 1 else None
-    missing = runner.make(table, options.workers, options.only, rows, store, group, options.compile)
+    speed = (options.compile, options.together)
+    missing = runner.make(table, options.workers, options.only, rows, store, group, *speed)
     if missing:
         print(f"the rows are done; the table is stored when these are too: {', '.join(missing)} (leave out --only)")
         return

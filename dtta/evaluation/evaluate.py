@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dtta.evaluation import journal
 from dtta.evaluation.distributed import Single, end_with_parent
 from dtta.evaluation.run import AFTER, Cell, Row, Run
 from dtta.evaluation.streams import cells_of, complete_streams, images_of_shifts, in_stream_order, parts
+from dtta.methods.together import Together, can_adapt_together
 from dtta.problems import load
 
 
@@ -38,6 +39,7 @@ def evaluate(
     processes: Single | None = None,
     compile: bool = False,
     problem: Problem | None = None,
+    together: int = 1,
 ) -> list[Row]:
     """Score a method on images under (shift, severity) pairs; return rows in this order, all of them in each process.
 
@@ -49,6 +51,8 @@ def evaluate(
         processes: used instead of `workers` (see ``dtta.evaluation.distributed.join``); all call this and see `path`.
         compile: compile the diffusion model's blocks (see ``dtta.core.precision``).
         problem: the run's, if it is loaded already, with its original weights; worker processes load their own.
+        together: images adapted at the same time, where the method allows it (see ``dtta.methods.together``); the
+            answers are equal up to rounding.
 
     Raises ValueError: unknown names or settings, or `path` holds rows of another run or is damaged; OSError: a row
     could not be written, those before it are kept; StoppedError: another process has stopped.
@@ -62,6 +66,7 @@ def evaluate(
     if not requested:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
     cells = cells_of(run, in_stream_order(run, shifts), numbers, problem)
+    together = 1 if run.streamed else together
     group = processes or Single()
     if group.count > 1:
         workers = 1
@@ -74,7 +79,7 @@ def evaluate(
         if share and not group.first:
             journal.create(own_file, run)
         with _progress_bar(run, sum(map(len, share)), len(done.keys() & set(cells)), progress and group.first) as bar:
-            for row in _rows(run, share, workers, compile, problem):
+            for row in _rows(run, _grouped(share, together), workers, compile, problem, together):
                 done[row.cell] = row
                 if path:
                     journal.append(own_file, row)
@@ -126,43 +131,51 @@ def _progress_bar(run: Run, left: int, done: int, progress: bool) -> tqdm:
     return tqdm(total=done + left, initial=done, desc=run.method, **quiet, mininterval=2, unit="image")
 
 
+def _grouped(parts: list[list[Cell]], size: int) -> list[list[Cell]]:
+    """Return parts of up to `size` images each, made of parts of one image; with 1 they stay as they are."""
+    return [list(chain(*parts[k : k + size])) for k in range(0, len(parts), size)]
+
+
 def _rows(
-    run: Run, parts: list[list[Cell]], workers: int, compile: bool, problem: Problem | None = None
+    run: Run, parts: list[list[Cell]], workers: int, compile: bool, problem: Problem | None = None, together: int = 1
 ) -> Iterator[Row]:
     """Yield the rows of all parts in order, computed in this process or in `workers` spawned ones."""
     if workers <= 1 or len(parts) < 2 * workers:
-        scorer = _Scorer(run, compile, problem) if parts else None
+        scorer = _Scorer(run, compile, problem, together) if parts else None
         for part in parts:
             yield from scorer(part)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run, compile)) as pool:
-        for rows in pool.map(_score, parts, chunksize=1 if run.streamed else 4):
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run, compile, together)) as pool:
+        for rows in pool.map(_score, parts, chunksize=1 if run.streamed or together > 1 else 4):
             yield from rows
 
 
 class _Scorer:
     """A run's problem and method. Raises ValueError: unknown names or settings, or a method without forgetting."""
 
-    def __init__(self, run: Run, compile: bool = False, problem: Problem | None = None):
+    def __init__(self, run: Run, compile: bool = False, problem: Problem | None = None, together: int = 1):
         self.run = run
         self.problem = problem or load_problem(run)
         self.method = run.build(self.problem)
         prepare(self.method, self.problem.diffusion, run.precision, compile)
+        self.size = run.batch  # images in one call
+        if together > 1 and can_adapt_together(self.method):
+            self.size, self.together = together, Together(self.method)
         if run.forgetting_images and not hasattr(self.method, "predict"):
             raise ValueError(f"{run.method} carries nothing from image to image; leave forgetting_images out")
 
     def __call__(self, cells: list[Cell]) -> Iterator[Row]:
-        """Yield the rows of an image or of a whole stream."""
+        """Yield the rows of single images or of a whole stream."""
         if self.run.online:
             self.method.reset()
         for _, part in groupby(cells, key=itemgetter(0, 1)):
             images = list(part)
-            for k in range(0, len(images), self.run.batch):
-                yield from self.rows(images[k : k + self.run.batch])
+            for k in range(0, len(images), self.size):
+                yield from self.rows(images[k : k + self.size])
 
     def rows(self, cells: list[Cell]) -> Iterator[Row]:
-        """Yield the rows of one batch."""
+        """Yield the rows of one call."""
         after = cells[0][0].startswith(AFTER)
         pairs = [
             self.problem.image(index, "clean" if after else shift, severity, self.run.split, self.run.seed)
@@ -172,6 +185,8 @@ class _Scorer:
         start = time.perf_counter()
         if after:
             output = self.method.predict(images)
+        elif self.size > self.run.batch:
+            output = self.together(images, [image_generator(self.run.seed, index) for _, _, index in cells])
         else:
             output = self.method(images, image_generator(self.run.seed, cells[0][2]))
         if output.device.type != "cpu":
@@ -182,12 +197,12 @@ class _Scorer:
             yield Row(shift, severity, index, score, seconds, sums)
 
 
-def _start(run: Run, compile: bool) -> None:
+def _start(run: Run, compile: bool, together: int) -> None:
     """Prepare a spawned process."""
     global _scorer
     end_with_parent()
     torch.set_num_threads(1)
-    _scorer = _Scorer(run, compile)
+    _scorer = _Scorer(run, compile, together=together)
 
 
 def _score(cells: list[Cell]) -> list[Row]:

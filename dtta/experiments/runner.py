@@ -58,6 +58,7 @@ def make(
     out: Path = stored.FOLDER,
     processes: Processes | None = None,
     compile: bool = False,
+    together: int = 1,
 ) -> list[str]:
     """Choose settings on validation images, run the table on test images, and store both.
 
@@ -69,6 +70,7 @@ def make(
         out: folder of the finished table.
         processes: share each run, instead of `workers`; see ``dtta.evaluation.distributed.join``.
         compile: compile the diffusion models' blocks (see ``dtta.core.precision``).
+        together: images adapted at the same time; see ``evaluate``.
 
     Returns the runs that are neither made nor stored as the file describes them; if there are any, no table is stored.
     Raises ValueError: no such run in the table.
@@ -79,7 +81,7 @@ def make(
         raise ValueError(f"{table.name} has no run {', '.join(unknown)}; it has {', '.join(table.entries)}")
     kept = {} if only is None else _stored_results(table, out)
     results: dict[str, Result] = {}
-    with workforce(workers, processes, compile) as work:
+    with workforce(workers, processes, compile=compile, together=together) as work:
         # Choose all settings first: this needs no test images, so that the workers wait for each other only once.
         for wave in _waves(table):
             runs = {name: result.run for name, result in results.items()}
@@ -212,10 +214,11 @@ def expected_keys(table: Table, entry: Entry, size: int) -> set[tuple[str, int, 
 
 
 @contextmanager
-def workforce(workers: int, processes: Processes | None = None, compile: bool = False) -> Iterator[Work]:
+def workforce(workers: int, processes: Processes | None = None, **speed) -> Iterator[Work]:
     """Provide a function that runs jobs in parallel in worker processes of one thread; with 1 worker, in this process.
 
     Workers live until the end: starting one is slow. With `processes` the jobs run in turn, each shared by all.
+    `speed`: `compile` and `together` of ``evaluate``.
     """
     quiet = {"disable": True} if processes and not processes.first else {}  # absent: TQDM_DISABLE decides
 
@@ -226,7 +229,7 @@ def workforce(workers: int, processes: Processes | None = None, compile: bool = 
             processes.broadcast(lambda: _archive(jobs))
         else:
             _archive(jobs)
-        do = partial(_do, processes=processes, compile=compile)
+        do = partial(_do, processes=processes, **speed)
         return list(tqdm(run_all(do, jobs), title, len(jobs), unit="run", **quiet))
 
     if workers <= 1 or processes:
@@ -248,9 +251,9 @@ def _archive(jobs: list[Job]) -> None:
             log.warning("%s held rows of other settings; they are kept in %s", path, moved)
 
 
-def _do(job: Job, processes: Processes | None = None, compile: bool = False) -> list[Row]:
+def _do(job: Job, processes: Processes | None = None, **speed) -> list[Row]:
     try:
-        return evaluate(*job, 1, False, processes, compile=compile)  # 1 worker, no progress bar
+        return evaluate(*job, 1, False, processes, **speed)  # 1 worker, no progress bar
     except FloatingPointError as error:  # say which of hundreds of runs it was; finished ones are kept
         raise FloatingPointError(f"{job[-1].stem}: {error}, or take it out of the table") from error
 

@@ -6,7 +6,6 @@ under ``torch.func.vmap``, and the (t, ε) pairs of all N images go through the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -99,7 +98,8 @@ class Together:
         except RuntimeError as error:
             if "vmap" not in str(error) and "batching rule" not in str(error):
                 raise
-            raise ValueError(f"{type(self.tta.model).__name__} cannot run under vmap: {error}") from error
+            name = type(self.tta.model).__name__
+            raise ValueError(f"{name} cannot run under vmap ({error}); adapt one image at a time") from error
 
     def _optimizer(self, copies: list[Tensor]) -> torch.optim.Optimizer:
         """Return an optimizer of the copies with the settings of the method's."""
@@ -116,26 +116,10 @@ class Together:
                 answers[n] = outputs[-1][n]
 
 
-def fastest_size(together: Together, images: Tensor, largest: int = 32) -> int:
-    """Return how many images at once take the least time for each, among 1, 2, 4, ..., measured on one step of these.
-
-    A larger number must be at least 5% faster. `images`: (N, C, H, W), at least one; they are repeated.
-    """
-    tta = together.tta
-    steps, best, least = tta.steps, 1, float("inf")
+def can_adapt_together(method: nn.Module) -> bool:
+    """Return whether ``Together`` takes this method."""
     try:
-        tta.steps = 1
-        size = 1
-        while size <= largest:
-            batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
-            start = time.perf_counter()
-            together(batch, [torch.Generator().manual_seed(n) for n in range(size)])
-            if batch.is_cuda:
-                torch.cuda.synchronize()
-            seconds = (time.perf_counter() - start) / size
-            if seconds > 0.95 * least:
-                break
-            best, least, size = size, seconds, 2 * size
-    finally:
-        tta.steps = steps
-    return best
+        Together(method)
+    except ValueError:
+        return False
+    return True

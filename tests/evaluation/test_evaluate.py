@@ -12,7 +12,7 @@ import pytest
 import tiny
 import tiny_problems
 import torch
-from tiny_runs import SHIFTS, TTA, quiet, run, scores
+from tiny_runs import ONLINE, SHIFTS, TTA, quiet, run, scores
 
 from dtta.evaluation import evaluate as module
 from dtta.evaluation.evaluate import image_generator
@@ -20,6 +20,7 @@ from dtta.evaluation.run import Row, Run
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments.runner import workforce
 from dtta.methods.registry import build
+from dtta.methods.together import Together
 
 
 def test_a_row_is_the_method_on_the_image():
@@ -43,6 +44,24 @@ def test_rows_do_not_depend_on_the_order_or_on_the_others():
     assert len(set(forth.values())) == 8
     alone = scores(quiet(run(), [("fog", 2)], [3]))
     assert alone["fog", 2, 3] == forth["fog", 2, 3]
+
+
+def test_images_adapted_together_have_the_scores_of_single_ones(tmp_path, monkeypatch):
+    """Also after a stop; a method that takes one image at a time goes on doing so."""
+    sizes = []
+    call = Together.__call__
+    monkeypatch.setattr(Together, "__call__", lambda self, x, g: sizes.append(len(x)) or call(self, x, g))
+    expected = scores(quiet(run(), SHIFTS, range(5)))
+    assert scores(quiet(run(), SHIFTS, range(5), together=3)) == pytest.approx(expected, abs=1e-5)
+    assert sizes == [3, 2, 1, 3, 1]  # ten images in threes, which end with their shift
+    quiet(run(), SHIFTS, [0, 3], tmp_path / "rows.jsonl", together=2)
+    rows = quiet(run(), SHIFTS, range(5), tmp_path / "rows.jsonl", workers=2, together=2)
+    assert scores(rows) == pytest.approx(expected, abs=1e-5)
+    sizes.clear()
+    for method, settings in (("tent", {}), ("diffusion-tta", ONLINE)):
+        alone = quiet(run(method, settings), SHIFTS, range(3))
+        assert scores(quiet(run(method, settings), SHIFTS, range(3), together=3)) == scores(alone)
+    assert not sizes
 
 
 def test_images_may_come_from_an_iterator():

@@ -46,18 +46,18 @@ def copy(made, tmp_path):
     return tmp_path
 
 
-def test_precision_and_compiled_blocks_reach_every_row(tmp_path, monkeypatch):
+def test_precision_compiled_blocks_and_images_together_reach_every_row(tmp_path, monkeypatch):
     calls = []
 
-    def watched(run, *args, compile=False):
-        calls.append((run.precision, compile))
+    def watched(run, *args, compile=False, together=1):
+        calls.append((run.precision, compile, together))
         return evaluate(run, *args)  # compiling is slow, and tested in the room of the diffusion models
 
     monkeypatch.setattr(runner, "evaluate", watched)
     (tmp_path / "few.toml").write_text(TEXT, encoding="utf-8")
     table = spec.read(tmp_path / "few.toml", precision="bfloat16")
-    runner.make(table, 1, rows=tmp_path / "rows", out=tmp_path / "out", compile=True)
-    assert set(calls) == {("bfloat16", True)}
+    runner.make(table, 1, rows=tmp_path / "rows", out=tmp_path / "out", compile=True, together=4)
+    assert set(calls) == {("bfloat16", True, 4)}
     assert {run.precision for run in stored.runs("few", tmp_path / "out").values()} == {"bfloat16"}
 
 

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from dtta.methods import build
-from dtta.methods.together import Together, fastest_size
+from dtta.methods.together import Together, can_adapt_together
 
 PROBLEMS = {
     "unet": tiny.problem,
@@ -79,8 +79,10 @@ def test_images_that_stop_at_different_steps():
     ("diffusion-tta", dict(adapt_diffusion=True), "an adapted diffusion model differs from image to image"),
 ])  # fmt: skip
 def test_what_cannot_be_adapted_together_gets_a_sentence(method, settings, message):
+    built = build(tiny.problem(), method, **settings)
+    assert not can_adapt_together(built)
     with pytest.raises(ValueError, match=message):
-        Together(build(tiny.problem(), method, **settings))
+        Together(built)
 
 
 def test_a_network_without_a_batching_rule_gets_a_sentence():
@@ -99,10 +101,3 @@ def test_a_network_without_a_batching_rule_gets_a_sentence():
     tta.model = Sorted(tta.model)
     with pytest.raises(ValueError, match="Sorted cannot run under vmap"):
         together(tta, problem.images(2)[0])
-
-
-def test_the_fastest_size_leaves_the_steps_as_they_were():
-    problem = tiny.problem()
-    tta = build(problem, "diffusion-tta", steps=3, samples=2)
-    assert fastest_size(Together(tta), problem.images(2)[0], largest=4) in (1, 2, 4)
-    assert tta.steps == 3

@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         if distributed.is_first():
             print("dtta: interrupted; finished work is kept", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whatever reads the output has enough of it, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         message = explanation(error)
         if message is None:

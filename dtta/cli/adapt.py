@@ -43,9 +43,11 @@ def add_command(commands) -> None:
 
 def run(options: Namespace) -> None:
     """Adapt to each image; print and draw the outputs before and after."""
+    import matplotlib.pyplot as plt
     import torch
     from tqdm.auto import tqdm
 
+    from dtta.core.adapter import take_logits
     from dtta.core.tta import DiffusionTTA
     from dtta.evaluation.evaluate import image_generator
     from dtta.methods.registry import build
@@ -64,18 +66,19 @@ def run(options: Namespace) -> None:
     with tqdm(total=steps * len(images), desc="adapting", unit="step") as bar:
         if isinstance(method, DiffusionTTA):
             method.on_step = lambda step: bar.update()
+        with torch.no_grad():  # before any image is adapted to: an online method carries its parameters along
+            unadapted = {name: take_logits(problem.model, x, problem.model(x)) for name, x in images.items()}
         for name, x in images.items():
-            with torch.no_grad():
-                before = problem.model(x)
             after = method(x, image_generator(options.seed, options.index or 0))
             if not isinstance(method, DiffusionTTA):
                 bar.update(steps)
-            x, before, after = x.cpu(), before.cpu(), after.cpu()
+            x, before, after = x.cpu(), unadapted[name].cpu(), after.cpu()
             path = options.out / f"{name}-adapted.png"
             losses = [step.loss.item() for step in getattr(method, "history", [])]
             figure = figures.adaptation(problem, x, before, after, label, losses)
             with named_in_errors(path):
                 figure.savefig(path, dpi=150)
+            plt.close(figure)
             bar.write(f"{name}: figure in {path}\n{comparison(problem, before, after, label)}")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dtta.core.adapter import check_counts, gradients_only_for
+from dtta.core.adapter import check_counts, gradients_only_for, take_logits
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.methods.batch_norm import mixed_statistics
@@ -96,7 +96,7 @@ def fisher_information(
     statistics = mixed_statistics(model) if batch_statistics else nullcontext()
     with gradients_only_for(weights, model), statistics:
         for x in images.split(64 if batch_statistics else 1):
-            logits = model(x)
+            logits = take_logits(model, x, model(x))
             for loss in F.cross_entropy(logits, logits.argmax(dim=1), reduction="none"):
                 gradients = torch.autograd.grad(loss, weights, retain_graph=True)
                 for total, g in zip(fisher, gradients, strict=True):

@@ -49,6 +49,8 @@ class MarginalEntropy(SelfTraining):
             raise ValueError(f"views ({views}) must be 2 or more, keep ({keep}) and area ({area}) in (0, 1]")
         if kind not in ("crops", "augmix"):
             raise ValueError(f"the kind of views must be 'crops' or 'augmix', not {kind!r}")
+        if prior is not None and prior < 0:
+            raise ValueError(f"the prior must be 0 or more images, not {prior!r}")
         self.views = views
         self.keep = keep
         self.area = area

@@ -91,7 +91,10 @@ def online(method: str, settings: Mapping[str, object]) -> bool:
 
 
 def build(problem: Problem, method: str, **settings) -> nn.Module:
-    """Build a method, with `settings` over those of the problem. Raises ValueError: unknown, out of range."""
+    """Build a method, with `settings` over those of the problem. Raises ValueError: unknown, out of range.
+
+    LoRA, and what DUSA does with `as_released`, stay in the problem's networks: load it again for another method.
+    """
     function = builder(method)
     if problem.task not in TASKS.get(method, (problem.task,)):
         raise ValueError(f"{method} does not suit {problem.task}; choose from {', '.join(methods_for(problem.task))}")
@@ -100,6 +103,10 @@ def build(problem: Problem, method: str, **settings) -> nn.Module:
         built = function(problem, **{**problem.settings.get(method, {}), **settings})
     except TypeError as error:
         raise ValueError(f"{method}: {error}") from error
-    if not callable(built):
-        raise ValueError(f"{method} must return a method, which is called with an image, not {built!r}")
+    if not hasattr(built, "modules"):
+        raise ValueError(f"{method} must return a torch.nn.Module, which is called with an image, not {built!r}")
+    if online(method, settings) and not hasattr(built, "reset"):
+        raise ValueError(
+            f"{method} is online (episodic=False), so what it returns needs reset(), which starts it again"
+        )
     return built

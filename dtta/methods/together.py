@@ -58,12 +58,15 @@ class Together:
         """
         check_image(images, *self.tta.networks)
         tta, N = self.tta, len(images)
-        copies = [p.detach().expand(N, *p.shape).clone().requires_grad_() for p in tta.adapted]
-        optimizer = self._optimizer(copies)
+        if len(generators) != N:
+            raise ValueError(f"{N} images need {N} generators, not {len(generators)}")
         answers: list[Tensor | None] = [None] * N
         outputs: list[Tensor] = []
         networks = [network.eval() for network in tta.networks]
         with gradients_only_for((), *networks), tta.model.register_forward_hook(take_logits):
+            images = images.clone() if images.is_inference() else images
+            copies = [p.detach().expand(N, *p.shape).clone().requires_grad_() for p in tta.adapted]
+            optimizer = self._optimizer(copies)
             z0 = tta.diffusion.encode(images)
             for step in range(tta.steps):
                 y = self._outputs(copies, images)
@@ -92,6 +95,8 @@ class Together:
         def output(weights: dict[str, Tensor], image: Tensor) -> Tensor:
             return functional_call(self.tta.model, weights, (image[None],))[0]
 
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # it has no gradient, and does not see that one is needed
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no batching rule
                 return vmap(output)(dict(zip(self.names, copies, strict=True)), images)
@@ -100,6 +105,8 @@ class Together:
                 raise
             name = type(self.tta.model).__name__
             raise ValueError(f"{name} cannot run under vmap ({error}); adapt one image at a time") from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
     def _optimizer(self, copies: list[Tensor]) -> torch.optim.Optimizer:
         """Return an optimizer of the copies with the settings of the method's."""

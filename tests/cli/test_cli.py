@@ -107,6 +107,29 @@ def test_adapt_takes_files_and_folders(tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0-adapted.png", "1-adapted.png"]
 
 
+def test_beliefs_before_adaptation_are_the_networks_own_also_online(tmp_path, capsys):
+    """The second picture of a folder is printed with the belief that it has when it is alone; no figure stays open."""
+    for i in range(2):
+        Image.effect_noise((20, 20), 60 + 60 * i).save(tmp_path / f"{i}.png")
+    options = ["--out", tmp_path / "out", *QUICK, "--set", "episodic=false", "--set", "lr=0.5"]
+    both = printed_by(capsys, "adapt", tmp_path, *options)
+    alone = printed_by(capsys, "adapt", tmp_path / "1.png", *options)
+
+    def before(printed):
+        lines = printed.partition("1-adapted.png")[2].splitlines()[2:]
+        return {line.split()[0]: line.split()[1] for line in lines if "%" in line}
+
+    shared = before(both).keys() & before(alone).keys()
+    assert shared and all(before(both)[name] == before(alone)[name] for name in shared)
+    assert not plt.get_fignums()
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    command = f"{sys.executable} -m dtta evaluate --preset list | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, check=False, encoding="utf-8")
+    assert done.stdout.startswith("preset") and not done.stderr
+
+
 def test_an_image_goes_where_the_models_are(tmp_path):
     """The meta device holds no numbers, but is a device that is not the CPU."""
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")

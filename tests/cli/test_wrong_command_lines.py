@@ -78,6 +78,7 @@ LINES = {  # command line, with variables of the environment in front -> what th
     "adapt --index 0 --set adapt_diffusion=perhaps": "adapt_diffusion",
     "adapt --index 0 --set temperature=0": "temperature",
     "adapt --index 0 --set t_min=2": "t_min",
+    "adapt --index 0 --method memo --set prior=-1": "prior",
     "adapt --index 0 --method none --set lr=1": "'lr'",
     "adapt --index 0 --method cotta --set views=-1": "views",
     "adapt --index 0 --method consistency": "consistency",

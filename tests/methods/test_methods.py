@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -10,6 +11,7 @@ import torch
 
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
+from dtta.methods import registry
 from dtta.methods.augmentation import AugmentationMean
 from dtta.methods.batch_norm import BatchNormAdaptation
 from dtta.methods.consistency import Consistency
@@ -98,6 +100,28 @@ def test_a_method_that_does_not_suit_the_task_is_refused(task, name):
 def test_free_logits_are_of_a_class_and_no_map(task):
     with pytest.raises(ValueError, match=f"trainable='logits' is for classification only, not for {task}"):
         build(tiny.dense_problem(task), "diffusion-tta", trainable="logits")
+
+
+@pytest.mark.parametrize(("built", "message"), [
+    (lambda problem, *, episodic=True: lambda image: image, "must return a torch.nn.Module"),
+    (lambda problem, *, episodic=False: problem.model, r"needs reset\(\)"),
+])  # fmt: skip
+def test_what_a_users_function_must_return(problem, monkeypatch, built, message):
+    monkeypatch.setattr(registry, "builder", lambda method: built)
+    with pytest.raises(ValueError, match=message):
+        build(problem, "own")
+
+
+def test_a_network_that_returns_a_model_output_suits_eata(problem):
+    network = problem.model
+
+    class Wrapped(type(network)):
+        def forward(self, x):
+            return SimpleNamespace(logits=super().forward(x))
+
+    expected = build(problem, "eata")(problem.image(0)[0])
+    network.__class__ = Wrapped
+    assert torch.equal(build(problem, "eata")(problem.image(0)[0]), expected)
 
 
 def test_tents_defaults_are_its_papers(problem):

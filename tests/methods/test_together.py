@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 
+import dtta
 from dtta.methods import build
 from dtta.methods.together import Together, can_adapt_together
 
@@ -101,3 +102,23 @@ def test_a_network_without_a_batching_rule_gets_a_sentence():
     tta.model = Sorted(tta.model)
     with pytest.raises(ValueError, match="Sorted cannot run under vmap"):
         together(tta, problem.images(2)[0])
+
+
+def test_inference_mode_and_the_number_of_generators():
+    problem = tiny.problem()
+    tta = build(problem, "diffusion-tta", steps=2, samples=2, lr=0.05)
+    images = problem.images(2)[0]
+    expected = together(tta, images)
+    with torch.inference_mode():
+        assert torch.equal(together(tta, images.clone()), expected)
+    with pytest.raises(ValueError, match="2 images need 2 generators, not 1"):
+        Together(tta)(images, [torch.Generator()])
+
+
+def test_layers_with_a_fused_path_without_gradient():
+    """The masked autoencoder is made of ``nn.TransformerEncoderLayer``, which chooses that path in eval mode."""
+    tta = build(dtta.load("digits", "mae"), "diffusion-tta", steps=2, samples=2, lr=0.05)
+    images = dtta.load("digits").images(2)[0]
+    assert torch.backends.mha.get_fastpath_enabled()
+    torch.testing.assert_close(together(tta, images), one_by_one(tta, images), atol=1e-5, rtol=1e-5)
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -154,5 +154,5 @@ def snr_weights(alpha_bar, t, m):
 
 # %% a guard that changes the ratio task="snr-answer" loses=["snr-hidden"] says="gives other numbers"
 def snr_weights(alpha_bar, t, m):
-    weight = (m * (1 - alpha_bar) / (alpha_bar + 1e-3)).clamp(max=1)
+    weight = (m * (1 - alpha_bar) / (alpha_bar + 1e-7)).clamp(max=1)
     return (weight / weight.mean())[t]

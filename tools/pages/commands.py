@@ -7,7 +7,7 @@ python tools/pages check                     the project's rules for notebooks/*
 python tools/pages verify                    check, then run again and compare with the committed outputs
 python tools/pages compare FOLDER            numbers of executed pages against the references of their device
 python tools/pages collect FOLDER            write those references: notebooks/references/*.json
-python tools/pages hero                      the README's picture -> book/_static/hero.png
+python tools/pages pictures                  the README's picture and the diagram of the method -> book/_static
 """
 
 from __future__ import annotations
@@ -98,12 +98,10 @@ def collect(project: Project, args: argparse.Namespace) -> None:
     print(*references.collect(args.folder, args.references or project.notebooks / "references"), sep="\n")
 
 
-def hero(project: Project, args: argparse.Namespace) -> None:
-    from tools.pages.hero import draw  # loads torch and matplotlib, which the other commands do not need
+def pictures(project: Project, args: argparse.Namespace) -> None:
+    from tools.pages.pictures import draw  # loads torch and matplotlib, which the other commands do not need
 
-    path = project.root / "book" / "_static" / "hero.png"
-    draw(path)
-    print(path)
+    print(*draw(project.root / "book" / "_static"), sep="\n")
 
 
 def parser() -> Parser:
@@ -137,7 +135,7 @@ def parser() -> Parser:
         sub = command(function, text)
         sub.add_argument("folder", type=Path, help="the notebooks of a run, such as _build/executed/full")
         sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")
-    command(hero, "draw the README's picture from the stored results")
+    command(pictures, "draw the README's picture from the stored results, and the diagram of the method")
     return parser
 
 

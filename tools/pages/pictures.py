@@ -1,8 +1,4 @@
-"""Draw the README's picture from the stored results.
-
-Left: test images under a shift that adaptation corrects, and images that it makes wrong, at equal distances in the list
-of all such images. Right: the gain for each shift with its 95% paired interval.
-"""
+"""Draw the pictures of README and introduction: results from the stored tables, and the diagram of the method."""
 
 from __future__ import annotations
 
@@ -12,17 +8,30 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 import dtta
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments import stored
-from dtta.pages import figures
+from dtta.pages import diagram, figures
 from dtta.problems.digits.shifts import SHIFTS
 
 
-def draw(path: Path) -> None:
-    """Write the picture as PNG."""
+def draw(folder: Path) -> list[Path]:
+    """Write hero.png and method.svg; return their paths."""
     figures.style()
+    hero, method = folder / "hero.png", folder / "method.svg"
+    _hero().savefig(hero, dpi=110, metadata={"Software": None})
+    with plt.rc_context({"svg.hashsalt": "dtta"}):  # the same bytes each time
+        diagram.method().savefig(method, metadata={"Date": None})
+    return [hero, method]
+
+
+def _hero() -> Figure:
+    """Draw what adaptation changes: on the left images, on the right the gain for each shift with its 95% interval.
+
+    The images are those that adaptation corrects and those that it makes wrong, at equal distances in the list of all.
+    """
     problem = dtta.load("digits")
     pairs = list(zip(*stored.align(*(stored.rows("digits-test", r) for r in ("none", "diffusion-tta"))), strict=True))
     corrected = [after for before, after in pairs if after.score > before.score]
@@ -46,4 +55,4 @@ def draw(path: Path) -> None:
         gains[shift.replace("_", " ")] = paired_gain(before, after)
     ax = right.subplots()
     figures.forest(gains, "Gain over no adaptation by shift, with 95% interval", ax)
-    fig.savefig(path, dpi=110, metadata={"Software": None})
+    return fig

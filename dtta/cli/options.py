@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,8 @@ def add_speed_options(command: ArgumentParser) -> None:
     """Add the options of the diffusion model's precision and compilation."""
     text = "of the diffusion model; auto: bfloat16 or float16 where a GPU has it natively, else float32"
     command.add_argument("--precision", choices=("auto", *PRECISIONS), default="auto", help=text)
-    command.add_argument("--compile", action="store_true", help="compile the diffusion model's blocks first")
+    text = "compile the diffusion model's blocks before the first image; default: on a GPU, after it, if that works"
+    command.add_argument("--compile", action=BooleanOptionalAction, help=text)
 
 
 def load_problem(options: Namespace) -> Problem:

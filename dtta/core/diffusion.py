@@ -15,6 +15,8 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dtta.core.embedders import SharedEmbedder, SoftLabel
+
 WEIGHTINGS = ("none", "snr", "min-snr")
 
 
@@ -65,10 +67,7 @@ class Diffusion(nn.Module):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> z0: resized, in [-1, 1]; with a VAE, the scaled mean of its posterior."""
-        size = (self.image_size, self.image_size)
-        if image.shape[-2:] != size:
-            image = F.interpolate(image, size, mode="bilinear", antialias=True)
-        pixels = 2 * image - 1
+        pixels = 2 * _resize(image, (self.image_size, self.image_size)) - 1
         if self.vae is None:
             return pixels
         latent = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
@@ -154,17 +153,6 @@ class Diffusion(nn.Module):
         return self
 
 
-class SoftLabel(nn.Module):
-    """An embedding table that looks up integer labels (N,) and passes mixtures of its rows (N, D) unchanged."""
-
-    def __init__(self, table: nn.Embedding):
-        super().__init__()
-        self.embedding_table = table
-
-    def forward(self, label: Tensor) -> Tensor:
-        return label if label.is_floating_point() else self.embedding_table(label)
-
-
 class ClassUNet(Diffusion):
     """``UNet2DModel`` with ``num_class_embeds``: c (N, D) is added to the timestep's embedding."""
 
@@ -197,8 +185,11 @@ class DiT(Diffusion):
     def __init__(self, transformer: Any, scheduler: DDPMScheduler, vae: nn.Module | None = None, official: bool = True):
         super().__init__(transformer, scheduler, vae)
         embedder = transformer.transformer_blocks[0].norm1.emb
-        if not isinstance(embedder.class_embedder, SoftLabel):
-            embedder.class_embedder = SoftLabel(embedder.class_embedder.embedding_table)
+        weights = [block.norm1.emb.state_dict().values() for block in transformer.transformer_blocks]
+        loaded = transformer.config.get("_name_or_path")  # before training, the first block's random weights serve all
+        if loaded and not all(torch.equal(a, b) for other in weights for a, b in zip(weights[0], other, strict=True)):
+            raise ValueError(f"the blocks of {loaded} have different class and timestep embedders, not one for all")
+        embedder = embedder if isinstance(embedder, SharedEmbedder) else SharedEmbedder(embedder)
         for block in transformer.transformer_blocks:
             block.norm1.emb = embedder
             block.norm3.eps = 1e-6 if official else block.norm3.eps
@@ -207,10 +198,13 @@ class DiT(Diffusion):
     @property
     def class_embeddings(self) -> Tensor:
         """l_1 .. l_L, the rows (L, D) of the class table; the last row, "no class", is left out."""
-        embedder = self.network.transformer_blocks[0].norm1.emb
-        return embedder.class_embedder.embedding_table.weight[:-1]
+        return self.network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight[:-1]
 
-    def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def output(self, z_t: Tensor, t: Tensor | None, condition: Tensor) -> Tensor:
+        embedder = self.network.transformer_blocks[0].norm1.emb
+        # once a pass, not in each block; where φ is adapted, every block adds its share of the gradient
+        if not (torch.is_grad_enabled() and any(p.requires_grad for p in embedder.parameters())):
+            t, condition = None, embedder(t, condition, self.network.dtype)
         return self.network(z_t, t, class_labels=condition).sample
 
 
@@ -241,14 +235,9 @@ class ConcatUNet(_Patched):
     """
 
     def __init__(
-        self,
-        unet: nn.Module,
-        scheduler: DDPMScheduler,
-        vae: nn.Module | None = None,
-        patch: int = 1,
-        classes: int = 0,
-        dimension: int = 0,
-    ):
+        self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None, patch: int = 1,
+        classes: int = 0, dimension: int = 0,
+    ):  # fmt: skip
         super().__init__(unet, scheduler, vae, patch)
         if classes and not hasattr(unet, "pixel_embedding"):
             unet.pixel_embedding = nn.Embedding(classes, dimension)
@@ -259,9 +248,7 @@ class ConcatUNet(_Patched):
         return self.network.pixel_embedding.weight
 
     def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        if condition.shape[-2:] != z_t.shape[-2:]:
-            condition = F.interpolate(condition, z_t.shape[-2:], mode="bilinear", antialias=True)
-        return self.unet(torch.cat([z_t, condition], dim=1), t)
+        return self.unet(torch.cat([z_t, _resize(condition, z_t.shape[-2:])], dim=1), t)
 
 
 class TextUNet(_Patched):
@@ -307,10 +294,13 @@ class ControlledUNet(TextUNet):
         return self.colours
 
     def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        size = (self.image_size, self.image_size)
-        if condition.shape[-2:] != size:
-            condition = F.interpolate(condition, size, mode="bilinear", antialias=True)
+        condition = _resize(condition, (self.image_size, self.image_size))
         text = self.prompt.to(z_t.dtype).expand(len(z_t), -1, -1)
         down, middle = self.controlnet(z_t, t, encoder_hidden_states=text, controlnet_cond=condition, return_dict=False)
         added = dict(down_block_additional_residuals=down, mid_block_additional_residual=middle)
         return self.unet(z_t, t, encoder_hidden_states=text, **added)
+
+
+def _resize(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    same = image.shape[-2:] == size
+    return image if same else F.interpolate(image, size, mode="bilinear", antialias=True)

@@ -50,26 +50,28 @@ def accumulate(
         losses = diffusion.loss(z0[n], t.flatten()[pair], noise.flatten(0, 1)[pair], leaf[n], norm)  # (M,)
         if weight is not None:
             losses = losses * weight.flatten()[pair]
-        if losses.isfinite().all():
-            (losses.sum() / (N * B) * scale).backward()
+        (losses.sum() / (N * B) * scale).backward()
         total += losses.detach().sum() / (N * B)
     return total, leaf.grad
 
 
-def halve_until_it_fits(size: int, attempt: Callable[[int], Any]) -> tuple[Any, int]:
-    """Call `attempt(size)`; if memory runs out, try again with half the size.
+def in_passes_that_fit(method: Any, pairs: int, attempt: Callable[[int], Any]) -> Any:
+    """Return `attempt(size)`, where `size` is ``method.micro_batch``, or `pairs` if that is smaller or None.
 
-    Returns:
-        The result, and the size that fitted. Raises torch.OutOfMemoryError if size 1 does not fit.
+    If memory runs out, try again with about half the size, and keep what fits as ``method.micro_batch``. Sizes that
+    divide `pairs` are preferred: passes of one size. Raises torch.OutOfMemoryError if size 1 does not fit.
     """
+    size = min(method.micro_batch or pairs, pairs)
     while True:
         try:
-            return attempt(size), size
+            return attempt(size)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
         torch.cuda.empty_cache()  # after the except block, where the error no longer keeps tensors alive
-        size = -(-size // 2)
+        half = -(-size // 2)
+        size = next((n for n in range(half, half // 2, -1) if pairs % n == 0), half)
+        method.micro_batch = size
 
 
 def with_scaled_gradients(
@@ -78,7 +80,7 @@ def with_scaled_gradients(
     """Call `attempt(scale)` with a large scale and divide all gradients by it: float16 loses numbers below 6e-8.
 
     The mean divides each gradient by `elements`, so the scale starts near it, a power of two, which changes no digit.
-    It is halved if a gradient overflows. Raises FloatingPointError if none fits.
+    It is halved if a gradient overflows. Raises FloatingPointError if none fits. A loss that is not finite is returned.
 
     Args:
         elements: how many numbers the loss averages.
@@ -89,9 +91,8 @@ def with_scaled_gradients(
     while scale >= 1:
         loss, c_grad = attempt(scale)
         gradients = [g for g in (c_grad, *(p.grad for p in parameters)) if g is not None]
-        if not loss.isfinite():
-            return loss, c_grad
-        if all(g.isfinite().all() for g in gradients):
+        largest = torch.stack(torch._foreach_norm(gradients, math.inf)) if gradients else loss.new_zeros(1)
+        if (largest.isfinite().all() | ~loss.isfinite()).item():  # all in one read
             torch._foreach_div_(gradients, scale)
             return loss, c_grad
         scale /= 2

@@ -7,8 +7,6 @@ Softmax, mixing, loss and sums over samples stay in float32 in any precision.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -32,11 +30,7 @@ def native(device: torch.device | str) -> str:
 
 
 def prepare(
-    method: nn.Module,
-    diffusion: Diffusion,
-    precision: str = "float32",
-    compile: bool = False,
-    channels_last: bool | None = None,
+    method: nn.Module, diffusion: Diffusion, precision: str = "float32", channels_last: bool | None = None
 ) -> nn.Module:
     """Prepare a method to run with its diffusion model in the given precision.
 
@@ -45,11 +39,10 @@ def prepare(
     model in place.
 
     Args:
-        compile: compile the diffusion model's blocks (see `compile_blocks`).
         channels_last: the memory layout in which tensor cores are fastest at convolutions; None: on a GPU.
 
     Returns:
-        The method. Raises ValueError: unknown precision, or no blocks to compile.
+        The method. Raises ValueError: unknown precision.
     """
     if precision not in DTYPES:
         raise ValueError(f"precision must be one of {', '.join(DTYPES)}, not {precision!r}")
@@ -64,31 +57,11 @@ def prepare(
         for layer in layers[1:]:  # the first stays float32: diffusers reads the dtype of embeddings from it
             if not any(id(p) in adapted for p in layer.parameters()):
                 layer.to(dtype)
-        network.forward = torch.autocast(device.type, dtype)(network.forward)
-    if channels_last is None:
-        channels_last = device.type == "cuda"
-    if channels_last:
+        diffusion.output = torch.autocast(device.type, dtype)(diffusion.output)
+    if device.type == "cuda" if channels_last is None else channels_last:
         network.to(memory_format=torch.channels_last)
         if diffusion.vae is not None:
             diffusion.vae.to(memory_format=torch.channels_last)
-    if compile:
-        compile_blocks(network)
     for tta in adapters:
         tta.autocast = dtype
     return method
-
-
-def compile_blocks(network: nn.Module, **options: Any) -> int:
-    """Compile each of a network's repeated blocks, in seconds instead of minutes; return their number.
-
-    They are compiled once if all passes have the same size. `options`: for ``torch.compile``, such as backend. Raises
-    ValueError if there are no blocks.
-    """
-    names = getattr(network, "_repeated_blocks", None) or []  # diffusers lists a UNet's blocks, but not a DiT's
-    blocks = [m for m in network.modules() if type(m).__name__ in names]
-    blocks = blocks or list(getattr(network, "transformer_blocks", []))
-    if not blocks:
-        raise ValueError(f"{type(network).__name__} has no repeated blocks to compile; leave --compile out")
-    for block in blocks:
-        block.compile(**options)
-    return len(blocks)

@@ -62,9 +62,10 @@ class Sampling:
         low, high = math.floor(self.t_min * T + 1e-6), math.ceil(self.t_max * T - 1e-6) - 1  # u < 1 may round to 1
         t = ((self.t_min + u * (self.t_max - self.t_min)) * T).long().clamp(low, high)
         each = 1 if self.noise == "shared" else samples
-        noise = torch.randn(images, each, *z0.shape[1:], generator=generator, device=device)
-        noise = noise.expand(-1, samples, *[-1] * (z0.ndim - 1))
-        return t.to(z0.device), noise.to(z0.device, z0.dtype)
+        noise = torch.randn(images, each, *z0.shape[1:], generator=generator, device=device).to(z0.dtype)
+        if device.type == "cpu" and z0.is_cuda:  # from pinned memory, a copy does not wait for the GPU
+            t, noise = (part.pin_memory().to(z0.device, non_blocking=True) for part in (t, noise))
+        return t.to(z0.device), noise.to(z0.device).expand(-1, samples, *[-1] * (z0.ndim - 1))
 
     def weight(self, t: Tensor, T: int) -> Tensor:
         """Return the weight of the loss at each t, in the shape of t: 1, or the uniform density over `t_density`."""

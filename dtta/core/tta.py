@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from dtta.core.adapter import Adapter, check_counts
 from dtta.core.diffusion import Diffusion
-from dtta.core.feedback import Feedback, accumulate, halve_until_it_fits, with_scaled_gradients
+from dtta.core.feedback import Feedback, accumulate, in_passes_that_fit, with_scaled_gradients
 from dtta.core.sampling import Sampling
 from dtta.core.stopping import Stopping
 
@@ -109,12 +110,16 @@ class DiffusionTTA(Adapter):
         if self.stopping.should_stop([*(step.output for step in self.history), y.detach()]):
             return y.detach()
         c = self.condition(y)  # line 4
-        if not self.history or not self.sampling.reuse_noise:
-            self.pairs = self.sampling.draw(self.z0, self.samples, self.diffusion.timesteps, generator)  # line 5
+        draw = partial(self.sampling.draw, self.z0, self.samples, self.diffusion.timesteps, generator)
+        ahead = not self.sampling.reuse_noise and self.stopping == Stopping()  # draw while a GPU is still computing
+        if not self.history or not (ahead or self.sampling.reuse_noise):
+            self.pairs = draw()  # line 5
         loss, c_grad = self.feedback(self.z0, *self.pairs, c)  # line 6, ∂L/∂c and, if φ is adapted, ∂L/∂φ
-        self.check_finite(loss, "the diffusion loss")
         if c_grad is not None:
             c.backward(c_grad)  # ∂L/∂θ: θ is fixed within a step, so one backward pass serves all pairs
+        if ahead and self.taken + 1 < self.steps:
+            self.pairs = draw()  # line 5 of the next step
+        self.check_finite(loss, "the diffusion loss")  # waits for the GPU, as nothing before it in a step does
         self.history.append(Step(loss, c.detach(), y.detach()))
         if self.on_step:
             self.on_step(self.history[-1])
@@ -137,13 +142,9 @@ class DiffusionTTA(Adapter):
             with torch.autocast(z0.device.type, self.autocast, enabled=self.autocast is not None):
                 return accumulate(self.diffusion, z0, t, noise, c, micro_batch, self.norm, weight, scale)
 
-        def fitting(scale: float = 1.0) -> Feedback:
-            largest = min(self.micro_batch or pairs, pairs)
-            result, size = halve_until_it_fits(largest, lambda size: attempt(size, scale))
-            if size < largest:
-                self.micro_batch = size
-            return result
+        def scaled(scale: float) -> Feedback:
+            return in_passes_that_fit(self, pairs, lambda size: attempt(size, scale))
 
         if torch.float16 not in (self.autocast, self.diffusion.network.dtype):
-            return fitting()
-        return with_scaled_gradients(pairs * z0[0].numel(), fitting, self.adapted)
+            return scaled(1.0)
+        return with_scaled_gradients(pairs * z0[0].numel(), scaled, self.adapted)

@@ -27,6 +27,7 @@ from dtta.evaluation.run import AFTER, Cell, Row, Run
 from dtta.evaluation.streams import cells_of, complete_streams, images_of_shifts, in_stream_order, parts
 from dtta.methods.together import Together, can_adapt_together
 from dtta.problems import load
+from dtta.problems.compilation import compile_blocks, is_on_gpu
 
 
 def evaluate(
@@ -37,7 +38,7 @@ def evaluate(
     workers: int = 1,
     progress: bool = True,
     processes: Single | None = None,
-    compile: bool = False,
+    compile: bool | None = None,
     problem: Problem | None = None,
     together: int = 1,
 ) -> list[Row]:
@@ -49,7 +50,8 @@ def evaluate(
             run: those of complete streams, since the parameters inside a stream are not stored).
         workers: processes of one thread each, which share images or, if the run is streamed, whole streams.
         processes: used instead of `workers` (see ``dtta.evaluation.distributed.join``); all call this and see `path`.
-        compile: compile the diffusion model's blocks (see ``dtta.core.precision``).
+        compile: compile the diffusion model's blocks (see ``dtta.problems.compilation``). None: on a GPU, after the
+            first image, so that its answer comes at once; a compiler that fails is left out with a warning.
         problem: the run's, if it is loaded already, with its original weights; worker processes load their own.
         together: images adapted at the same time, where the method allows it (see ``dtta.methods.together``); the
             answers are equal up to rounding.
@@ -137,7 +139,12 @@ def _grouped(parts: list[list[Cell]], size: int) -> list[list[Cell]]:
 
 
 def _rows(
-    run: Run, parts: list[list[Cell]], workers: int, compile: bool, problem: Problem | None = None, together: int = 1
+    run: Run,
+    parts: list[list[Cell]],
+    workers: int,
+    compile: bool | None,
+    problem: Problem | None = None,
+    together: int = 1,
 ) -> Iterator[Row]:
     """Yield the rows of all parts in order, computed in this process or in `workers` spawned ones."""
     if workers <= 1 or len(parts) < 2 * workers:
@@ -154,11 +161,18 @@ def _rows(
 class _Scorer:
     """A run's problem and method. Raises ValueError: unknown names or settings, or a method without forgetting."""
 
-    def __init__(self, run: Run, compile: bool = False, problem: Problem | None = None, together: int = 1):
+    def __init__(
+        self, run: Run, compile: bool | None = None, problem: Problem | None = None, together: int = 1
+    ):
         self.run = run
         self.problem = problem or load_problem(run)
         self.method = run.build(self.problem)
-        prepare(self.method, self.problem.diffusion, run.precision, compile)
+        diffusion = self.problem.diffusion
+        prepare(self.method, diffusion, run.precision)
+        used = diffusion in list(self.method.modules())
+        if used and compile:
+            compile_blocks(diffusion.network)
+        self.compile_later = used and compile is None and is_on_gpu(diffusion)
         self.size = run.batch  # images in one call
         if together > 1 and can_adapt_together(self.method):
             self.size, self.together = together, Together(self.method)
@@ -192,12 +206,15 @@ class _Scorer:
         if output.device.type != "cpu":
             torch.accelerator.synchronize(output.device)  # kernels run asynchronously; include their time
         seconds = round((time.perf_counter() - start) / len(cells), 4)
+        if self.compile_later:
+            compile_blocks(self.problem.diffusion.network, fallback=True)
+            self.compile_later = False
         for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
             score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)
             yield Row(shift, severity, index, score, seconds, sums)
 
 
-def _start(run: Run, compile: bool, together: int) -> None:
+def _start(run: Run, compile: bool | None, together: int) -> None:
     """Prepare a spawned process."""
     global _scorer
     end_with_parent()

@@ -57,7 +57,7 @@ def make(
     rows: Path = Path("runs/tables"),
     out: Path = stored.FOLDER,
     processes: Processes | None = None,
-    compile: bool = False,
+    compile: bool | None = None,
     together: int = 1,
 ) -> list[str]:
     """Choose settings on validation images, run the table on test images, and store both.
@@ -69,7 +69,7 @@ def make(
         rows: folder of the single rows, from which a stopped run resumes; to make a run again, delete its file.
         out: folder of the finished table.
         processes: share each run, instead of `workers`; see ``dtta.evaluation.distributed.join``.
-        compile: compile the diffusion models' blocks (see ``dtta.core.precision``).
+        compile: compile the diffusion models' blocks; None: on a GPU, see ``evaluate``.
         together: images adapted at the same time; see ``evaluate``.
 
     Returns the runs that are neither made nor stored as the file describes them; if there are any, no table is stored.

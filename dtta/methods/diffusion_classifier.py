@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dtta.core.adapter import check_counts, check_image
 from dtta.core.diffusion import Diffusion
-from dtta.core.feedback import halve_until_it_fits
+from dtta.core.feedback import in_passes_that_fit
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
 
@@ -92,10 +92,7 @@ class DiffusionClassifier(nn.Module):
             due = torch.zeros_like(losses, dtype=torch.bool)
             due[:, :, done:end] = ~self.dropped[:, :, None]
             indices = due.nonzero(as_tuple=True)
-            evaluate = partial(self._evaluate, losses, indices, z0, t, noise, l)
-            largest = min(self.micro_batch, len(indices[0]))
-            _, size = halve_until_it_fits(largest, evaluate)
-            self.micro_batch = size if size < largest else self.micro_batch
+            in_passes_that_fit(self, len(indices[0]), partial(self._evaluate, losses, indices, z0, t, noise, l))
             self.evaluations += len(indices[0])
             if keep < L:
                 mean = losses[:, :, :end].mean(2).nan_to_num(torch.inf)

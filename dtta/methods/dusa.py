@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dtta.core.adapter import check_counts
-from dtta.core.diffusion import Diffusion, SoftLabel
-from dtta.core.feedback import halve_until_it_fits
+from dtta.core.diffusion import Diffusion
+from dtta.core.embedders import SoftLabel
+from dtta.core.feedback import in_passes_that_fit
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
@@ -104,9 +105,7 @@ class Dusa(SelfTraining):
         p = logits.float().gather(1, self.drawn[1]).softmax(dim=1)  # (N, K)
         if self.products is None or self.adapts_phi:
             pairs = len(image) * self.samples
-            largest = min(self.micro_batch or pairs, pairs)
-            self.products, size = halve_until_it_fits(largest, lambda size: self.accumulate(p.detach(), size))
-            self.micro_batch = size if size < largest else self.micro_batch
+            self.products = in_passes_that_fit(self, pairs, lambda size: self.accumulate(p.detach(), size))
             self.evaluations += p.numel() * self.samples
         return self.loss(p, *self.products).mean()
 

@@ -9,7 +9,7 @@ from adapting import pairs, seeded, tta
 from torch import nn
 
 from dtta.core.adapter import gradients_only_for
-from dtta.core.precision import DTYPES, compile_blocks, native, prepare
+from dtta.core.precision import DTYPES, native, prepare
 from dtta.methods.registry import METHODS, build, settings_of
 
 # --- precision ------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_unknown_precision():
         prepare(method, method.diffusion, "int8")
 
 
-# --- layout and compilation -----------------------------------------------------------------------------------------
+# --- layout ---------------------------------------------------------------------------------------------------------
 
 
 def test_channels_last_changes_the_layout_alone():
@@ -112,26 +112,6 @@ def test_channels_last_changes_the_layout_alone():
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     x = tiny.images(1)
     assert torch.allclose(*(m(x, seeded(0)) for m in (ready, plain)), atol=1e-5)
-
-
-def test_blocks_are_compiled_one_by_one():
-    dit, words = tiny.diffusion("dit"), tiny.text_unet()
-    assert compile_blocks(dit.network, backend="eager") == 3
-    assert compile_blocks(words.network, backend="eager") == sum(
-        type(m).__name__ == "BasicTransformerBlock" for m in words.network.modules()
-    )
-    assert all(block._compiled_call_impl is not None for block in dit.network.transformer_blocks)
-    with pytest.raises(ValueError, match="UNet2DModel has no repeated blocks to compile; leave --compile out"):
-        compile_blocks(tiny.diffusion("unet").network)
-
-
-@pytest.mark.slow
-def test_compiled_blocks_give_the_same_gradient():
-    plain, compiled = tta("dit"), tta("dit")
-    compile_blocks(compiled.diffusion.network, backend="aot_eager")
-    x = tiny.images(1)
-    a, b = (m(x, seeded(0)) for m in (plain, compiled))
-    assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_attention_is_the_fused_one():

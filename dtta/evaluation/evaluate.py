@@ -161,9 +161,7 @@ def _rows(
 class _Scorer:
     """A run's problem and method. Raises ValueError: unknown names or settings, or a method without forgetting."""
 
-    def __init__(
-        self, run: Run, compile: bool | None = None, problem: Problem | None = None, together: int = 1
-    ):
+    def __init__(self, run: Run, compile: bool | None = None, problem: Problem | None = None, together: int = 1):
         self.run = run
         self.problem = problem or load_problem(run)
         self.method = run.build(self.problem)

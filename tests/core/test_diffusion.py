@@ -9,7 +9,13 @@ import pytest
 import stand_ins
 import tiny
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DiTTransformer2DModel,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DModel,
+)
 from diffusers.training_utils import compute_snr
 from torch.nn import functional as F
 
@@ -438,3 +444,50 @@ def test_text_unet_is_the_library_under_cross_attention():
         expected = library(z_t, T, encoder_hidden_states=text).sample
         assert torch.equal(diffusion.predict(z_t, T, text), expected)
         assert not torch.equal(diffusion.predict(z_t, T, text.flip(0)), expected)
+
+
+# --- a DiT's embedder, once a pass ------------------------------------------------------------------------------------
+
+
+def embedder_calls(diffusion, monkeypatch) -> list:
+    calls, embedder = [], diffusion.network.transformer_blocks[0].norm1.emb.timestep_embedder
+    original = embedder.forward
+    monkeypatch.setattr(embedder, "forward", lambda *args: (calls.append(1), original(*args))[1])
+    return calls
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_embedding_computed_once_gives_the_bits_of_one_in_each_block(monkeypatch, precision):
+    """Loss and gradient at c against diffusers' forward, in which every block and the output layer embed t and c."""
+    diffusion = DiT(tiny.dit_network(), tiny.scheduler())
+    calls = embedder_calls(diffusion, monkeypatch)
+    z0, noise, t = tiny.normal(4, 1, 8, 8, seed=1), tiny.normal(4, 1, 8, 8, seed=2), torch.tensor([0, 10, 500, 999])
+    results = []
+    for fixed in (True, False):
+        diffusion.network.requires_grad_(not fixed)  # where φ is adapted, each block has the embedder in its graph
+        c = tiny.normal(4, 16, seed=3).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = diffusion.loss(z0, t, noise, c)
+        loss.sum().backward()
+        results.append((loss.detach(), c.grad, len(calls)))
+        calls.clear()
+    (once, once_grad, one), (each, each_grad, many) = results
+    assert (one, many) == (1, len(diffusion.network.transformer_blocks) + 1)
+    assert torch.equal(once, each) and torch.equal(once_grad, each_grad)
+    with torch.no_grad():
+        assert torch.equal(diffusion.loss(z0, t, noise, c.detach()), each) and len(calls) == 1
+    labels = torch.tensor([0, 1, 2, 3])
+    with torch.no_grad():
+        expected = diffusion.network(z0, t, class_labels=labels).sample
+        assert torch.equal(diffusion.output(z0, t, labels), expected)
+
+
+def test_a_checkpoint_whose_blocks_have_different_embedders_is_refused(tmp_path):
+    network = tiny.dit_network()
+    network.save_pretrained(tmp_path / "tied")
+    DiT(DiTTransformer2DModel.from_pretrained(tmp_path / "tied"), tiny.scheduler())
+    with torch.no_grad():
+        network.transformer_blocks[2].norm1.emb.timestep_embedder.linear_2.bias[0] += 1e-3
+    network.save_pretrained(tmp_path / "untied")
+    with pytest.raises(ValueError, match="untied have different class and timestep embedders, not one for all"):
+        DiT(DiTTransformer2DModel.from_pretrained(tmp_path / "untied"), tiny.scheduler())

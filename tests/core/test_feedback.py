@@ -10,7 +10,7 @@ import torch
 from adapting import pairs, seeded, tta
 
 from dtta.core import tta as tta_module
-from dtta.core.feedback import accumulate, with_scaled_gradients
+from dtta.core.feedback import accumulate, in_passes_that_fit, with_scaled_gradients
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 
@@ -133,6 +133,24 @@ def test_where_memory_runs_out_in_the_middle_nothing_is_counted_twice(monkeypatc
         assert a.grad is None or torch.allclose(a.grad, b.grad, atol=1e-5)
 
 
+@pytest.mark.parametrize(("pairs", "fits", "sizes"), [
+    (180, 44, [180, 90, 45, 20]), (180, 15, [180, 90, 45, 20, 10]), (181, 50, [181, 91, 46]), (7, 3, [7, 4, 2]),
+    (12, 12, [12]),
+])  # fmt: skip
+def test_passes_made_smaller_divide_the_pairs_where_they_can(pairs, fits, sizes):
+    """180 = 9 x 20. A prime number of pairs is not worth passes of one; its last pass is smaller."""
+    tried, method = [], tta(micro_batch=None)
+
+    def attempt(size):
+        tried.append(size)
+        if size > fits:
+            raise torch.OutOfMemoryError
+        return "answer"
+
+    assert in_passes_that_fit(method, pairs, attempt) == "answer" and tried == sizes
+    assert in_passes_that_fit(method, pairs, attempt) == "answer" and tried == [*sizes, sizes[-1]]  # found once
+
+
 def test_a_model_of_which_not_one_pair_fits_says_so(monkeypatch):
     method = tta()
     asked = short_of_memory(monkeypatch, method.diffusion, 0)
@@ -145,3 +163,32 @@ def test_a_gradient_that_is_never_finite_is_an_error():
     c = torch.full((1,), torch.nan)
     with pytest.raises(FloatingPointError, match="not finite in float16 at any scale; use bfloat16 or float32"):
         with_scaled_gradients(1000, lambda scale: (torch.zeros(()), c), [])
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("place", range(3))
+def test_one_number_of_all_gradients_that_is_not_finite_halves_the_scale(bad, place):
+    parameters = [
+        torch.nn.Parameter(torch.ones(4, 3)),
+        torch.nn.Parameter(torch.ones(2)),
+        torch.nn.Parameter(torch.ones(1)),
+    ]
+    scales = []
+
+    def attempt(scale):
+        scales.append(scale)
+        gradients = [torch.full((5,), scale), torch.full((4, 3), scale), torch.full((2,), scale)]
+        if len(scales) == 1:
+            gradients[place].view(-1)[-1] = bad
+        for p, grad in zip(parameters, gradients[1:], strict=False):
+            p.grad = grad
+        return torch.ones(()), gradients[0]
+
+    _, c_grad = with_scaled_gradients(64, attempt, parameters)
+    assert scales == [64, 32] and c_grad.eq(1).all() and all(p.grad.eq(1).all() for p in parameters[:2])
+
+
+def test_a_loss_that_is_not_finite_is_returned_at_once():
+    scales = []
+    attempt = lambda scale: (scales.append(scale), (torch.full((), torch.nan), torch.full((2,), torch.nan)))[1]  # noqa: E731
+    assert with_scaled_gradients(64, attempt, [])[0].isnan() and scales == [64]

@@ -110,7 +110,7 @@ def test_errors_that_the_compiler_did_not_cause_are_raised(monkeypatch):
     method = tta(tiny.problem("dit"))
     network = method.diffusion.network
     compile_blocks(network, fallback=True, backend="eager")
-    with pytest.raises(RuntimeError, match="size|shape|channels"):
+    with pytest.raises(RuntimeError, match=r"size|shape|channels"):
         network(torch.zeros(1, 7, 8, 8), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
 
     def full(*args, **kwargs):

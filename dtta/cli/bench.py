@@ -1,4 +1,4 @@
-"""dtta bench: seconds for one step, by the fast loop, the naive loop and the arithmetic alone."""
+"""dtta bench: seconds for one step, by the fast loop, eager and compiled, the naive loop and a matrix product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtta.problems.data.folders import named_in_errors, output_file
 
 def add_command(commands) -> None:
     """Add ``bench`` and its options to the commands."""
-    text = "seconds for one step: fast loop, naive loop, arithmetic floor"
+    text = "seconds for one step: fast loop, eager and compiled, naive loop, a matrix product"
     command = new_command(commands, "bench", run, text)
     add_problem_options(command)
     text = """instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint
@@ -60,6 +60,8 @@ def _time_cases(options: Namespace) -> None:
     samples = 180 if options.samples is None else options.samples
     for case in options.case:
         problem = random_problem(case.removesuffix("-joint"))
+        if options.compile:
+            shared.check_compiler(problem)
         precision = precision_for(problem, options.precision)
         speed = dict(joint=case.endswith("-joint"), precision=precision, compile=options.compile)
         timing = bench(problem, samples, options.micro_batch, repeats=3, steps=options.steps, **speed)

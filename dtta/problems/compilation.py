@@ -24,6 +24,11 @@ def is_on_gpu(network: nn.Module) -> bool:
     return next(network.parameters()).is_cuda
 
 
+def is_compiled(network: nn.Module) -> bool:
+    """Return whether the network's blocks are compiled, or will be when they run next."""
+    return any(block._compiled_call_impl is not None for block in blocks_of(network))
+
+
 def compile_blocks(network: nn.Module, fallback: bool = False, **options: Any) -> int:
     """Compile each of a network's repeated blocks when it runs next; return their number.
 

@@ -1,8 +1,8 @@
-"""The time of adapting to one image: the fast loop compared with the naive one, and both with the arithmetic alone.
+"""The time of adapting to one image: the fast loop, eager and compiled, the naive loop, and a matrix product.
 
-The *floor* is the time this machine would need for only the multiplications of the fast loop, at the speed of a large
-matrix product in the same precision, measured in the same run. The naive loop is float32, and runs the task network
-forward and backward again for each micro-batch.
+The *matrix-product time* is what the operations of the fast loop would take at the speed of a large matrix product in
+the same precision, measured in the same run. It is no lower bound: convolutions can be faster. The naive loop is that
+of the released code: float32, and the task network forward and backward again for each micro-batch.
 """
 
 from __future__ import annotations
@@ -22,45 +22,66 @@ from dtta.core.precision import DTYPES, prepare
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
+from dtta.problems.compilation import compile_blocks, is_compiled, is_on_gpu
 
 LONG = 10.0  # seconds; longer runs are timed once
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One image by both loops, and what they are compared with.
+    """One image by each loop, and what they are compared with.
 
     Args:
-        naive, fast, floor: seconds; `floor`: of the fast loop's arithmetic.
+        naive, eager, compiled: seconds; compiled: with compiled blocks, None: not measured.
+        matmul: seconds of the fast loop's operations at the speed of a large matrix product.
         evaluations: of the diffusion model: steps x samples.
         cosine, difference: between the first step's gradient and the naive float32 one; the difference is relative.
-        naive_memory, memory: peak in GiB on a GPU; elsewhere None.
+        naive_memory, memory, compiled_memory: peak in GiB on a GPU; elsewhere None.
         micro_batch: pairs in one pass of the fast loop.
+        tf32: where float32 is computed in TF32, see `tf32_state`.
     """
 
     naive: float
-    fast: float
-    floor: float
+    eager: float
+    compiled: float | None
+    matmul: float
     evaluations: int
     cosine: float
     difference: float
     naive_memory: float | None
     memory: float | None
+    compiled_memory: float | None
     micro_batch: int
     precision: str
+    tf32: str
 
     def __str__(self) -> str:
         def line(name: str, seconds: float, memory: float | None) -> str:
             peak = "" if memory is None else f"   {memory:6.1f} GiB"
-            return f"{name:11} {1e3 * seconds:9.1f} ms   {self.evaluations / seconds:7.0f} evaluations/s{peak}\n"
+            return f"{name:20} {1e3 * seconds:9.1f} ms   {self.evaluations / seconds:7.0f} evaluations/s{peak}\n"
 
+        def ratios(name: str, seconds: float) -> str:
+            matmul = f"matrix product / {name} = {self.matmul / seconds:.2f}"
+            return f"naive / {name} = {self.naive / seconds:.2f}   {matmul}   ({self.tf32})\n"
+
+        loops = {"eager": (self.eager, self.memory), "compiled": (self.compiled, self.compiled_memory)}
+        loops = {name: loop for name, loop in loops.items() if loop[0] is not None}
         return (
-            line("naive loop", self.naive, self.naive_memory)
-            + line("fast loop", self.fast, self.memory)
-            + f"floor       {1e3 * self.floor:9.1f} ms   the arithmetic alone, at this machine's matrix-product speed\n"
-            f"naive / fast = {self.naive / self.fast:.2f}     floor / fast = {self.floor / self.fast:.2f}     "
-            f"gradients differ by {self.difference:.0e}     cosine {self.cosine:.5f}"
+            line("naive, as released", self.naive, self.naive_memory)
+            + "".join(line(f"fast, {name}", *loop) for name, loop in loops.items())
+            + f"{'matrix product':20} {1e3 * self.matmul:9.1f} ms   as many operations; convolutions can be faster\n"
+            + "".join(ratios(name, seconds) for name, (seconds, _) in loops.items())
+            + f"gradients differ by {self.difference:.0e}   cosine {self.cosine:.5f}"
         )
+
+
+def tf32_state(device: torch.device | str) -> str:
+    """Return in words where a device computes float32 in TF32, with 10 bits of the mantissa instead of 23."""
+    if torch.device(device).type != "cuda":
+        return f"no TF32 on {torch.device(device).type.upper()}"
+    backends = {"matrix products": torch.backends.cuda.matmul, "convolutions": torch.backends.cudnn.conv}
+    used = {name: "on" if backend.fp32_precision == "tf32" else "off" for name, backend in backends.items()}
+    return "TF32 of float32: " + ", ".join(f"{name} {state}" for name, state in used.items())
 
 
 def naive_backward(
@@ -91,7 +112,7 @@ def bench(
     steps: int = 1,
     joint: bool = False,
     precision: str = "float32",
-    compile: bool = False,
+    compile: bool | None = None,
     fast_micro_batch: int | None = None,
 ) -> Timing:
     """Time the adaptation to one image, as `steps` steps of B = `samples` pairs each.
@@ -101,7 +122,8 @@ def bench(
         micro_batch, fast_micro_batch: pairs in one pass of the naive, the fast loop; None: all, or as many as fit.
         repeats: the fastest of this many runs counts; runs of more than ten seconds are timed once.
         joint: adapt φ too.
-        precision, compile: of the fast loop; see ``dtta.core.precision.prepare``.
+        precision: of the fast loop; see ``dtta.core.precision.prepare``.
+        compile: time the fast loop with compiled blocks too. None: on a GPU, if the compiler works.
     """
     if min(samples, micro_batch, repeats, steps) < 1:
         given = f"{samples}, {micro_batch}, {repeats}, {steps}"
@@ -133,21 +155,35 @@ def bench(
     with gradients_only_for(weights, *parts):
         truth = gradient(lambda *drawn: naive_backward(*parts, x, *drawn, micro_batch))
         naive_seconds, naive_memory = _best(naive, repeats, tta.reset)
-    prepare(tta, diffusion, precision, compile)
+    prepare(tta, diffusion, precision)
     with gradients_only_for(weights, *parts), FlopCounterMode(display=False) as counter:
         fast = gradient(lambda *drawn: fast_backward(tta, x, *drawn))
-    fast_seconds, memory = _best(lambda: tta(x, torch.Generator().manual_seed(seed)), repeats, lambda: None)
+
+    def adapt() -> None:
+        tta(x, torch.Generator().manual_seed(seed))
+
+    eager, memory = _best(adapt, repeats)
+    compiled, compiled_memory = None, None
+    if compile or (compile is None and is_on_gpu(diffusion)):
+        network = diffusion.network
+        compile_blocks(network, fallback=not compile)
+        adapt()  # compiles
+        if is_compiled(network):
+            compiled, compiled_memory = _best(adapt, repeats)
     return Timing(
         naive_seconds,
-        fast_seconds,
+        eager,
+        compiled,
         steps * counter.get_total_flops() / matmul_rate(x.device, precision),
         steps * samples,
         torch.cosine_similarity(truth, fast, dim=0).item(),
         ((truth - fast).norm() / truth.norm()).item(),
         naive_memory,
         memory,
+        compiled_memory,
         tta.micro_batch or samples,
         precision,
+        tf32_state(x.device),
     )
 
 
@@ -160,7 +196,9 @@ def matmul_rate(
     return 2 * size**3 / min(_seconds(lambda: a @ a) for _ in range(repeats + 1))
 
 
-def _best(work: Callable[[], object], repeats: int, after: Callable[[], object]) -> tuple[float, float | None]:
+def _best(
+    work: Callable[[], object], repeats: int, after: Callable[[], object] = lambda: None
+) -> tuple[float, float | None]:
     """Return the fastest time, and on a GPU the peak memory in GiB."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:

@@ -290,10 +290,10 @@ def test_methods_of_another_task_are_refused(capsys, task, method):
         assert f"{method} does not suit {task}" in refused(capsys, *given, *command)
 
 
-def test_bench_prints_ratio_and_floor(capsys):
+def test_bench_prints_ratios_with_the_state_of_tf32(capsys):
     printed = printed_by(capsys, "bench --samples 4 --micro-batch 2")
-    ratio = float(re.search(r"naive / fast = ([\d.]+)", printed)[1])
-    share = float(re.search(r"floor / fast = ([\d.]+)", printed)[1])
+    ratio = float(re.search(r"naive / eager = ([\d.]+) .*TF32", printed)[1])
+    share = float(re.search(r"matrix product / eager = ([\d.]+) .*TF32", printed)[1])
     difference = float(re.search(r"gradients differ by (\S+)", printed)[1])
     assert ratio > 0 and share > 0 and difference < 1e-5
 
@@ -307,7 +307,8 @@ def test_cases_are_printed_and_kept(tmp_path, capsys):
     for case in kept:
         assert f"{case['case']}: 1 steps of 24 pairs, bfloat16, random weights" in printed
         assert case["cosine"] > 0.999 and case["evaluations"] == 24 and case["precision"] == "bfloat16"
-        assert case["torch"] and case["device"]
+        assert case["torch"] and case["device"] and "TF32" in case["tf32"]
+        assert min(case["naive"], case["eager"], case["matmul"]) > 0
     assert "unknown networks 'vgg'; choose from dit-256" in refused(capsys, "bench", "--case", "vgg")
 
 

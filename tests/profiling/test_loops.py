@@ -1,13 +1,18 @@
-"""The bench: both loops do the same, memory and floor are counted, and nothing is reported that was not measured."""
+"""The bench: both loops do the same, memory and operations are counted, and only what was measured is reported."""
 
 from __future__ import annotations
+
+import re
+from functools import partial
 
 import pytest
 import tiny
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
 
-from dtta.profiling.loops import bench, matmul_rate
+from dtta.problems.compilation import compile_blocks
+from dtta.profiling import loops
+from dtta.profiling.loops import bench, matmul_rate, tf32_state
 from dtta.profiling.networks import NETWORKS, operations, random_problem
 
 
@@ -38,7 +43,7 @@ def test_both_loops_have_the_same_gradient(name, joint):
     timing = bench(random_problem(name), 6, 4, repeats=1, steps=2, joint=joint)
     assert timing.cosine == pytest.approx(1, abs=1e-5) and timing.difference < 1e-4
     assert timing.evaluations == 12 and timing.micro_batch == 6
-    assert timing.naive > 0 and timing.fast > 0 and timing.floor > 0
+    assert timing.naive > 0 and timing.eager > 0 and timing.matmul > 0 and timing.compiled is None
     if not torch.cuda.is_available():
         assert timing.memory is timing.naive_memory is None
 
@@ -55,11 +60,11 @@ def test_the_cosine_sees_a_wrong_gradient(monkeypatch):
     assert bench(tiny.problem(), 4, 2, repeats=1).cosine < 0.9
 
 
-def test_the_floor_counts_every_step(monkeypatch):
+def test_the_matrix_product_counts_every_step(monkeypatch):
     monkeypatch.setattr("dtta.profiling.loops.matmul_rate", lambda *args: 1.0)
-    once, thrice = (bench(tiny.problem(), 4, 2, repeats=1, steps=steps).floor for steps in (1, 3))
+    once, thrice = (bench(tiny.problem(), 4, 2, repeats=1, steps=steps).matmul for steps in (1, 3))
     assert thrice == 3 * once > 0
-    assert bench(tiny.problem(), 8, 2, repeats=1).floor == pytest.approx(2 * once, rel=0.1)
+    assert bench(tiny.problem(), 8, 2, repeats=1).matmul == pytest.approx(2 * once, rel=0.1)
 
 
 def test_matmul_rate_is_a_rate():
@@ -71,3 +76,41 @@ def test_operations_do_not_depend_on_a_patched_linspace(monkeypatch):
     linspace = torch.linspace
     monkeypatch.setattr(torch, "linspace", lambda *args, **kwargs: linspace(*args, **{"device": "cpu"} | kwargs))
     assert operations("dit-256") / 1e12 == pytest.approx(0.483, abs=1e-3)
+
+
+def failing(graph, inputs):
+    raise RuntimeError("no compiler")
+
+
+@pytest.mark.parametrize("name", ["dit-toy", "dit-toy-joint", "sd-toy"])
+def test_stand_ins_of_the_cases_are_timed_eager_and_compiled(monkeypatch, name):
+    torch._dynamo.reset()
+    monkeypatch.setattr(loops, "compile_blocks", partial(compile_blocks, backend="aot_eager"))
+    problem = random_problem(name.removesuffix("-joint"))
+    timing = bench(problem, 4, 2, repeats=1, joint=name.endswith("-joint"), compile=True)
+    assert timing.compiled > 0 and timing.eager > 0 and timing.cosine == pytest.approx(1, abs=1e-5)
+    ratios = [line for line in str(timing).splitlines() if " = " in line]
+    assert [re.search(r"naive / (\w+) = [\d.]+   matrix product / \1 = ", line)[1] for line in ratios] == [
+        "eager",
+        "compiled",
+    ]
+    assert all(timing.tf32 in line for line in ratios)
+
+
+def test_what_cannot_be_compiled_is_not_reported(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(loops, "is_on_gpu", lambda network: True)
+    monkeypatch.setattr(loops, "compile_blocks", partial(compile_blocks, backend=failing))
+    with pytest.warns(UserWarning, match="cannot be compiled here"):
+        timing = bench(random_problem("dit-toy"), 4, 2, repeats=1)
+    assert timing.compiled is timing.compiled_memory is None and "compiled" not in str(timing)
+    with pytest.raises(Exception, match="no compiler"):
+        bench(random_problem("dit-toy"), 4, 2, repeats=1, compile=True)
+
+
+def test_the_state_of_tf32_is_that_of_torch(monkeypatch):
+    assert tf32_state("cpu") == "no TF32 on CPU"
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+    for precision, state in (("tf32", "on"), ("ieee", "off")):
+        monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", precision)
+        assert tf32_state("cuda") == f"TF32 of float32: matrix products {state}, convolutions on"

@@ -474,7 +474,7 @@ def test_the_embedding_computed_once_gives_the_bits_of_one_in_each_block(monkeyp
     (once, once_grad, one), (each, each_grad, many) = results
     assert (one, many) == (1, len(diffusion.network.transformer_blocks) + 1)
     assert torch.equal(once, each) and torch.equal(once_grad, each_grad)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         assert torch.equal(diffusion.loss(z0, t, noise, c.detach()), each) and len(calls) == 1
     labels = torch.tensor([0, 1, 2, 3])
     with torch.no_grad():

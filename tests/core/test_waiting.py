@@ -9,8 +9,10 @@ from adapting import seeded, tta
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dtta.core.adapter import Adapter, gradients_only_for
+from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 from dtta.core.stopping import Stopping
+from dtta.core.tta import DiffusionTTA
 
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
 
@@ -56,8 +58,10 @@ def test_float16_reads_once_more_however_many_gradients_and_passes_there_are():
 @pytest.mark.parametrize("joint", [False, True])
 def test_a_step_runs_on_a_device_that_cannot_be_read(family, joint, monkeypatch):
     """Tensors of the device "meta" have no content: whatever asks for a value raises."""
-    method = tta(family, joint, micro_batch=2, steps=3).to("meta")
-    checked = []
+    problem, checked = tiny.problem(family), []
+    parts = problem.model.to("meta"), problem.diffusion.to("meta"), problem.condition
+    adapted = [*select(problem.model), *(select(problem.diffusion.network) if joint else [])]
+    method = DiffusionTTA(*parts, torch.optim.SGD(adapted, lr=0.1), steps=3, samples=6, micro_batch=2)
     monkeypatch.setattr(Adapter, "check_finite", lambda self, value, what: checked.append(value.device.type))
     x = tiny.images(1).to("meta")
     with gradients_only_for(method.adapted, *method.networks):

@@ -7,6 +7,8 @@ Softmax, mixing, loss and sums over samples stay in float32 in any precision.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -57,7 +59,8 @@ def prepare(
         for layer in layers[1:]:  # the first stays float32: diffusers reads the dtype of embeddings from it
             if not any(id(p) in adapted for p in layer.parameters()):
                 layer.to(dtype)
-        diffusion.output = torch.autocast(device.type, dtype)(diffusion.output)
+        model: Any = diffusion
+        model.output = torch.autocast(device.type, dtype)(diffusion.output)
     if device.type == "cuda" if channels_last is None else channels_last:
         network.to(memory_format=torch.channels_last)
         if diffusion.vae is not None:

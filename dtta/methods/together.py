@@ -80,10 +80,10 @@ class Together:
                     pairs = [tta.sampling.draw(z0[n : n + 1], tta.samples, T, generators[n]) for n in range(N)]
                     t, noise = (torch.cat(part) for part in zip(*pairs, strict=True))
                 loss, c_grad = tta.feedback(z0, t, noise, c)
-                if not loss.isfinite():
-                    raise FloatingPointError(f"the loss of one of {N} images is not finite; lower the learning rate")
                 optimizer.zero_grad(set_to_none=True)
                 c.backward(N * c_grad)  # L is a mean over the images; each copy needs the gradient of its own loss
+                if not loss.isfinite():
+                    raise FloatingPointError(f"the loss of one of {N} images is not finite; lower the learning rate")
                 optimizer.step()
             with torch.no_grad():
                 last = self._outputs(copies, images)

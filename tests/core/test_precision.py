@@ -48,7 +48,7 @@ def test_float32_leaves_everything_as_it_is(family):
     assert prepare(ready, ready.diffusion) is ready
     x = tiny.images(1)
     assert torch.equal(ready(x, seeded(0)), plain(x, seeded(0)))
-    assert ready.autocast is None and "forward" not in vars(ready.diffusion.network)
+    assert ready.autocast is None and "output" not in vars(ready.diffusion)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

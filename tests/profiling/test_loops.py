@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -110,7 +111,7 @@ def test_what_cannot_be_compiled_is_not_reported(monkeypatch):
 
 def test_the_state_of_tf32_is_that_of_torch(monkeypatch):
     assert tf32_state("cpu") == "no TF32 on CPU"
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+    monkeypatch.setattr(torch.backends.cudnn, "conv", SimpleNamespace(fp32_precision="tf32"))
     for precision, state in (("tf32", "on"), ("ieee", "off")):
-        monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", precision)
+        monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision=precision))
         assert tf32_state("cuda") == f"TF32 of float32: matrix products {state}, convolutions on"

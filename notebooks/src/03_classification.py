@@ -45,16 +45,17 @@ from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_1, published
 from dtta.experiments.transfer import open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.profiling.flops import operations
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
     scale, ["digits-test", "teachers"], "digits", "imagenet", images, seed, shifts=shifts,
     network=network, networks={"vit": vit}, diffusion=diffusion, limits=most, results=results,
 )  # fmt: skip
 settings = stored.runs("digits-test", folder)["diffusion-tta"].settings
-origin = {"mini": "chosen on validation images", "full": "the paper's, not chosen on validation images"}[scale]
+origin = setting(mini="chosen on validation images", full="the paper's, not chosen on validation images")
 print(f"settings, {origin}:", settings)
 
 # %% [markdown]
@@ -74,7 +75,7 @@ image, label = problem.image(first.index, first.shift, first.severity)
 
 network = copy.deepcopy(problem.model)
 diffusion = problem.diffusion
-rate = {"mini": settings["lr"], "full": 5e-3}[scale]  # of SGD; at full scale the paper's second setting
+rate = setting(mini=settings["lr"], full=5e-3)  # of SGD; at full scale the paper's second setting
 optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
 generator = image_generator(seed, first.index)
 low, high = settings.get("t_min", 0.0), settings.get("t_max", 1.0)
@@ -180,7 +181,7 @@ for rows, edge in ((picks(mended, 10), figures.BLUE), (picks(broken, 10), figure
         edges.append(edge)
 if shown:
     figures.show(
-        figures.gallery(shown, titles, columns={"mini": 10, "full": 5}[scale], edges=edges),
+        figures.gallery(shown, titles, columns=setting(mini=10, full=5), edges=edges),
         alt="Rows of shifted images. Framed in blue: wrong before, right after adaptation. Framed in orange-red: right "
         "before, wrong after.",
     )
@@ -205,7 +206,7 @@ figures.show(
 )
 
 # %%
-seeds = {"mini": "seeds 0, 1 and 2", "full": f"seed {seed}"}[scale]
+seeds = setting(mini="seeds 0, 1 and 2", full=f"seed {seed}")
 report.gains(
     gains,
     tolerance=0.3,
@@ -361,7 +362,7 @@ report.gains(
 # images tell two settings apart is not said here.)
 
 # %%
-if scale == "mini":
+if setting.mini:
     report.table(
         stored.selection_table("digits-test", {run: ", ".join(name) for run, name in NAMES.items()}),
         tolerance=0.1,
@@ -377,7 +378,7 @@ if scale == "mini":
 import matplotlib.pyplot as plt
 
 costs = [max(row["GFLOP an image"], 0.01) for row in rows]
-limits = {"mini": (0.01, 120), "full": (min(costs) / 3, 3 * max(costs))}[scale]
+limits = setting(mini=(0.01, 120), full=(min(costs) / 3, 3 * max(costs)))
 COLOURS = {"one image": figures.BLUE, "stream, 1": figures.GREEN, "stream, 16": figures.ORANGE}
 fig, axes = plt.subplots(1, len(COLOURS), figsize=(10, 5.6), sharex=True, sharey=True, width_ratios=(1.4, 1, 1.2))
 for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):

@@ -47,10 +47,11 @@ from dtta.experiments import stored
 from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.diffusion_classifier import DiffusionClassifier
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.profiling.flops import operations
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
     scale, ["stopping", "beyond"], "digits", "imagenet", images, seed, shifts=shifts, network=network,
     diffusion=diffusion, limits=most, results=results, settings=PLAIN,
@@ -209,7 +210,7 @@ report.gains(
 # And how much does the rate matter? What was tried on validation images:
 
 # %%
-if scale == "mini":
+if setting.mini:
     report.table(
         stored.selection_table("beyond"),
         tolerance=0.1,

@@ -53,13 +53,14 @@ from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.experiments import stored
 from dtta.experiments.paper import LEFT_OUT, presets, published, table_of_differences
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.problems.device import device
 from dtta.profiling.loops import bench
 from dtta.profiling.networks import operations, random_problem
 
 figures.style()
-if scale == "full":
+setting = Setting(scale)
+if not setting.mini:
     print("full scale: speed is measured at the published sizes; what is stopped and goes on stays in the mini world")
 logging.getLogger("dtta.evaluation.journal").setLevel(
     "ERROR"
@@ -254,9 +255,9 @@ report.table(left, tolerance=0.05, caption="Cosine between the gradient and floa
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds are never the same twice
-cases = cases or {"mini": ["dit-toy", "sd-toy"], "full": ["dit-256", "dit-256-joint", "sd-512"]}[scale]
-steps = steps or {"mini": 1, "full": 5}[scale]
-samples = samples or {"mini": 12, "full": 180}[scale]
+cases = cases or setting(mini=["dit-toy", "sd-toy"], full=["dit-256", "dit-256-joint", "sd-512"])
+steps = steps or setting(mini=1, full=5)
+samples = samples or setting(mini=12, full=180)
 for case in cases:
     timing = bench(
         random_problem(case.removesuffix("-joint"), seed), samples, repeats=2, steps=steps,

@@ -35,16 +35,17 @@ import torch
 
 import dtta
 from dtta.experiments.transfer import announce
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
+setting = Setting(scale)
+problem = dtta.load(setting(mini="digits", full="imagenet"), network, diffusion)
 announce(problem, network, diffusion)
 diffusion = problem.diffusion
 split = "validation" if "validation" in problem.sizes else "test"  # ImageNet's training part need not be there
 x, truth = problem.images(images, split=split)
 # The labels that are compared: all ten digits; of ImageNet's thousand classes those of these images.
-labels = {"mini": torch.arange(10), "full": truth.cpu().unique()}[scale]
+labels = setting(mini=torch.arange(10), full=truth.cpu().unique())
 names, y = [problem.classes[k] for k in labels], torch.searchsorted(labels, truth.cpu())
 print(f"{len(x)} images of shape {tuple(x.shape[1:])}, pixels from {x.min():.0f} to {x.max():.0f}")
 
@@ -115,7 +116,7 @@ t = torch.full((2,), 500, device=z0.device)
 with torch.no_grad():
     losses = diffusion.loss(z0.expand(2, -1, -1, -1), t, noise.expand(2, -1, -1, -1), table[[true, wrong]])
 by_hand = torch.tensor([rows[2][key] for key in list(rows[2])[1:]])
-assert torch.allclose(losses.cpu(), by_hand, atol={"mini": 1e-6, "full": 1e-4}[scale])  # many more numbers, on a GPU
+assert torch.allclose(losses.cpu(), by_hand, atol=setting(mini=1e-6, full=1e-4))  # many more numbers, on a GPU
 report.line(f"as a {names[true]}: {losses[0]:.3f}, as a {names[wrong]}: {losses[1]:.3f}", tolerance=0.002)
 
 # %% [markdown]

@@ -40,10 +40,11 @@ from dtta.core.conditions import ClassMixture, DepthMap, PixelMixture
 from dtta.core.feedback import accumulate
 from dtta.core.sampling import Sampling
 from dtta.experiments.transfer import announce
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
-problem = dtta.load({"mini": "digits", "full": "imagenet"}[scale], network, diffusion)
+setting = Setting(scale)
+problem = dtta.load(setting(mini="digits", full="imagenet"), network, diffusion)
 announce(problem, network, diffusion)
 model, diffusion, L = problem.model, problem.diffusion, len(problem.classes)
 split = "validation" if "validation" in problem.sizes else "test"  # ImageNet's training part need not be there
@@ -139,10 +140,10 @@ def accumulate_each(diffusion, z0, t, noise, c):
 
 
 points = torch.linspace(0, 1, 7)
-taught = {  # by the labels they were trained on; public models know hard ones alone
-    "mini": {family: {"soft": family, "hard": f"{family}-hard"} for family in ("unet", "dit")},
-    "full": {"dit": {"hard": None}},
-}[scale]
+taught = setting(  # by the labels they were trained on; public models were trained on hard ones
+    mini={family: {"soft": family, "hard": f"{family}-hard"} for family in ("unet", "dit")},
+    full={"dit": {"hard": None}},
+)
 looks = {"soft": (figures.BLUE, "half soft labels"), "hard": (figures.VERMILION, "hard labels only")}
 fig, axes = plt.subplots(1, len(taught), figsize=(9, 3.4), sharey=True, squeeze=False)
 downhill = []

@@ -48,10 +48,11 @@ from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
 from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.problems.metrics import class_accuracy
 
 figures.style()
+setting = Setting(scale)
 table = "scenes-segmentation-test"
 problem, shifts, folder = open_page(
     scale, [table], "scenes-segmentation", "ade20k", images, seed, shifts=shifts, network=network,
@@ -61,7 +62,7 @@ diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 classes = problem.classes
 named = classes[:12]  # all seven; of ADE20K's 150 the commonest
 print(f"{len(classes)} classes:", ", ".join(named))
-origin = {"mini": "chosen on validation scenes", "full": "not chosen on validation images"}[scale]
+origin = setting(mini="chosen on validation scenes", full="not chosen on validation images")
 print(f"settings, {origin}:", settings)
 deep = next(
     s for s in ("depth_fog", "fog", *shifts) if s in shifts
@@ -409,7 +410,7 @@ report.gains(
 )
 
 # %%
-if scale == "mini":
+if setting.mini:
     report.table(
         stored.selection_table(table),
         tolerance=0.3,

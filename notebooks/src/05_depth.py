@@ -48,9 +48,10 @@ from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments import stored
 from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
+setting = Setting(scale)
 table = "scenes-depth-test"
 problem, shifts, folder = open_page(
     scale, [table], "scenes-depth", "nyuv2", images, seed, shifts=shifts, network=network,
@@ -58,10 +59,10 @@ problem, shifts, folder = open_page(
 )  # fmt: skip
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 near, far = problem.condition.near, problem.condition.far
-unit = {"mini": "scene units", "full": "metres"}[scale]
-told = {"mini": "; an object is about one unit wide", "full": ""}[scale]
+unit = setting(mini="scene units", full="metres")
+told = setting(mini="; an object is about one unit wide", full="")
 print(f"depths from {near} to {far} {unit}{told}")
-origin = {"mini": "chosen on validation scenes", "full": "not chosen on validation images"}[scale]
+origin = setting(mini="chosen on validation scenes", full="not chosen on validation images")
 print(f"settings, {origin}:", settings)
 deep = next(
     s for s in ("depth_fog", "fog", *shifts) if s in shifts
@@ -130,10 +131,10 @@ figures.show(
 
 # %%
 inverse = 1 / before.clamp(near, far)
-by_hand = {
-    "mini": 2 * (before / near).log() / torch.tensor(far / near).log() - 1,
-    "full": (inverse - inverse.min()) / (inverse.max() - inverse.min()),  # as the depth ControlNet was shown it
-}[scale]
+by_hand = setting(
+    mini=2 * (before / near).log() / torch.tensor(far / near).log() - 1,
+    full=(inverse - inverse.min()) / (inverse.max() - inverse.min()),  # as the depth ControlNet was shown it
+)
 name = type(problem.condition).__name__
 print(f"the same as {name}:", torch.allclose(by_hand, problem.condition(before), atol=1e-5))
 
@@ -413,7 +414,7 @@ report.gains(
 )
 
 # %%
-if scale == "mini":
+if setting.mini:
     report.table(
         stored.selection_table(table),
         tolerance=0.1,

@@ -57,16 +57,17 @@ from dtta.evaluation.run import Run, spread
 from dtta.experiments import stored
 from dtta.experiments.transfer import announce
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.problems.networks.clip import ClipClassifier, tokens
 
 figures.style()
-problem = dtta.load({"mini": "scenes-clip", "full": f"open-vocabulary-{data}"}[scale], network, diffusion)
+setting = Setting(scale)
+problem = dtta.load(setting(mini="scenes-clip", full=f"open-vocabulary-{data}"), network, diffusion)
 announce(problem, network, diffusion)
 problem = replace(problem, settings={m: s | overrides.get(m, {}) for m, s in problem.settings.items()})
 settings, shifts = problem.settings["diffusion-tta"], shifts or problem.shifts
 print(f"{len(problem.classes)} names, among them:", ", ".join(problem.classes[:5]))
-origin = {"mini": "chosen on validation portraits", "full": "not chosen on validation images"}[scale]
+origin = setting(mini="chosen on validation portraits", full="not chosen on validation images")
 print(f"settings, {origin}:", settings)
 
 
@@ -88,7 +89,7 @@ def draw(ax, x):
 from dtta.problems.scenes.words import HELD_OUT, VOCABULARY
 from dtta.problems.scenes.world import COLOURS, SHAPES
 
-if scale == "mini":
+if setting.mini:
     fig, ax = plt.subplots(figsize=(6, 3.4))
     held = torch.tensor([[HELD_OUT[colour] == shape for colour in COLOURS] for shape in SHAPES])
     ax.imshow(held, cmap="Blues", vmin=0, vmax=1.4)
@@ -107,7 +108,7 @@ if scale == "mini":
 # can name a red box without having met one has learnt what *red* means and what *box* means.
 
 # %%
-if scale == "mini":
+if setting.mini:
     fig = figures.gallery(
         [problem.image(k)[0][0] for k in range(10)],
         [problem.classes[k].replace(" ", "\n") for k in range(10)],
@@ -164,7 +165,7 @@ import json
 
 from dtta.problems.training import weights as shipped
 
-if scale == "mini":
+if setting.mini:
     rows = []
     for who, part in {"CLIP": "clip", "Diffusion Classifier": "unet"}.items():
         card = json.loads(shipped.path_of("scenes-clip", part).with_suffix(".json").read_text())
@@ -329,7 +330,7 @@ print(f"{weights} of {sum(p.numel() for p in problem.model.parameters())} weight
 # %%
 test, folder = f"{problem.name}-test", stored.FOLDER
 others = [L for L in counts if len(problem.classes) != L]
-if scale == "full":
+if not setting.mini:
     folder = Path(results) if results else stored.results_folder()
     methods = ("none", "diffusion-tta", "tent", "tpt", "diffusion-classifier", "ensemble")
     runs = {method: Run(method) for method in methods}
@@ -509,7 +510,7 @@ def seen(row):
     return VOCABULARY[row.index % len(problem.classes)].seen
 
 
-if scale == "mini":
+if setting.mini:
     by_kind = {
         f"{name}, {where}": gain_of("diffusion-tta", chosen, only=keep)
         for name, keep in {"seen": seen, "unseen": lambda row: not seen(row)}.items()
@@ -533,7 +534,7 @@ if scale == "mini":
 # %%
 known = stored.runs(test, folder)
 kept = {(r.shift, r.index): r.score for r in stored.rows(test, "diffusion-tta", folder)}
-if scale == "mini":
+if setting.mini:
     some = ("clean", "contrast", "fog", "shot_noise", "night")
     agree, count = stored.reproduce(test, "diffusion-tta", live, some)
     report.line(f"{agree} of {count} portraits are answered as stored", tolerance=0.1, whole=1)
@@ -570,7 +571,7 @@ def apart(runs):
     return rows
 
 
-if scale == "mini":
+if setting.mini:
     caption = "Gain in points on compositions seen in training and not, mean over the shifts, same images"
     report.table(apart({method: method for method in methods}), tolerance=0.6, caption=caption)
 ahead = {shift: gain_of(fewest, {shift})["gain"] for shift in shifts}
@@ -623,7 +624,7 @@ report.gains(
     tolerance=0.6,
     caption="The same, against LoRA",
 )
-if scale == "mini":
+if setting.mini:
     report.table(apart(variants), tolerance=0.6, caption=caption)
 
 # %% [markdown]
@@ -635,7 +636,7 @@ if scale == "mini":
 # of its own, and the one of CLIP was left at 300.
 
 # %%
-if scale == "mini":
+if setting.mini:
     mine = {run: name for name, run in variants.items()} | {run: run for run in methods[1:]}
     report.table(
         stored.selection_table(test, mine),
@@ -803,7 +804,7 @@ print(f"right answers broken by adaptation: {broken} of {right}")
 # names are mixed, and leave the answer's own as they are. What does that change, all else alike?
 
 # %%
-if scale == "mini":
+if setting.mini:
     mild, sharp = "diffusion-tta", "diffusion-tta, temperature 1"
     report.gains(
         {"temperature 3": gain_of(mild, shifts), "temperature 1": gain_of(sharp, shifts)}

@@ -50,9 +50,10 @@ from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_1, TABLE_5
 from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
     scale, ["loss"], "digits", "imagenet", images, seed, shifts=shifts, network=network,
     diffusion=diffusion, limits=most, results=results, settings=PLAIN,
@@ -60,7 +61,7 @@ problem, shifts, folder = open_page(
 runs = stored.runs("loss", folder)
 gain_of = partial(stored.gain, "loss", folder=folder)
 diffusion, settings = problem.diffusion, runs["diffusion-tta"].settings
-origin = {"mini": "chosen on validation images", "full": "the paper's SGD, nothing chosen here"}[scale]
+origin = setting(mini="chosen on validation images", full="the paper's SGD, nothing chosen here")
 print(f"settings, {origin}:", settings)
 
 # %% [markdown]
@@ -301,7 +302,7 @@ moved = stored.align(stored.rows("loss", last, folder), stored.rows("loss", "and
 print(f"moving φ changes {sum(a.score != b.score for a, b in zip(*moved, strict=True))} of {len(moved[0])} scores")
 
 # %%
-if scale == "mini":
+if setting.mini:
     report.table(
         stored.selection_table("loss"),
         tolerance=0.1,

@@ -49,9 +49,10 @@ from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_6
 from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
     scale, ["weights"], "digits", "imagenet", images, seed, shifts=shifts, network=network, networks={"vit": vit},
     diffusion=diffusion, limits=most, results=results, settings=PLAIN,
@@ -109,17 +110,17 @@ for name, settings in ways.items():
 WAYS = ("random start", "logits", "logits and ensemble", "logits, from the network's")
 WAYS += ("norm", "head", "lora", "all", "all and φ")
 gain_of = partial(stored.gain, "weights", folder=folder)
-drawn = {
-    "mini": "severity 3, seeds 0, 1 and 2, rates from validation images",
-    "full": f"severity 3, seed {seed}, rates not chosen on validation images",
-}[scale]
+drawn = setting(
+    mini="severity 3, seeds 0, 1 and 2, rates from validation images",
+    full=f"severity 3, seed {seed}, rates not chosen on validation images",
+)
 
 
 def named(way, network):
     return way if network is None else f"{way}, {network}"
 
 
-if scale == "mini":
+if setting.mini:
     ways = {named(way, network): f"{family}: {way}" for family, network in families.items() for way in WAYS}
     report.table(
         stored.selection_table("weights", ways),
@@ -405,7 +406,7 @@ def change(rows, scores):
 
 before = [r for r in stored.rows("weights", "none", folder) if r.shift != "clean"]
 found = []
-for title, (name, heard, told) in (TEACHERS if scale == "mini" else {}).items():
+for title, (name, heard, told) in (TEACHERS if setting.mini else {}).items():
     bad = dtta.load(problem.name, diffusion=name)
     some = [row for shift in shifts for row in [r for r in before if (r.shift, r.seed) == (shift, seed)][:asked]]
     methods = {"the teacher alone": build(bad, "diffusion-classifier", **heard)}
@@ -508,7 +509,7 @@ report.table(
 # which rate. **Predict, then run:** what would ours have shown at another one?
 
 # %%
-if scale == "mini":
+if setting.mini:
     fig, axes = plt.subplots(1, len(families), figsize=(9, 3.2), sharey=True, squeeze=False)
     for ax, (family, network) in zip(axes[0], families.items(), strict=True):
         for way, colour in FREE.items():

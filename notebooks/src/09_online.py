@@ -48,9 +48,10 @@ from dtta.experiments import stored
 from dtta.experiments.paper import CORRUPTIONS, TABLE_2, published
 from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
     scale, ["online"], "digits", "imagenet", images, seed, shifts=shifts, network=network, networks={"vit": vit},
     diffusion=diffusion, limits=most, results=results, settings=PLAIN,
@@ -185,7 +186,7 @@ pairs = {
 report.gains(pairs, tolerance=0.1, caption="On the same images, one way against another; accuracy in %")
 
 # %%
-if scale == "mini":
+if setting.mini:
     report.table(
         stored.selection_table("online"),
         tolerance=0.1,

@@ -32,14 +32,15 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import torch
 
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.problems.scenes import data, sdf
 from dtta.problems.scenes.render import render
 from dtta.problems.scenes.shifts import IMAGE_SHIFTS, WORLD_SHIFTS, shift_image, shift_scene
 from dtta.problems.scenes.world import CLASSES, COLOURS, FAR, HABITS, Object, Scene
 
 figures.style()
-if scale == "full":
+setting = Setting(scale)
+if not setting.mini:
     print("full scale: there is nothing to be scaled; the mini world is drawn as it is, its first picture larger")
 
 # %% [markdown]
@@ -86,7 +87,7 @@ six = replace(
     sky=(0.08, 0.25, 0.75), horizon=(0.45, 0.62, 0.85), exposure=0.85,
     ground=((0.36, 0.30, 0.24), (0.15, 0.12, 0.10)), pattern=0.8, turn=28,
 )  # fmt: skip
-picture = render([six], size={"mini": (200, 320), "full": (400, 640)}[scale], supersample=3)
+picture = render([six], size=setting(mini=(200, 320), full=(400, 640)), supersample=3)
 
 fig, ax = plt.subplots(figsize=(8, 5))
 ax.imshow(picture.image[0].permute(1, 2, 0).numpy(), interpolation="bilinear")

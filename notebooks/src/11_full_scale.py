@@ -52,7 +52,12 @@ from dtta.evaluation import summary
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.experiments import stored
-from dtta.experiments.paper import LEFT_OUT, presets, published, table_of_differences
+from dtta.experiments.paper import (
+    LEFT_OUT,
+    presets,
+    published,
+    table_of_differences,
+)
 from dtta.pages import Setting, figures, report
 from dtta.problems.device import device
 from dtta.profiling.loops import bench

@@ -19,7 +19,7 @@
 # **You need** pages [01](01_diffusion_loss) and [02](02_conditions). **Time:** 30 minutes to read, about a minute to
 # run on two CPU cores.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
 seed = 0
 live = 2  # images of each shift that are run again and compared with the stored results
@@ -33,7 +33,7 @@ shifts = None  # a list of some; None: all
 most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
 results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
 
-# %%
+# %% tags=["hide-input"]
 import copy
 from functools import partial
 
@@ -140,7 +140,7 @@ tta = build(problem, "diffusion-tta", **settings)
 # Beliefs live in a simplex. Drawn here as a triangle: all on the true class, all on its strongest rival, or all on the
 # rest. Open dots are where an image starts, full dots where it ends. Past the dotted lines the answer changes.
 
-# %%
+# %% tags=["hide-input"]
 names = [name[:12] for name in problem.classes]
 paths = []
 for number, row in enumerate([*mended[:: max(1, len(mended) // 4)][:4], *broken[:: max(1, len(broken) // 2)][:2]]):
@@ -164,7 +164,7 @@ figures.show(
 # distances in the list of all such images.
 
 
-# %%
+# %% tags=["hide-input"]
 def picks(rows, count):
     return rows[:: max(1, len(rows) // count)][:count]
 
@@ -195,7 +195,7 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # names. The interval is a paired bootstrap over the images; one that holds zero means no gain was shown. The numbers
 # are stored results that `dtta evaluate --table digits-test` makes again.
 
-# %%
+# %% tags=["hide-input"]
 gain_of = partial(stored.gain, "digits-test", folder=folder)  # of a run, over no adaptation, under some shifts
 
 gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
@@ -205,7 +205,7 @@ figures.show(
     alt="Forest plot: the gain in points with its interval for clean images, for each of twelve shifts and their mean.",
 )
 
-# %%
+# %% tags=["hide-input"]
 seeds = setting(mini="seeds 0, 1 and 2", full=f"seed {seed}")
 report.gains(
     gains,
@@ -216,7 +216,7 @@ report.gains(
 # %% [markdown]
 # Are the stored numbers true? A few images of each shift, run now:
 
-# %%
+# %% tags=["hide-input"]
 agree, count = stored.reproduce("digits-test", "diffusion-tta", live, shifts, folder=folder)
 report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
@@ -239,7 +239,7 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # statistics*), or by those of training. All adapt first and answer then, so that each image is answered with weights
 # that have seen it.
 
-# %%
+# %% tags=["hide-input"]
 runs = stored.runs("digits-test", folder)
 NAMES = {
     "diffusion-tta": ("Diffusion-TTA", "one image"),
@@ -283,7 +283,7 @@ figures.show(
 )
 
 
-# %%
+# %% tags=["hide-input"]
 def gigaflops(run):
     """Billions of operations for each image of one call, on images of low contrast."""
     known = runs[run]
@@ -340,7 +340,7 @@ report.table(rows, tolerance=0.3, caption=caption)
 #
 # Which differences are sure? On the same images:
 
-# %%
+# %% tags=["hide-input"]
 PAIRS = (
     ("diffusion-classifier", "diffusion-tta"),
     ("ensemble", "diffusion-tta"),
@@ -361,7 +361,7 @@ report.gains(
 # How was each set? Where the best of what was tried lies at an end, a better one may lie beyond it. (Whether 288
 # images tell two settings apart is not said here.)
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     report.table(
         stored.selection_table("digits-test", {run: ", ".join(name) for run, name in NAMES.items()}),
@@ -374,7 +374,7 @@ if setting.mini:
 # classes it would pay a hundred times as much, and adaptation what it pays now. And adaptation leaves a *network*
 # behind, for the next image of a stream, or for an answer (a map, a depth) that cannot be listed class by class.
 
-# %%
+# %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 
 costs = [max(row["GFLOP an image"], 0.01) for row in rows]
@@ -412,7 +412,7 @@ figures.show(
 # shift. Here is what that does to adaptation, and what other networks, diffusion models and training labels do: eight
 # test images of each shift for each of three seeds, all different (`dtta/experiments/teachers.toml`).
 
-# %%
+# %% tags=["hide-input"]
 TEACHERS = (
     "ResNet, UNet", "ResNet, UNet, all timesteps", "ResNet, UNet, hard labels", "ViT, UNet", "ResNet, DiT",
     "ResNet, DiT, all timesteps", "ResNet, DiT, hard labels", "ResNet, DiT, its own settings",
@@ -441,7 +441,7 @@ report.gains(by_teacher, tolerance=0.1, caption="Accuracy in %, gain in points, 
 # A teacher can only teach what it knows better. For each shift: how much better is the diffusion model on its own (the
 # Diffusion Classifier) than the network, and what does adaptation gain?
 
-# %%
+# %% tags=["hide-input"]
 ahead = [gain_of("diffusion-classifier", {shift})["gain"] for shift in shifts]
 gained = [gain_of("diffusion-tta", {shift})["gain"] for shift in shifts]
 fig, ax = plt.subplots(figsize=(7, 4.2))
@@ -467,7 +467,7 @@ report.line(f"correlation over the shifts: {correlation:.2f}", tolerance=0.05)
 # How much of what could be reached is reached? An oracle that may choose, for each image, between the network and the
 # Diffusion Classifier marks what the two know together.
 
-# %%
+# %% tags=["hide-input"]
 none, classifier = stored.align(
     stored.rows("digits-test", "none", folder), stored.rows("digits-test", "diffusion-classifier", folder), shifts
 )
@@ -488,7 +488,7 @@ report.line(
 # ones) are not to be had for digits. ResNet18 has batch norm, as our ResNet; ViT-B/32 and ConvNext-Tiny have layer
 # norm, and the mini ViT stands beside both (Diffusion-TTA on 48 images for each number, all else on 90).
 
-# %%
+# %% tags=["hide-input"]
 METHODS = {"TENT": "tent, online, 16", "CoTTA": "cotta, online, 16", "Diffusion-TTA": "diffusion-tta"}
 COLUMNS = {"imagenet-c": ("gaussian_noise", "Gaussian noise"), "imagenet": ("clean", "clean")}
 told = []

@@ -19,10 +19,9 @@
 # **You need** Python, tensors, and softmax. No knowledge of diffusion models. **Time:** 20 minutes to read, under a
 # minute to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = (
-    "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
-)
+# %% tags=["parameters", "hide-input"]
+# "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+scale = "mini"
 seed = 0
 images = 24  # validation images in the statistics
 pairs = 24  # (timestep, noise) pairs for each image
@@ -31,7 +30,7 @@ pairs = 24  # (timestep, noise) pairs for each image
 network = None  # another classifier: its name, or a folder in the hub's layout
 diffusion = None  # another diffusion model, likewise
 
-# %%
+# %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 import torch
 
@@ -63,7 +62,7 @@ print(
 # The mini world is scikit-learn's handwritten digits: 8 × 8 pixels, real handwriting. A thousand of them trained the
 # models of this page; the images shown here were kept aside.
 
-# %%
+# %% tags=["hide-input"]
 figures.show(
     figures.gallery(x[:10], [f"a {names[label][:10]}" for label in y[:10]]),
     alt="Ten images, in the mini world handwritten digits of eight by eight "
@@ -92,6 +91,7 @@ strip = [
     for t in ts
 ]
 
+# %% tags=["hide-input"]
 figures.show(
     figures.gallery([(z + 1) / 2 for z in strip], [f"t = {t}" for t in ts]),
     alt="One image at ten noise levels from t = 0 to t = 999: sharp at first, "
@@ -109,7 +109,7 @@ figures.show(
 # **Predict, then run.** The digit above has a true class. Will the error be smaller under the true class at *every*
 # level?
 
-# %%
+# %% tags=["hide-input"]
 z0 = diffusion.encode(
     x[:1]
 )  # of pixels the picture itself; a latent diffusion model has an encoder
@@ -154,6 +154,8 @@ by_hand = torch.tensor([rows[2][key] for key in list(rows[2])[1:]])
 assert torch.allclose(
     losses.cpu(), by_hand, atol=setting(mini=1e-6, full=1e-4)
 )  # many more numbers, on a GPU
+
+# %% tags=["hide-input"]
 report.line(
     f"as a {names[true]}: {losses[0]:.3f}, as a {names[wrong]}: "
     f"{losses[1]:.3f}",
@@ -183,6 +185,7 @@ rivals = (
 )
 centre = (torch.arange(pairs) + 0.5) / pairs * diffusion.timesteps
 
+# %% tags=["hide-input"]
 fig, (left, middle) = plt.subplots(1, 2, figsize=(9, 3.6))
 figures.mean_interval(left, centre, right, figures.BLUE, "true class")
 figures.mean_interval(
@@ -237,6 +240,7 @@ hits = torch.stack(
     ]
 )
 
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(6, 3.4))
 figures.mean_interval(
     ax, budgets, 100 * hits, figures.BLUE, "Diffusion Classifier"
@@ -273,7 +277,7 @@ report.line(
 # Now the point of it all: images unlike those the models were trained on. Does the diffusion model still know which
 # label fits, and at which timesteps?
 
-# %%
+# %% tags=["hide-input"]
 ranges = {
     "0 - 250": (0.0, 0.25),
     "250 - 500": (0.25, 0.5),

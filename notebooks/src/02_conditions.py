@@ -18,10 +18,9 @@
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 20 minutes to read, under a minute to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = (
-    "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
-)
+# %% tags=["parameters", "hide-input"]
+# "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+scale = "mini"
 seed = 0
 images = 24  # validation images in the statistics
 pairs = 24  # (timestep, noise) pairs for each image
@@ -30,7 +29,7 @@ pairs = 24  # (timestep, noise) pairs for each image
 network = None  # another classifier: its name, or a folder in the hub's layout
 diffusion = None  # another diffusion model, likewise
 
-# %%
+# %% tags=["hide-input"]
 import time
 
 import matplotlib.pyplot as plt
@@ -119,6 +118,7 @@ depth = 2 + 6 * torch.sigmoid(rows)[None, None]
 depth_map = DepthMap(near=1, far=10)(depth)
 words = ClassMixture(torch.randn(5, 77, 768))(torch.zeros(1, 5))
 
+# %% tags=["hide-input"]
 figures.show(
     figures.gallery(
         [soft_map[0], (depth_map[0] + 1) / 2], ["pixel mixture", "depth map"]
@@ -311,6 +311,8 @@ for certainty in (0.5, 0.9, 0.99, 0.999):
     _, c_grad = accumulate(diffusion, z0, t, noise, c, micro_batch=12)
     c.backward(c_grad)
     pulls[certainty] = logits.grad.norm().item()
+
+# %% tags=["hide-input"]
 report.table(
     [
         {

@@ -19,7 +19,7 @@
 # **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](12_scenes) shows where
 # the pictures come from. **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": ADE20K, on a GPU
 scale = "mini"
 seed = 0
@@ -41,7 +41,7 @@ most = {}
 # ~/.cache/dtta
 results = None
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -101,7 +101,7 @@ draw = partial(figures.segmentation, count=len(classes))
 # A small SegFormer {cite:p}`xie2021segformer` was trained on clear scenes alone. Here are scenes of the test set, clear
 # and in fog, with their true maps and the network's.
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(4, 6, figsize=(8.4, 6.2))
 for k, pair in enumerate(zip(axes[:, :3].T, axes[:, 3:].T, strict=True)):
     for column, shift in zip(pair, ("clean", "fog"), strict=True):
@@ -174,6 +174,7 @@ with gradients_only_for([], diffusion):
 (push,) = torch.autograd.grad(c, leaf, -c_grad)  # the direction of descent
 toward = push[0].gather(0, truth.clamp(min=0)[None])[0]
 
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 4, figsize=(8.4, 2.5))
 figures.picture(axes[0], x[0])
 draw(axes[1], truth)
@@ -213,7 +214,7 @@ report.line(
 # **Predict, then run:** a shift that adds noise makes the *picture* noisy. At which timesteps will the model still care
 # about the map, and where might it prefer the wrong one?
 
-# %%
+# %% tags=["hide-input"]
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
 
@@ -277,7 +278,7 @@ figures.show(
 # how sure it is. The scene is not the best one: of all test scenes under fog that deepens with distance, ordered by
 # their gain, it stands at three quarters.
 
-# %%
+# %% tags=["hide-input"]
 tta = build(problem, "diffusion-tta")
 standing = partial(
     stored.at_quantile, table, "diffusion-tta", folder=folder
@@ -321,7 +322,7 @@ figures.animate(
 # `dtta/experiments/scenes-segmentation-test.toml` names. The numbers are stored results that
 # `dtta evaluate --table scenes-segmentation-test` makes again.
 
-# %%
+# %% tags=["hide-input"]
 gain_of = partial(
     stored.gain, table, folder=folder, metric=problem.metrics["mean IoU"]
 )
@@ -336,7 +337,7 @@ figures.show(
     "scenes, for each shift and for their mean.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     gains,
     tolerance=0.3,
@@ -344,7 +345,7 @@ report.gains(
     f"severity 3, seed {seed}",
 )
 
-# %%
+# %% tags=["hide-input"]
 scores = ("mean IoU", "mean class accuracy", "pixel accuracy")
 measured = {
     m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m])
@@ -365,7 +366,7 @@ figures.show(
     "the five shapes.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     measured | by_class, tolerance=0.3, caption="Mean over the shifts, in %"
 )
@@ -383,7 +384,7 @@ report.gains(
 #
 # Where do answers move? For four shifts, the scene that stands in the middle when the scenes are ordered by their gain.
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(
     len(four), 5, figsize=(8.4, 1.8 * len(four)), squeeze=False
 )
@@ -416,7 +417,7 @@ figures.show(
 # %% [markdown]
 # Are the stored numbers true? A scene of some shifts, run now:
 
-# %%
+# %% tags=["hide-input"]
 some = ("clean", "contrast", "fog", "shot_noise", "night")
 agree, count = stored.reproduce(
     table, "diffusion-tta", live, some, folder=folder, within=0.02
@@ -434,7 +435,7 @@ report.line(
 # layers. *Augmentation* averages the answers to the image and its mirror image, at several sizes if that helped on
 # validation scenes. Neither needs a diffusion model. Same scenes, settings from validation scenes.
 
-# %%
+# %% tags=["hide-input"]
 methods = ("diffusion-tta", "tent", "augmentation")
 rows = stored.summary(
     table, methods, shifts, problem.metrics["mean IoU"], folder=folder
@@ -471,7 +472,7 @@ report.gains(
 # time, and never loses much. TENT gains most in mean IoU, and *loses* mean class accuracy. Which classes does it give
 # up?
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         c: gain_of("tent", shifts, metric=partial(class_accuracy, name=c))
@@ -503,6 +504,8 @@ variants = {
     "φ adapted": "diffusion-tta, φ adapted",
     "online": "diffusion-tta, online",
 }
+
+# %% tags=["hide-input"]
 report.gains(
     {"as above": gain_of("diffusion-tta", shifts)}
     | {name: gain_of(run, shifts) for name, run in variants.items()},
@@ -510,7 +513,7 @@ report.gains(
     caption="Mean IoU over the shifts: gain over no adaptation",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         name: gain_of(run, shifts, against="diffusion-tta")
@@ -525,7 +528,7 @@ report.gains(
     "seen",
 )
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     report.table(
         stored.selection_table(table),
@@ -547,7 +550,7 @@ if setting.mini:
 # at, does it prefer the true map to the network's? For each shift, the loss under the network's map minus that under
 # the true map, on the first four test scenes that the results above are from; and the gain.
 
-# %%
+# %% tags=["hide-input"]
 preferred, gained = [], []
 rows = stored.rows(table, "diffusion-tta", folder)
 heard = dtta.Sampling(
@@ -609,7 +612,7 @@ report.line(
 # images and adapted too, and reports what it calls mean pixel accuracy; by its author's word that is the mean over
 # classes. It does not say how severe the shifts are. Of its shifts, these are in the mini world:
 
-# %%
+# %% tags=["hide-input"]
 paper = {
     "clean": 0.0,
     "gaussian_noise": 1.1,

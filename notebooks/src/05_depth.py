@@ -19,7 +19,7 @@
 # **You need** page [04](04_segmentation); the [world of scenes](12_scenes) shows where the pictures come from.
 # **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": NYU Depth v2, on
 # a GPU
 scale = "mini"
@@ -43,7 +43,7 @@ most = {}
 # ~/.cache/dtta
 results = None
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -100,7 +100,7 @@ four = [
 # The network has DenseDepth's shape {cite:p}`alhashim2018densedepth`: an encoder that goes down to a coarse view, and a
 # decoder that comes up again with short cuts across. It was trained on clear scenes alone.
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(4, 6, figsize=(8.4, 6))
 for k, pair in enumerate(zip(axes[:, :3].T, axes[:, 3:].T, strict=True)):
     for column, shift in zip(pair, ("clean", "fog"), strict=True):
@@ -131,7 +131,7 @@ figures.show(
 # %% [markdown]
 # Depth is easier to see as a relief. The same scene in fog, seen from the side:
 
-# %%
+# %% tags=["hide-input"]
 x, truth = problem.image(0, "fog", 3)
 with torch.no_grad():
     before = problem.model(x)
@@ -181,7 +181,7 @@ print(
 # **Predict, then run:** which of the four is closest to the truth for the diffusion model, and does the order hold in
 # fog?
 
-# %%
+# %% tags=["hide-input"]
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
 
@@ -239,7 +239,7 @@ figures.show(
 # By the same call as ever. Of all test scenes under fog that deepens with distance, ordered by their gain, this one
 # stands at three quarters.
 
-# %%
+# %% tags=["hide-input"]
 tta = build(problem, "diffusion-tta")
 standing = partial(
     stored.at_quantile, table, "diffusion-tta", folder=folder
@@ -269,7 +269,7 @@ figures.show(
 # A slice through the same scene shows the step at an object's edge: the row of pixels in which the truth varies most,
 # with the answer after every step.
 
-# %%
+# %% tags=["hide-input"]
 logs = truth[0].clamp(min=near).log()
 row = int((logs.amax(1) - logs.amin(1)).argmax())
 fig, ax = plt.subplots(figsize=(7.5, 3.4))
@@ -303,7 +303,7 @@ figures.show(
 # validation scenes, among those that `dtta/experiments/scenes-depth-test.toml` names. The numbers are stored results that
 # `dtta evaluate --table scenes-depth-test` makes again.
 
-# %%
+# %% tags=["hide-input"]
 gain_of = partial(
     stored.gain, table, folder=folder, metric=problem.metrics["SSIM"]
 )
@@ -318,7 +318,7 @@ figures.show(
     "for each shift and for their mean.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     gains,
     tolerance=0.1,
@@ -331,7 +331,7 @@ report.gains(
 # *RMSE* the root mean squared error in scene units, for both of which **less is better**; δ < 1.25 is the share of
 # pixels whose ratio to the truth is below 1.25.
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m])
@@ -360,7 +360,7 @@ report.gains(
 # truth has a mean over the image, the *offset* (all too far, or all too near), and what varies around it, the *shape*
 # error. Two test scenes of each shift, adapted now:
 
-# %%
+# %% tags=["hide-input"]
 kept = {
     (r.shift, r.index): r.score
     for r in stored.rows(table, "diffusion-tta", folder)
@@ -403,7 +403,7 @@ report.table(
 #
 # Where does depth move? For four shifts, the scene that stands in the middle when scenes are ordered by their gain.
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(
     len(four), 6, figsize=(9, 1.55 * len(four)), squeeze=False
 )
@@ -432,7 +432,7 @@ figures.show(
 # %% [markdown]
 # Are the stored numbers true? A scene of some shifts, run now:
 
-# %%
+# %% tags=["hide-input"]
 some = ("clean", "contrast", "fog", "shot_noise", "night")
 agree, count = stored.reproduce(
     table, "diffusion-tta", live, some, folder=folder, within=0.01
@@ -451,7 +451,7 @@ report.line(
 # {cite:p}`tarvainen2017mean` with the teacher of CoTTA {cite:p}`wang2022cotta`: the network's depths under jittered
 # brightness, contrast and noise should be those of an averaged teacher. Same scenes, settings from validation scenes.
 
-# %%
+# %% tags=["hide-input"]
 methods = ("diffusion-tta", "augmentation", "consistency")
 rows = stored.summary(
     table, methods, shifts, problem.metrics["SSIM"], folder=folder
@@ -481,7 +481,7 @@ report.line(
 # shift. And a second network, *GLPN* {cite:p}`kim2022glpn`, a transformer, with the settings that were chosen for the
 # first.
 
-# %%
+# %% tags=["hide-input"]
 variants = {
     "SGD for Adam": ("diffusion-tta, sgd", "none"),
     "all timesteps": ("diffusion-tta, all timesteps", "none"),
@@ -508,7 +508,7 @@ report.gains(
     "network",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         f"{name}{where}": gain_of(run, which, against="diffusion-tta")
@@ -521,7 +521,7 @@ report.gains(
     "seen",
 )
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     report.table(
         stored.selection_table(table),
@@ -550,7 +550,7 @@ if setting.mini:
 # The teacher can be asked as on page 04: at the timesteps it is heard at, does it prefer the true depths to the
 # network's?
 
-# %%
+# %% tags=["hide-input"]
 preferred, gained = [], []
 heard = dtta.Sampling(
     "stratified", t_min=settings["t_min"], t_max=settings["t_max"]
@@ -605,7 +605,7 @@ report.line(
 # and adapted too, and reports SSIM × 100. It does not say how severe the shifts are. Of its shifts, these are in the
 # mini world:
 
-# %%
+# %% tags=["hide-input"]
 paper = {
     "clean": 0.2,
     "gaussian_noise": 3.0,

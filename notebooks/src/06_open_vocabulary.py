@@ -24,7 +24,7 @@
 # reads from the folder `$DTTA_DATA`. No results are stored for these: the page makes them itself, image by image, and
 # goes on where it was stopped.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 # "mini": portraits of 32 x 32 pixels, on a CPU; "full": photographs, on a GPU
 scale = "mini"
 seed = 0
@@ -47,7 +47,7 @@ overrides = {}
 # ~/.cache/dtta
 results = None
 
-# %%
+# %% tags=["hide-input"]
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ def draw(ax, x):
 # under the same picture. Eight pairs of colour and shape were held out: no training picture shows a red box, no caption
 # names one.
 
-# %%
+# %% tags=["hide-input"]
 from dtta.problems.scenes.words import HELD_OUT, VOCABULARY
 from dtta.problems.scenes.world import COLOURS, SHAPES
 
@@ -142,7 +142,7 @@ if setting.mini:
 # Of every five names in the test vocabulary three are compositions that were seen in training, and two are not. Whoever
 # can name a red box without having met one has learnt what *red* means and what *box* means.
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     fig = figures.gallery(
         [problem.image(k)[0][0] for k in range(10)],
@@ -208,7 +208,7 @@ print(
 # adaptation: CLIP {term}`zero-shot`, and the text-to-image model when it is asked outright, as a
 # {term}`Diffusion Classifier`.
 
-# %%
+# %% tags=["hide-input"]
 import json
 
 from dtta.problems.training import weights as shipped
@@ -247,7 +247,7 @@ if setting.mini:
 # caption, asked about two images. In the mini run *thing* is no word that this CLIP was trained on; it reads it piece
 # by piece, and *red* does the work.
 
-# %%
+# %% tags=["hide-input"]
 coarse = {
     "scenes-clip": [
         "red thing",
@@ -329,7 +329,7 @@ figures.show(
 #
 # $$ c = \sum_j y_j\, \ell_j, \qquad \ell_j \in \mathbb{R}^{\text{tokens} \times D}. $$
 
-# %%
+# %% tags=["hide-input"]
 sentences = [
     problem.model.template.format(name) for name in problem.classes
 ]  # of the templates the first alone
@@ -391,7 +391,7 @@ figures.show(
 # **Predict, then run:** half of CLIP's answers under Gaussian noise are wrong. At which timesteps does the model know
 # better?
 
-# %%
+# %% tags=["hide-input"]
 shown = [
     "clean",
     *(
@@ -474,7 +474,7 @@ print(
 # From here on the page reads results. Those of the mini scale are stored with the package; at full scale the page now
 # makes its own, each run image by image. That takes long: every image is adapted to by a dozen methods and variants.
 
-# %%
+# %% tags=["hide-input"]
 test, folder = f"{problem.name}-test", stored.FOLDER
 others = [L for L in counts if len(problem.classes) != L]
 if not setting.mini:
@@ -534,7 +534,7 @@ if not setting.mini:
 # %% [markdown]
 # The portrait was not picked for its success: it is the first test portrait under low contrast that CLIP gets wrong.
 
-# %%
+# %% tags=["hide-input"]
 answers = stored.rows(test, "none", folder)
 wrong = next(
     (r.index for r in answers if r.shift == "contrast" and not r.score), 0
@@ -596,6 +596,8 @@ beliefs = [
     {"": name, "before": 100 * first[j].item(), "after": 100 * last[j].item()}
     for name, j in told.items()
 ]
+
+# %% tags=["hide-input"]
 report.table(beliefs, tolerance=1, caption="Belief in %")
 
 # %% [markdown]
@@ -606,7 +608,7 @@ report.table(beliefs, tolerance=1, caption="Belief in %")
 # What was added? First the matrix that moved most; then how large the update is, and where. Each line is one matrix;
 # its size is the norm of $BA$ beside that of the $W$ it is added to.
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 4, figsize=(9.6, 3), width_ratios=(0.5, 1, 1, 1.1))
 for ax, (name, matrix) in zip(
     axes, {"B": B, "A": A, "BA": BA}.items(), strict=False
@@ -638,7 +640,7 @@ figures.show(
     "no more are above zero than B has columns.",
 )
 
-# %%
+# %% tags=["hide-input"]
 sizes = torch.tensor(sizes)  # (steps, matrices)
 colours = (figures.BLUE, figures.GREEN, figures.ORANGE, figures.PURPLE)
 if len(layers) > 2 * len(colours):
@@ -662,7 +664,7 @@ figures.show(
     "zero and move away from it.",
 )
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 4, figsize=(9.6, 2.6))
 draw(axes[0], x)
 looks, looks_after = 100 * looks, 100 * looks_after
@@ -707,7 +709,7 @@ report.line(
 # that `dtta/experiments/scenes-clip-test.toml` names. The numbers are stored results that
 # `dtta evaluate --table scenes-clip-test` makes again.
 
-# %%
+# %% tags=["hide-input"]
 gain_of = partial(stored.gain, test, folder=folder)
 gains = {
     s.replace("_", " "): gain_of("diffusion-tta", {s})
@@ -720,7 +722,7 @@ figures.show(
     "images, for each shift and for their mean.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     gains,
     tolerance=0.6,
@@ -732,7 +734,7 @@ report.gains(
 # Seen and unseen compositions apart:
 
 
-# %%
+# %% tags=["hide-input"]
 def seen(row):
     return VOCABULARY[row.index % len(problem.classes)].seen
 
@@ -765,7 +767,7 @@ if setting.mini:
 #
 # Are the stored numbers true? A portrait of some shifts, run now:
 
-# %%
+# %% tags=["hide-input"]
 known = stored.runs(test, folder)
 kept = {
     (r.shift, r.index): r.score
@@ -788,7 +790,7 @@ if setting.mini:
 # {cite:p}`li2023diffusion` asks the text-to-image model alone, name by name; *staged*, it drops all but five names
 # after a third of the samples. The *ensemble* averages its belief and CLIP's. All settings from validation portraits.
 
-# %%
+# %% tags=["hide-input"]
 methods = (
     "diffusion-tta",
     "tent",
@@ -883,7 +885,7 @@ if behind:
 # last projection, the words of the prompt; and LoRA on the diffusion model as well, which the paper's authors say they
 # used.
 
-# %%
+# %% tags=["hide-input"]
 variants = {
     "LoRA on queries and values": "diffusion-tta",
     "all weights": "diffusion-tta, all",
@@ -903,7 +905,7 @@ figures.show(
     "what moves.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     by_part,
     tolerance=0.6,
@@ -929,7 +931,7 @@ if setting.mini:
 # How fair was the choice of settings? The next table has what was tried on validation portraits. LoRA on φ has a rate
 # of its own, and the one of CLIP was left at 300.
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     mine = {run: name for name, run in variants.items()} | {
         run: run for run in methods[1:]
@@ -941,7 +943,7 @@ if setting.mini:
         "points",
     )
 
-# %%
+# %% tags=["hide-input"]
 plain = {
     row.key: row.score for row in stored.rows(test, "diffusion-tta", folder)
 }
@@ -972,7 +974,7 @@ print(
 # diffusion model's network, for all three methods alike. Timed is the fastest of three runs, after one that does not
 # count.
 
-# %%
+# %% tags=["hide-input"]
 import time
 
 timed = {
@@ -1030,7 +1032,7 @@ table  # evaluations of the diffusion model for one image, counted
 # An evaluation is not the same in both: Diffusion-TTA goes backward through the model as well, about as costly again.
 # And what becomes of the gain?
 
-# %%
+# %% tags=["hide-input"]
 by_number = {}
 same = (
     f"diffusion-tta, {others[-1]} names" if others else None
@@ -1058,7 +1060,7 @@ report.gains(
 # As on page [03](03_classification): how far is the text-to-image model ahead of CLIP on its own, and what does
 # adaptation gain?
 
-# %%
+# %% tags=["hide-input"]
 teacher = "diffusion-classifier"
 ahead = [gain_of(teacher, {s})["gain"] for s in shifts]
 gained = [
@@ -1087,7 +1089,7 @@ report.line(f"correlation over the shifts: {correlation:.2f}", tolerance=0.05)
 # Classifier names two thirds or three quarters more of the portraits, and adaptation brings a quarter of that, or about
 # half. Something is in the way. Here is CLIP's belief in the *true* name, for the portraits it gets wrong:
 
-# %%
+# %% tags=["hide-input"]
 edges = (0, 1e-4, 1e-3, 1e-2, 1e-1, 1)
 bins, broken, right = [[] for _ in edges[1:]], 0, 0
 for r in answers:
@@ -1144,7 +1146,7 @@ print(f"right answers broken by adaptation: {broken} of {right}")
 # A **milder belief** in the condition helps: the settings above divide CLIP's logits by three (`temperature`) before the
 # names are mixed, and leave the answer's own as they are. What does that change, all else alike?
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     mild, sharp = "diffusion-tta", "diffusion-tta, temperature 1"
     report.gains(

@@ -20,10 +20,9 @@
 # **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 25 minutes to read, about a minute
 # to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = (
-    "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
-)
+# %% tags=["parameters", "hide-input"]
+# "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+scale = "mini"
 seed = 0
 pictures = 12  # validation images whose gradients are measured
 draws = 10  # times that a step's pairs are drawn anew for each of them
@@ -44,7 +43,7 @@ most = {}
 # ~/.cache/dtta
 results = None
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 from itertools import pairwise
 
@@ -102,7 +101,7 @@ print(f"settings, {origin}:", settings)
 # noise of two or so can be lived with.
 
 
-# %%
+# %% tags=["hide-input"]
 def gradients(image, index, sampling, norm="l2", weighting="none", size=None):
     """The gradient of each pair of each draw at the logits, (draws, B, L), and
     its t, (draws, B). A step uses the mean over the pairs."""
@@ -275,7 +274,7 @@ figures.show(
     "interval.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.table(
     [{"": name} | value for name, value in noises.items()],
     tolerance=0.05,
@@ -312,6 +311,8 @@ for name, part in parts.items():
     pulls[name] = -each[range(len(each)), [int(k) for k in labels]] / each.norm(
         dim=1
     ).clamp_min(1e-12)
+
+# %% tags=["hide-input"]
 report.table(
     [
         {
@@ -350,6 +351,8 @@ PAPER = {
     run: adapted - alone
     for run, (_, adapted) in zip(ROWS, TABLE_5.values(), strict=True)
 }
+
+# %% tags=["hide-input"]
 report.paper_gains(
     [
         (run, paper, f"{run}", gain_of(run, shifts))
@@ -360,7 +363,7 @@ report.paper_gains(
     paper="paper, Table 5: ConvNext-Tiny on ImageNet-A",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {run: gain_of(run, shifts) for run in PAPER},
     tolerance=0.1,
@@ -372,7 +375,7 @@ report.gains(
 # from the single pairs above: the noise of one pair, and that over $\sqrt{180}$. With one noise for all, the pairs hang
 # together, and it has to be measured.
 
-# %%
+# %% tags=["hide-input"]
 single = pairs[everywhere].flatten(1, 2)  # images, pairs, L
 many = next(
     (runs[run].settings["samples"] for run in ROWS[1:] if run in runs), 180
@@ -401,7 +404,7 @@ report.table(
 # 1.3. What is particular to that one noise stays, however many timesteps it is laid on. With a noise for each the step
 # is quiet. Below, each row stands against the one before it.
 
-# %%
+# %% tags=["hide-input"]
 steps_of = {
     f"{second}\nagainst {first}": gain_of(second, shifts, against=first)
     for first, second in zip(list(PAPER), list(PAPER)[1:], strict=False)
@@ -425,6 +428,8 @@ last = "180 timesteps, 180 noises"
 fair = {"at the middle's rate": "diffusion-tta"} | (
     {"at rate 2.5e-3": "rate 0.0025"} if "rate 0.0025" in runs else {}
 )
+
+# %% tags=["hide-input"]
 report.gains(
     {
         f"{last}, against the middle {how}": gain_of(
@@ -445,7 +450,7 @@ print(
     f"{len(moved[0])} scores"
 )
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     report.table(
         stored.selection_table("loss"),
@@ -466,7 +471,7 @@ if setting.mini:
 # **Predict, then run.** The noise of a step falls with the root of the number of pairs. Where will the gain stop
 # growing?
 
-# %%
+# %% tags=["hide-input"]
 SAMPLES = [
     n
     for n in (1, 3, 6, 12, 24, 48, 96, 180, 360)
@@ -561,7 +566,7 @@ figures.show(
     "measured noise of a step against the number of pairs, falling.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.table(
     [{"pairs": n} | value for n, value in measured.items()],
     tolerance=0.1,
@@ -569,7 +574,7 @@ report.table(
     f"images, {draws} draws",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         f"{n} pairs": gain_of(f"{n} samples", shifts, against="diffusion-tta")
@@ -591,6 +596,8 @@ OWN = {
     if own in runs
 }
 few = [run for run in ("1 samples", "3 samples", "shared noise") if run in runs]
+
+# %% tags=["hide-input"]
 report.gains(
     {
         run: gain_of(run, shifts, against="diffusion-tta")
@@ -603,7 +610,7 @@ report.gains(
     f"their own; against {B} pairs, accuracy in %",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {f"{n} steps": g for n, g in by_steps.items()},
     tolerance=0.1,
@@ -622,7 +629,7 @@ report.gains(
 #
 # All pairs in one pass, or a few at a time with their gradients added up: the same step, in less memory.
 
-# %%
+# %% tags=["hide-input"]
 x, _ = problem.image(0, "contrast", 3)
 whole = build(problem, "diffusion-tta")(x, image_generator(seed, 0))
 parts = build(problem, "diffusion-tta", micro_batch=4)(
@@ -655,7 +662,7 @@ print(
 # where SNR exceeds 5. A network that predicts $v$ has $\text{SNR} + 1$ in both denominators. The weights are then
 # divided by their mean over the timesteps that are used. What are they?
 
-# %%
+# %% tags=["hide-input"]
 ranges = {
     "timesteps of this page": (span["t_min"], span["t_max"]),
     "all timesteps": (0.0, 1.0),
@@ -688,7 +695,7 @@ report.table(
 # the next section. On these timesteps min-SNR is nearly the loss without weights. It is run on all timesteps, and
 # compared with equal weights on all timesteps, each at a rate chosen on validation images.
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         "min-SNR, against equal weights": gain_of(
@@ -713,7 +720,7 @@ report.gains(
 # thing is changed. Where the change rescales the gradient, the rate was chosen anew on validation images; see the table
 # of rates above.
 
-# %%
+# %% tags=["hide-input"]
 CHANGES = (
     "uniform timesteps",
     "antithetic timesteps",
@@ -735,7 +742,7 @@ figures.show(
     "the rate of the others lies at zero.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {run: gain_of(run, shifts, against="diffusion-tta") for run in CHANGES},
     tolerance=0.1,
@@ -750,7 +757,7 @@ report.gains(
 #
 # ## The rate
 
-# %%
+# %% tags=["hide-input"]
 RATES = [
     r
     for r in (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
@@ -809,7 +816,7 @@ figures.show(
     "mean over the shifts, and one shift alone, whose intervals are wide.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {f"rate {r:.1e}": g for r, g in by_rate.items()},
     tolerance=0.1,
@@ -822,7 +829,7 @@ report.gains(
 #
 # Are the stored numbers true? An image of each shift, run now:
 
-# %%
+# %% tags=["hide-input"]
 agree, count = stored.reproduce(
     "loss", "diffusion-tta", live, shifts, folder=folder
 )

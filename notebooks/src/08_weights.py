@@ -18,10 +18,9 @@
 #
 # **You need** page [03](03_classification). **Time:** 20 minutes to read, about two minutes to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = (
-    "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
-)
+# %% tags=["parameters", "hide-input"]
+# "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+scale = "mini"
 seed = 0
 # images of each shift that are run again and compared with the stored results
 live = 1
@@ -47,7 +46,7 @@ most = {}
 # ~/.cache/dtta
 results = None
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -144,7 +143,7 @@ for name, settings in ways.items():
 # Rates were chosen on validation images, for each row its own: here are those tried, and where the best one lies among
 # them. A best rate at an end of what was tried says that a better one may lie beyond.
 
-# %%
+# %% tags=["hide-input"]
 WAYS = (
     "random start",
     "logits",
@@ -176,7 +175,7 @@ if setting.mini:
         "severity 3, and gains there in points",
     )
 
-# %%
+# %% tags=["hide-input"]
 by_way = {
     family: {way: gain_of(named(way, network), shifts) for way in WAYS}
     for family, network in families.items()
@@ -193,7 +192,7 @@ figures.show(
     "over no adaptation, with its interval, mean over twelve shifts.",
 )
 
-# %%
+# %% tags=["hide-input"]
 THEIRS = (
     "random start",
     "logits",
@@ -256,14 +255,14 @@ for column, where, cells in (
         f"{before}",
     )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     by_way["ResNet"],
     tolerance=0.1,
     caption=f"ResNet: accuracy in %, mean over the shifts; {drawn}",
 )
 
-# %%
+# %% tags=["hide-input"]
 for family, gains in list(by_way.items())[1:]:
     report.gains(
         gains,
@@ -278,6 +277,8 @@ PAIRS += [
     ("logits and ensemble", "logits"),
     ("logits", "logits, from the network's"),
 ]
+
+# %% tags=["hide-input"]
 for family, network in families.items():
     known = {named(way, network): way for way in WAYS}
     report.gains(
@@ -320,7 +321,7 @@ for family, network in families.items():
 # how many are mended?
 
 
-# %%
+# %% tags=["hide-input"]
 def kept_and_mended(way, network):
     """For what was right before and what was wrong: the share that is right now
     in %, its interval, and how many.
@@ -379,7 +380,7 @@ figures.show(
     "more than those that move its weights.",
 )
 
-# %%
+# %% tags=["hide-input"]
 for family in families:
     counts = {
         what: shares[family, "all"][what][3] for what in ("kept", "mended")
@@ -435,7 +436,7 @@ if page_03 := (folder / "digits-test.json").is_file():  # page 03's table
 # was good. Each pair of points is a shift. **Predict, then run:** where the network is good, will the open points lie
 # below the filled ones?
 
-# %%
+# %% tags=["hide-input"]
 names = [shift.replace("_", " ") for shift in ("clean", *shifts)]
 fig, axes = plt.subplots(
     1, len(families), figsize=(9.5, 4.2), sharey=True, squeeze=False
@@ -492,7 +493,7 @@ figures.show(
 # Diffusion Classifier) is ahead of the ResNet, on page 03's images that are not among those here.
 
 
-# %%
+# %% tags=["hide-input"]
 def halves(way, network):
     """(2, 2, shifts): of each half of a shift's images the accuracy before and
     the gain, in points.
@@ -605,7 +606,7 @@ if len(shifts) > 2 and images > 1:
 # the same averaged with the network, or the network that is moved? Beside it stands shear, where the usual teacher is
 # behind.
 
-# %%
+# %% tags=["hide-input"]
 TEACHERS = {
     "DiT, all timesteps": (
         "dit",
@@ -709,7 +710,7 @@ if found:
 # network: at one rate its curve is the same for both.
 
 
-# %%
+# %% tags=["hide-input"]
 def by_step(way, family, images):
     """Shares of right answers, by step."""
     run, own = runs[named(way, families[family])], networks[family]
@@ -765,7 +766,7 @@ figures.show(
     "and down.",
 )
 
-# %%
+# %% tags=["hide-input"]
 marks = [step for step in (0, 5, 10, 15, 20, 30, 40) if step <= steps]
 report.table(
     [
@@ -789,7 +790,7 @@ report.table(
 # Why, then, does the paper's random network fail, with 0.7% on ImageNet and 4.0% on ImageNet-R? Table 6 does not say at
 # which rate. **Predict, then run:** what would ours have shown at another one?
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     fig, axes = plt.subplots(
         1, len(families), figsize=(9, 3.2), sharey=True, squeeze=False
@@ -846,7 +847,7 @@ if setting.mini:
 #
 # Are the stored numbers true? An image of each shift, run now, with the network that moved and with the answer:
 
-# %%
+# %% tags=["hide-input"]
 for way in ("all", "logits"):
     agree, count = stored.reproduce("weights", way, live, shifts, folder=folder)
     report.line(

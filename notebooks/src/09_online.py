@@ -18,10 +18,9 @@
 #
 # **You need** page [03](03_classification). **Time:** 25 minutes to read, about a minute to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = (
-    "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
-)
+# %% tags=["parameters", "hide-input"]
+# "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+scale = "mini"
 seed = 0
 length = 32  # images of the stream that is shown
 # images at the start of three streams that are run again and compared with the
@@ -43,7 +42,7 @@ most = {}
 # ~/.cache/dtta
 results = None
 
-# %%
+# %% tags=["hide-input"]
 import copy
 from dataclasses import replace
 from functools import partial
@@ -145,7 +144,7 @@ print("three images of a stream, the same answers as by hand:", all(alike))
 # from where they started, and how many answers were right so far, beside the network as it was and adaptation to each
 # image alone.
 
-# %%
+# %% tags=["hide-input"]
 frozen, single = (
     copy.deepcopy(problem.model),
     replace(problem, model=copy.deepcopy(problem.model)),
@@ -213,7 +212,7 @@ report.line(
 # (`dtta/experiments/online.toml` says which; `dtta evaluate --table online` makes the stored results again). TENT and
 # CoTTA get eight images at a time, since they stand on the statistics of a batch ([page 03](03_classification)).
 
-# %%
+# %% tags=["hide-input"]
 FAMILIES = {"ResNet": ""} | ({"ViT": ", vit"} if "online, vit" in runs else {})
 WAYS = (
     "one at a time",
@@ -244,14 +243,14 @@ figures.show(
     "CoTTA nothing; TTT-MAE gains nothing in a stream.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     both,
     tolerance=0.1,
     caption="Accuracy in %, gain in points, mean of the shifts",
 )
 
-# %%
+# %% tags=["hide-input"]
 pairs = {
     f"{family}: {second} against {first}": gain_of(
         second + end, shifts, against=first + end
@@ -271,7 +270,7 @@ report.gains(
     caption="On the same images, one way against another; accuracy in %",
 )
 
-# %%
+# %% tags=["hide-input"]
 if setting.mini:
     report.table(
         stored.selection_table("online"),
@@ -292,7 +291,7 @@ if setting.mini:
 #
 # By shift, with the network that moved:
 
-# %%
+# %% tags=["hide-input"]
 by_shift = {
     f"{family}, {way}": {
         s.replace("_", " "): gain_of(way + end, [s])["gain"]
@@ -319,7 +318,7 @@ figures.show(
 # If it does, online adaptation pulls away from adaptation of single images as the stream goes on. Both see the same
 # images, so that the difference is paired, place by place; the streams in four parts:
 
-# %%
+# %% tags=["hide-input"]
 PARTS = 4
 
 
@@ -390,7 +389,7 @@ figures.show(
 # among them, in an order drawn anew for each seed, and nothing is put back in between. In the *sorted* ones all zeros
 # of a shift come first, then all ones, and so on, as in the authors' released code.
 
-# %%
+# %% tags=["hide-input"]
 LONG = ("online", "online, and φ", "tent", "cotta")
 STREAMS = {"apart": "", "sorted by class": ", sorted", "changing": ", changing"}
 by_stream = {
@@ -407,12 +406,12 @@ figures.show(
     "lose theirs where the classes are sorted.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     by_stream, tolerance=0.1, caption="Accuracy in %, mean of the shifts"
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         f"{family}, {way}: {stream} against apart": gain_of(
@@ -452,7 +451,7 @@ report.gains(
 # After each stream sixteen clean images are answered with the weights as they are by then, without adapting. The
 # network had nearly all of them right at the start.
 
-# %%
+# %% tags=["hide-input"]
 after = [AFTER + shift for shift in ("clean", *shifts)]
 
 
@@ -522,7 +521,7 @@ report.table(
 # changing validation streams, at two rates: that of the streams above, and *fast*, twenty times as much, which suits
 # single images.
 
-# %%
+# %% tags=["hide-input"]
 BACK = {
     "online, changing": ("afresh", "some of the way back"),
     "fast, changing": ("fast, afresh", "fast, some of the way back"),
@@ -575,7 +574,7 @@ report.table(
 # exist here, at severity 3, so that the table can be mirrored cell by cell. Networks like ConvNeXt, with which the
 # paper gains most (+27.0 and +22.8 on the mean of its five), have no counterpart here.
 
-# %%
+# %% tags=["hide-input"]
 SHARED = [name for name, shift in CORRUPTIONS.items() if shift in shifts]
 OURS = {"resnet50": ("ResNet", ""), "vit-b-32": ("ViT", ", vit")}
 METHODS = (
@@ -661,7 +660,7 @@ report.paper_gains(
 #
 # Are the stored numbers true? The first images of three streams, run now:
 
-# %%
+# %% tags=["hide-input"]
 agree, count = stored.reproduce(
     "online", "online", live, shifts[:3], seed, folder=folder
 )

@@ -19,7 +19,7 @@
 # **You need** Python and tensors; of the other pages, nothing. **Time:** 15 minutes to read, half a minute to run on
 # one CPU core.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 # nothing here is to be scaled: the world is the same; "full" draws the first
 # picture larger
 scale = "mini"
@@ -27,7 +27,7 @@ seed = 0  # of the shifts
 counted = 150  # validation scenes in the shares of the classes
 measured = 20  # validation images in the table of shifts
 
-# %%
+# %% tags=["hide-input"]
 import textwrap
 from dataclasses import replace
 
@@ -100,7 +100,7 @@ for name in ("image", "segmentation", "depth"):
 # %% [markdown]
 # Shapes, colours and materials multiply quickly. With four more objects, a lower sun, and nine rays for each pixel:
 
-# %%
+# %% tags=["hide-input"]
 six = replace(
     two,
     objects=(
@@ -156,7 +156,7 @@ figures.show(
 # is nothing: *sphere tracing* {cite:p}`hart1996sphere`. In a slice through a world of two objects:
 
 
-# %%
+# %% tags=["hide-input"]
 def distance(x, y):
     """From the nearest of a sphere, a box and the ground, for points of the
     slice z = 0.
@@ -251,7 +251,7 @@ print("steps of this ray:", len(stops) - 1)
 # five kinds of ground, under a sun and a sky of its own. The same seed and index give the same scene, the same bytes,
 # on any day. Here are the first 32 of the validation split.
 
-# %%
+# %% tags=["hide-input"]
 first = render(
     [data.scene("validation", i) for i in range(32)], size=48, supersample=2
 )
@@ -266,7 +266,7 @@ figures.show(
 # The renderer knows what each ray met, so that the maps are sure where a person would have to guess: at edges, inside
 # the hole of a torus, in deep shadow. (The exercise finds the one limit.) Four of these scenes, larger:
 
-# %%
+# %% tags=["hide-input"]
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
 shown = render(scenes, size=96, supersample=2)
 
@@ -307,6 +307,8 @@ sample = data.sample("validation", counted)
 here = torch.stack(
     [sample["segmentation"] == k for k in range(len(CLASSES))]
 ).float()  # (class, scene, H, W)
+
+# %% tags=["hide-input"]
 report.table(
     [
         {
@@ -350,6 +352,8 @@ image = sample["image"][chosen]
 images = [image] + [
     shift_image(image, name, 3, seed, chosen) for name in IMAGE_SHIFTS
 ]
+
+# %% tags=["hide-input"]
 figures.show(
     figures.gallery(
         images,
@@ -372,6 +376,8 @@ for name in IMAGE_SHIFTS:
         ]
         row[f"{severity}"] = torch.stack(moved).mean().item()
     rows.append(row)
+
+# %% tags=["hide-input"]
 report.table(
     rows,
     tolerance=0.005,
@@ -406,6 +412,8 @@ worlds = [
 ]
 shifted = render([scene, *worlds], size=64, supersample=2).image
 names = [name.replace("_", "\n") for name in WORLD_SHIFTS]
+
+# %% tags=["hide-input"]
 figures.show(
     figures.gallery(
         [shifted[0]] * len(names) + list(shifted[1:]),
@@ -432,6 +440,7 @@ assert torch.equal(maps.segmentation[0], maps.segmentation[1]) and torch.equal(
     maps.depth[0], maps.depth[1]
 )
 
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(3, 3, figsize=(5.4, 5.6))
 for n, (title, (left, middle, right)) in enumerate(
     zip(pick, axes, strict=True)

@@ -70,7 +70,7 @@ def _metadata(page: NotebookNode, name: str) -> Iterator[str]:
 
 
 def _in_step(project: Project, page: NotebookNode, name: str, committed: bool) -> Iterator[str]:
-    links = set(re.findall(r"https://colab\.research\.google\.com/github/[^\s)\"']+", _markdown(page)))
+    links = set(re.findall(r"colab-badge\.svg\)\]\((https://[^\s)]+)\)", _markdown(page)))
     if links != {project.colab(name)}:
         yield f"its Colab link is {', '.join(sorted(links)) or 'missing'}, not {project.colab(name)}"
     if not (project.sources / f"{name}.py").exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.pages import course, record
+from tools.pages import course, evidence, record
 from tools.pages.check import check_page
 from tools.pages.editions import put_outputs
 from tools.pages.project import PageError, Project, clean, tags, write
@@ -39,6 +39,7 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
     if handed_out.is_dir():  # readers download them; they are not pages of the book
         shutil.copytree(handed_out, site / "notebooks" / "assignments")
     course.put_tables(project, site / "book", assignments)
+    evidence.put_tables(site / "book" / "evidence")
     status = site / "book" / "status.md"
     if status.exists():
         folders = {notebooks, *(project.build / "executed").glob("*")}

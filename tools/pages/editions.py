@@ -78,10 +78,8 @@ def _figure_call(source: str) -> ast.Call | None:
     if "figures." not in source:
         return None
     for node in ast.walk(ast.parse(source)):
-        function = node.func if isinstance(node, ast.Call) else None
-        if isinstance(function, ast.Attribute) and function.attr in ("show", "animate"):
-            if isinstance(function.value, ast.Name) and function.value.id == "figures":
-                return node
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("figures.show", "figures.animate"):
+            return node
     return None
 
 
@@ -229,7 +227,7 @@ class Plain:
         prose = [path for path in self.project.toc_files() if Path(path).name == stem and path.startswith("book/")]
         if prose:
             return f"[{words}]({self.project.url}/blob/main/{prose[0]}.md)"
-        if not file or "/" not in file and "." not in file:
+        if not file or ("/" not in file and "." not in file):
             return words  # a label of this page
         raise EditionError(f"{self.name}: [{words}]({target}) leads to no page of the book")
 

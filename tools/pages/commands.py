@@ -7,6 +7,7 @@ python tools/pages check                     the project's rules for notebooks/*
 python tools/pages verify                    check, then run again and compare with the committed outputs
 python tools/pages compare FOLDER            numbers of executed pages against the references of their device
 python tools/pages collect FOLDER            write those references: notebooks/references/*.json
+python tools/pages ceilings                  lower notebooks/ceilings.yml to what the pages show now
 python tools/pages hero                      the README's picture -> book/_static/hero.png
 """
 
@@ -24,7 +25,7 @@ import yaml
 
 from dtta.cli import explanation
 from dtta.cli.options import Parser, whole
-from tools.pages import book, references
+from tools.pages import book, limits, references
 from tools.pages.check import check_folder, check_page
 from tools.pages.editions import put_outputs
 from tools.pages.project import PROFILES, PageError, Project, clean, write
@@ -107,6 +108,10 @@ def collect(project: Project, args: argparse.Namespace) -> None:
     print(*references.collect(args.folder, args.references or project.notebooks / "references"), sep="\n")
 
 
+def ceilings(project: Project, args: argparse.Namespace) -> None:
+    print("\n".join(limits.lower(project)) or "no ceiling can be lowered")
+
+
 def hero(project: Project, args: argparse.Namespace) -> None:
     from tools.pages.hero import draw  # loads torch and matplotlib, which the other commands do not need
 
@@ -147,6 +152,7 @@ def parser() -> Parser:
         sub = command(function, text)
         sub.add_argument("folder", type=Path, help="the notebooks of a run, such as _build/executed/full")
         sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")
+    command(ceilings, "lower the ceilings of pages that are to be rewritten")
     command(hero, "draw the README's picture from the stored results")
     return parser
 

@@ -1,4 +1,4 @@
-"""Make a page's two notebooks from one source: in plain Markdown, for Colab and Jupyter, and with MyST roles, for the book.
+"""Make two notebooks of a page: one in plain Markdown, for Colab and Jupyter, and one with MyST roles, for the book.
 
 The source has MyST. Write there:
 
@@ -66,15 +66,16 @@ def figures(page: NotebookNode, name: str) -> dict[int, Figure]:
     found: dict[int, Figure] = {}
     prefix = f"{int(number)}." if (number := number_of(name)) else ""
     for index, cell in enumerate(page.cells):
-        call = _figure_call(cell.source) if cell.cell_type == "code" else None
+        call = figure_call(cell.source) if cell.cell_type == "code" else None
         if call is not None:
-            texts = {k.arg: _text(k.value) for k in call.keywords}
+            texts = {k.arg: literal(k.value) for k in call.keywords}
             caption = texts.get("caption") or texts.get("alt") or ""
             found[index] = Figure(f"{prefix}{len(found) + 1}", caption, texts.get("name") or "")
     return found
 
 
-def _figure_call(source: str) -> ast.Call | None:
+def figure_call(source: str) -> ast.Call | None:
+    """Return the call that shows the figure of a cell, if it has one."""
     if "figures." not in source:
         return None
     for node in ast.walk(ast.parse(source)):
@@ -83,7 +84,7 @@ def _figure_call(source: str) -> ast.Call | None:
     return None
 
 
-def _text(node: ast.expr) -> str:
+def literal(node: ast.expr) -> str:
     """Return a literal text in one line; "" if it is computed."""
     literal = isinstance(node, ast.Constant) and isinstance(node.value, str)
     return " ".join(node.value.split()) if literal else ""

@@ -48,7 +48,8 @@ def test_myst_becomes_plain_markdown(myst, markdown):
 
 
 def test_solutions_and_answers_are_closed_and_keep_their_text():
-    text = "```{exercise}\n:label: few\n\nHow *few*?\n```\n\n```{solution} few\n:class: dropdown\n\nSix {cite:p}`hu2022lora`.\n```"
+    text = "```{exercise}\n:label: few\n\nHow *few*?\n```\n\n"
+    text += "```{solution} few\n:class: dropdown\n\nSix {cite:p}`hu2022lora`.\n```"
     made = plain(text)
     assert "**Exercise 3.1.**" in made and "How *few*?" in made
     solution = made[made.index("<details>") :]

@@ -144,7 +144,7 @@ for name, found in {
 # *Soft* here means calibrated: beliefs drawn so that the label is a fair draw from them,
 # $p \sim \operatorname{Dirichlet}(0.15 + \operatorname{onehot}(y))$. Both models have the same shape, data and steps.
 
-# %%
+# %% tags=["hide-input"]
 sampling = Sampling(timesteps="stratified", t_min=0.25, t_max=0.75)
 
 

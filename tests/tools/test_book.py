@@ -144,7 +144,8 @@ def test_no_code_or_output_is_cut_off_at_1280_pixels(browser, address, document)
         assert visit.page.evaluate(CUT_OFF) == []
         sideways = visit.page.evaluate(
             """() => [...document.querySelectorAll('article table')].filter(table => {
-                const box = table.getBoundingClientRect(), page = document.querySelector('article').getBoundingClientRect();
+                const box = table.getBoundingClientRect();
+                const page = document.querySelector('article').getBoundingClientRect();
                 for (let outer = table; outer; outer = outer.parentElement)
                     if (getComputedStyle(outer).overflowX === 'auto') return false;
                 return box.width && box.right > page.right + 1;

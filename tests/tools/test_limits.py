@@ -73,7 +73,7 @@ def test_a_ceiling_allows_what_is_there_and_falls_but_never_rises(site):
     page(site, new_code_cell("a = 1\n" * 15))
     assert limits.lower(site) == ["01_a: lines in a visible cell: 17 -> within 15"]
     assert limits.ceilings(site) == {} and list(limits.check(site, path)) == []
-    assert "may\n# only fall" in file.read_text(encoding="utf-8")
+    assert "ceiling\n# may only fall" in file.read_text(encoding="utf-8")
 
 
 def test_the_books_pages_are_within_their_limits():

@@ -1,7 +1,7 @@
 """How much a page may show: visible code, figures and tables; and ceilings of pages that are still to be rewritten.
 
-A page keeps within LIMITS. notebooks/ceilings.yml lists pages that do not yet, with what they have today. A ceiling may
-only fall: ``python tools/pages ceilings`` lowers each to the present count, and drops it once the page is within LIMITS.
+A page keeps within LIMITS. notebooks/ceilings.yml lists pages that do not yet, with what they have today. A ceiling
+may only fall: ``python tools/pages ceilings`` lowers each to the present count, and drops it within LIMITS.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def results_folder() -> Path:
     return cache_folder() / "results"
 
 
-def _about(table: str, folder: Path) -> dict:
+def about(table: str, folder: Path = FOLDER) -> dict:
+    """Return what is stored about a table: its purpose, command, seeds, seconds, runs. Raises FileNotFoundError."""
     path = folder / f"{table}.json"
     if not path.is_file():
         raise FileNotFoundError(f"no stored results {path}; make them with: dtta evaluate --table {table}")
@@ -37,22 +38,22 @@ def _about(table: str, folder: Path) -> dict:
 
 def runs(table: str, folder: Path = FOLDER) -> dict[str, Run]:
     """Return the runs of a stored table by name. Raises FileNotFoundError: no such table."""
-    return {name: Run(**run) for name, run in _about(table, folder)["runs"].items()}
+    return {name: Run(**run) for name, run in about(table, folder)["runs"].items()}
 
 
 def baselines(table: str, folder: Path = FOLDER) -> dict[str, str]:
     """Return the run that each run of a table is compared with, where it is not "none"."""
-    return {run: other for run, other in _about(table, folder).get("baselines", {}).items() if other != "none"}
+    return {run: other for run, other in about(table, folder).get("baselines", {}).items() if other != "none"}
 
 
 def seconds(table: str, folder: Path = FOLDER) -> dict[str, float]:
     """Return how long each run's rows took in all, its grid's included but not its baseline's; empty: no such table."""
-    return _about(table, folder)["seconds"] if (folder / f"{table}.json").is_file() else {}
+    return about(table, folder)["seconds"] if (folder / f"{table}.json").is_file() else {}
 
 
 def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
     """Return a run's rows by shift, then image. Raises FileNotFoundError: no such table; KeyError: no such run."""
-    names = _about(table, folder)["runs"]
+    names = about(table, folder)["runs"]
     if run not in names:
         raise KeyError(f"{table} has no run {run!r}; it has {', '.join(names)}")
     path = folder / f"{table}.csv"

@@ -58,11 +58,16 @@ def style() -> None:
     )
 
 
-def show(fig: Figure, alt: str) -> None:
+def show(fig: Figure, alt: str, caption: str = "", name: str = "") -> None:
     """Display a figure in a notebook with its alt text, what it draws and what it shows, and close it.
 
     Show one figure in each cell: the book keeps one alt text per cell. Leave numbers that may differ between machines
     out of the alt text: a checked page must have the same. Raises ValueError: the alt text is missing or too short.
+
+    Args:
+        caption: what to see in the figure, printed below it with its number. The book's pages are made from their
+            sources, so write a literal text (``tools/pages/editions.py`` reads it there).
+        name: for references: {numref}`name` in the prose of the page becomes "Figure 3.2".
     """
     import matplotlib.pyplot as plt
 
@@ -72,7 +77,7 @@ def show(fig: Figure, alt: str) -> None:
     _display(image, fig, alt)
 
 
-def animate(frames: Sequence[Figure], alt: str, seconds: float = 0.8) -> None:
+def animate(frames: Sequence[Figure], alt: str, seconds: float = 0.8, caption: str = "", name: str = "") -> None:
     """Display figures of equal size in turn, in a loop, as an animated PNG with an alt text; see `show`.
 
     Each frame lasts `seconds`, the last 2.5 times as long; print, or a browser without animated PNG, shows the first.

@@ -54,15 +54,8 @@ def table(
         digits: number of digits after the decimal point; None: as many as are meaningful under the tolerance. With 0,
             floats look like counts, and the tolerance applies to all whole numbers of the table.
     """
-    import pandas as pd
-
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    if any(name is not None for name in frame.index.names):
-        frame = frame.reset_index()
     digits = min(_digits(tolerance), 99 if digits is None else digits)
-    heads = [str(name) for name in frame.columns]
-    right = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
-    cells = [[_cell(value, digits) for value in row] for row in frame.itertuples(index=False)]
+    heads, cells, right = _columns(rows, digits)
     texts = [text for row in cells for text in row]
     _refuse_empty_digits(texts, digits, tolerance)
     if digits == 0:
@@ -75,6 +68,24 @@ def table(
         "text/plain": _text(heads, cells, right, caption, note),
     }
     _display(data, tolerance, whole)
+
+
+def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str = "") -> str:
+    """Return a table as HTML, with its floats rounded, for a page of the book that does not run; see `table`."""
+    heads, cells, right = _columns(rows, digits)
+    return _html(heads, cells, right, caption, "")
+
+
+def _columns(rows: DataFrame | Iterable[Mapping], digits: int) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Return a table's headings, its cells as texts, and which columns have numbers."""
+    import pandas as pd
+
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    heads = [str(name) for name in frame.columns]
+    right = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
+    return heads, [[_cell(value, digits) for value in row] for row in frame.itertuples(index=False)], right
 
 
 def gains(
@@ -163,7 +174,7 @@ def _html(heads: list[str], cells: list[list[str]], right: list[bool], caption: 
     title = [f"<caption>{html.escape(caption)}</caption>"] if caption else []
     head = ["<thead>", row("th", heads, ' scope="col"'), "</thead>"]
     body = ["<tbody>", *(row("td", values) for values in cells)]
-    end = f"</tbody></table><p><small>{note}</small></p></div>"
+    end = "</tbody></table>" + (f"<p><small>{note}</small></p>" if note else "") + "</div>"
     return "\n".join(['<div class="dtta-table"><table>', *title, *head, *body, end])
 
 

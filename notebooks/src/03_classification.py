@@ -19,7 +19,7 @@
 # **You need** pages [01](01_diffusion_loss) and [02](02_conditions). **Time:** 30 minutes to read, about a minute to
 # run on two CPU cores.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
 seed = 0
 live = 2  # images of each shift that are run again and compared with the stored results
@@ -33,7 +33,7 @@ shifts = None  # a list of some; None: all
 most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
 results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
 
-# %%
+# %% tags=["hide-input"]
 import copy
 from functools import partial
 
@@ -45,16 +45,17 @@ from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_1, published
 from dtta.experiments.transfer import open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.profiling.flops import operations
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
     scale, ["digits-test", "teachers"], "digits", "imagenet", images, seed, shifts=shifts,
     network=network, networks={"vit": vit}, diffusion=diffusion, limits=most, results=results,
 )  # fmt: skip
 settings = stored.runs("digits-test", folder)["diffusion-tta"].settings
-origin = {"mini": "chosen on validation images", "full": "the paper's, not chosen on validation images"}[scale]
+origin = setting(mini="chosen on validation images", full="the paper's, not chosen on validation images")
 print(f"settings, {origin}:", settings)
 
 # %% [markdown]
@@ -74,7 +75,7 @@ image, label = problem.image(first.index, first.shift, first.severity)
 
 network = copy.deepcopy(problem.model)
 diffusion = problem.diffusion
-rate = {"mini": settings["lr"], "full": 5e-3}[scale]  # of SGD; at full scale the paper's second setting
+rate = setting(mini=settings["lr"], full=5e-3)  # of SGD; at full scale the paper's second setting
 optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
 generator = image_generator(seed, first.index)
 low, high = settings.get("t_min", 0.0), settings.get("t_max", 1.0)
@@ -139,7 +140,7 @@ tta = build(problem, "diffusion-tta", **settings)
 # Beliefs live in a simplex. Drawn here as a triangle: all on the true class, all on its strongest rival, or all on the
 # rest. Open dots are where an image starts, full dots where it ends. Past the dotted lines the answer changes.
 
-# %%
+# %% tags=["hide-input"]
 names = [name[:12] for name in problem.classes]
 paths = []
 for number, row in enumerate([*mended[:: max(1, len(mended) // 4)][:4], *broken[:: max(1, len(broken) // 2)][:2]]):
@@ -163,7 +164,7 @@ figures.show(
 # distances in the list of all such images.
 
 
-# %%
+# %% tags=["hide-input"]
 def picks(rows, count):
     return rows[:: max(1, len(rows) // count)][:count]
 
@@ -180,7 +181,7 @@ for rows, edge in ((picks(mended, 10), figures.BLUE), (picks(broken, 10), figure
         edges.append(edge)
 if shown:
     figures.show(
-        figures.gallery(shown, titles, columns={"mini": 10, "full": 5}[scale], edges=edges),
+        figures.gallery(shown, titles, columns=setting(mini=10, full=5), edges=edges),
         alt="Rows of shifted images. Framed in blue: wrong before, right after adaptation. Framed in orange-red: right "
         "before, wrong after.",
     )
@@ -194,7 +195,7 @@ print(f"{len(mended)} mended, {len(broken)} broken, of {len(adapted)} test image
 # names. The interval is a paired bootstrap over the images; one that holds zero means no gain was shown. The numbers
 # are stored results that `dtta evaluate --table digits-test` makes again.
 
-# %%
+# %% tags=["hide-input"]
 gain_of = partial(stored.gain, "digits-test", folder=folder)  # of a run, over no adaptation, under some shifts
 
 gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
@@ -204,8 +205,8 @@ figures.show(
     alt="Forest plot: the gain in points with its interval for clean images, for each of twelve shifts and their mean.",
 )
 
-# %%
-seeds = {"mini": "seeds 0, 1 and 2", "full": f"seed {seed}"}[scale]
+# %% tags=["hide-input"]
+seeds = setting(mini="seeds 0, 1 and 2", full=f"seed {seed}")
 report.gains(
     gains,
     tolerance=0.3,
@@ -215,7 +216,7 @@ report.gains(
 # %% [markdown]
 # Are the stored numbers true? A few images of each shift, run now:
 
-# %%
+# %% tags=["hide-input"]
 agree, count = stored.reproduce("digits-test", "diffusion-tta", live, shifts, folder=folder)
 report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 
@@ -238,7 +239,7 @@ report.line(f"{agree} of {count} answers are as stored", tolerance=0.1, whole=2)
 # statistics*), or by those of training. All adapt first and answer then, so that each image is answered with weights
 # that have seen it.
 
-# %%
+# %% tags=["hide-input"]
 runs = stored.runs("digits-test", folder)
 NAMES = {
     "diffusion-tta": ("Diffusion-TTA", "one image"),
@@ -282,7 +283,7 @@ figures.show(
 )
 
 
-# %%
+# %% tags=["hide-input"]
 def gigaflops(run):
     """Billions of operations for each image of one call, on images of low contrast."""
     known = runs[run]
@@ -339,7 +340,7 @@ report.table(rows, tolerance=0.3, caption=caption)
 #
 # Which differences are sure? On the same images:
 
-# %%
+# %% tags=["hide-input"]
 PAIRS = (
     ("diffusion-classifier", "diffusion-tta"),
     ("ensemble", "diffusion-tta"),
@@ -360,8 +361,8 @@ report.gains(
 # How was each set? Where the best of what was tried lies at an end, a better one may lie beyond it. (Whether 288
 # images tell two settings apart is not said here.)
 
-# %%
-if scale == "mini":
+# %% tags=["hide-input"]
+if setting.mini:
     report.table(
         stored.selection_table("digits-test", {run: ", ".join(name) for run, name in NAMES.items()}),
         tolerance=0.1,
@@ -373,11 +374,11 @@ if scale == "mini":
 # classes it would pay a hundred times as much, and adaptation what it pays now. And adaptation leaves a *network*
 # behind, for the next image of a stream, or for an answer (a map, a depth) that cannot be listed class by class.
 
-# %%
+# %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 
 costs = [max(row["GFLOP an image"], 0.01) for row in rows]
-limits = {"mini": (0.01, 120), "full": (min(costs) / 3, 3 * max(costs))}[scale]
+limits = setting(mini=(0.01, 120), full=(min(costs) / 3, 3 * max(costs)))
 COLOURS = {"one image": figures.BLUE, "stream, 1": figures.GREEN, "stream, 16": figures.ORANGE}
 fig, axes = plt.subplots(1, len(COLOURS), figsize=(10, 5.6), sharex=True, sharey=True, width_ratios=(1.4, 1, 1.2))
 for ax, (sees, colour) in zip(axes, COLOURS.items(), strict=True):
@@ -411,7 +412,7 @@ figures.show(
 # shift. Here is what that does to adaptation, and what other networks, diffusion models and training labels do: eight
 # test images of each shift for each of three seeds, all different (`dtta/experiments/teachers.toml`).
 
-# %%
+# %% tags=["hide-input"]
 TEACHERS = (
     "ResNet, UNet", "ResNet, UNet, all timesteps", "ResNet, UNet, hard labels", "ViT, UNet", "ResNet, DiT",
     "ResNet, DiT, all timesteps", "ResNet, DiT, hard labels", "ResNet, DiT, its own settings",
@@ -440,7 +441,7 @@ report.gains(by_teacher, tolerance=0.1, caption="Accuracy in %, gain in points, 
 # A teacher can only teach what it knows better. For each shift: how much better is the diffusion model on its own (the
 # Diffusion Classifier) than the network, and what does adaptation gain?
 
-# %%
+# %% tags=["hide-input"]
 ahead = [gain_of("diffusion-classifier", {shift})["gain"] for shift in shifts]
 gained = [gain_of("diffusion-tta", {shift})["gain"] for shift in shifts]
 fig, ax = plt.subplots(figsize=(7, 4.2))
@@ -466,7 +467,7 @@ report.line(f"correlation over the shifts: {correlation:.2f}", tolerance=0.05)
 # How much of what could be reached is reached? An oracle that may choose, for each image, between the network and the
 # Diffusion Classifier marks what the two know together.
 
-# %%
+# %% tags=["hide-input"]
 none, classifier = stored.align(
     stored.rows("digits-test", "none", folder), stored.rows("digits-test", "diffusion-classifier", folder), shifts
 )
@@ -487,7 +488,7 @@ report.line(
 # ones) are not to be had for digits. ResNet18 has batch norm, as our ResNet; ViT-B/32 and ConvNext-Tiny have layer
 # norm, and the mini ViT stands beside both (Diffusion-TTA on 48 images for each number, all else on 90).
 
-# %%
+# %% tags=["hide-input"]
 METHODS = {"TENT": "tent, online, 16", "CoTTA": "cotta, online, 16", "Diffusion-TTA": "diffusion-tta"}
 COLUMNS = {"imagenet-c": ("gaussian_noise", "Gaussian noise"), "imagenet": ("clean", "clean")}
 told = []

@@ -19,21 +19,29 @@
 # **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](12_scenes) shows where
 # the pictures come from. **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": ADE20K, on a GPU
+# %% tags=["parameters", "hide-input"]
+# "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": ADE20K, on a GPU
+scale = "mini"
 seed = 0
-listeners = 10  # validation scenes on which the diffusion model is asked whether it listens
-live = 1  # test scenes of each shift that are run again and compared with the stored results
+# validation scenes on which the diffusion model is asked whether it listens
+listeners = 10
+# test scenes of each shift that are run again and compared with the stored
+# results
+live = 1
 
 # At full scale alone:
 network = None  # another network: its name, or a folder in the hub's layout
 diffusion = None  # another diffusion model, likewise
 images = 12  # test images under each shift
 shifts = None  # a list of some; None: all
-most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
-results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
+# of a setting, such as {"samples": 48}: what a run says above it is cut down to
+# it
+most = {}
+# folder for the results that the page makes; None: results in $DTTA_CACHE or
+# ~/.cache/dtta
+results = None
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -48,25 +56,42 @@ from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
 from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.problems.metrics import class_accuracy
 
 figures.style()
+setting = Setting(scale)
 table = "scenes-segmentation-test"
 problem, shifts, folder = open_page(
-    scale, [table], "scenes-segmentation", "ade20k", images, seed, shifts=shifts, network=network,
-    diffusion=diffusion, limits=most, results=results, settings=EVEN,
-)  # fmt: skip
+    scale,
+    [table],
+    "scenes-segmentation",
+    "ade20k",
+    images,
+    seed,
+    shifts=shifts,
+    network=network,
+    diffusion=diffusion,
+    limits=most,
+    results=results,
+    settings=EVEN,
+)
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 classes = problem.classes
 named = classes[:12]  # all seven; of ADE20K's 150 the commonest
 print(f"{len(classes)} classes:", ", ".join(named))
-origin = {"mini": "chosen on validation scenes", "full": "not chosen on validation images"}[scale]
+origin = setting(
+    mini="chosen on validation scenes", full="not chosen on validation images"
+)
 print(f"settings, {origin}:", settings)
 deep = next(
     s for s in ("depth_fog", "fog", *shifts) if s in shifts
 )  # fog that deepens with distance, where it can be made
-four = [s for s in ("contrast", deep, "gaussian_noise", "motion_blur") if s in shifts]
+four = [
+    s
+    for s in ("contrast", deep, "gaussian_noise", "motion_blur")
+    if s in shifts
+]
 
 draw = partial(figures.segmentation, count=len(classes))
 
@@ -76,7 +101,7 @@ draw = partial(figures.segmentation, count=len(classes))
 # A small SegFormer {cite:p}`xie2021segformer` was trained on clear scenes alone. Here are scenes of the test set, clear
 # and in fog, with their true maps and the network's.
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(4, 6, figsize=(8.4, 6.2))
 for k, pair in enumerate(zip(axes[:, :3].T, axes[:, 3:].T, strict=True)):
     for column, shift in zip(pair, ("clean", "fog"), strict=True):
@@ -92,13 +117,16 @@ for ax in axes.flat:
     ax.axis("on")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-for ax, name in zip(axes[:, 0], ("image", "truth", "network", "wrong"), strict=True):
+for ax, name in zip(
+    axes[:, 0], ("image", "truth", "network", "wrong"), strict=True
+):
     ax.set_ylabel(name)
 figures.class_legend(fig, classes)
 figures.show(
     fig,
-    alt="Three clear scenes and the same three in fog; below each its true map, the network's map, and the pixels where "
-    "they differ. In clear air only edges differ, in fog whole objects and parts of sky and ground.",
+    alt="Three clear scenes and the same three in fog; below each its true "
+    "map, the network's map, and the pixels where they differ. In clear air "
+    "only edges differ, in fog whole objects and parts of sky and ground.",
 )
 
 # %% [markdown]
@@ -122,7 +150,10 @@ embeddings = problem.diffusion.class_embeddings  # (L, D)
 c = torch.zeros(embeddings.shape[1], *y.shape[1:], device=y.device)
 for belief, embedding in zip(y, embeddings, strict=True):
     c = c + embedding.view(-1, 1, 1) * belief
-print("the same as PixelMixture:", torch.allclose(c, problem.condition(logits)[0], atol=1e-5))
+print(
+    "the same as PixelMixture:",
+    torch.allclose(c, problem.condition(logits)[0], atol=1e-5),
+)
 
 # %% [markdown]
 # What does the diffusion loss want to change? Its gradient with respect to the network's logits is a map too. Where
@@ -130,33 +161,43 @@ print("the same as PixelMixture:", torch.allclose(c, problem.condition(logits)[0
 
 # %%
 z0 = diffusion.encode(x)
-heard = dtta.Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"])
+heard = dtta.Sampling(
+    "stratified", t_min=settings["t_min"], t_max=settings["t_max"]
+)
 t, noise = heard.draw(z0, 96, diffusion.timesteps, image_generator(seed, 0))
 leaf = logits.detach().requires_grad_()
 c = problem.condition(leaf)
 with gradients_only_for([], diffusion):
-    _, c_grad = accumulate(diffusion, z0, t, noise, c, settings.get("micro_batch"))
+    _, c_grad = accumulate(
+        diffusion, z0, t, noise, c, settings.get("micro_batch")
+    )
 (push,) = torch.autograd.grad(c, leaf, -c_grad)  # the direction of descent
 toward = push[0].gather(0, truth.clamp(min=0)[None])[0]
 
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 4, figsize=(8.4, 2.5))
 figures.picture(axes[0], x[0])
 draw(axes[1], truth)
 draw(axes[2], logits[0].argmax(0))
 limit = toward.abs().quantile(0.98).item()
 axes[3].imshow(toward.cpu(), cmap="RdBu", vmin=-limit, vmax=limit)
-for ax, name in zip(axes, ("image", "truth", "network", "push on the true class"), strict=True):
+for ax, name in zip(
+    axes, ("image", "truth", "network", "push on the true class"), strict=True
+):
     ax.set_title(name, loc="center")
     ax.axis("off")
 figures.show(
     fig,
-    alt="A foggy scene, its true map, the network's map, and a map of the feedback: blue where descent raises the true "
-    "class, red where it lowers it.",
+    alt="A foggy scene, its true map, the network's map, and a map of the "
+    "feedback: blue where descent raises the true class, red where it lowers "
+    "it.",
 )
 own, known = logits[0].argmax(0) != truth, truth >= 0  # -1: no label
 report.line(
-    f"descent raises the true class in {100 * (toward[own & known] > 0).float().mean():.1f}% of the wrong pixels "
-    f"and in {100 * (toward[~own] > 0).float().mean():.1f}% of the right ones",
+    "descent raises the true class in "
+    f"{100 * (toward[own & known] > 0).float().mean():.1f}% of the wrong "
+    f"pixels and in {100 * (toward[~own] > 0).float().mean():.1f}% of the "
+    "right ones",
     tolerance=2.0,
 )
 
@@ -173,7 +214,7 @@ report.line(
 # **Predict, then run:** a shift that adds noise makes the *picture* noisy. At which timesteps will the model still care
 # about the map, and where might it prefer the wrong one?
 
-# %%
+# %% tags=["hide-input"]
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
 
@@ -189,11 +230,18 @@ def labelled(truth, output):
 
 @torch.no_grad()
 def listening(shift):
-    """Timesteps, and losses (scenes, maps, timesteps) under four maps, the true one first."""
+    """Timesteps, and losses (scenes, maps, timesteps) under four maps, the true
+    one first.
+    """
     x, truth = problem.images(listeners, shift, 3, "validation")
     own = problem.model(x)
     truth = labelled(truth, own)
-    outputs = (certain(truth), own, certain(own.argmax(1)), certain(truth.roll(1, 0)))
+    outputs = (
+        certain(truth),
+        own,
+        certain(own.argmax(1)),
+        certain(truth.roll(1, 0)),
+    )
     maps = [problem.condition(output) for output in outputs]
     return losses_by_timestep(diffusion, x, maps, seed=seed)
 
@@ -207,9 +255,10 @@ fig = figures.loss_gap(
 )
 figures.show(
     fig,
-    alt="Four panels, for clean scenes, contrast, fog and Gaussian noise: how much larger the loss is under the network's "
-    "map, under the same map made certain, and under another scene's map than under the true map, against the "
-    "timestep, with intervals.",
+    alt="Four panels, for clean scenes, contrast, fog and Gaussian noise: how "
+    "much larger the loss is under the network's map, under the same map made "
+    "certain, and under another scene's map than under the true map, against "
+    "the timestep, with intervals.",
 )
 
 # %% [markdown]
@@ -229,9 +278,11 @@ figures.show(
 # how sure it is. The scene is not the best one: of all test scenes under fog that deepens with distance, ordered by
 # their gain, it stands at three quarters.
 
-# %%
+# %% tags=["hide-input"]
 tta = build(problem, "diffusion-tta")
-standing = partial(stored.at_quantile, table, "diffusion-tta", folder=folder)  # by their gain
+standing = partial(
+    stored.at_quantile, table, "diffusion-tta", folder=folder
+)  # by their gain
 index = standing(deep, 0.75)
 x, truth = problem.image(index, deep, 3)
 answer = tta(x, image_generator(seed, index))
@@ -241,16 +292,25 @@ for step, output in enumerate([*(step.output for step in tta.history), answer]):
     figures.picture(axes[0], x[0])
     draw(axes[1], truth)
     draw(axes[2], output[0].argmax(0))
-    axes[3].imshow(output.detach().softmax(1)[0].amax(0).cpu(), cmap="gray", vmin=0.2, vmax=1)
-    for ax, name in zip(axes, ("image", "truth", f"network after {step} steps", "how sure it is"), strict=True):
+    axes[3].imshow(
+        output.detach().softmax(1)[0].amax(0).cpu(),
+        cmap="gray",
+        vmin=0.2,
+        vmax=1,
+    )
+    for ax, name in zip(
+        axes,
+        ("image", "truth", f"network after {step} steps", "how sure it is"),
+        strict=True,
+    ):
         ax.set_title(name, loc="center")
         ax.axis("off")
     figures.class_legend(fig, classes)
     frames.append(fig)
 figures.animate(
     frames,
-    alt="A film of five steps on a scene in fog: the network's map changes towards the true map, and the map of how sure "
-    "it is changes with it.",
+    alt="A film of five steps on a scene in fog: the network's map changes "
+    "towards the true map, and the map of how sure it is changes with it.",
 )
 
 # %% [markdown]
@@ -262,32 +322,54 @@ figures.animate(
 # `dtta/experiments/scenes-segmentation-test.toml` names. The numbers are stored results that
 # `dtta evaluate --table scenes-segmentation-test` makes again.
 
-# %%
-gain_of = partial(stored.gain, table, folder=folder, metric=problem.metrics["mean IoU"])
-gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
+# %% tags=["hide-input"]
+gain_of = partial(
+    stored.gain, table, folder=folder, metric=problem.metrics["mean IoU"]
+)
+gains = {
+    s.replace("_", " "): gain_of("diffusion-tta", {s})
+    for s in ("clean", *shifts)
+}
 gains["mean of the shifts"] = gain_of("diffusion-tta", shifts)
 figures.show(
     figures.forest(gains, "Diffusion-TTA over no adaptation, mean IoU"),
-    alt="Forest plot: the gain in mean IoU with its interval for clean scenes, for each shift and for their mean.",
+    alt="Forest plot: the gain in mean IoU with its interval for clean "
+    "scenes, for each shift and for their mean.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
-    gains, tolerance=0.3, caption=f"Mean IoU in %, gain in points with its 95% paired interval; severity 3, seed {seed}"
+    gains,
+    tolerance=0.3,
+    caption="Mean IoU in %, gain in points with its 95% paired interval; "
+    f"severity 3, seed {seed}",
 )
 
-# %%
+# %% tags=["hide-input"]
 scores = ("mean IoU", "mean class accuracy", "pixel accuracy")
-measured = {m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m]) for m in scores}
-by_class = {f"IoU {c}": gain_of("diffusion-tta", shifts, metric=problem.metrics[f"IoU {c}"]) for c in named}
+measured = {
+    m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m])
+    for m in scores
+}
+by_class = {
+    f"IoU {c}": gain_of(
+        "diffusion-tta", shifts, metric=problem.metrics[f"IoU {c}"]
+    )
+    for c in named
+}
 figures.show(
-    figures.forest(measured | by_class, "Mean over the shifts, by metric and by class"),
-    alt="Forest plot: the gain with its interval in mean IoU, mean class accuracy and pixel accuracy, and in the IoU of sky, "
-    "ground and each of the five shapes.",
+    figures.forest(
+        measured | by_class, "Mean over the shifts, by metric and by class"
+    ),
+    alt="Forest plot: the gain with its interval in mean IoU, mean class "
+    "accuracy and pixel accuracy, and in the IoU of sky, ground and each of "
+    "the five shapes.",
 )
 
-# %%
-report.gains(measured | by_class, tolerance=0.3, caption="Mean over the shifts, in %")
+# %% tags=["hide-input"]
+report.gains(
+    measured | by_class, tolerance=0.3, caption="Mean over the shifts, in %"
+)
 
 # %% [markdown]
 # Two and a half points on average, by an interval above zero, and about three in both accuracies. Brightness, coloured
@@ -302,8 +384,10 @@ report.gains(measured | by_class, tolerance=0.3, caption="Mean over the shifts, 
 #
 # Where do answers move? For four shifts, the scene that stands in the middle when the scenes are ordered by their gain.
 
-# %%
-fig, axes = plt.subplots(len(four), 5, figsize=(8.4, 1.8 * len(four)), squeeze=False)
+# %% tags=["hide-input"]
+fig, axes = plt.subplots(
+    len(four), 5, figsize=(8.4, 1.8 * len(four)), squeeze=False
+)
 for row, shift in zip(axes, four, strict=True):
     index = standing(shift, 0.5)
     x, truth = problem.image(index, shift, 3)
@@ -317,22 +401,32 @@ for row, shift in zip(axes, four, strict=True):
     row[0].axis("on")
     row[0].set(xticks=[], yticks=[], ylabel=shift.replace("_", " "))
     row[0].grid(False)
-for ax, name in zip(axes[0], ("image", "truth", "before", "after", "moved"), strict=True):
+for ax, name in zip(
+    axes[0], ("image", "truth", "before", "after", "moved"), strict=True
+):
     ax.set_title(name, loc="center")
 figures.class_legend(fig, classes)
 figures.show(
     fig,
-    alt="Four scenes, under contrast, depth fog, Gaussian noise and motion blur: image, true map, the network's map before "
-    "and after, and where it moved, blue to the truth, orange-red away from it, grey from wrong to wrong.",
+    alt="Four scenes, under contrast, depth fog, Gaussian noise and motion "
+    "blur: image, true map, the network's map before and after, and where it "
+    "moved, blue to the truth, orange-red away from it, grey from wrong to "
+    "wrong.",
 )
 
 # %% [markdown]
 # Are the stored numbers true? A scene of some shifts, run now:
 
-# %%
+# %% tags=["hide-input"]
 some = ("clean", "contrast", "fog", "shot_noise", "night")
-agree, count = stored.reproduce(table, "diffusion-tta", live, some, folder=folder, within=0.02)
-report.line(f"{agree} of {count} scenes score as stored, to two points", tolerance=0.1, whole=1)
+agree, count = stored.reproduce(
+    table, "diffusion-tta", live, some, folder=folder, within=0.02
+)
+report.line(
+    f"{agree} of {count} scenes score as stored, to two points",
+    tolerance=0.1,
+    whole=1,
+)
 
 # %% [markdown]
 # ## Against simpler methods
@@ -341,18 +435,31 @@ report.line(f"{agree} of {count} scenes score as stored, to two points", toleran
 # layers. *Augmentation* averages the answers to the image and its mirror image, at several sizes if that helped on
 # validation scenes. Neither needs a diffusion model. Same scenes, settings from validation scenes.
 
-# %%
+# %% tags=["hide-input"]
 methods = ("diffusion-tta", "tent", "augmentation")
-rows = stored.summary(table, methods, shifts, problem.metrics["mean IoU"], folder=folder)
+rows = stored.summary(
+    table, methods, shifts, problem.metrics["mean IoU"], folder=folder
+)
 for row in rows:
-    by_accuracy = gain_of(row["method"], shifts, metric=problem.metrics["mean class accuracy"])
+    by_accuracy = gain_of(
+        row["method"], shifts, metric=problem.metrics["mean class accuracy"]
+    )
     row["class accuracy, gain"] = by_accuracy["gain"]
 before = gain_of("diffusion-tta", shifts)["before"]
-report.table(rows, tolerance=0.3, caption=f"Mean IoU in %, mean over the shifts; no adaptation: {before:.1f}")
+report.table(
+    rows,
+    tolerance=0.3,
+    caption=f"Mean IoU in %, mean over the shifts; no adaptation: {before:.1f}",
+)
 
 report.gains(
     {
-        f"{metric}, against {other}": gain_of("diffusion-tta", shifts, against=other, metric=problem.metrics[metric])
+        f"{metric}, against {other}": gain_of(
+            "diffusion-tta",
+            shifts,
+            against=other,
+            metric=problem.metrics[metric],
+        )
         for other in ("tent", "augmentation")
         for metric in ("mean IoU", "mean class accuracy")
     },
@@ -365,9 +472,12 @@ report.gains(
 # time, and never loses much. TENT gains most in mean IoU, and *loses* mean class accuracy. Which classes does it give
 # up?
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
-    {c: gain_of("tent", shifts, metric=partial(class_accuracy, name=c)) for c in named},
+    {
+        c: gain_of("tent", shifts, metric=partial(class_accuracy, name=c))
+        for c in named
+    },
     tolerance=0.3,
     caption="TENT: accuracy of each class, in %, mean over the shifts",
 )
@@ -394,26 +504,37 @@ variants = {
     "φ adapted": "diffusion-tta, φ adapted",
     "online": "diffusion-tta, online",
 }
+
+# %% tags=["hide-input"]
 report.gains(
-    {"as above": gain_of("diffusion-tta", shifts)} | {name: gain_of(run, shifts) for name, run in variants.items()},
+    {"as above": gain_of("diffusion-tta", shifts)}
+    | {name: gain_of(run, shifts) for name, run in variants.items()},
     tolerance=0.3,
     caption="Mean IoU over the shifts: gain over no adaptation",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
-    {name: gain_of(run, shifts, against="diffusion-tta") for name, run in variants.items()}
-    | {f"{name}, clean": gain_of(run, {"clean"}, against="diffusion-tta") for name, run in variants.items()},
+    {
+        name: gain_of(run, shifts, against="diffusion-tta")
+        for name, run in variants.items()
+    }
+    | {
+        f"{name}, clean": gain_of(run, {"clean"}, against="diffusion-tta")
+        for name, run in variants.items()
+    },
     tolerance=0.3,
-    caption="The same, against the first row, on the scenes that both have seen",
+    caption="The same, against the first row, on the scenes that both have "
+    "seen",
 )
 
-# %%
-if scale == "mini":
+# %% tags=["hide-input"]
+if setting.mini:
     report.table(
         stored.selection_table(table),
         tolerance=0.3,
-        caption="What was tried on validation scenes, and gains there in points",
+        caption="What was tried on validation scenes, and gains there in "
+        "points",
     )
 
 # %% [markdown]
@@ -429,30 +550,53 @@ if scale == "mini":
 # at, does it prefer the true map to the network's? For each shift, the loss under the network's map minus that under
 # the true map, on the first four test scenes that the results above are from; and the gain.
 
-# %%
+# %% tags=["hide-input"]
 preferred, gained = [], []
 rows = stored.rows(table, "diffusion-tta", folder)
-heard = dtta.Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"])
+heard = dtta.Sampling(
+    "stratified", t_min=settings["t_min"], t_max=settings["t_max"]
+)
 for shift in ("clean", *shifts):
-    pairs = [problem.image(i, shift, 3) for i in [r.index for r in rows if r.shift == shift][:4]]
-    x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+    pairs = [
+        problem.image(i, shift, 3)
+        for i in [r.index for r in rows if r.shift == shift][:4]
+    ]
+    x, truth = (
+        torch.cat([image for image, _ in pairs]),
+        torch.stack([label for _, label in pairs]),
+    )
     with torch.no_grad():
         own = problem.model(x)
-        maps = [problem.condition(certain(labelled(truth, own))), problem.condition(own)]
+        maps = [
+            problem.condition(certain(labelled(truth, own))),
+            problem.condition(own),
+        ]
     right, wrong = losses_under(diffusion, x, maps, 8, heard, seed).mean(0)
     preferred.append(1000 * (wrong - right).item())
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 
 fig, ax = plt.subplots(figsize=(7.5, 4.6))
-figures.named_points(ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *shifts)])
-ax.set(xlabel="loss under the network's map minus loss under the truth, thousandths", ylabel="gain in mean IoU, points")
+figures.named_points(
+    ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *shifts)]
+)
+ax.set(
+    xlabel="loss under the network's map minus loss under the truth, "
+    "thousandths",
+    ylabel="gain in mean IoU, points",
+)
 figures.show(
     fig,
-    alt="Scatter plot with a point for each shift: how much the diffusion model prefers the true map to the network's, "
-    "against the gain of adaptation.",
+    alt="Scatter plot with a point for each shift: how much the diffusion "
+    "model prefers the true map to the network's, against the gain of "
+    "adaptation.",
 )
-correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1].nan_to_num()  # 0 where nothing differs
-report.line(f"correlation over clean scenes and the shifts: {correlation:.2f}", tolerance=0.05)
+correlation = torch.corrcoef(torch.tensor([preferred, gained]))[
+    0, 1
+].nan_to_num()  # 0 where nothing differs
+report.line(
+    f"correlation over clean scenes and the shifts: {correlation:.2f}",
+    tolerance=0.05,
+)
 
 # %% [markdown]
 # To the right of zero the model knows better than the network, and there adaptation gains: brightness, coloured light,
@@ -468,15 +612,27 @@ report.line(f"correlation over clean scenes and the shifts: {correlation:.2f}", 
 # images and adapted too, and reports what it calls mean pixel accuracy; by its author's word that is the mean over
 # classes. It does not say how severe the shifts are. Of its shifts, these are in the mini world:
 
-# %%
-paper = {"clean": 0.0, "gaussian_noise": 1.1, "shot_noise": 0.4, "fog": 2.1, "snow": 1.4, "contrast": 1.1}
+# %% tags=["hide-input"]
+paper = {
+    "clean": 0.0,
+    "gaussian_noise": 1.1,
+    "shot_noise": 0.4,
+    "fog": 2.1,
+    "snow": 1.4,
+    "contrast": 1.1,
+}
 accuracy = problem.metrics["mean class accuracy"]
 rows = []
 for shift, theirs in paper.items():
     if shift not in ("clean", *shifts):
         continue
     g = gain_of("diffusion-tta", {shift}, metric=accuracy)
-    ours = {"here": g["gain"], "from": g["low"], "to": g["high"], "scenes": g["images"]}
+    ours = {
+        "here": g["gain"],
+        "from": g["low"],
+        "to": g["high"],
+        "scenes": g["images"],
+    }
     rows.append({"": shift.replace("_", " "), "paper, Table 4": theirs} | ours)
 report.table(rows, tolerance=0.3, caption="Gain in mean class accuracy, points")
 

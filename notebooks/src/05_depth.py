@@ -19,22 +19,31 @@
 # **You need** page [04](04_segmentation); the [world of scenes](12_scenes) shows where the pictures come from.
 # **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = "mini"  # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": NYU Depth v2, on a GPU
+# %% tags=["parameters", "hide-input"]
+# "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": NYU Depth v2, on
+# a GPU
+scale = "mini"
 seed = 0
-listeners = 8  # validation scenes on which the diffusion model is asked whether it listens
+# validation scenes on which the diffusion model is asked whether it listens
+listeners = 8
 probed = 2  # test scenes of each shift whose error is taken apart
-live = 1  # test scenes of each shift that are run again and compared with the stored results
+# test scenes of each shift that are run again and compared with the stored
+# results
+live = 1
 
 # At full scale alone:
 network = None  # another network: its name, or a folder in the hub's layout
 diffusion = None  # another diffusion model, likewise
 images = 12  # test images under each shift
 shifts = None  # a list of some; None: all
-most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
-results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
+# of a setting, such as {"samples": 48}: what a run says above it is cut down to
+# it
+most = {}
+# folder for the results that the page makes; None: results in $DTTA_CACHE or
+# ~/.cache/dtta
+results = None
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -48,25 +57,42 @@ from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments import stored
 from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
+setting = Setting(scale)
 table = "scenes-depth-test"
 problem, shifts, folder = open_page(
-    scale, [table], "scenes-depth", "nyuv2", images, seed, shifts=shifts, network=network,
-    diffusion=diffusion, limits=most, results=results, settings=EVEN,
-)  # fmt: skip
+    scale,
+    [table],
+    "scenes-depth",
+    "nyuv2",
+    images,
+    seed,
+    shifts=shifts,
+    network=network,
+    diffusion=diffusion,
+    limits=most,
+    results=results,
+    settings=EVEN,
+)
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 near, far = problem.condition.near, problem.condition.far
-unit = {"mini": "scene units", "full": "metres"}[scale]
-told = {"mini": "; an object is about one unit wide", "full": ""}[scale]
+unit = setting(mini="scene units", full="metres")
+told = setting(mini="; an object is about one unit wide", full="")
 print(f"depths from {near} to {far} {unit}{told}")
-origin = {"mini": "chosen on validation scenes", "full": "not chosen on validation images"}[scale]
+origin = setting(
+    mini="chosen on validation scenes", full="not chosen on validation images"
+)
 print(f"settings, {origin}:", settings)
 deep = next(
     s for s in ("depth_fog", "fog", *shifts) if s in shifts
 )  # fog that deepens with distance, where it can be made
-four = [s for s in ("contrast", deep, "gaussian_noise", "motion_blur") if s in shifts]
+four = [
+    s
+    for s in ("contrast", deep, "gaussian_noise", "motion_blur")
+    if s in shifts
+]
 
 # %% [markdown]
 # ## The task
@@ -74,7 +100,7 @@ four = [s for s in ("contrast", deep, "gaussian_noise", "motion_blur") if s in s
 # The network has DenseDepth's shape {cite:p}`alhashim2018densedepth`: an encoder that goes down to a coarse view, and a
 # decoder that comes up again with short cuts across. It was trained on clear scenes alone.
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(4, 6, figsize=(8.4, 6))
 for k, pair in enumerate(zip(axes[:, :3].T, axes[:, 3:].T, strict=True)):
     for column, shift in zip(pair, ("clean", "fog"), strict=True):
@@ -90,31 +116,36 @@ for ax in axes.flat:
     ax.axis("on")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-for ax, name in zip(axes[:, 0], ("image", "truth", "network", "error"), strict=True):
+for ax, name in zip(
+    axes[:, 0], ("image", "truth", "network", "error"), strict=True
+):
     ax.set_ylabel(name)
 figures.show(
     fig,
-    alt="Three clear scenes and the same three in fog; below each its true depth, the network's depth, and the error, red "
-    "where it is too near and blue where it is too far. In clear air the errors are at edges; in fog they cover objects "
-    "and ground.",
+    alt="Three clear scenes and the same three in fog; below each its true "
+    "depth, the network's depth, and the error, red where it is too near and "
+    "blue where it is too far. In clear air the errors are at edges; in fog "
+    "they cover objects and ground.",
 )
 
 # %% [markdown]
 # Depth is easier to see as a relief. The same scene in fog, seen from the side:
 
-# %%
+# %% tags=["hide-input"]
 x, truth = problem.image(0, "fog", 3)
 with torch.no_grad():
     before = problem.model(x)
 fig = plt.figure(figsize=(9, 3.6))
-for k, (name, d) in enumerate((("truth", truth[0]), ("network, in fog", before[0, 0]))):
+for k, (name, d) in enumerate(
+    (("truth", truth[0]), ("network, in fog", before[0, 0]))
+):
     ax = fig.add_subplot(1, 2, k + 1, projection="3d")
     figures.surface(ax, d, x[0], far)
     ax.set_title(name, loc="center")
 figures.show(
     fig,
-    alt="Two reliefs of a scene: the true depths, in which objects stand out from the ground as steps, and the network's "
-    "depths in fog.",
+    alt="Two reliefs of a scene: the true depths, in which objects stand out "
+    "from the ground as steps, and the network's depths in fog.",
 )
 
 # %% [markdown]
@@ -130,12 +161,16 @@ figures.show(
 
 # %%
 inverse = 1 / before.clamp(near, far)
-by_hand = {
-    "mini": 2 * (before / near).log() / torch.tensor(far / near).log() - 1,
-    "full": (inverse - inverse.min()) / (inverse.max() - inverse.min()),  # as the depth ControlNet was shown it
-}[scale]
+by_hand = setting(
+    mini=2 * (before / near).log() / torch.tensor(far / near).log() - 1,
+    full=(inverse - inverse.min())
+    / (inverse.max() - inverse.min()),  # as the depth ControlNet was shown it
+)
 name = type(problem.condition).__name__
-print(f"the same as {name}:", torch.allclose(by_hand, problem.condition(before), atol=1e-5))
+print(
+    f"the same as {name}:",
+    torch.allclose(by_hand, problem.condition(before), atol=1e-5),
+)
 
 # %% [markdown]
 # ## Does the diffusion model listen?
@@ -146,7 +181,7 @@ print(f"the same as {name}:", torch.allclose(by_hand, problem.condition(before),
 # **Predict, then run:** which of the four is closest to the truth for the diffusion model, and does the order hold in
 # fog?
 
-# %%
+# %% tags=["hide-input"]
 shown = ("clean", "contrast", "fog", "gaussian_noise")
 
 
@@ -157,11 +192,19 @@ def known(truth, depths):
 
 @torch.no_grad()
 def listening(shift):
-    """Timesteps, and losses (scenes, maps, timesteps) under the true map and four others."""
+    """Timesteps, and losses (scenes, maps, timesteps) under the true map and
+    four others.
+    """
     x, truth = problem.images(listeners, shift, 3, "validation")
     own = problem.model(x)
     truth = known(truth, own)
-    depths = (truth, own, gaussian_blur(truth, [9, 9], [2.0, 2.0]), truth.roll(1, 0), truth * 0 + 4.0)
+    depths = (
+        truth,
+        own,
+        gaussian_blur(truth, [9, 9], [2.0, 2.0]),
+        truth.roll(1, 0),
+        truth * 0 + 4.0,
+    )
     maps = [problem.condition(d) for d in depths]
     return losses_by_timestep(diffusion, x, maps, seed=seed)
 
@@ -175,8 +218,9 @@ fig = figures.loss_gap(
 )
 figures.show(
     fig,
-    alt="Four panels, for clean scenes, contrast, fog and Gaussian noise: how much larger the loss is under four other "
-    "depth maps than under the true one, against the timestep, with intervals.",
+    alt="Four panels, for clean scenes, contrast, fog and Gaussian noise: how "
+    "much larger the loss is under four other depth maps than under the true "
+    "one, against the timestep, with intervals.",
 )
 
 # %% [markdown]
@@ -195,9 +239,11 @@ figures.show(
 # By the same call as ever. Of all test scenes under fog that deepens with distance, ordered by their gain, this one
 # stands at three quarters.
 
-# %%
+# %% tags=["hide-input"]
 tta = build(problem, "diffusion-tta")
-standing = partial(stored.at_quantile, table, "diffusion-tta", folder=folder)  # by their gain
+standing = partial(
+    stored.at_quantile, table, "diffusion-tta", folder=folder
+)  # by their gain
 index = standing(deep, 0.75)
 x, truth = problem.image(index, deep, 3)
 after = tta(x, image_generator(seed, index))
@@ -214,15 +260,16 @@ for ax, name in zip(axes, titles, strict=True):
     ax.axis("off")
 figures.show(
     fig,
-    alt="A scene in fog, its true depths, the network's depths before and after five steps, and the errors of both, red "
-    "where too near and blue where too far.",
+    alt="A scene in fog, its true depths, the network's depths before and "
+    "after five steps, and the errors of both, red where too near and blue "
+    "where too far.",
 )
 
 # %% [markdown]
 # A slice through the same scene shows the step at an object's edge: the row of pixels in which the truth varies most,
 # with the answer after every step.
 
-# %%
+# %% tags=["hide-input"]
 logs = truth[0].clamp(min=near).log()
 row = int((logs.amax(1) - logs.amin(1)).argmax())
 fig, ax = plt.subplots(figsize=(7.5, 3.4))
@@ -232,7 +279,10 @@ for k, d in enumerate(answers):
     share = k / (len(answers) - 1)
     label = {0: "network", len(answers) - 1: "after five steps"}.get(k)
     ax.plot(
-        d.detach().cpu(), color=figures.BLUE if k else figures.ORANGE, alpha=0.3 + 0.7 * share if k else 1, label=label
+        d.detach().cpu(),
+        color=figures.BLUE if k else figures.ORANGE,
+        alpha=0.3 + 0.7 * share if k else 1,
+        label=label,
     )
 ax.set(yscale="log", xlabel=f"pixel in row {row}", ylabel=f"depth, {unit}")
 ax.yaxis.set_major_formatter("{x:g}")
@@ -240,8 +290,9 @@ ax.yaxis.set_minor_formatter("{x:g}")
 ax.legend()
 figures.show(
     fig,
-    alt="Depth along one row of pixels: the truth with its steps at the edges of objects, the network's answer in fog, and "
-    "the answers after each of five steps.",
+    alt="Depth along one row of pixels: the truth with its steps at the edges "
+    "of objects, the network's answer in fog, and the answers after each of "
+    "five steps.",
 )
 
 # %% [markdown]
@@ -252,28 +303,43 @@ figures.show(
 # validation scenes, among those that `dtta/experiments/scenes-depth-test.toml` names. The numbers are stored results that
 # `dtta evaluate --table scenes-depth-test` makes again.
 
-# %%
-gain_of = partial(stored.gain, table, folder=folder, metric=problem.metrics["SSIM"])
-gains = {s.replace("_", " "): gain_of("diffusion-tta", {s}) for s in ("clean", *shifts)}
+# %% tags=["hide-input"]
+gain_of = partial(
+    stored.gain, table, folder=folder, metric=problem.metrics["SSIM"]
+)
+gains = {
+    s.replace("_", " "): gain_of("diffusion-tta", {s})
+    for s in ("clean", *shifts)
+}
 gains["mean of the shifts"] = gain_of("diffusion-tta", shifts)
 figures.show(
     figures.forest(gains, "Diffusion-TTA over no adaptation, SSIM × 100"),
-    alt="Forest plot: the gain in SSIM with its interval for clean scenes, for each shift and for their mean.",
+    alt="Forest plot: the gain in SSIM with its interval for clean scenes, "
+    "for each shift and for their mean.",
 )
 
-# %%
-report.gains(gains, tolerance=0.1, caption=f"SSIM × 100 and its gain, 95% paired interval; severity 3, seed {seed}")
+# %% tags=["hide-input"]
+report.gains(
+    gains,
+    tolerance=0.1,
+    caption="SSIM × 100 and its gain, 95% paired interval; severity 3, seed "
+    f"{seed}",
+)
 
 # %% [markdown]
 # SSIM looks at structure. Do the distances themselves get better? *AbsRel* is the mean relative error in percent and
 # *RMSE* the root mean squared error in scene units, for both of which **less is better**; δ < 1.25 is the share of
 # pixels whose ratio to the truth is below 1.25.
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
-    {m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m]) for m in problem.metrics},
+    {
+        m: gain_of("diffusion-tta", shifts, metric=problem.metrics[m])
+        for m in problem.metrics
+    },
     tolerance=0.05,
-    caption="Mean over the shifts; for AbsRel and RMSE a negative number is a gain",
+    caption="Mean over the shifts; for AbsRel and RMSE a negative number is a "
+    "gain",
 )
 
 # %% [markdown]
@@ -294,8 +360,11 @@ report.gains(
 # truth has a mean over the image, the *offset* (all too far, or all too near), and what varies around it, the *shape*
 # error. Two test scenes of each shift, adapted now:
 
-# %%
-kept = {(r.shift, r.index): r.score for r in stored.rows(table, "diffusion-tta", folder)}
+# %% tags=["hide-input"]
+kept = {
+    (r.shift, r.index): r.score
+    for r in stored.rows(table, "diffusion-tta", folder)
+}
 errors = []  # (scenes, before and after, offset and shape)
 for shift in shifts:
     for i in [i for name, i in kept if name == shift][:probed]:
@@ -309,10 +378,23 @@ for k, name in enumerate(("offset", "shape")):
     before, after = errors[:, 0, k], errors[:, 1, k]
     low, high = bootstrap_interval((after - before).tolist())
     rows.append(
-        {"error": name, "before": before.mean().item(), "after": after.mean().item()}
-        | {"change": (after - before).mean().item(), "from": low, "to": high, "scenes": len(errors)}
+        {
+            "error": name,
+            "before": before.mean().item(),
+            "after": after.mean().item(),
+        }
+        | {
+            "change": (after - before).mean().item(),
+            "from": low,
+            "to": high,
+            "scenes": len(errors),
+        }
     )
-report.table(rows, tolerance=0.3, caption="Size of the log error, in percent; a negative change is a gain")
+report.table(
+    rows,
+    tolerance=0.3,
+    caption="Size of the log error, in percent; a negative change is a gain",
+)
 
 # %% [markdown]
 # In these scenes both parts shrink, the offset by about a third. That δ < 1.25 falls all the same fits what it counts,
@@ -321,8 +403,10 @@ report.table(rows, tolerance=0.3, caption="Size of the log error, in percent; a 
 #
 # Where does depth move? For four shifts, the scene that stands in the middle when scenes are ordered by their gain.
 
-# %%
-fig, axes = plt.subplots(len(four), 6, figsize=(9, 1.55 * len(four)), squeeze=False)
+# %% tags=["hide-input"]
+fig, axes = plt.subplots(
+    len(four), 6, figsize=(9, 1.55 * len(four)), squeeze=False
+)
 for line, shift in zip(axes, four, strict=True):
     index = standing(shift, 0.5)
     x, truth = problem.image(index, shift, 3)
@@ -340,17 +424,24 @@ for ax, name in zip(axes[0], titles, strict=True):
     ax.set_title(name, loc="center")
 figures.show(
     fig,
-    alt="Four scenes, under contrast, depth fog, Gaussian noise and motion blur: image, true depth, the network's depth "
-    "before and after, and the errors before and after.",
+    alt="Four scenes, under contrast, depth fog, Gaussian noise and motion "
+    "blur: image, true depth, the network's depth before and after, and the "
+    "errors before and after.",
 )
 
 # %% [markdown]
 # Are the stored numbers true? A scene of some shifts, run now:
 
-# %%
+# %% tags=["hide-input"]
 some = ("clean", "contrast", "fog", "shot_noise", "night")
-agree, count = stored.reproduce(table, "diffusion-tta", live, some, folder=folder, within=0.01)
-report.line(f"{agree} of {count} scenes score as stored, to one point", tolerance=0.1, whole=1)
+agree, count = stored.reproduce(
+    table, "diffusion-tta", live, some, folder=folder, within=0.01
+)
+report.line(
+    f"{agree} of {count} scenes score as stored, to one point",
+    tolerance=0.1,
+    whole=1,
+)
 
 # %% [markdown]
 # ## Against simpler methods
@@ -360,11 +451,17 @@ report.line(f"{agree} of {count} scenes score as stored, to one point", toleranc
 # {cite:p}`tarvainen2017mean` with the teacher of CoTTA {cite:p}`wang2022cotta`: the network's depths under jittered
 # brightness, contrast and noise should be those of an averaged teacher. Same scenes, settings from validation scenes.
 
-# %%
+# %% tags=["hide-input"]
 methods = ("diffusion-tta", "augmentation", "consistency")
-rows = stored.summary(table, methods, shifts, problem.metrics["SSIM"], folder=folder)
+rows = stored.summary(
+    table, methods, shifts, problem.metrics["SSIM"], folder=folder
+)
 before = gain_of("diffusion-tta", shifts)["before"]
-report.table(rows, tolerance=0.1, caption=f"SSIM × 100, mean over the shifts; no adaptation: {before:.1f}")
+report.table(
+    rows,
+    tolerance=0.1,
+    caption=f"SSIM × 100, mean over the shifts; no adaptation: {before:.1f}",
+)
 
 direct = gain_of("diffusion-tta", shifts, against="augmentation")
 report.line(
@@ -384,23 +481,34 @@ report.line(
 # shift. And a second network, *GLPN* {cite:p}`kim2022glpn`, a transformer, with the settings that were chosen for the
 # first.
 
-# %%
+# %% tags=["hide-input"]
 variants = {
     "SGD for Adam": ("diffusion-tta, sgd", "none"),
     "all timesteps": ("diffusion-tta, all timesteps", "none"),
     "φ adapted": ("diffusion-tta, φ adapted", "none"),
     "online": ("diffusion-tta, online", "none"),
-    "GLPN": ("diffusion-tta, glpn", "none, glpn"),  # at full scale the network of all rows
+    "GLPN": (
+        "diffusion-tta, glpn",
+        "none, glpn",
+    ),  # at full scale the network of all rows
 }
-variants = {name: pair for name, pair in variants.items() if pair[0] in stored.runs(table, folder)}
+variants = {
+    name: pair
+    for name, pair in variants.items()
+    if pair[0] in stored.runs(table, folder)
+}
 report.gains(
     {"as above": gain_of("diffusion-tta", shifts)}
-    | {name: gain_of(run, shifts, against=other) for name, (run, other) in variants.items()},
+    | {
+        name: gain_of(run, shifts, against=other)
+        for name, (run, other) in variants.items()
+    },
     tolerance=0.1,
-    caption="SSIM × 100 over the shifts: gain over no adaptation of the same network",
+    caption="SSIM × 100 over the shifts: gain over no adaptation of the same "
+    "network",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(
     {
         f"{name}{where}": gain_of(run, which, against="diffusion-tta")
@@ -409,15 +517,17 @@ report.gains(
         if other == "none"
     },
     tolerance=0.1,
-    caption="The same, against the first row, on the scenes that both have seen",
+    caption="The same, against the first row, on the scenes that both have "
+    "seen",
 )
 
-# %%
-if scale == "mini":
+# %% tags=["hide-input"]
+if setting.mini:
     report.table(
         stored.selection_table(table),
         tolerance=0.1,
-        caption="What was tried on validation scenes, and gains there in points",
+        caption="What was tried on validation scenes, and gains there in "
+        "points",
     )
 
 # %% [markdown]
@@ -440,12 +550,20 @@ if scale == "mini":
 # The teacher can be asked as on page 04: at the timesteps it is heard at, does it prefer the true depths to the
 # network's?
 
-# %%
+# %% tags=["hide-input"]
 preferred, gained = [], []
-heard = dtta.Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"])
+heard = dtta.Sampling(
+    "stratified", t_min=settings["t_min"], t_max=settings["t_max"]
+)
 for shift in ("clean", *shifts):
-    pairs = [problem.image(i, shift, 3) for i in [i for name, i in kept if name == shift][:4]]
-    x, truth = torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+    pairs = [
+        problem.image(i, shift, 3)
+        for i in [i for name, i in kept if name == shift][:4]
+    ]
+    x, truth = (
+        torch.cat([image for image, _ in pairs]),
+        torch.stack([label for _, label in pairs]),
+    )
     with torch.no_grad():
         own = problem.model(x)
         maps = [problem.condition(known(truth, own)), problem.condition(own)]
@@ -454,15 +572,27 @@ for shift in ("clean", *shifts):
     gained.append(gain_of("diffusion-tta", {shift})["gain"])
 
 fig, ax = plt.subplots(figsize=(7.5, 4.6))
-figures.named_points(ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *shifts)])
-ax.set(xlabel="loss under the network's depths minus loss under the truth, thousandths", ylabel="gain in SSIM × 100")
+figures.named_points(
+    ax, preferred, gained, [s.replace("_", " ") for s in ("clean", *shifts)]
+)
+ax.set(
+    xlabel="loss under the network's depths minus loss under the truth, "
+    "thousandths",
+    ylabel="gain in SSIM × 100",
+)
 figures.show(
     fig,
-    alt="Scatter plot with a point for each shift: how much the diffusion model prefers the true depths to the network's, "
-    "against the gain of adaptation.",
+    alt="Scatter plot with a point for each shift: how much the diffusion "
+    "model prefers the true depths to the network's, against the gain of "
+    "adaptation.",
 )
-correlation = torch.corrcoef(torch.tensor([preferred, gained]))[0, 1].nan_to_num()  # 0 where nothing differs
-report.line(f"correlation over clean scenes and the shifts: {correlation:.2f}", tolerance=0.05)
+correlation = torch.corrcoef(torch.tensor([preferred, gained]))[
+    0, 1
+].nan_to_num()  # 0 where nothing differs
+report.line(
+    f"correlation over clean scenes and the shifts: {correlation:.2f}",
+    tolerance=0.05,
+)
 
 # %% [markdown]
 # The further the diffusion model prefers the truth to the network's depths, the more adaptation gains. At the left, in
@@ -475,14 +605,26 @@ report.line(f"correlation over clean scenes and the shifts: {correlation:.2f}", 
 # and adapted too, and reports SSIM × 100. It does not say how severe the shifts are. Of its shifts, these are in the
 # mini world:
 
-# %%
-paper = {"clean": 0.2, "gaussian_noise": 3.0, "shot_noise": 0.8, "fog": 2.8, "snow": 1.4, "contrast": 0.0}
+# %% tags=["hide-input"]
+paper = {
+    "clean": 0.2,
+    "gaussian_noise": 3.0,
+    "shot_noise": 0.8,
+    "fog": 2.8,
+    "snow": 1.4,
+    "contrast": 0.0,
+}
 rows = []
 for shift, theirs in paper.items():
     if shift not in ("clean", *shifts):
         continue
     g = gain_of("diffusion-tta", {shift})
-    ours = {"here": g["gain"], "from": g["low"], "to": g["high"], "scenes": g["images"]}
+    ours = {
+        "here": g["gain"],
+        "from": g["low"],
+        "to": g["high"],
+        "scenes": g["images"],
+    }
     rows.append({"": shift.replace("_", " "), "paper, Table 4": theirs} | ours)
 report.table(rows, tolerance=0.1, caption="Gain in SSIM × 100")
 

@@ -18,23 +18,35 @@
 #
 # **You need** page [03](03_classification). **Time:** 20 minutes to read, about two minutes to run on two CPU cores.
 
-# %% tags=["parameters"]
-scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+# %% tags=["parameters", "hide-input"]
+# "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
+scale = "mini"
 seed = 0
-live = 1  # images of each shift that are run again and compared with the stored results
-asked = 4  # images of each shift that are run under a teacher that knows less than the network
-steps = 40  # how long a network of random weights is given, instead of five steps
+# images of each shift that are run again and compared with the stored results
+live = 1
+# images of each shift that are run under a teacher that knows less than the
+# network
+asked = 4
+steps = (
+    40  # how long a network of random weights is given, instead of five steps
+)
 
 # At full scale alone:
-network = None  # another task network: its name, or a folder in the hub's layout
+network = (
+    None  # another task network: its name, or a folder in the hub's layout
+)
 vit = "vit-b-32"  # what stands for the second family, likewise; None: nothing
 diffusion = None  # another diffusion model, likewise
 images = 12  # test images under each shift
 shifts = None  # a list of some; None: all
-most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
-results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
+# of a setting, such as {"samples": 48}: what a run says above it is cut down to
+# it
+most = {}
+# folder for the results that the page makes; None: results in $DTTA_CACHE or
+# ~/.cache/dtta
+results = None
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -49,23 +61,45 @@ from dtta.experiments import stored
 from dtta.experiments.paper import TABLE_6
 from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
-    scale, ["weights"], "digits", "imagenet", images, seed, shifts=shifts, network=network, networks={"vit": vit},
-    diffusion=diffusion, limits=most, results=results, settings=PLAIN,
-)  # fmt: skip
+    scale,
+    ["weights"],
+    "digits",
+    "imagenet",
+    images,
+    seed,
+    shifts=shifts,
+    network=network,
+    networks={"vit": vit},
+    diffusion=diffusion,
+    limits=most,
+    results=results,
+    settings=PLAIN,
+)
 runs = stored.runs("weights", folder)
-families = {"ResNet": None} | ({"ViT": "vit"} if "all, vit" in runs else {})  # as the table names them
+families = {"ResNet": None} | (
+    {"ViT": "vit"} if "all, vit" in runs else {}
+)  # as the table names them
 second = runs["all, vit"].network if "ViT" in families else None
-networks = {"ResNet": problem} | ({"ViT": dtta.load(problem.name, second, diffusion)} if second else {})
+networks = {"ResNet": problem} | (
+    {"ViT": dtta.load(problem.name, second, diffusion)} if second else {}
+)
 counts = {
-    name: {part: sum(p.numel() for p in select(own.model, part)) for part in ("all", "norm", "head")}
+    name: {
+        part: sum(p.numel() for p in select(own.model, part))
+        for part in ("all", "norm", "head")
+    }
     for name, own in networks.items()
 }
 for name, count in counts.items():
-    print(f"{name}: " + ", ".join(f"{part} {n} weights" for part, n in count.items()))
+    print(
+        f"{name}: "
+        + ", ".join(f"{part} {n} weights" for part, n in count.items())
+    )
 
 # %% [markdown]
 # ## Five ways to move
@@ -84,7 +118,9 @@ for name, count in counts.items():
 x, label = problem.image(0, "contrast", 3)
 ways = {
     "logits from zero": dict(trainable="logits", start="random"),
-    "logits from zero, ensemble": dict(trainable="logits", start="random", ensemble=True),
+    "logits from zero, ensemble": dict(
+        trainable="logits", start="random", ensemble=True
+    ),
     "norm": dict(trainable="norm"),
     "head": dict(trainable="head"),
     "all": dict(trainable="all"),
@@ -92,7 +128,9 @@ ways = {
     "all, from random weights": dict(trainable="all", start="random"),
 }
 for name, settings in ways.items():
-    answer = build(problem, "diffusion-tta", **settings)(x, image_generator(seed, 0))
+    answer = build(problem, "diffusion-tta", **settings)(
+        x, image_generator(seed, 0)
+    )
     print(f"{name:<28} answers {int(answer.argmax())}, truth {label}")
 
 # %% [markdown]
@@ -105,45 +143,74 @@ for name, settings in ways.items():
 # Rates were chosen on validation images, for each row its own: here are those tried, and where the best one lies among
 # them. A best rate at an end of what was tried says that a better one may lie beyond.
 
-# %%
-WAYS = ("random start", "logits", "logits and ensemble", "logits, from the network's")
+# %% tags=["hide-input"]
+WAYS = (
+    "random start",
+    "logits",
+    "logits and ensemble",
+    "logits, from the network's",
+)
 WAYS += ("norm", "head", "lora", "all", "all and φ")
 gain_of = partial(stored.gain, "weights", folder=folder)
-drawn = {
-    "mini": "severity 3, seeds 0, 1 and 2, rates from validation images",
-    "full": f"severity 3, seed {seed}, rates not chosen on validation images",
-}[scale]
+drawn = setting(
+    mini="severity 3, seeds 0, 1 and 2, rates from validation images",
+    full=f"severity 3, seed {seed}, rates not chosen on validation images",
+)
 
 
 def named(way, network):
     return way if network is None else f"{way}, {network}"
 
 
-if scale == "mini":
-    ways = {named(way, network): f"{family}: {way}" for family, network in families.items() for way in WAYS}
+if setting.mini:
+    ways = {
+        named(way, network): f"{family}: {way}"
+        for family, network in families.items()
+        for way in WAYS
+    }
     report.table(
         stored.selection_table("weights", ways),
         tolerance=0.1,
-        caption="Rates: what was tried on validation images, twelve shifts, severity 3, and gains there in points",
+        caption="Rates: what was tried on validation images, twelve shifts, "
+        "severity 3, and gains there in points",
     )
 
-# %%
-by_way = {family: {way: gain_of(named(way, network), shifts) for way in WAYS} for family, network in families.items()}
-fig, axes = plt.subplots(1, len(families), figsize=(9.5, 4), sharey=True, squeeze=False)
+# %% tags=["hide-input"]
+by_way = {
+    family: {way: gain_of(named(way, network), shifts) for way in WAYS}
+    for family, network in families.items()
+}
+fig, axes = plt.subplots(
+    1, len(families), figsize=(9.5, 4), sharey=True, squeeze=False
+)
 for ax, (family, gains) in zip(axes[0], by_way.items(), strict=True):
     figures.forest(gains, ax=ax)
     ax.set_title(family)
 figures.show(
     fig,
-    alt="Two forest plots, for the ResNet and the ViT: the gain of each way over no adaptation, with its interval, mean "
-    "over twelve shifts.",
+    alt="Two forest plots, for the ResNet and the ViT: the gain of each way "
+    "over no adaptation, with its interval, mean over twelve shifts.",
 )
 
-# %%
-THEIRS = ("random start", "logits", "logits and ensemble", "norm", "head", "all", "all and φ")
+# %% tags=["hide-input"]
+THEIRS = (
+    "random start",
+    "logits",
+    "logits and ensemble",
+    "norm",
+    "head",
+    "all",
+    "all and φ",
+)
 # ResNet18 on ImageNet and on ImageNet-R, accuracy in %
-PAPER = {way: numbers for way, (_, *numbers) in zip(THEIRS, TABLE_6.values(), strict=True)}
-ALONE = {"ImageNet": (68.4, 1000), "ImageNet-R": (37.0, 200)}  # the network's, and of how many images
+PAPER = {
+    way: numbers
+    for way, (_, *numbers) in zip(THEIRS, TABLE_6.values(), strict=True)
+}
+ALONE = {
+    "ImageNet": (68.4, 1000),
+    "ImageNet-R": (37.0, 200),
+}  # the network's, and of how many images
 
 
 def verdict(told, error, here):
@@ -156,7 +223,10 @@ def verdict(told, error, here):
     return "agrees" if (told > 0) == (here["gain"] > 0) else "disagrees"
 
 
-for column, where, cells in (("ImageNet-R", "the shifts", shifts), ("ImageNet", "clean images", {"clean"})):
+for column, where, cells in (
+    ("ImageNet-R", "the shifts", shifts),
+    ("ImageNet", "clean images", {"clean"}),
+):
     alone, count = ALONE[column]
     error = (alone * (100 - alone) / count) ** 0.5
     found = []
@@ -166,36 +236,62 @@ for column, where, cells in (("ImageNet-R", "the shifts", shifts), ("ImageNet", 
         for family, network in families.items():
             g = gain_of(named(way, network), cells)
             row |= {
-                f"{family}, {where}": f"{g['gain']:+.1f} [{g['low']:.1f}, {g['high']:.1f}]",
+                f"{family}, {where}": f"{g['gain']:+.1f} "
+                f"[{g['low']:.1f}, {g['high']:.1f}]",
                 f"{family}": verdict(told, error, g),
             }
         found.append(row)
-    before = ", ".join(f"{f} {gain_of(named('all', n), cells)['before']:.1f}" for f, n in families.items())
+    before = ", ".join(
+        f"{f} {gain_of(named('all', n), cells)['before']:.1f}"
+        for f, n in families.items()
+    )
     report.table(
         found,
         tolerance=0.1,
-        caption=f"Gain in points over no adaptation. The paper's Table 6, ResNet18: {alone:.1f}% on {count} images alone, with "
-        f"a standard error of {error:.1f} points. Here: {gain_of('all', cells)['images']} images, {drawn}; alone, %: {before}",
+        caption="Gain in points over no adaptation. The paper's Table 6, "
+        f"ResNet18: {alone:.1f}% on {count} images alone, with a standard "
+        f"error of {error:.1f} points. Here: "
+        f"{gain_of('all', cells)['images']} images, {drawn}; alone, %: "
+        f"{before}",
+    )
+
+# %% tags=["hide-input"]
+report.gains(
+    by_way["ResNet"],
+    tolerance=0.1,
+    caption=f"ResNet: accuracy in %, mean over the shifts; {drawn}",
+)
+
+# %% tags=["hide-input"]
+for family, gains in list(by_way.items())[1:]:
+    report.gains(
+        gains,
+        tolerance=0.1,
+        caption=f"{family}: accuracy in %, mean over the shifts; {drawn}",
     )
 
 # %%
-report.gains(by_way["ResNet"], tolerance=0.1, caption=f"ResNet: accuracy in %, mean over the shifts; {drawn}")
-
-# %%
-for family, gains in list(by_way.items())[1:]:
-    report.gains(gains, tolerance=0.1, caption=f"{family}: accuracy in %, mean over the shifts; {drawn}")
-
-# %%
 PAIRS = [(way, "all") for way in WAYS if way != "all"]
-PAIRS += [("random start", "logits"), ("logits and ensemble", "logits"), ("logits", "logits, from the network's")]
+PAIRS += [
+    ("random start", "logits"),
+    ("logits and ensemble", "logits"),
+    ("logits", "logits, from the network's"),
+]
+
+# %% tags=["hide-input"]
 for family, network in families.items():
     known = {named(way, network): way for way in WAYS}
     report.gains(
         stored.compare(
-            "weights", [(named(a, network), named(b, network)) for a, b in PAIRS], shifts, known.__getitem__, folder
+            "weights",
+            [(named(a, network), named(b, network)) for a, b in PAIRS],
+            shifts,
+            known.__getitem__,
+            folder,
         ),
         tolerance=0.1,
-        caption=f"{family}: one way against another, on the same images; accuracy in %, mean over the shifts; {drawn}",
+        caption=f"{family}: one way against another, on the same images; "
+        f"accuracy in %, mean over the shifts; {drawn}",
     )
 
 # %% [markdown]
@@ -225,9 +321,11 @@ for family, network in families.items():
 # how many are mended?
 
 
-# %%
+# %% tags=["hide-input"]
 def kept_and_mended(way, network):
-    """For what was right before and what was wrong: the share that is right now in %, its interval, and how many."""
+    """For what was right before and what was wrong: the share that is right now
+    in %, its interval, and how many.
+    """
     before, after = stored.align(
         stored.rows("weights", named("none", network), folder),
         stored.rows("weights", named(way, network), folder),
@@ -235,49 +333,93 @@ def kept_and_mended(way, network):
     )
     found = {}
     for what, score in (("kept", 1), ("mended", 0)):
-        now = [a for b, a in zip(before, after, strict=True) if b.score == score]
+        now = [
+            a for b, a in zip(before, after, strict=True) if b.score == score
+        ]
         values, numbers = [100 * a.score for a in now], [a.index for a in now]
-        interval = bootstrap_interval(values, numbers) if now else (float("nan"),) * 2
-        found[what] = (np.mean(values) if now else float("nan"), *interval, len(now))
+        interval = (
+            bootstrap_interval(values, numbers) if now else (float("nan"),) * 2
+        )
+        found[what] = (
+            np.mean(values) if now else float("nan"),
+            *interval,
+            len(now),
+        )
     return found
 
 
-shares = {(family, way): kept_and_mended(way, n) for family, n in families.items() for way in WAYS}
-fig, axes = plt.subplots(1, len(families), figsize=(9, 4), sharex=True, sharey=True, squeeze=False)
+shares = {
+    (family, way): kept_and_mended(way, n)
+    for family, n in families.items()
+    for way in WAYS
+}
+fig, axes = plt.subplots(
+    1, len(families), figsize=(9, 4), sharex=True, sharey=True, squeeze=False
+)
 for ax, family in zip(axes[0], families, strict=True):
-    points = [(shares[family, way]["kept"][0], shares[family, way]["mended"][0]) for way in WAYS]
+    points = [
+        (shares[family, way]["kept"][0], shares[family, way]["mended"][0])
+        for way in WAYS
+    ]
     for number, point in enumerate(points):
-        ax.plot(*point, "o", color=figures.PALETTE[number % 8], mec="black" if number > 7 else "none")
+        ax.plot(
+            *point,
+            "o",
+            color=figures.PALETTE[number % 8],
+            mec="black" if number > 7 else "none",
+        )
     figures.label_points(ax, *zip(*points, strict=True), WAYS)
     ax.set(title=family, xlabel="right before, and still right, %")
 axes[0, 0].set_ylabel("wrong before, and right now, %")
 figures.show(
     fig,
-    alt="For each network a scatter plot of the ways: how many right answers are kept against how many wrong ones are "
-    "mended. Of the ResNet's answers LoRA keeps most and mends fewest; the other ways lie close together. For the ViT the ways that "
-    "move the answer alone, and the random start, mend more than those that move its weights.",
+    alt="For each network a scatter plot of the ways: how many right answers "
+    "are kept against how many wrong ones are mended. Of the ResNet's answers "
+    "LoRA keeps most and mends fewest; the other ways lie close together. For "
+    "the ViT the ways that move the answer alone, and the random start, mend "
+    "more than those that move its weights.",
 )
 
-# %%
+# %% tags=["hide-input"]
 for family in families:
-    counts = {what: shares[family, "all"][what][3] for what in ("kept", "mended")}
+    counts = {
+        what: shares[family, "all"][what][3] for what in ("kept", "mended")
+    }
     found = []
     for way in WAYS:
         row = {"moves": way}
         for what, (share, low, high, _) in shares[family, way].items():
-            row |= {f"{what}, %": share, f"{what}, interval": f"[{low:.1f}, {high:.1f}]"}
+            row |= {
+                f"{what}, %": share,
+                f"{what}, interval": f"[{low:.1f}, {high:.1f}]",
+            }
         found.append(row)
     report.table(
         found,
         tolerance=0.1,
-        caption=f"{family}: of the {counts['kept']} images right before, still right; of the {counts['mended']} wrong before, "
-        f"right now; {drawn}",
+        caption=f"{family}: of the {counts['kept']} images right before, "
+        f"still right; of the {counts['mended']} wrong before, right now; "
+        f"{drawn}",
     )
 if page_03 := (folder / "digits-test.json").is_file():  # page 03's table
-    none, both = stored.align(*(stored.rows("digits-test", run, folder) for run in ("none", "ensemble")), set(shifts))
-    kept, mended = ([100 * b.score for a, b in zip(none, both, strict=True) if a.score == score] for score in (1, 0))
+    none, both = stored.align(
+        *(
+            stored.rows("digits-test", run, folder)
+            for run in ("none", "ensemble")
+        ),
+        set(shifts),
+    )
+    kept, mended = (
+        [
+            100 * b.score
+            for a, b in zip(none, both, strict=True)
+            if a.score == score
+        ]
+        for score in (1, 0)
+    )
     report.line(
-        f"page 03's ensemble, of {len(none)} images: keeps {np.mean(kept):.1f}%, mends {np.mean(mended):.1f}%",
+        f"page 03's ensemble, of {len(none)} images: keeps "
+        f"{np.mean(kept):.1f}%, mends {np.mean(mended):.1f}%",
         tolerance=0.1,
     )
 
@@ -294,16 +436,42 @@ if page_03 := (folder / "digits-test.json").is_file():  # page 03's table
 # was good. Each pair of points is a shift. **Predict, then run:** where the network is good, will the open points lie
 # below the filled ones?
 
-# %%
+# %% tags=["hide-input"]
 names = [shift.replace("_", " ") for shift in ("clean", *shifts)]
-fig, axes = plt.subplots(1, len(families), figsize=(9.5, 4.2), sharey=True, squeeze=False)
+fig, axes = plt.subplots(
+    1, len(families), figsize=(9.5, 4.2), sharey=True, squeeze=False
+)
 for ax, (family, network) in zip(axes[0], families.items(), strict=True):
-    free, whole = ([gain_of(named(way, network), {s}) for s in ("clean", *shifts)] for way in ("logits", "all"))
+    free, whole = (
+        [gain_of(named(way, network), {s}) for s in ("clean", *shifts)]
+        for way in ("logits", "all")
+    )
     for one, other in zip(free, whole, strict=True):
-        ax.plot([one["before"], other["before"]], [one["gain"], other["gain"]], color=figures.GREY, lw=0.8)
-    ax.plot([g["before"] for g in whole], [g["gain"] for g in whole], "o", color=figures.BLUE, ms=5, label="all")
+        ax.plot(
+            [one["before"], other["before"]],
+            [one["gain"], other["gain"]],
+            color=figures.GREY,
+            lw=0.8,
+        )
+    ax.plot(
+        [g["before"] for g in whole],
+        [g["gain"] for g in whole],
+        "o",
+        color=figures.BLUE,
+        ms=5,
+        label="all",
+    )
     across, up = ([g[k] for g in free] for k in ("before", "gain"))
-    ax.plot(across, up, "o", color=figures.ORANGE, mfc="none", ms=9, mew=1.5, label="logits")
+    ax.plot(
+        across,
+        up,
+        "o",
+        color=figures.ORANGE,
+        mfc="none",
+        ms=9,
+        mew=1.5,
+        label="logits",
+    )
     figures.label_points(ax, across, up, names)
     ax.axhline(0, color=figures.BLACK, lw=1, zorder=1)
     ax.set(title=family, xlabel="accuracy of the network alone, %")
@@ -311,9 +479,11 @@ axes[0, 0].set_ylabel("gain in points")
 axes[0, -1].legend()
 figures.show(
     fig,
-    alt="For each network a scatter plot over clean images and twelve shifts: the gain by moving the answer from zero, "
-    "open, and by moving the network, filled, against the accuracy of the network alone. For the ResNet both lose under shear "
-    "and blur, where it is nearly always right; for the ViT neither loses under any shift.",
+    alt="For each network a scatter plot over clean images and twelve shifts: "
+    "the gain by moving the answer from zero, open, and by moving the "
+    "network, filled, against the accuracy of the network alone. For the "
+    "ResNet both lose under shear and blur, where it is nearly always right; "
+    "for the ViT neither loses under any shift.",
 )
 
 # %% [markdown]
@@ -323,9 +493,11 @@ figures.show(
 # Diffusion Classifier) is ahead of the ResNet, on page 03's images that are not among those here.
 
 
-# %%
+# %% tags=["hide-input"]
 def halves(way, network):
-    """(2, 2, shifts): of each half of a shift's images the accuracy before and the gain, in points."""
+    """(2, 2, shifts): of each half of a shift's images the accuracy before and
+    the gain, in points.
+    """
     found = np.empty((2, 2, len(shifts)))
     for k, shift in enumerate(shifts):
         before, after = (
@@ -337,25 +509,50 @@ def halves(way, network):
             )
         )
         for half in (0, 1):
-            found[half, :, k] = before[half::2].mean(), (after - before)[half::2].mean()
+            found[half, :, k] = (
+                before[half::2].mean(),
+                (after - before)[half::2].mean(),
+            )
     return found
 
 
 def lead(shift):
-    """By how many points the Diffusion Classifier is ahead of the ResNet, on images that this page does not use."""
-    used = {r.index for r in stored.rows("weights", "none", folder) if r.shift == shift}
+    """By how many points the Diffusion Classifier is ahead of the ResNet, on
+    images that this page does not use.
+    """
+    used = {
+        r.index
+        for r in stored.rows("weights", "none", folder)
+        if r.shift == shift
+    }
     return stored.gain(
-        "digits-test", "diffusion-classifier", {shift}, only=lambda r: r.index not in used, folder=folder
+        "digits-test",
+        "diffusion-classifier",
+        {shift},
+        only=lambda r: r.index not in used,
+        folder=folder,
     )["gain"]
 
 
 def slope(x, y, resamples=2000):
-    """The mean slope of y on x, both (lines, shifts), and its interval from a bootstrap over the shifts."""
-    pick = np.random.default_rng(0).integers(x.shape[1], size=(resamples, x.shape[1]))
-    pick = np.concatenate([np.arange(x.shape[1])[None], pick])  # the first: the shifts as they are
+    """The mean slope of y on x, both (lines, shifts), and its interval from a
+    bootstrap over the shifts.
+    """
+    pick = np.random.default_rng(0).integers(
+        x.shape[1], size=(resamples, x.shape[1])
+    )
+    pick = np.concatenate(
+        [np.arange(x.shape[1])[None], pick]
+    )  # the first: the shifts as they are
     a, b = (v[:, pick] - v[:, pick].mean(-1, keepdims=True) for v in (x, y))
     found = ((a * b).sum(-1) / (a * a).sum(-1).clip(1e-9)).mean(0)
-    return dict(zip(("slope", "from", "to"), (found[0], *np.percentile(found[1:], [2.5, 97.5])), strict=True))
+    return dict(
+        zip(
+            ("slope", "from", "to"),
+            (found[0], *np.percentile(found[1:], [2.5, 97.5])),
+            strict=True,
+        )
+    )
 
 
 if len(shifts) > 2 and images > 1:
@@ -363,17 +560,37 @@ if len(shifts) > 2 and images > 1:
     for family, network in families.items():
         for way in ("logits", "all"):
             first, second = halves(way, network)
-            line = slope(np.stack([first[0], second[0]]), np.stack([second[1], first[1]]))
-            found.append({"network": family, "gain of": way, "by": "accuracy before, other half"} | line)
+            line = slope(
+                np.stack([first[0], second[0]]), np.stack([second[1], first[1]])
+            )
+            found.append(
+                {
+                    "network": family,
+                    "gain of": way,
+                    "by": "accuracy before, other half",
+                }
+                | line
+            )
     if page_03:
         ahead = np.array([[lead(shift) for shift in shifts]])
         for way in ("logits", "all"):
-            line = slope(ahead, np.array([[gain_of(way, {shift})["gain"] for shift in shifts]]))
-            found.append({"network": "ResNet", "gain of": way, "by": "Diffusion Classifier's lead, page 03"} | line)
+            line = slope(
+                ahead,
+                np.array([[gain_of(way, {shift})["gain"] for shift in shifts]]),
+            )
+            found.append(
+                {
+                    "network": "ResNet",
+                    "gain of": way,
+                    "by": "Diffusion Classifier's lead, page 03",
+                }
+                | line
+            )
     report.table(
         found,
         tolerance=0.02,
-        caption=f"Points of gain for each point, over {len(shifts)} shifts of {len(stored.rows('weights', 'none', folder)) // (1 + len(shifts))} "
+        caption=f"Points of gain for each point, over {len(shifts)} shifts of "
+        f"{len(stored.rows('weights', 'none', folder)) // (1 + len(shifts))} "
         "images; all seeds; intervals from a bootstrap over the shifts",
     )
 
@@ -389,46 +606,90 @@ if len(shifts) > 2 and images > 1:
 # the same averaged with the network, or the network that is moved? Beside it stands shear, where the usual teacher is
 # behind.
 
-# %%
-TEACHERS = {"DiT, all timesteps": ("dit", dict(t_min=0.0, t_max=1.0), "ResNet, DiT, all timesteps")}
+# %% tags=["hide-input"]
+TEACHERS = {
+    "DiT, all timesteps": (
+        "dit",
+        dict(t_min=0.0, t_max=1.0),
+        "ResNet, DiT, all timesteps",
+    )
+}
 CASE = ("logits", "logits and ensemble", "all")
 
 
 def change(rows, scores):
     """What became of images: counts, and the gain with its interval."""
-    change = [100 * (now - row.score) for row, now in zip(rows, scores, strict=True)]
+    change = [
+        100 * (now - row.score) for row, now in zip(rows, scores, strict=True)
+    ]
     low, high = bootstrap_interval(change, [row.index for row in rows])
     broken, mended = (sum(c * sign > 0 for c in change) for sign in (-1, 1))
-    told = dict(images=len(rows), before=int(sum(r.score for r in rows)), after=int(sum(scores)))
-    return told | dict(broken=broken, mended=mended, gain=np.mean(change)) | {"from": low, "to": high}
+    told = dict(
+        images=len(rows),
+        before=int(sum(r.score for r in rows)),
+        after=int(sum(scores)),
+    )
+    return (
+        told
+        | dict(broken=broken, mended=mended, gain=np.mean(change))
+        | {"from": low, "to": high}
+    )
 
 
-before = [r for r in stored.rows("weights", "none", folder) if r.shift != "clean"]
+before = [
+    r for r in stored.rows("weights", "none", folder) if r.shift != "clean"
+]
 found = []
-for title, (name, heard, told) in (TEACHERS if scale == "mini" else {}).items():
+for title, (name, heard, told) in (TEACHERS if setting.mini else {}).items():
     bad = dtta.load(problem.name, diffusion=name)
-    some = [row for shift in shifts for row in [r for r in before if (r.shift, r.seed) == (shift, seed)][:asked]]
+    some = [
+        row
+        for shift in shifts
+        for row in [r for r in before if (r.shift, r.seed) == (shift, seed)][
+            :asked
+        ]
+    ]
     methods = {"the teacher alone": build(bad, "diffusion-classifier", **heard)}
-    methods |= {way: build(bad, runs[way].method, **runs[way].settings | heard) for way in CASE[:2]}
+    methods |= {
+        way: build(bad, runs[way].method, **runs[way].settings | heard)
+        for way in CASE[:2]
+    }
     for way, method in methods.items():
         scores = []
         for row in some:
-            x, label = bad.image(row.index, row.shift, row.severity, seed=row.seed)
-            scores.append(float(method(x, image_generator(seed, row.index)).argmax() == label))
+            x, label = bad.image(
+                row.index, row.shift, row.severity, seed=row.seed
+            )
+            scores.append(
+                float(
+                    method(x, image_generator(seed, row.index)).argmax()
+                    == label
+                )
+            )
         found.append({"teacher": title, "answers": way} | change(some, scores))
     kept = {row.key: row.score for row in stored.rows("teachers", told, folder)}
-    found.append({"teacher": title, "answers": "all, as stored"} | change(some, [kept[row.key] for row in some]))
+    found.append(
+        {"teacher": title, "answers": "all, as stored"}
+        | change(some, [kept[row.key] for row in some])
+    )
 if "shear" in shifts:
     for way in CASE:
-        rows, now = stored.align(before, stored.rows("weights", way, folder), {"shear"})
-        found.append({"teacher": "the usual one, shear", "answers": way} | change(rows, [r.score for r in now]))
+        rows, now = stored.align(
+            before, stored.rows("weights", way, folder), {"shear"}
+        )
+        found.append(
+            {"teacher": "the usual one, shear", "answers": way}
+            | change(rows, [r.score for r in now])
+        )
 if found:
     report.table(
         found,
         tolerance=0.1,
         whole=2,
-        caption="The ResNet where it knows better than its teacher: right answers, and the gain in points; severity 3, seed "
-        f"{seed} under the DiT and all seeds under shear; rates as above, which were chosen for the usual teacher",
+        caption="The ResNet where it knows better than its teacher: right "
+        f"answers, and the gain in points; severity 3, seed {seed} under the "
+        "DiT and all seeds under shear; rates as above, which were chosen for "
+        "the usual teacher",
     )
 
 # %% [markdown]
@@ -449,11 +710,13 @@ if found:
 # network: at one rate its curve is the same for both.
 
 
-# %%
+# %% tags=["hide-input"]
 def by_step(way, family, images):
     """Shares of right answers, by step."""
     run, own = runs[named(way, families[family])], networks[family]
-    method = build(own, run.method, **run.settings | dict(steps=steps, samples=12))
+    method = build(
+        own, run.method, **run.settings | dict(steps=steps, samples=12)
+    )
     right = torch.zeros(steps + 1)
     for shift, index in images:
         x, label = own.image(index, shift, 3)
@@ -464,37 +727,57 @@ def by_step(way, family, images):
 
 
 some = [(shift, k) for k, shift in enumerate(shifts)]
-FREE = {"random start": figures.VERMILION, "logits": figures.ORANGE, "all": figures.BLUE}
+FREE = {
+    "random start": figures.VERMILION,
+    "logits": figures.ORANGE,
+    "all": figures.BLUE,
+}
 curves = {}
 for family, network in families.items():
     for way in FREE:
-        known = way == "logits" and network and runs[named(way, network)].settings == runs["logits"].settings
-        curves[family, way] = curves["ResNet", "logits"] if known else by_step(way, family, some)
-fig, axes = plt.subplots(1, len(families), figsize=(9, 3.2), sharey=True, squeeze=False)
+        known = (
+            way == "logits"
+            and network
+            and runs[named(way, network)].settings == runs["logits"].settings
+        )
+        curves[family, way] = (
+            curves["ResNet", "logits"] if known else by_step(way, family, some)
+        )
+fig, axes = plt.subplots(
+    1, len(families), figsize=(9, 3.2), sharey=True, squeeze=False
+)
 for ax, family in zip(axes[0], families, strict=True):
     for way, colour in FREE.items():
         rate = runs[named(way, families[family])].settings["lr"]
-        ax.plot(100 * curves[family, way], color=colour, label=f"{way}, rate {rate:g}")
+        ax.plot(
+            100 * curves[family, way],
+            color=colour,
+            label=f"{way}, rate {rate:g}",
+        )
     ax.set(title=family, xlabel="step", ylim=(0, 105))
     ax.legend(fontsize=9)
 axes[0, 0].set_ylabel("right answers, %")
 figures.show(
     fig,
-    alt="For the ResNet and the ViT the share of right answers over forty steps: of the trained network, of one of random "
-    "weights, and of the answer moved from zero. The two that start from nothing begin near chance; within ten steps all "
-    "three are close together, and then go up and down.",
+    alt="For the ResNet and the ViT the share of right answers over forty "
+    "steps: of the trained network, of one of random weights, and of the "
+    "answer moved from zero. The two that start from nothing begin near "
+    "chance; within ten steps all three are close together, and then go up "
+    "and down.",
 )
 
-# %%
+# %% tags=["hide-input"]
 marks = [step for step in (0, 5, 10, 15, 20, 30, 40) if step <= steps]
 report.table(
     [
-        {"network": family, "moves": way} | {f"step {k}": round(float(curve[k]) * len(some)) for k in marks}
+        {"network": family, "moves": way}
+        | {f"step {k}": round(float(curve[k]) * len(some)) for k in marks}
         for (family, way), curve in curves.items()
     ],
     tolerance=0.1,
     whole=2,
-    caption=f"Right answers, of {len(some)} test images, one of each shift, severity 3, seed {seed}; 12 samples a step",
+    caption=f"Right answers, of {len(some)} test images, one of each shift, "
+    f"severity 3, seed {seed}; 12 samples a step",
 )
 
 # %% [markdown]
@@ -507,26 +790,49 @@ report.table(
 # Why, then, does the paper's random network fail, with 0.7% on ImageNet and 4.0% on ImageNet-R? Table 6 does not say at
 # which rate. **Predict, then run:** what would ours have shown at another one?
 
-# %%
-if scale == "mini":
-    fig, axes = plt.subplots(1, len(families), figsize=(9, 3.2), sharey=True, squeeze=False)
+# %% tags=["hide-input"]
+if setting.mini:
+    fig, axes = plt.subplots(
+        1, len(families), figsize=(9, 3.2), sharey=True, squeeze=False
+    )
     for ax, (family, network) in zip(axes[0], families.items(), strict=True):
         for way, colour in FREE.items():
-            of = [row for row in stored.trials("weights") if row["run"] == named(way, network)]
+            of = [
+                row
+                for row in stored.trials("weights")
+                if row["run"] == named(way, network)
+            ]
             rates, low, gain, high = (
                 np.array(each)
-                for each in zip(*sorted((r["settings"]["lr"], r["low"], r["gain"], r["high"]) for r in of), strict=True)
+                for each in zip(
+                    *sorted(
+                        (r["settings"]["lr"], r["low"], r["gain"], r["high"])
+                        for r in of
+                    ),
+                    strict=True,
+                )
             )
-            ax.errorbar(rates, gain, [gain - low, high - gain], fmt="o-", color=colour, label=way, capsize=2, lw=1.2)
+            ax.errorbar(
+                rates,
+                gain,
+                [gain - low, high - gain],
+                fmt="o-",
+                color=colour,
+                label=way,
+                capsize=2,
+                lw=1.2,
+            )
         ax.axhline(0, color=figures.BLACK, lw=1)
         ax.set(title=family, xlabel="rate", xscale="log")
         ax.legend(fontsize=9)
     axes[0, 0].set_ylabel("gain over the trained network, points")
     figures.show(
         fig,
-        alt="For the ResNet and the ViT the gain on validation images against the rate, with intervals. The ResNet of random "
-        "weights loses over fifty points at a rate of 0.1 and gains from 2 on; the answer from zero gains at all rates tried; the "
-        "trained network gains at rates of a tenth and less.",
+        alt="For the ResNet and the ViT the gain on validation images against "
+        "the rate, with intervals. The ResNet of random weights loses over "
+        "fifty points at a rate of 0.1 and gains from 2 on; the answer from "
+        "zero gains at all rates tried; the trained network gains at rates of "
+        "a tenth and less.",
     )
 
 # %% [markdown]
@@ -541,10 +847,14 @@ if scale == "mini":
 #
 # Are the stored numbers true? An image of each shift, run now, with the network that moved and with the answer:
 
-# %%
+# %% tags=["hide-input"]
 for way in ("all", "logits"):
     agree, count = stored.reproduce("weights", way, live, shifts, folder=folder)
-    report.line(f"{way}: {agree} of {count} answers are as stored", tolerance=0.1, whole=2)
+    report.line(
+        f"{way}: {agree} of {count} answers are as stored",
+        tolerance=0.1,
+        whole=2,
+    )
 
 # %% [markdown]
 # ```{exercise}

@@ -19,7 +19,7 @@
 # **You need** pages [02](02_conditions), [03](03_classification) and [08](08_weights). **Time:** 25 minutes to read,
 # about a minute to run on two CPU cores.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 scale = "mini"  # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
 seed = 0
 pairs = 240  # (t, ε) on which the three losses are drawn
@@ -34,7 +34,7 @@ shifts = None  # a list of some; None: all
 most = {}  # of a setting, such as {"samples": 48}: what a run says above it is cut down to it
 results = None  # folder for the results that the page makes; None: results in $DTTA_CACHE or ~/.cache/dtta
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -47,10 +47,11 @@ from dtta.experiments import stored
 from dtta.experiments.transfer import PLAIN, open_page
 from dtta.methods.diffusion_classifier import DiffusionClassifier
 from dtta.methods.registry import build
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.profiling.flops import operations
 
 figures.style()
+setting = Setting(scale)
 problem, shifts, folder = open_page(
     scale, ["stopping", "beyond"], "digits", "imagenet", images, seed, shifts=shifts, network=network,
     diffusion=diffusion, limits=most, results=results, settings=PLAIN,
@@ -131,7 +132,7 @@ figures.show(
 # images (`dtta/experiments/beyond.toml`); pairs are drawn from the middle half of the timesteps, which was chosen on
 # page 03. Twelve test images of each shift for each of three seeds, all different ones.
 
-# %%
+# %% tags=["hide-input"]
 MIXED = {
     "embeddings": "5 steps of 24 pairs",
     "predictions": "10 classes, 12 pairs kept for 5 steps",
@@ -164,7 +165,7 @@ figures.show(
     "labels and with one trained on hard labels.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.table(
     [
         {
@@ -185,7 +186,7 @@ report.table(
 # %% [markdown]
 # Which differences are sure? On the same images, one against the other:
 
-# %%
+# %% tags=["hide-input"]
 PAIRS = (
     ("losses", "embeddings"),
     ("predictions", "embeddings"),
@@ -208,8 +209,8 @@ report.gains(
 # %% [markdown]
 # And how much does the rate matter? What was tried on validation images:
 
-# %%
-if scale == "mini":
+# %% tags=["hide-input"]
+if setting.mini:
     report.table(
         stored.selection_table("beyond"),
         tolerance=0.1,
@@ -236,7 +237,7 @@ if scale == "mini":
 #
 # **Predict, then run.** How far down can the budget go before the gain is lost?
 
-# %%
+# %% tags=["hide-input"]
 BUDGETS = {
     "uniform, 600 evaluations": 600,
     "uniform, 120 evaluations": 120,
@@ -284,10 +285,10 @@ figures.show(
     "much at 24 as at 120.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.gains(budget, tolerance=0.1, caption="Accuracy in %, mean of the shifts")
 
-# %%
+# %% tags=["hide-input"]
 cheap = [run for run in budget if run.endswith(", 24 evaluations")]
 fewer = [("embeddings", "uniform, 600 evaluations"), ("uniform, 120 evaluations", "uniform, 600 evaluations")]
 fewer += [(run, run.removesuffix(", 24 evaluations")) for run in cheap] + [
@@ -317,7 +318,7 @@ report.gains(
 # Where the network is sure, its softmax hardly moves: the gradient at the logits carries a factor of about $1 - p$. So
 # leave sure images alone (`confidence`), or stop when the answer has settled (`patience`). What is saved, and what is lost?
 
-# %%
+# %% tags=["hide-input"]
 SAVINGS = {
     "embeddings": "five steps for all",
     "skip above 0.97": "skip above 97%",
@@ -366,7 +367,7 @@ report.table(saved, tolerance=0.1, caption="Points over no adaptation, mean of t
 # validation images alone: the same rules, and one that combines two of them (`dtta/experiments/stopping.toml`). The one
 # that is best *there* is what would have been used; its test images are the same as above.
 
-# %%
+# %% tags=["hide-input"]
 rule = stored.runs("stopping", folder)["chosen rule"].settings
 print({name: rule[name] for name in ("steps", "patience", "confidence") if name in rule})
 stopping = partial(stored.gain, "stopping", folder=folder)
@@ -390,7 +391,7 @@ report.gains(
 # A diffusion model has opinions of its own. Where is it worse than the network that it is to teach, and does adaptation
 # follow it there? From the stored results, shift by shift:
 
-# %%
+# %% tags=["hide-input"]
 teaching = []
 for shift in ("clean", *shifts):
     taught, follows = gain_of("classifier", {shift}), gain_of("embeddings", {shift})
@@ -402,7 +403,7 @@ for shift in ("clean", *shifts):
     )  # fmt: skip
 report.table(teaching, tolerance=0.1, caption="Accuracy in %; lead and gain over the network in points")
 
-# %%
+# %% tags=["hide-input"]
 if "shear" in shifts:
     report.gains(
         stored.compare("beyond", [("losses", "embeddings"), ("losses", "none")], {"shear"}, folder=folder),
@@ -414,7 +415,7 @@ if "shear" in shifts:
 # Is there a class that the teacher falls for, and whose answers does adaptation take over? That takes the answers
 # themselves; here they are for some images under some shifts, too few for small differences.
 
-# %%
+# %% tags=["hide-input"]
 alone = DiffusionClassifier(
     diffusion, 12, Sampling("stratified", t_min=settings["t_min"], t_max=settings["t_max"]), embeddings=l
 )
@@ -446,7 +447,7 @@ figures.show(
     "clean images, noise, rotation, shear, erasing and blur.",
 )
 
-# %%
+# %% tags=["hide-input"]
 rows = []
 for shift, found in answers.items():
     network_, teacher, adapted_, true = found.T
@@ -482,7 +483,7 @@ report.table(rows, tolerance=1, whole=2, caption=f"Of {asked} test images each")
 # methods gains by luck too, as it keeps the better of two draws: so one that may choose between two draws of the same
 # method stands beside them.
 
-# %%
+# %% tags=["hide-input"]
 names = [
     "none",
     "classifier",
@@ -545,14 +546,14 @@ figures.show(
     "settled answer go further; an oracle that undoes adaptation where it harms goes most of the way.",
 )
 
-# %%
+# %% tags=["hide-input"]
 report.table(
     oracle_rows,
     tolerance=0.1,
     caption="Accuracy in %, and how far it goes from the network to what both models have right",
 )
 
-# %%
+# %% tags=["hide-input"]
 missed = (both > 0) & (adapted_ == 0)
 causes = {
     "the network was right, the diffusion model wrong: undone": missed & (teacher == 0),
@@ -587,7 +588,7 @@ report.line(
 #
 # Are the stored numbers true? An image of each shift, run now:
 
-# %%
+# %% tags=["hide-input"]
 for run in ("embeddings", "losses"):
     agree, count = stored.reproduce("beyond", run, live, shifts, folder=folder)
     report.line(f"{run}: {agree} of {count} answers are as stored", tolerance=0.1, whole=2)

@@ -19,7 +19,7 @@
 # **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 25 minutes to read, a
 # minute to run on two CPU cores. At full scale, on one GPU, it measures the speed of models of the published sizes.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 scale = "mini"  # "mini": networks small enough for a CPU; "full": of the published sizes, on a GPU
 seed = 0
 images = 6  # of the run that is stopped and goes on
@@ -30,7 +30,7 @@ steps = None  # of adaptation, when it is timed; None: 5, and at the mini scale 
 samples = None  # pairs of each step, likewise; None: 180, and at the mini scale 12
 results = None  # folder of your own summaries, as dtta evaluate --preset ... --out leaves them
 
-# %%
+# %% tags=["hide-input"]
 import heapq
 import json
 import logging
@@ -52,14 +52,20 @@ from dtta.evaluation import summary
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.experiments import stored
-from dtta.experiments.paper import LEFT_OUT, presets, published, table_of_differences
-from dtta.pages import figures, report
+from dtta.experiments.paper import (
+    LEFT_OUT,
+    presets,
+    published,
+    table_of_differences,
+)
+from dtta.pages import Setting, figures, report
 from dtta.problems.device import device
 from dtta.profiling.loops import bench
 from dtta.profiling.networks import operations, random_problem
 
 figures.style()
-if scale == "full":
+setting = Setting(scale)
+if not setting.mini:
     print("full scale: speed is measured at the published sizes; what is stopped and goes on stays in the mini world")
 logging.getLogger("dtta.evaluation.journal").setLevel(
     "ERROR"
@@ -204,7 +210,7 @@ print("the same answer to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 # run:** how much of the gradient is left in float16 there, and for means over yet more?
 
 
-# %%
+# %% tags=["hide-input"]
 def at_condition(precision, count, power=0):
     """∂L/∂c on the toy, made as small as that of a mean over `count` numbers; on its way back times 2**power."""
     problem, samples = random_problem("dit-toy", seed), 24
@@ -252,11 +258,11 @@ report.table(left, tolerance=0.05, caption="Cosine between the gradient and floa
 # it runs the naive loop: float32, the task network anew for each micro-batch. The *floor* is the time of the bare
 # multiplications at the speed of a large matrix product on the same device.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "hide-input"]
 # not compared: seconds are never the same twice
-cases = cases or {"mini": ["dit-toy", "sd-toy"], "full": ["dit-256", "dit-256-joint", "sd-512"]}[scale]
-steps = steps or {"mini": 1, "full": 5}[scale]
-samples = samples or {"mini": 12, "full": 180}[scale]
+cases = cases or setting(mini=["dit-toy", "sd-toy"], full=["dit-256", "dit-256-joint", "sd-512"])
+steps = steps or setting(mini=1, full=5)
+samples = samples or setting(mini=12, full=180)
 for case in cases:
     timing = bench(
         random_problem(case.removesuffix("-joint"), seed), samples, repeats=2, steps=steps,
@@ -269,7 +275,7 @@ for case in cases:
 # which the naive one does not. Measurements at the published sizes go here, with the GPU's name. A cell that nobody has
 # measured yet is empty.
 
-# %%
+# %% tags=["hide-input"]
 measured = stored.FOLDER / "bench.json"
 found = {(m["case"], m["device"]): m for m in json.loads(measured.read_text())} if measured.exists() else {}
 devices = sorted({name for _, name in found}) or ["no GPU yet"]
@@ -292,7 +298,7 @@ pd.DataFrame(bench_rows, columns=["case", "device", *columns])
 # condition, and further back to φ where φ moves. What one evaluation costs can be counted without a GPU, on tensors that
 # have a shape and no content:
 
-# %%
+# %% tags=["hide-input"]
 cost = {(name, joint): operations(name, joint) for name in ("dit-256", "sd-512") for joint in (False, True)}
 for (name, joint), count in cost.items():
     told = "to the condition and to φ" if joint else "to the condition"
@@ -303,7 +309,7 @@ for (name, joint), count in cost.items():
 # diffusion model, and the dense tasks' model is one that you train (below), so they are not counted here.
 
 
-# %%
+# %% tags=["hide-input"]
 def evaluations(preset):
     """Of the diffusion model, and what they cost; None where that is not known."""
     if preset.method == "diffusion-tta" and preset.diffusion is None:
@@ -340,7 +346,7 @@ pd.DataFrame(lines)
 # The paper's Table 1, before and after, and ours beside them. Ours are filled in from summaries, and a cell that nobody has
 # run is empty. With `-p results=FOLDER` the page shows yours.
 
-# %%
+# %% tags=["hide-input"]
 ours = summary.by_preset(Path(results) if results else stored.FOLDER / "full")
 
 
@@ -371,21 +377,21 @@ beside("table1")
 # %% [markdown]
 # Table 2, the streams, and Table 3, CLIP under Stable Diffusion:
 
-# %%
+# %% tags=["hide-input"]
 beside("table2")
 
-# %%
+# %% tags=["hide-input"]
 beside("table3")
 
 # %% [markdown]
 # The one independent measurement of Diffusion-TTA is in DUSA's paper {cite:p}`li2024dusa`: streams of ImageNet-C at
 # severity 5, all 50 000 images, batches of 64 and *six* evaluations an image in place of 900.
 
-# %%
+# %% tags=["hide-input"]
 dusa = pd.DataFrame(published("DUSA table 1")).T
 dusa.iloc[:, [0, 9, 13, 7, 11, 15]].map("{:.1f}".format)
 
-# %%
+# %% tags=["hide-input"]
 paper = {name: every[f"table2/convnext-large/{name}"] for name in ("gauss", "fog", "pixelate", "snow", "contrast")}
 columns = dict(zip(paper, ("gaussian noise", "fog", "pixelate", "snow", "contrast"), strict=True))
 table = published("DUSA table 1")
@@ -418,7 +424,7 @@ figures.show(
 # This table lists everything that a preset does otherwise than the paper or its released code, or that neither of them
 # states. `dtta evaluate --preset differences` prints it too.
 
-# %%
+# %% tags=["hide-input"]
 pd.set_option("display.max_colwidth", None)
 pd.DataFrame(table_of_differences())
 
@@ -428,7 +434,7 @@ pd.DataFrame(table_of_differences())
 # The paper takes three images of each class for most data sets. An accuracy $p$ over $n$ images has the standard error
 # $\sqrt{p (1 - p) / n}$.
 
-# %%
+# %% tags=["hide-input"]
 cells = {"ImageNet": (77.2, 3000), "ImageNet-A": (25.8, 7500), "ImageNet-R": (49.7, 600), "streams": (54.9, 1000)}
 cells |= {"Aircraft": (33.4, 500), "Pets": (92.3, 185)}
 for name, (p, n) in cells.items():
@@ -457,7 +463,7 @@ for name, (p, n) in cells.items():
 # So a number that comes out equal would prove nothing, and one that does not, little. What can be compared is the gain,
 # with its interval, on your own networks.
 
-# %%
+# %% tags=["hide-input"]
 for preset in (every["table4/segformer/fog"], every["table4/densedepth/fog"]):
     print(f"{preset.name}: paper {preset.before} -> {preset.paper}")
 print("chosen here:", *(f"{difference.what}: {difference.ours}" for difference in preset.differences), sep="\n  ")

@@ -19,28 +19,46 @@
 # **You need** Python and tensors; of the other pages, nothing. **Time:** 15 minutes to read, half a minute to run on
 # one CPU core.
 
-# %% tags=["parameters"]
-scale = "mini"  # nothing here is to be scaled: the world is the same; "full" draws the first picture larger
+# %% tags=["parameters", "hide-input"]
+# nothing here is to be scaled: the world is the same; "full" draws the first
+# picture larger
+scale = "mini"
 seed = 0  # of the shifts
 counted = 150  # validation scenes in the shares of the classes
 measured = 20  # validation images in the table of shifts
 
-# %%
+# %% tags=["hide-input"]
 import textwrap
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import torch
 
-from dtta.pages import figures, report
+from dtta.pages import Setting, figures, report
 from dtta.problems.scenes import data, sdf
 from dtta.problems.scenes.render import render
-from dtta.problems.scenes.shifts import IMAGE_SHIFTS, WORLD_SHIFTS, shift_image, shift_scene
-from dtta.problems.scenes.world import CLASSES, COLOURS, FAR, HABITS, Object, Scene
+from dtta.problems.scenes.shifts import (
+    IMAGE_SHIFTS,
+    WORLD_SHIFTS,
+    shift_image,
+    shift_scene,
+)
+from dtta.problems.scenes.world import (
+    CLASSES,
+    COLOURS,
+    FAR,
+    HABITS,
+    Object,
+    Scene,
+)
 
 figures.style()
-if scale == "full":
-    print("full scale: there is nothing to be scaled; the mini world is drawn as it is, its first picture larger")
+setting = Setting(scale)
+if not setting.mini:
+    print(
+        "full scale: there is nothing to be scaled; the mini world is drawn "
+        "as it is, its first picture larger"
+    )
 
 # %% [markdown]
 # ## A scene by hand
@@ -51,13 +69,24 @@ if scale == "full":
 
 # %%
 def thing(shape, colour, material, size, x, z, yaw=0.0, tilt=0.0):
-    return Object(shape, colour, material, size, x, z, yaw, tilt, albedo=COLOURS[colour])
+    return Object(
+        shape, colour, material, size, x, z, yaw, tilt, albedo=COLOURS[colour]
+    )
 
 
 two = Scene(
     objects=(
         thing("sphere", "red", "shiny", (0.6, 0, 0), x=-0.7, z=0.0),
-        thing("torus", "orange", "metal", (0.5, 0.18, 0), x=0.7, z=0.6, yaw=25, tilt=90),
+        thing(
+            "torus",
+            "orange",
+            "metal",
+            (0.5, 0.18, 0),
+            x=0.7,
+            z=0.6,
+            yaw=25,
+            tilt=90,
+        ),
     ),
     azimuth=230,
     elevation=35,
@@ -71,30 +100,51 @@ for name in ("image", "segmentation", "depth"):
 # %% [markdown]
 # Shapes, colours and materials multiply quickly. With four more objects, a lower sun, and nine rays for each pixel:
 
-# %%
+# %% tags=["hide-input"]
 six = replace(
     two,
     objects=(
         thing("sphere", "red", "shiny", (0.62, 0, 0), -0.25, 0.2),
         thing("box", "blue", "matte", (0.45, 0.36, 0.45), -1.7, 0.8, yaw=32),
-        thing("torus", "orange", "metal", (0.55, 0.2, 0), 1.05, 1.0, yaw=25, tilt=90),
+        thing(
+            "torus",
+            "orange",
+            "metal",
+            (0.55, 0.2, 0),
+            1.05,
+            1.0,
+            yaw=25,
+            tilt=90,
+        ),
         thing("cone", "green", "matte", (0.55, 0.72, 0), 2.1, 0.3),
         thing("cylinder", "purple", "shiny", (0.36, 0.26, 0), -1.15, -0.8),
         thing("sphere", "cyan", "metal", (0.34, 0, 0), 0.7, -0.75),
     ),
-    height=1.9, distance=5.6, target=(0.15, 0.66, 0.0), view=30, azimuth=228, elevation=32,
-    sky=(0.08, 0.25, 0.75), horizon=(0.45, 0.62, 0.85), exposure=0.85,
-    ground=((0.36, 0.30, 0.24), (0.15, 0.12, 0.10)), pattern=0.8, turn=28,
-)  # fmt: skip
-picture = render([six], size={"mini": (200, 320), "full": (400, 640)}[scale], supersample=3)
+    height=1.9,
+    distance=5.6,
+    target=(0.15, 0.66, 0.0),
+    view=30,
+    azimuth=228,
+    elevation=32,
+    sky=(0.08, 0.25, 0.75),
+    horizon=(0.45, 0.62, 0.85),
+    exposure=0.85,
+    ground=((0.36, 0.30, 0.24), (0.15, 0.12, 0.10)),
+    pattern=0.8,
+    turn=28,
+)
+picture = render(
+    [six], size=setting(mini=(200, 320), full=(400, 640)), supersample=3
+)
 
 fig, ax = plt.subplots(figsize=(8, 5))
 ax.imshow(picture.image[0].permute(1, 2, 0).numpy(), interpolation="bilinear")
 ax.axis("off")
 figures.show(
     fig,
-    alt="A rendered scene on a checkered ground under a blue sky: a blue box, a purple cylinder, a shiny red sphere, a "
-    "golden standing torus, a small mirroring cyan sphere and a green cone, each with its shadow.",
+    alt="A rendered scene on a checkered ground under a blue sky: a blue box, "
+    "a purple cylinder, a shiny red sphere, a golden standing torus, a small "
+    "mirroring cyan sphere and a green cone, each with its shadow.",
 )
 
 # %% [markdown]
@@ -106,16 +156,28 @@ figures.show(
 # is nothing: *sphere tracing* {cite:p}`hart1996sphere`. In a slice through a world of two objects:
 
 
-# %%
+# %% tags=["hide-input"]
 def distance(x, y):
-    """From the nearest of a sphere, a box and the ground, for points of the slice z = 0."""
+    """From the nearest of a sphere, a box and the ground, for points of the
+    slice z = 0.
+    """
     p = torch.stack([x, y, torch.zeros_like(x)], dim=-1).view(-1, 3)
-    of = {"sphere": ((-0.9, 0.6, 0.0), (0.6, 0.0, 0.0)), "box": ((0.9, 0.45, 0.0), (0.5, 0.45, 0.5))}
-    found = [sdf.DISTANCE[s](p - torch.tensor(at), torch.tensor([size])) for s, (at, size) in of.items()]
+    of = {
+        "sphere": ((-0.9, 0.6, 0.0), (0.6, 0.0, 0.0)),
+        "box": ((0.9, 0.45, 0.0), (0.5, 0.45, 0.5)),
+    }
+    found = [
+        sdf.DISTANCE[s](p - torch.tensor(at), torch.tensor([size]))
+        for s, (at, size) in of.items()
+    ]
     return torch.minimum(torch.stack(found).amin(0).view(x.shape), y)
 
 
-y, x = torch.meshgrid(torch.linspace(-0.15, 2.3, 246), torch.linspace(-2.8, 2.2, 501), indexing="ij")
+y, x = torch.meshgrid(
+    torch.linspace(-0.15, 2.3, 246),
+    torch.linspace(-2.8, 2.2, 501),
+    indexing="ij",
+)
 origin, direction = torch.tensor([-2.6, 1.95]), torch.tensor([3.0, -1.15])
 direction = direction / direction.norm()
 t, stops = torch.tensor(0.0), []
@@ -128,19 +190,52 @@ for _ in range(60):
 
 fig, ax = plt.subplots(figsize=(8, 4))
 levels = (torch.arange(-6, 17) / 10).tolist()
-field = ax.contourf(x, y, distance(x, y), levels=levels, cmap="RdBu", vmin=-1.6, vmax=1.6, extend="both")
+field = ax.contourf(
+    x,
+    y,
+    distance(x, y),
+    levels=levels,
+    cmap="RdBu",
+    vmin=-1.6,
+    vmax=1.6,
+    extend="both",
+)
 ax.contour(x, y, distance(x, y), levels=[0], colors=figures.BLACK, linewidths=2)
 for point, d in stops:
-    ax.add_patch(plt.Circle(point.tolist(), d.item(), fill=False, lw=1, ec=figures.BLACK, alpha=0.6))
-ax.plot(*torch.stack([p for p, _ in stops]).T, "o-", color=figures.VERMILION, ms=4, lw=1.5)
-ax.set(aspect="equal", xlim=(-2.8, 2.2), ylim=(-0.15, 2.3), xlabel="x", ylabel="y (height)")
+    ax.add_patch(
+        plt.Circle(
+            point.tolist(),
+            d.item(),
+            fill=False,
+            lw=1,
+            ec=figures.BLACK,
+            alpha=0.6,
+        )
+    )
+ax.plot(
+    *torch.stack([p for p, _ in stops]).T,
+    "o-",
+    color=figures.VERMILION,
+    ms=4,
+    lw=1.5,
+)
+ax.set(
+    aspect="equal",
+    xlim=(-2.8, 2.2),
+    ylim=(-0.15, 2.3),
+    xlabel="x",
+    ylabel="y (height)",
+)
 ax.grid(False)
-fig.colorbar(field, label="signed distance", shrink=0.75, ticks=[-0.5, 0, 0.5, 1, 1.5])
+fig.colorbar(
+    field, label="signed distance", shrink=0.75, ticks=[-0.5, 0, 0.5, 1, 1.5]
+)
 figures.show(
     fig,
-    alt="A slice through a sphere and a box on the ground, coloured by signed distance. A ray passes close over the "
-    "sphere in small steps, then crosses free space in large ones and ends on the box; a circle at each stop touches "
-    "the nearest surface.",
+    alt="A slice through a sphere and a box on the ground, coloured by signed "
+    "distance. A ray passes close over the sphere in small steps, then "
+    "crosses free space in large ones and ends on the box; a circle at each "
+    "stop touches the nearest surface.",
 )
 print("steps of this ray:", len(stops) - 1)
 
@@ -156,19 +251,22 @@ print("steps of this ray:", len(stops) - 1)
 # five kinds of ground, under a sun and a sky of its own. The same seed and index give the same scene, the same bytes,
 # on any day. Here are the first 32 of the validation split.
 
-# %%
-first = render([data.scene("validation", i) for i in range(32)], size=48, supersample=2)
+# %% tags=["hide-input"]
+first = render(
+    [data.scene("validation", i) for i in range(32)], size=48, supersample=2
+)
 figures.show(
     figures.gallery(first.image, [str(i) for i in range(32)], columns=8),
-    alt="Thirty-two random scenes: one to four coloured objects each, on plain, checkered, striped, sandy and tiled "
-    "grounds under clear, overcast and evening skies.",
+    alt="Thirty-two random scenes: one to four coloured objects each, on "
+    "plain, checkered, striped, sandy and tiled grounds under clear, overcast "
+    "and evening skies.",
 )
 
 # %% [markdown]
 # The renderer knows what each ray met, so that the maps are sure where a person would have to guess: at edges, inside
 # the hole of a torus, in deep shadow. (The exercise finds the one limit.) Four of these scenes, larger:
 
-# %%
+# %% tags=["hide-input"]
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
 shown = render(scenes, size=96, supersample=2)
 
@@ -180,13 +278,21 @@ for n, (top, middle, bottom) in enumerate(axes.T):
     figures.segmentation(middle, shown.segmentation[n])
     figures.depth(bottom, shown.depth[n, 0], data.NEAR, FAR)
 figures.class_legend(fig, CLASSES)
-bar = fig.colorbar(axes[2, 3].images[0], ax=axes, ticks=[2, 4, 8, 16], label="depth", shrink=0.5, anchor=(0, 0))
+bar = fig.colorbar(
+    axes[2, 3].images[0],
+    ax=axes,
+    ticks=[2, 4, 8, 16],
+    label="depth",
+    shrink=0.5,
+    anchor=(0, 0),
+)
 bar.ax.set_yticklabels(["2", "4", "8", "16"])
 bar.ax.minorticks_off()
 figures.show(
     fig,
-    alt="Four random scenes in columns: the image with its caption, the true segmentation in one colour for each "
-    "class, and the true depth, bright near and dark far.",
+    alt="Four random scenes in columns: the image with its caption, the true "
+    "segmentation in one colour for each class, and the true depth, bright "
+    "near and dark far.",
 )
 
 # %% [markdown]
@@ -198,10 +304,18 @@ figures.show(
 
 # %%
 sample = data.sample("validation", counted)
-here = torch.stack([sample["segmentation"] == k for k in range(len(CLASSES))]).float()  # (class, scene, H, W)
+here = torch.stack(
+    [sample["segmentation"] == k for k in range(len(CLASSES))]
+).float()  # (class, scene, H, W)
+
+# %% tags=["hide-input"]
 report.table(
     [
-        {"class": name, "pixels": 100 * part.mean().item(), "scenes": 100 * part.amax((1, 2)).mean().item()}
+        {
+            "class": name,
+            "pixels": 100 * part.mean().item(),
+            "scenes": 100 * part.amax((1, 2)).mean().item(),
+        }
         for name, part in zip(CLASSES, here, strict=True)
     ],
     tolerance=0.3,
@@ -235,11 +349,20 @@ for shape, (colours, material) in HABITS.items():
 # %%
 chosen = min(26, counted - 1)
 image = sample["image"][chosen]
-images = [image] + [shift_image(image, name, 3, seed, chosen) for name in IMAGE_SHIFTS]
+images = [image] + [
+    shift_image(image, name, 3, seed, chosen) for name in IMAGE_SHIFTS
+]
+
+# %% tags=["hide-input"]
 figures.show(
-    figures.gallery(images, ["as it is", *(name.replace("_", " ") for name in IMAGE_SHIFTS)], columns=7),
-    alt="One image of 32 by 32 pixels as it is and under thirteen corruptions at severity 3: three kinds of noise, "
-    "three of blur, snow, fog, brightness, contrast, pixelate, jpeg and an erased square.",
+    figures.gallery(
+        images,
+        ["as it is", *(name.replace("_", " ") for name in IMAGE_SHIFTS)],
+        columns=7,
+    ),
+    alt="One image of 32 by 32 pixels as it is and under thirteen corruptions "
+    "at severity 3: three kinds of noise, three of blur, snow, fog, "
+    "brightness, contrast, pixelate, jpeg and an erased square.",
 )
 
 # %%
@@ -248,11 +371,19 @@ for name in IMAGE_SHIFTS:
     row = {"shift": name.replace("_", " ")}
     for severity in range(1, 6):
         moved = [
-            (shift_image(x, name, severity, seed, i) - x).abs().mean() for i, x in enumerate(sample["image"][:measured])
+            (shift_image(x, name, severity, seed, i) - x).abs().mean()
+            for i, x in enumerate(sample["image"][:measured])
         ]
         row[f"{severity}"] = torch.stack(moved).mean().item()
     rows.append(row)
-report.table(rows, tolerance=0.005, digits=3, caption=f"Mean absolute change by severity, {measured} images")
+
+# %% tags=["hide-input"]
+report.table(
+    rows,
+    tolerance=0.005,
+    digits=3,
+    caption=f"Mean absolute change by severity, {measured} images",
+)
 
 # %% [markdown]
 # *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Strengths of noise, contrast, brightness, fog,
@@ -274,17 +405,24 @@ report.table(rows, tolerance=0.005, digits=3, caption=f"Mean absolute change by 
 chosen = 12
 scene = data.scene("validation", chosen)
 severities = (1, 3, 5)
-worlds = [shift_scene(scene, name, s, seed, chosen) for s in severities for name in WORLD_SHIFTS]
+worlds = [
+    shift_scene(scene, name, s, seed, chosen)
+    for s in severities
+    for name in WORLD_SHIFTS
+]
 shifted = render([scene, *worlds], size=64, supersample=2).image
 names = [name.replace("_", "\n") for name in WORLD_SHIFTS]
+
+# %% tags=["hide-input"]
 figures.show(
     figures.gallery(
         [shifted[0]] * len(names) + list(shifted[1:]),
         names + [f"severity {s}" for s in severities for _ in names],
         columns=len(names),
     ),
-    alt="A scene as it is, and below at severities 1, 3 and 5 under night, coloured light, fog that grows with depth, "
-    "a ground with an unseen pattern, a higher camera and a rolled camera.",
+    alt="A scene as it is, and below at severities 1, 3 and 5 under night, "
+    "coloured light, fog that grows with depth, a ground with an unseen "
+    "pattern, a higher camera and a rolled camera.",
 )
 
 # %% [markdown]
@@ -298,10 +436,15 @@ pick = {"as it is": scene} | {
     if n in ("depth_fog", "camera_roll")
 }
 maps = render(list(pick.values()), size=96, supersample=2)
-assert torch.equal(maps.segmentation[0], maps.segmentation[1]) and torch.equal(maps.depth[0], maps.depth[1])
+assert torch.equal(maps.segmentation[0], maps.segmentation[1]) and torch.equal(
+    maps.depth[0], maps.depth[1]
+)
 
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(3, 3, figsize=(5.4, 5.6))
-for n, (title, (left, middle, right)) in enumerate(zip(pick, axes, strict=True)):
+for n, (title, (left, middle, right)) in enumerate(
+    zip(pick, axes, strict=True)
+):
     left.imshow(maps.image[n].permute(1, 2, 0).numpy())
     left.set_title(title, fontsize=9)
     left.axis("off")
@@ -309,8 +452,9 @@ for n, (title, (left, middle, right)) in enumerate(zip(pick, axes, strict=True))
     figures.depth(right, maps.depth[n, 0], data.NEAR, FAR)
 figures.show(
     fig,
-    alt="Image, segmentation and depth of one scene in three rows: as it is, in fog with the same maps, and under a "
-    "rolled camera with maps rolled alike.",
+    alt="Image, segmentation and depth of one scene in three rows: as it is, "
+    "in fog with the same maps, and under a rolled camera with maps rolled "
+    "alike.",
 )
 
 # %% [markdown]

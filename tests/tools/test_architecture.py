@@ -49,12 +49,17 @@ def test_every_import_is_a_dot_and_is_named_for_screen_readers(tmp_path):
 
 
 def test_every_public_module_is_in_the_reference():
-    named = re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "book/api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "book/api").glob("*.md")}
+    by_page = {path: re.findall(r"^\.\. automodule:: (\S+)$", text, re.MULTILINE) for path, text in pages.items()}
+    named = [name for names in by_page.values() for name in names]
+    for path, names in by_page.items():  # a page has the modules of its room
+        room = f"dtta.{path.stem.replace('_', '.')}."
+        assert [name for name in names if not f"{name}.".startswith(room)] == [], path.name
     assert len(named) == len(set(named)), "a module is documented twice"
     modules = set()
     for path in (ROOT / "dtta").rglob("*.py"):
         modules.add(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     packages = {".".join(path.relative_to(ROOT).parent.parts) for path in (ROOT / "dtta").rglob("__init__.py")}
     public = {name for name in modules - packages if not name.startswith(LEFT_OUT) and "._" not in name}
-    assert public - set(named) == set(), "missing in book/api.md"
+    assert public - set(named) == set(), "missing in book/api/"
     assert set(named) <= modules, "gone from the package"

@@ -75,7 +75,7 @@ def executed_without_kernel(project: Project, name: str = "01_good") -> nbformat
 def test_generated_page_opens_on_colab_and_installs_dtta_there(site):
     project = Project(site)
     page = project.generate("01_good")
-    assert page.cells[0].source.startswith("# A good page")
+    assert page.cells[0].source.startswith("# 01. A good page")
     link = "https://colab.research.google.com/github/someone/somewhere/blob/main/notebooks/01_good.ipynb"
     assert link in page.cells[1].source
     install = page.cells[2].source
@@ -252,7 +252,7 @@ DEFECTS = {
     "html image": (_html('<img src="data:,">'), "an image without alt text"),
     "markdown image": (_source(0, lambda s: s + "\n![](a.png)"), "an image without alt text"),
     "other source": (_source(4, lambda s: s + "\nprint(1)"), "differs from its source from cell 5 on"),
-    "cell lost": (lambda page, path: page.cells.pop(), "differs from its source from cell 7 on"),
+    "cell lost": (lambda page, path: page.cells.pop(), "differs from its source from cell 8 on"),
     "colab link": (_source(1, lambda s: s.replace("someone", "nobody")), "its Colab link is"),
     "no colab link": (_source(1, "gone"), "its Colab link is missing"),
     "parameters": (lambda page, path: page.cells[3].metadata.tags.clear(), "need one code cell tagged parameters"),

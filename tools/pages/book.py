@@ -11,9 +11,10 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.pages import course, record
+from tools.pages import course, evidence, record
 from tools.pages.check import check_page
-from tools.pages.project import PageError, Project, clean, write
+from tools.pages.editions import put_outputs
+from tools.pages.project import PageError, Project, clean, tags, write
 
 RUNS = "<!-- runs -->"
 _EMPTY_HEADING = re.compile(r"<th(?: scope=\"col\")?([^>]*)>\s*</th>")
@@ -33,12 +34,12 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
         problems = check_page(project, path, committed=notebooks == project.notebooks)
         if problems:
             raise PageError("\n".join(problems))
-        page = for_book(clean(nbformat.read(path, as_version=4)))
-        write(course.close(project, name, page, assignments), site / "notebooks" / path.name)
+        write(for_book(project, name, nbformat.read(path, as_version=4)), site / "notebooks" / path.name)
     handed_out = project.notebooks / "assignments"
     if handed_out.is_dir():  # readers download them; they are not pages of the book
         shutil.copytree(handed_out, site / "notebooks" / "assignments")
     course.put_tables(project, site / "book", assignments)
+    evidence.put_tables(site / "book" / "evidence")
     status = site / "book" / "status.md"
     if status.exists():
         folders = {notebooks, *(project.build / "executed").glob("*")}
@@ -49,13 +50,31 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
         status.write_text(text.replace(RUNS, record.table(records)), encoding="utf-8")
 
 
-def for_book(page: NotebookNode) -> NotebookNode:
+def for_book(project: Project, name: str, executed: NotebookNode) -> NotebookNode:
+    """Return the book's edition of a page with the outputs of its executed notebook.
+
+    Raises PageError: the notebook's code is not that of the source.
+    """
+    injected = [cell for cell in executed.cells if "injected-parameters" in tags(cell)]
+    executed.cells = [cell for cell in executed.cells if "injected-parameters" not in tags(cell)]
+    page = project.generate(name, "book")
+    if not put_outputs(page, clean(executed)):
+        raise PageError(f"{name}: its code differs from its source: run the page again")
+    if injected:  # the parameters of this run come after the defaults
+        place = next(i for i, cell in enumerate(page.cells) if "parameters" in tags(cell))
+        page.cells[place + 1 : place + 1] = injected
+    return for_browser(page)
+
+
+def for_browser(page: NotebookNode) -> NotebookNode:
     """Add what a browser needs and a notebook lacks, and return the page.
 
-    Copy the alt text of a figure to the cell metadata, where myst-nb reads it. Make the empty corner of a table a plain
-    cell: a screen reader would announce a heading without words.
+    Copy the alt text of a figure to the cell metadata, where myst-nb reads it; drop the caption of a figure that was
+    not shown. Make the empty corner of a table a plain cell: a screen reader would announce a heading without words.
     """
     for cell in page.cells:
+        if not any(mime.startswith("image/") for out in cell.get("outputs", []) for mime in out.get("data", {})):
+            cell.metadata.get("mystnb", {}).pop("figure", None)
         for output in cell.get("outputs", []):
             for about in output.get("metadata", {}).values():
                 if isinstance(about, dict) and "alt" in about:

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from tools.pages import limits
 from tools.pages.project import PageError, Project, parameters_of, tags
 
 SIZE_LIMIT = 3_000_000
@@ -70,7 +71,7 @@ def _metadata(page: NotebookNode, name: str) -> Iterator[str]:
 
 
 def _in_step(project: Project, page: NotebookNode, name: str, committed: bool) -> Iterator[str]:
-    links = set(re.findall(r"https://colab\.research\.google\.com/github/[^\s)\"']+", _markdown(page)))
+    links = set(re.findall(r"colab-badge\.svg\)\]\((https://[^\s)]+)\)", _markdown(page)))
     if links != {project.colab(name)}:
         yield f"its Colab link is {', '.join(sorted(links)) or 'missing'}, not {project.colab(name)}"
     if not (project.sources / f"{name}.py").exists():
@@ -157,4 +158,6 @@ def check_folder(project: Project, folder: Path) -> list[str]:
         problems.append(f"no notebooks in {folder}")
     for path in present.values():
         problems += check_page(project, path, committed)
+        if committed and path.stem in project.pages():
+            problems += [f"{path.stem}: {sentence}" for sentence in limits.check(project, path)]
     return problems

@@ -7,6 +7,7 @@ python tools/pages check                     the project's rules for notebooks/*
 python tools/pages verify                    check, then run again and compare with the committed outputs
 python tools/pages compare FOLDER            numbers of executed pages against the references of their device
 python tools/pages collect FOLDER            write those references: notebooks/references/*.json
+python tools/pages ceilings                  lower notebooks/ceilings.yml to what the pages show now
 python tools/pages pictures                  the README's picture and the diagram of the method -> book/_static
 """
 
@@ -24,8 +25,9 @@ import yaml
 
 from dtta.cli import explanation
 from dtta.cli.options import Parser, whole
-from tools.pages import book, references
+from tools.pages import book, limits, references
 from tools.pages.check import check_folder, check_page
+from tools.pages.editions import put_outputs
 from tools.pages.project import PROFILES, PageError, Project, clean, write
 from tools.pages.run import CHECKOUT, build_font_cache, run_and_compare, run_page
 
@@ -60,15 +62,23 @@ def publish(project: Project, args: argparse.Namespace) -> None:
     names = project.pages(args.names)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            executed = project.build / "executed" / "mini" / f"{name}.ipynb"
+            folder_of_outputs = project.notebooks if args.text else project.build / "executed" / "mini"
+            executed = folder_of_outputs / f"{name}.ipynb"
             if not executed.exists():
                 raise PageError(f"{name}: no executed notebook; first: python tools/pages run {name}")
-            write(clean(nbformat.read(executed, as_version=4)), Path(folder, f"{name}.ipynb"))
+            write(_with_present_text(project, name, executed), Path(folder, f"{name}.ipynb"))
         pages = [Path(folder, f"{name}.ipynb") for name in names]
         _stop_at([problem for page in pages for problem in check_page(project, page, committed=True)])
         for page in pages:
             shutil.copyfile(page, project.notebooks / page.name)
             print(f"notebooks/{page.name}")
+
+
+def _with_present_text(project: Project, name: str, executed: Path) -> nbformat.NotebookNode:
+    """Return an executed notebook with the text and tags that its source has now, if the code is still the same."""
+    ran = clean(nbformat.read(executed, as_version=4))
+    page = project.generate(name)
+    return clean(page) if put_outputs(page, ran) else ran
 
 
 def build(project: Project, args: argparse.Namespace) -> None:
@@ -98,6 +108,10 @@ def collect(project: Project, args: argparse.Namespace) -> None:
     print(*references.collect(args.folder, args.references or project.notebooks / "references"), sep="\n")
 
 
+def ceilings(project: Project, args: argparse.Namespace) -> None:
+    print("\n".join(limits.lower(project)) or "no ceiling can be lowered")
+
+
 def pictures(project: Project, args: argparse.Namespace) -> None:
     from tools.pages.pictures import draw  # loads torch and matplotlib, which the other commands do not need
 
@@ -124,7 +138,8 @@ def parser() -> Parser:
     sub.add_argument("--profile", choices=PROFILES, default="mini")
     sub.add_argument("-p", dest="parameter", action="append", default=[], metavar="KEY=VALUE", help="set a parameter")
     sub.add_argument("--out", type=Path, help="folder for the notebooks (default: _build/executed/PROFILE)")
-    command(publish, "put executed mini pages into notebooks/", names=True)
+    sub = command(publish, "put executed mini pages into notebooks/", names=True)
+    sub.add_argument("--text", action="store_true", help="only prose, tags or comments changed: keep committed outputs")
     sub = command(build, "build the book strictly into _build/html")
     sub.add_argument("--committed", action="store_true", help="with notebooks/*.ipynb, not the last run")
     sub.add_argument("--out", type=Path, help="folder for site/ and html/ (default: _build)")
@@ -135,6 +150,7 @@ def parser() -> Parser:
         sub = command(function, text)
         sub.add_argument("folder", type=Path, help="the notebooks of a run, such as _build/executed/full")
         sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")
+    command(ceilings, "lower the ceilings of pages that are to be rewritten")
     command(pictures, "draw the README's picture from the stored results, and the diagram of the method")
     return parser
 

@@ -1,7 +1,7 @@
-"""Add the course to the staged book: a self-test and the assignment at the end of each chapter, and tables.
+"""Add the course to the pages: a self-test and the assignment at the end of each chapter; and tables to the guides.
 
-A self-test is data, book/quizzes/NN.yml. Numbers of an assignment are read from its source. The committed notebooks do
-not change: Colab opens them without these parts.
+A self-test is data, book/quizzes/NN.yml. Numbers of an assignment are read from its source. They are in the book only,
+so that a committed notebook does not depend on them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
 
 from tools.pages.project import PageError, Project
 
@@ -79,14 +77,17 @@ def assignments(project: Project) -> dict:
     return {key: source.read(project.root, key) for key in source.keys(project.root)}
 
 
-def close(project: Project, name: str, page: NotebookNode, assignments: dict) -> NotebookNode:
-    """Append a chapter's self-test and its assignment to its cells, and return the page."""
+def end(project: Project, name: str, edition: str) -> list[str]:
+    """Return what closes a chapter, as MyST: its self-test and its assignment, if it has them."""
+    from dtta.course.staff import source
+
     number = name.partition("_")[0]
-    questions, assignment = quiz(project, number), assignments.get(f"a{int(number)}" if number.isdecimal() else "")
+    questions, key = quiz(project, number), f"a{int(number)}" if number.isdecimal() else ""
     parts = [_self_test(questions)] if questions else []
-    parts += [_block(project, assignment)] if assignment else []
-    page.cells += [new_markdown_cell(text, id=f"course-{n}") for n, text in enumerate(parts)]
-    return page
+    if key and list((project.root / source.FOLDER).glob(f"{key}_*.py")):
+        assignment = source.read(project.root, key)
+        parts.append(_block(project, assignment) if edition == "book" else _short_block(project, assignment))
+    return parts
 
 
 def _self_test(questions: list[dict]) -> str:
@@ -130,6 +131,17 @@ def _block(project: Project, assignment) -> str:
             "",
             "How it is checked and handed in: [the students' guide](../book/students.md).",
             ":::",
+        ]
+    )
+
+
+def _short_block(project: Project, assignment) -> str:
+    return "\n".join(
+        [
+            "## Assignment",
+            "",
+            f"**{assignment.title}**: [open in Colab]({project.colab(f'assignments/{assignment.name}')}).",
+            "How it is checked and handed in: [the students' guide](../book/students.md).",
         ]
     )
 

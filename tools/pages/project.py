@@ -85,15 +85,21 @@ class Project:
         repository = self.url.removeprefix("https://github.com/")
         return f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
 
-    def generate(self, name: str) -> NotebookNode:
-        """Return the notebook of a page before it runs."""
+    def generate(self, name: str, edition: str = "plain") -> NotebookNode:
+        """Return the notebook of a page before it runs: "plain", for Colab and Jupyter, or "book"."""
+        from tools.pages import course, editions  # the course loads this file without its package
+
         page = jupytext.read(self.sources / f"{name}.py", fmt="py:percent")
         if not page.cells or page.cells[0].cell_type != "markdown" or not page.cells[0].source.startswith("# "):
             raise PageError(f"{name}: the first cell must be markdown that starts with '# Title'")
         self.dress(page, name)
         page.metadata["accelerator"], page.metadata["colab"]["gpuType"] = "GPU", "T4"
         parameters_of(page, name)
-        return identify(page)
+        end = course.end(self, name, edition)
+        try:
+            return identify(getattr(editions, edition)(self, name, page, end))
+        except editions.EditionError as error:
+            raise PageError(str(error)) from error
 
     def dress(self, page: NotebookNode, name: str) -> None:
         """Add a Colab badge and an install cell after the title, and the metadata of every notebook."""

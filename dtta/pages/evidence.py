@@ -1,0 +1,149 @@
+"""Tables of the stored results behind a lesson: every run, shift by shift, in pairs, and next to the paper.
+
+Each function returns rows for ``report.table`` or ``report.to_html``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dtta.core.problem import Metric
+from dtta.evaluation.run import AFTER
+from dtta.evaluation.statistics import paired_gain
+from dtta.experiments import stored
+from dtta.experiments.paper import presets
+from dtta.experiments.stored import FOLDER
+
+CLEAN = "clean"
+
+
+def shifts_of(table: str, run: str = "none", folder: Path = FOLDER) -> list[str]:
+    """Return the shifts of a run in the order of its rows, without "clean" and the clean images after a stream."""
+    names = dict.fromkeys(row.shift for row in stored.rows(table, run, folder))
+    return [name for name in names if name != CLEAN and not name.startswith(AFTER)]
+
+
+def metrics_of(table: str, folder: Path = FOLDER) -> dict[str, Metric]:
+    """Return the metrics of a table's problem whose sums are stored with its rows; empty: its score is the metric."""
+    import dtta
+
+    if not stored.rows(table, "none", folder)[0].sums:
+        return {}
+    return dtta.load(stored.runs(table, folder)["none"].problem).metrics
+
+
+def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
+    """Return each run's paired gain over its baseline: mean over the shifts with its interval, and on clean images."""
+    references = stored.baselines(table, folder)
+    lines = []
+    for run in stored.runs(table, folder):
+        shifts = shifts_of(table, run, folder)
+        if run == "none" or run in references.values() or not shifts:
+            continue
+        against = references.get(run, "none")
+        gain = stored.gain(table, run, shifts, against=against, metric=metric, folder=folder)
+        line = {"run": run, "over": against, "images": gain["images"], "before": gain["before"]}
+        line |= {"after": gain["after"], "gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
+        lines.append(line | {"clean, gain": _clean_gain(table, run, against, metric, folder)})
+    return lines
+
+
+def _clean_gain(table: str, run: str, against: str, metric: Metric | None, folder: Path) -> float:
+    before, after = stored.align(stored.rows(table, against, folder), stored.rows(table, run, folder), {CLEAN})
+    return paired_gain(before, after, metric, resamples=1)["gain"] if before else float("nan")
+
+
+def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
+    """Return each run's gain over its baseline under each shift, in points."""
+    references, lines = stored.baselines(table, folder), []
+    for run in stored.runs(table, folder):
+        if run == "none" or run in references.values():
+            continue
+        rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
+        line: dict[str, object] = {"run": run}
+        for shift in (CLEAN, *shifts_of(table, folder=folder)):
+            before, after = stored.align(*rows, {shift})
+            gain = paired_gain(before, after, metric, resamples=1)["gain"] if before else float("nan")
+            line[shift.replace("_", " ")] = gain
+        lines.append(line)
+    return lines
+
+
+def pairs(table: str, folder: Path = FOLDER, least: int = 2) -> list[dict[str, object]]:
+    """Return every pair of runs with the same baseline: the gain of one over the other on the images that both have.
+
+    Mean over the shifts, with its interval. The run with the higher mean comes first. The number of comparisons is in
+    the length of the list: about one in twenty intervals misses the true difference.
+    """
+    references = stored.baselines(table, folder)
+    runs = [run for run in stored.runs(table, folder) if run != "none" and run not in references.values()]
+    lines = []
+    for place, run in enumerate(runs):
+        for other in runs[:place]:
+            if references.get(run) != references.get(other):
+                continue
+            shifts = set(shifts_of(table, run, folder))
+            rows = [stored.rows(table, name, folder) for name in (other, run)]
+            before, after = stored.align(*rows, shifts)
+            if len(before) < least:
+                continue
+            gain = paired_gain(before, after, resamples=2000)
+            names, sign = ((run, other), 1) if gain["gain"] >= 0 else ((other, run), -1)
+            low, high = sorted((sign * gain["low"], sign * gain["high"]))
+            line = {"run": names[0], "over": names[1], "gain": sign * gain["gain"], "from": low, "to": high}
+            lines.append(line | {"images": gain["images"]})
+    return sorted(lines, key=lambda line: -line["gain"])
+
+
+def trials(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
+    """Return every setting that was tried on validation images, with its gain there."""
+    lines = []
+    for trial in stored.trials(table, folder):
+        settings = ", ".join(f"{key} {value}" for key, value in trial["settings"].items())
+        line = {"run": trial["run"], "settings": settings, "gain": trial["gain"]}
+        lines.append(line | {"from": trial["low"], "to": trial["high"], "images": trial["images"]})
+    return lines
+
+
+def verdict(paper_gain: float, paper_error: float, gain: Mapping[str, float]) -> str:
+    """Compare the sign of a gain of the paper with that of ours.
+
+    "the paper's effect is too small to tell": at most twice its standard error (NaN: unknown). "ours is too small to
+    tell": our interval contains zero. Otherwise "same sign" or "opposite sign"; the sizes are not compared.
+    """
+    if paper_gain == 0 or abs(paper_gain) <= 2 * paper_error:
+        return "the paper's effect is too small to tell"
+    if gain["low"] <= 0 <= gain["high"]:
+        return "ours is too small to tell"
+    return "same sign" if (paper_gain > 0) == (gain["gain"] > 0) else "opposite sign"
+
+
+def standard_error(before: float, after: float, images: int) -> float:
+    """Return an upper bound of the standard error, in points, of the difference of two accuracies in %.
+
+    The paper gives no intervals. For two accuracies on the same images the errors are positively correlated, so that
+    of independent samples is an upper bound.
+    """
+    return 100 * (sum(p * (1 - p) for p in (before / 100, after / 100)) / images) ** 0.5
+
+
+def compare_with_paper(
+    table: str, cells: Sequence[Mapping[str, str]], metric: Metric | None = None, folder: Path = FOLDER
+) -> list[dict[str, object]]:
+    """Return the paper's cells next to the corresponding runs, without those where ours has nothing to gain.
+
+    `cells`: "paper", the name of a preset (see ``dtta.experiments.paper``); "run" and "shift" of the stored table.
+    """
+    lines = []
+    for cell in cells:
+        preset = presets()[cell["paper"]]
+        gain = stored.gain(table, cell["run"], {cell["shift"]}, metric=metric, folder=folder)
+        accuracy = metric is None
+        error = standard_error(preset.before, preset.paper, preset.images) if accuracy else float("nan")
+        line = {"paper": cell["paper"], "its gain": preset.paper - preset.before, "run": cell["run"]}
+        line |= {"shift": cell["shift"].replace("_", " "), "gain": gain["gain"]}
+        line |= {"from": gain["low"], "to": gain["high"]}
+        if gain["before"] < 100:
+            lines.append(line | {"": verdict(preset.paper - preset.before, error, gain)})
+    return lines

@@ -1,0 +1,92 @@
+"""dtta.pages.evidence and tools/pages/evidence.py: tables of the stored results, compared with stored.gain."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dtta.experiments import stored
+from dtta.experiments.paper import presets
+from dtta.pages import evidence
+from tools.pages import evidence as pages
+from tools.pages.project import PageError, Project
+
+ROOT = Path(__file__).parents[2]
+TABLE = "stopping"  # the smallest
+
+
+def test_gains_are_those_of_the_stored_results_and_leave_no_run_out():
+    lines = {line["run"]: line for line in evidence.gains(TABLE)}
+    assert set(lines) == set(stored.runs(TABLE)) - {"none"}
+    shifts = evidence.shifts_of(TABLE)
+    assert "clean" not in shifts and len(shifts) == 12
+    for run, line in lines.items():
+        gain = stored.gain(TABLE, run, shifts)
+        assert [line[key] for key in ("gain", "from", "to")] == [gain[key] for key in ("gain", "low", "high")]
+        assert line["clean, gain"] == pytest.approx(stored.gain(TABLE, run, ["clean"])["gain"])
+
+
+def test_gain_by_shift_averages_to_the_gain():
+    shifts = [shift.replace("_", " ") for shift in evidence.shifts_of(TABLE)]
+    means = {line["run"]: sum(line[s] for s in shifts) / len(shifts) for line in evidence.by_shift(TABLE)}
+    assert means == {line["run"]: pytest.approx(line["gain"]) for line in evidence.gains(TABLE)}
+
+
+def test_every_pair_is_there_once_with_the_higher_mean_first():
+    lines = evidence.pairs(TABLE)
+    runs = [run for run in stored.runs(TABLE) if run != "none"]
+    assert {frozenset((line["run"], line["over"])) for line in lines} == {frozenset(runs)} and len(lines) == 1
+    (line,) = lines
+    gain = stored.gain(TABLE, line["run"], evidence.shifts_of(TABLE), against=line["over"])
+    assert line["gain"] == pytest.approx(gain["gain"]) and line["gain"] >= 0
+    assert line["from"] == pytest.approx(gain["low"], abs=0.5) and line["to"] == pytest.approx(gain["high"], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("paper", "error", "low", "high", "words"),
+    [
+        (-6.0, 1.0, 9.0, 17.0, "opposite sign"),
+        (6.0, 1.0, 9.0, 17.0, "same sign"),
+        (-6.0, 1.0, -9.0, -1.0, "same sign"),
+        (1.9, 1.0, 9.0, 17.0, "the paper's effect is too small to tell"),
+        (0.0, float("nan"), 9.0, 17.0, "the paper's effect is too small to tell"),
+        (6.0, 1.0, -1.0, 17.0, "ours is too small to tell"),
+    ],
+)
+def test_verdict(paper, error, low, high, words):
+    assert evidence.verdict(paper, error, {"gain": (low + high) / 2, "low": low, "high": high}) == words
+
+
+def test_papers_cells_are_its_presets():
+    (line,) = evidence.compare_with_paper(
+        "digits-test",
+        [{"paper": "table1/resnet18/imagenet-c", "run": "diffusion-tta", "shift": "gaussian_noise"},
+         {"paper": "table1/resnet18/imagenet", "run": "diffusion-tta", "shift": "clean"}],
+    )  # fmt: skip
+    preset = presets()["table1/resnet18/imagenet-c"]
+    assert line["its gain"] == preset.paper - preset.before  # the clean digits are at 100%: no line
+    assert evidence.standard_error(50, 50, 100) == pytest.approx(100 * (0.5 / 100) ** 0.5)
+
+
+def test_marks_become_tables_and_wrong_ones_are_named(tmp_path):
+    page = tmp_path / "01_a.md"
+    page.write_text(f"# A\n\n<!-- evidence about {TABLE} -->\n\n<!-- evidence gains {TABLE} -->\n", encoding="utf-8")
+    pages.put_tables(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- evidence" not in text and text.count("<tr>") == len(stored.runs(TABLE))
+    for mark, words in ((f"all {TABLE}", "no evidence 'all'"), ("gains gone", "no stored results")):
+        page.write_text(f"<!-- evidence {mark} -->\n", encoding="utf-8")
+        with pytest.raises(PageError, match=re.escape("book/evidence/01_a.md: ") + f".*{words}"):
+            pages.put_tables(tmp_path)
+
+
+def test_every_stored_table_is_on_one_evidence_page():
+    listed = [ROOT / f"{file}.md" for file in Project(ROOT).toc_files() if file.startswith("book/evidence/")]
+    assert sorted(listed) == sorted((ROOT / "book" / "evidence").glob("*.md"))
+    shown = [table for page in listed for table in pages.tables_of(page)]
+    assert sorted(shown) == sorted(path.stem for path in stored.FOLDER.glob("*.json") if f"{path.stem}.csv" in FILES)
+
+
+FILES = {path.name for path in stored.FOLDER.glob("*.csv")}

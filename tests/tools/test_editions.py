@@ -1,0 +1,145 @@
+"""tools/pages/editions.py: the notebook for Colab has no MyST, the book's has numbered figures."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert import HTMLExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tools.pages import editions
+from tools.pages.editions import EditionError, Plain, put_outputs
+from tools.pages.project import Project
+
+ROOT = Path(__file__).parents[2]
+PROJECT = Project(ROOT)
+PAGES = PROJECT.pages()
+MYST = re.compile(r"\{[a-z][\w:-]*\}`|^ *(?:`{3,}|:{3,})\{|^\([\w-]+\)=\s*$|^:{3,}", re.MULTILINE)
+
+
+def plain(text: str, numbers: dict[str, str] | None = None) -> str:
+    return Plain(PROJECT, "03_classification", numbers or {})(text)
+
+
+@pytest.mark.parametrize(
+    ("myst", "markdown"),
+    [
+        ("{cite:p}`hu2022lora`", "([Hu et al., 2022](https://arxiv.org/abs/2106.09685))"),
+        ("{cite:t}`hu2022lora`", "[Hu et al. (2022)](https://arxiv.org/abs/2106.09685)"),
+        ("see [page\n01](01_diffusion_loss)", f"see [page 01]({PROJECT.colab('01_diffusion_loss')})"),
+        ("[`code`](02_conditions)", f"[`code`]({PROJECT.colab('02_conditions')})"),
+        ("[guide](../book/students.md)", f"[guide]({PROJECT.url}/blob/main/book/students.md)"),
+        ("[below](some-label)", "below"),
+        ("[x](https://example.org/a_b)", "[x](https://example.org/a_b)"),
+        ("as {numref}`teacher` shows", "as Figure 3.7 shows"),
+        ("{term}`belief <belief>` and {math}`x_1`", "belief and $x_1$"),
+        ("(label)=\n## Title", "## Title"),
+        ("```bash\ndtta doctor  # {not} a [role](x)\n```", "```bash\ndtta doctor  # {not} a [role](x)\n```"),
+        ("`d[0](x)` stays", "`d[0](x)` stays"),
+        (":::{note}\nMind.\n:::", "> **Note.** Mind."),
+    ],
+)
+def test_myst_becomes_plain_markdown(myst, markdown):
+    assert plain(myst, {"teacher": "3.7"}) == markdown
+
+
+def test_solutions_and_answers_are_closed_and_keep_their_text():
+    text = "```{exercise}\n:label: few\n\nHow *few*?\n```\n\n"
+    text += "```{solution} few\n:class: dropdown\n\nSix {cite:p}`hu2022lora`.\n```"
+    made = plain(text)
+    assert "**Exercise 3.1.**" in made and "How *few*?" in made
+    solution = made[made.index("<details>") :]
+    assert "<summary>Solution to exercise 3.1</summary>" in solution and "Six ([Hu et al., 2022]" in solution
+    nested = ":::{div} box\n**1.** Why?\n\n```{dropdown} Answer\n**a.**\n```\n:::"
+    assert re.fullmatch(
+        r"\s*\*\*1\.\*\* Why\?\s*<details>\n<summary>Answer</summary>\n\n\*\*a\.\*\*\n\n</details>\s*", plain(nested)
+    )
+
+
+@pytest.mark.parametrize(
+    ("myst", "message"),
+    [
+        ("{abbr}`x`", "no plain form"),
+        ("```{tab-set}\nx\n```", "no plain form for the directive 'tab-set'"),
+        ("```{note}\nx", "never closed"),
+        ("{cite:p}`nobody1999`", "references.bib has no 'nobody1999'"),
+        ("{numref}`gone`", "no figure is named 'gone'"),
+        ("[x](../book/gone.md)", "leads to no page"),
+    ],
+)
+def test_what_has_no_plain_form_is_an_error(myst, message):
+    with pytest.raises(EditionError, match=re.escape(message)):
+        plain(myst)
+
+
+class Links(HTMLParser):
+    """The links of a page, and how many <details> are open when the page loads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open = 0
+        self.details = 0
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        self.details += tag == "details"
+        self.open += tag == "details" and "open" in values
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_committed_notebook_is_plain_and_reads_well_without_sphinx(name):
+    page = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    prose = [cell.source for cell in page.cells if cell.cell_type == "markdown"]
+    assert [match[0] for text in prose for match in MYST.finditer(text)] == []
+    assert page.cells[0].source.startswith(f"# {name[:2]}. ")
+    html, _ = HTMLExporter(exclude_output=True).from_notebook_node(page)
+    body = html[html.index("<body") :]
+    shown = Links()
+    shown.feed(body)
+    relative = [link for link in shown.links if not link.startswith(("https://", "#"))]
+    assert relative == [], "links that lead nowhere outside the book"
+    assert shown.open == 0 and shown.details >= 1  # each page has an exercise
+    assert "{cite" not in body and "{exercise" not in body and ":class:" not in body
+    if name < "09":
+        assert shown.details == 1 + 3, "one solution and three answers"
+    captions = re.findall(r"<strong>Figure ([\d.]+)\.</strong>", body)
+    assert captions == [f"{int(name[:2])}.{n}" for n in range(1, len(captions) + 1)] and captions
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_book_and_plain_notebook_have_the_same_code_and_figure_numbers(name):
+    one, other = PROJECT.generate(name), PROJECT.generate(name, "book")
+    code = [[cell.source for cell in page.cells if cell.cell_type == "code"] for page in (one, other)]
+    assert code[0] == code[1]
+    captions = [cell.source for cell in one.cells if editions.CAPTION in cell.metadata.get("tags", [])]
+    figures = [c.metadata.mystnb.figure for c in other.cells if "figure" in c.metadata.get("mystnb", {})]
+    assert captions == [figure.caption for figure in figures]
+    assert len({figure.name for figure in figures}) == len(figures)
+
+
+def test_caption_name_and_alt_of_a_figure():
+    first = new_code_cell('figures.show(\n    fig, alt="A line " "that rises.", caption="It rises.", name="rise"\n)')
+    second = new_code_cell('figures.animate(frames, alt="A film of a line.")')
+    page = new_notebook(cells=[new_markdown_cell("# T"), first, new_code_cell("show(1)"), second])
+    assert editions.figures(page, "04_x") == {
+        1: editions.Figure("4.1", "It rises.", "rise"),
+        3: editions.Figure("4.2", "A film of a line.", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "same"),
+    [("a = 1  # one", True), ("a = (\n    1\n)", True), ("a = 2", False), ("%pip install x", False)],
+)
+def test_outputs_are_kept_only_for_the_same_code(code, same):
+    executed = new_notebook(cells=[new_code_cell("a = 1", execution_count=1)])
+    page = new_notebook(cells=[new_markdown_cell("new prose"), new_code_cell(code)])
+    assert put_outputs(page, executed) is same
+    assert page.cells[1].execution_count == (1 if same else None)

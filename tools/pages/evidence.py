@@ -1,0 +1,88 @@
+"""Fill the tables of the evidence pages, book/evidence/*.md, from the stored results when the book is built.
+
+A line of its own in such a page becomes a table:
+
+    <!-- evidence about TABLE -->              what was run, with which seeds, by which command
+    <!-- evidence gains TABLE [METRIC] -->     every run's gain over its baseline
+    <!-- evidence shifts TABLE [METRIC] -->    the same for each shift
+    <!-- evidence selection TABLE -->          how settings were chosen
+    <!-- evidence trials TABLE -->             every setting tried, with its gain on validation images
+    <!-- evidence pairs TABLE -->              every run against every other
+    <!-- evidence paper TABLE [METRIC] -->     the paper's cells that comparison.yml lists for the table
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from tools.pages.project import PageError
+
+MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE)
+FOLDED = {"pairs": "Every run against every other", "trials": "Every setting that was tried"}
+
+
+def put_tables(folder: Path) -> None:
+    """Replace the marks in the staged evidence pages. Raises PageError: an unknown table, metric or kind of table."""
+    comparison = folder / "comparison.yml"
+    cells = yaml.safe_load(comparison.read_text(encoding="utf-8")) if comparison.exists() else {}
+    for path in sorted(folder.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if MARK.search(text):
+            try:
+                filled = MARK.sub(lambda mark: _block(mark[1], mark[2], mark[3], cells), text)
+            except (KeyError, FileNotFoundError) as error:
+                raise PageError(f"book/evidence/{path.name}: {error.args[0]}") from error
+            path.write_text(filled, encoding="utf-8")
+
+
+def tables_of(page: Path) -> set[str]:
+    """Return the stored tables that an evidence page shows."""
+    return {mark[2] for mark in MARK.finditer(page.read_text(encoding="utf-8"))}
+
+
+def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
+    from dtta.experiments import stored
+    from dtta.pages import evidence, report
+
+    if kind == "about":
+        return _about(table)
+    metric = None
+    if metric_name:
+        metrics = evidence.metrics_of(table)
+        if metric_name not in metrics:
+            raise KeyError(f"{table} has no metric {metric_name!r}; it has {', '.join(metrics)}")
+        metric = metrics[metric_name]
+    makers: dict[str, Callable[[], list[dict[str, object]]]] = {
+        "gains": lambda: evidence.gains(table, metric),
+        "shifts": lambda: evidence.by_shift(table, metric),
+        "selection": lambda: stored.selection_table(table),
+        "trials": lambda: evidence.trials(table),
+        "pairs": lambda: evidence.pairs(table),
+        "paper": lambda: evidence.compare_with_paper(table, cells[table], metric),
+    }
+    if kind not in makers:
+        raise KeyError(f"no evidence {kind!r}; there are about, {', '.join(makers)}")
+    rows = makers[kind]()
+    html = report.to_html(rows, digits=1)
+    if kind not in FOLDED:
+        return html
+    return f"````{{dropdown}} {FOLDED[kind]}: {len(rows)} rows\n{html}\n````"
+
+
+def _about(table: str) -> str:
+    from dtta.experiments import stored
+
+    about = stored.about(table)
+    runs = stored.runs(table)
+    rows = sum(len(stored.rows(table, run)) for run in runs)
+    seeds = ", ".join(map(str, about["seeds"]))
+    hours = sum(about["seconds"].values()) / 3600
+    return (
+        f"*{about['about'].rstrip('.')}.* {len(runs)} runs, {rows:,} scores, seeds {seeds}, {hours:.1f} hours; "
+        f"torch {about['torch']}. `{about['command']}` makes them again. The score of each image is in "
+        f"`dtta/experiments/results/{table}.csv`."
+    )

@@ -13,7 +13,7 @@
 # can do this can do two more things: draw new images of a class, and judge which class an image belongs to.
 # Diffusion-TTA is built on the second.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 scale = "mini"  # this page is the same at both scales
 seed = 0
 steps = 2000  # of training
@@ -33,7 +33,9 @@ from dtta.pages import figures, report
 figures.style()
 torch.manual_seed(seed)
 digits = load_digits()
-x = torch.tensor(digits.data).float() / 8 - 1  # 64 grey levels, from 0..16 to -1..1
+x = (
+    torch.tensor(digits.data).float() / 8 - 1
+)  # 64 grey levels, from 0..16 to -1..1
 y = torch.tensor(digits.target)
 order = torch.randperm(len(x))
 x, y = x[order], y[order]
@@ -42,7 +44,9 @@ x_train, y_train, x_test, y_test = x[:1400], y[:1400], x[1400:], y[1400:]
 
 def draw(rows, titles):
     """Show flattened digits (N, 64) in [-1, 1], ten in a row."""
-    return figures.gallery([(d.view(1, 8, 8).clamp(-1, 1) + 1) / 2 for d in rows], titles)
+    return figures.gallery(
+        [(d.view(1, 8, 8).clamp(-1, 1) + 1) / 2 for d in rows], titles
+    )
 
 
 # %% tags=["hide-input"]
@@ -53,12 +57,13 @@ a = alpha_bar[levels, None]
 strip = a.sqrt() * x_test[:1] + (1 - a).sqrt() * torch.randn(1, 64)
 figures.show(
     draw(strip, [f"t = {t}" for t in levels]),
-    alt="One handwritten digit at ten noise levels: clear on the left, pure noise on the right.",
+    alt="One handwritten digit at ten noise levels: clear on the left, pure "
+    "noise on the right.",
+    caption="From left to right, noise is added. The network learns to predict "
+    "the noise, and so how to go back.",
 )
 
 # %% [markdown]
-# *From left to right, noise is added. The network learns to tell how much, and so how to go back.*
-#
 # **The result.** After half a minute of training on 1,400 digits, choosing the class under which the noise is predicted
 # best is right for about 98% of 397 other digits, although the network was never trained to classify. A nearest-neighbour
 # search does as well at a fraction of the cost: we do not want a diffusion model to replace a classifier, but to correct
@@ -107,7 +112,8 @@ class Block(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, h, c):
-        return h + self.project(F.silu(self.expand(torch.cat([self.norm(h), c], 1))))
+        both = torch.cat([self.norm(h), c], 1)
+        return h + self.project(F.silu(self.expand(both)))
 
 
 # %%
@@ -127,6 +133,7 @@ class Denoiser(nn.Module):
 
 
 model = Denoiser()
+history = []  # of the loss
 
 
 # %% [markdown]
@@ -138,7 +145,6 @@ model = Denoiser()
 # %%
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-history = []
 for _ in tqdm(range(steps), desc="training", unit="step"):
     i, t = torch.randint(len(x_train), (128,)), torch.randint(T, (128,))
     noise = torch.randn(128, 64)
@@ -155,8 +161,18 @@ model.requires_grad_(False)
 mean = torch.tensor(history).unfold(0, 50, 50).mean(1)
 fig, ax = plt.subplots(figsize=(6, 3))
 ax.plot(torch.arange(len(mean)) * 50 + 25, mean)
-ax.set(xlabel="training step", ylabel="diffusion loss", ylim=(0, None), title="Mean over 50 steps")
-figures.show(fig, alt="The diffusion loss falls steeply at first and then levels off well above zero.")
+ax.set(
+    xlabel="training step",
+    ylabel="diffusion loss",
+    ylim=(0, None),
+    title="Mean over 50 steps",
+)
+figures.show(
+    fig,
+    alt="The diffusion loss falls steeply at first and then levels off well "
+    "above zero.",
+    caption="The diffusion loss during training.",
+)
 
 # %% [markdown]
 # The loss starts near 1, the variance of the noise, and never reaches 0: near $t = 0$ there is almost no noise to see, and
@@ -179,7 +195,9 @@ for t in reversed(range(T)):
 
 # %% tags=["hide-input"]
 figures.show(
-    draw(z, [str(c.item()) for c in label]), alt="Three drawn digits of each class, nearly all of them readable."
+    draw(z, [str(c.item()) for c in label]),
+    alt="Three drawn digits of each class, nearly all of them readable.",
+    caption="Three drawings of each class.",
 )
 
 # %% [markdown]
@@ -209,11 +227,18 @@ for t in (20, 60, 140):
 # %% tags=["hide-input"]
 titles = [f"a {y_test[k]}"]
 for t, loss in zip((20, 60, 140), losses, strict=True):
-    titles += [f"t = {t}", f"as {label[0]}: {loss[0]:.2f}", f"as {label[1]}: {loss[1]:.2f}"]
+    titles += [
+        f"t = {t}",
+        f"as {label[0]}: {loss[0]:.2f}",
+        f"as {label[1]}: {loss[1]:.2f}",
+    ]
 figures.show(
     draw(rows, titles),
-    alt="A digit; then, for three noise levels, the noisy digit and the clean digit that the network predicts under the "
-    "true and under a wrong class, each with its loss.",
+    alt="A digit; then, for three noise levels, the noisy digit and the clean "
+    "digit that the network predicts under the true and under a wrong class, "
+    "each with its loss.",
+    caption="A digit, and what the network sees in three noisy versions of it, "
+    "given the right class and a wrong one. The numbers are the losses.",
 )
 
 # %% [markdown]
@@ -239,10 +264,16 @@ prediction = total.argmin(1)
 
 # %% tags=["hide-input"]
 neighbour = y_train[torch.cdist(x_test, x_train).argmin(1)]
-for name, answer in {"lowest diffusion loss": prediction, "nearest neighbour": neighbour}.items():
+for name, answer in {
+    "lowest diffusion loss": prediction,
+    "nearest neighbour": neighbour,
+}.items():
     right = (answer == y_test).double()
     low, high = bootstrap_interval(100 * right.numpy())
-    report.line(f"{name}: {100 * right.mean():.1f}% right (95% interval {low:.1f} to {high:.1f})", tolerance=1.5)
+    report.line(
+        f"{name}: {100 * right.mean():.1f}% right (95% interval {low:.1f} to {high:.1f})",
+        tolerance=1.5,
+    )
 
 # %% [markdown]
 # Why does it work? The loss bounds how improbable the image is under a class, up to a constant that the classes share:

@@ -33,7 +33,9 @@ from dtta.pages import figures, report
 figures.style()
 torch.manual_seed(seed)
 digits = load_digits()
-x = torch.tensor(digits.data).float() / 8 - 1  # 64 grey levels, from 0..16 to -1..1
+x = (
+    torch.tensor(digits.data).float() / 8 - 1
+)  # 64 grey levels, from 0..16 to -1..1
 y = torch.tensor(digits.target)
 order = torch.randperm(len(x))
 x, y = x[order], y[order]
@@ -42,7 +44,9 @@ x_train, y_train, x_test, y_test = x[:1400], y[:1400], x[1400:], y[1400:]
 
 def draw(rows, titles):
     """Show flattened digits (N, 64) in [-1, 1], ten in a row."""
-    return figures.gallery([(d.view(1, 8, 8).clamp(-1, 1) + 1) / 2 for d in rows], titles)
+    return figures.gallery(
+        [(d.view(1, 8, 8).clamp(-1, 1) + 1) / 2 for d in rows], titles
+    )
 
 
 # %% tags=["hide-input"]
@@ -53,7 +57,8 @@ a = alpha_bar[levels, None]
 strip = a.sqrt() * x_test[:1] + (1 - a).sqrt() * torch.randn(1, 64)
 figures.show(
     draw(strip, [f"t = {t}" for t in levels]),
-    alt="One handwritten digit at ten noise levels: clear on the left, pure noise on the right.",
+    alt="One handwritten digit at ten noise levels: clear on the left, pure "
+    "noise on the right.",
 )
 
 # %% [markdown]
@@ -107,7 +112,9 @@ class Block(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, h, c):
-        return h + self.project(F.silu(self.expand(torch.cat([self.norm(h), c], 1))))
+        return h + self.project(
+            F.silu(self.expand(torch.cat([self.norm(h), c], 1)))
+        )
 
 
 # %%
@@ -155,8 +162,17 @@ model.requires_grad_(False)
 mean = torch.tensor(history).unfold(0, 50, 50).mean(1)
 fig, ax = plt.subplots(figsize=(6, 3))
 ax.plot(torch.arange(len(mean)) * 50 + 25, mean)
-ax.set(xlabel="training step", ylabel="diffusion loss", ylim=(0, None), title="Mean over 50 steps")
-figures.show(fig, alt="The diffusion loss falls steeply at first and then levels off well above zero.")
+ax.set(
+    xlabel="training step",
+    ylabel="diffusion loss",
+    ylim=(0, None),
+    title="Mean over 50 steps",
+)
+figures.show(
+    fig,
+    alt="The diffusion loss falls steeply at first and then levels off well "
+    "above zero.",
+)
 
 # %% [markdown]
 # The loss starts near 1, the variance of the noise, and never reaches 0: near $t = 0$ there is almost no noise to see, and
@@ -179,7 +195,8 @@ for t in reversed(range(T)):
 
 # %% tags=["hide-input"]
 figures.show(
-    draw(z, [str(c.item()) for c in label]), alt="Three drawn digits of each class, nearly all of them readable."
+    draw(z, [str(c.item()) for c in label]),
+    alt="Three drawn digits of each class, nearly all of them readable.",
 )
 
 # %% [markdown]
@@ -209,11 +226,16 @@ for t in (20, 60, 140):
 # %% tags=["hide-input"]
 titles = [f"a {y_test[k]}"]
 for t, loss in zip((20, 60, 140), losses, strict=True):
-    titles += [f"t = {t}", f"as {label[0]}: {loss[0]:.2f}", f"as {label[1]}: {loss[1]:.2f}"]
+    titles += [
+        f"t = {t}",
+        f"as {label[0]}: {loss[0]:.2f}",
+        f"as {label[1]}: {loss[1]:.2f}",
+    ]
 figures.show(
     draw(rows, titles),
-    alt="A digit; then, for three noise levels, the noisy digit and the clean digit that the network predicts under the "
-    "true and under a wrong class, each with its loss.",
+    alt="A digit; then, for three noise levels, the noisy digit and the clean "
+    "digit that the network predicts under the true and under a wrong class, "
+    "each with its loss.",
 )
 
 # %% [markdown]
@@ -239,10 +261,17 @@ prediction = total.argmin(1)
 
 # %% tags=["hide-input"]
 neighbour = y_train[torch.cdist(x_test, x_train).argmin(1)]
-for name, answer in {"lowest diffusion loss": prediction, "nearest neighbour": neighbour}.items():
+for name, answer in {
+    "lowest diffusion loss": prediction,
+    "nearest neighbour": neighbour,
+}.items():
     right = (answer == y_test).double()
     low, high = bootstrap_interval(100 * right.numpy())
-    report.line(f"{name}: {100 * right.mean():.1f}% right (95% interval {low:.1f} to {high:.1f})", tolerance=1.5)
+    report.line(
+        f"{name}: {100 * right.mean():.1f}% right (95% interval {low:.1f} to "
+        f"{high:.1f})",
+        tolerance=1.5,
+    )
 
 # %% [markdown]
 # Why does it work? The loss bounds how improbable the image is under a class, up to a constant that the classes share:

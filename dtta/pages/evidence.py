@@ -45,7 +45,9 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
         gain = stored.gain(table, run, shifts, against=against, metric=metric, folder=folder)
         line = {"run": run, "over": against, "images": gain["images"], "before": gain["before"]}
         line |= {"after": gain["after"], "gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
-        lines.append(line | {"clean, gain": _clean_gain(table, run, against, metric, folder)})
+        lines.append(line | {"on clean": _clean_gain(table, run, against, metric, folder)})
+    if not references:  # all have the same baseline
+        lines = [{key: value for key, value in line.items() if key != "over"} for line in lines]
     return lines
 
 

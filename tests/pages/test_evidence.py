@@ -25,7 +25,7 @@ def test_gains_are_those_of_the_stored_results_and_leave_no_run_out():
     for run, line in lines.items():
         gain = stored.gain(TABLE, run, shifts)
         assert [line[key] for key in ("gain", "from", "to")] == [gain[key] for key in ("gain", "low", "high")]
-        assert line["clean, gain"] == pytest.approx(stored.gain(TABLE, run, ["clean"])["gain"])
+        assert line["on clean"] == pytest.approx(stored.gain(TABLE, run, ["clean"])["gain"])
 
 
 def test_gain_by_shift_averages_to_the_gain():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -72,9 +73,8 @@ def for_browser(page: NotebookNode) -> NotebookNode:
     Copy the alt text of a figure to the cell metadata, where myst-nb reads it; drop the caption of a figure that was
     not shown. Make the empty corner of a table a plain cell: a screen reader would announce a heading without words.
     """
+    page.cells = [part for cell in page.cells for part in _figure_apart(cell)]
     for cell in page.cells:
-        if not any(mime.startswith("image/") for out in cell.get("outputs", []) for mime in out.get("data", {})):
-            cell.metadata.get("mystnb", {}).pop("figure", None)
         for output in cell.get("outputs", []):
             for about in output.get("metadata", {}).values():
                 if isinstance(about, dict) and "alt" in about:
@@ -82,6 +82,27 @@ def for_browser(page: NotebookNode) -> NotebookNode:
             if "text/html" in output.get("data", {}):
                 output.data["text/html"] = _EMPTY_HEADING.sub(r"<td\1></td>", output.data["text/html"])
     return page
+
+
+def _is_image(output: NotebookNode) -> bool:
+    return any(mime.startswith("image/") for mime in output.get("data", {}))
+
+
+def _figure_apart(cell: NotebookNode) -> list[NotebookNode]:
+    """Divide a cell so that its figure has a cell to itself: myst-nb gives every output of a cell the caption."""
+    figure = cell.metadata.get("mystnb", {}).pop("figure", None)
+    if not figure or not any(map(_is_image, cell.outputs)):
+        return [cell]
+    cells = []
+    for image, outputs in itertools.groupby(cell.outputs, _is_image):
+        part = nbformat.from_dict({**cell, "outputs": list(outputs)})
+        if cells:  # the code is shown once
+            part.id = f"{cell.id}-{len(cells)}"
+            part.metadata["tags"] = ["remove-input"]
+        if image:
+            part.metadata["mystnb"] = {"figure": figure}
+        cells.append(part)
+    return cells
 
 
 def build(project: Project, notebooks: Path, out: Path) -> Path:

@@ -8,6 +8,9 @@ UV    := uv==0.13.9
 # The first of these that is new enough makes the environment; PYTHON=... names another.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 
+# Without its cached bytecode every process compiles torch and diffusers again, for longer than most tests take.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup book check lint test reproduce pages lock results train clean
@@ -47,7 +50,7 @@ test: lint ## lint; run the pages and compare them with their committed outputs;
 	$(PY) tools/pages verify
 	$(TESTS) -m "not reproduction" tests
 
-reproduce: $(STAMP) ## compute gains on validation images and scores of model cards again (ten minutes)
+reproduce: $(STAMP) ## compute gains on validation images, stored rows and scores of model cards again (fifteen minutes)
 	$(TESTS) -m reproduction tests
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock

@@ -46,8 +46,7 @@ check: lint ## lint, and the tests of core and methods that take seconds: what o
 	$(TESTS) -q -m "not slow and not browser" tests/core tests/methods
 
 # The tests come last, so that the last lines of the output name those that were left out for want of a browser.
-test: lint ## lint; run the pages and compare them with their committed outputs; all tests (20 minutes)
-	$(PY) tools/pages verify
+test: lint ## lint and all tests; they also run the pages and compare them with their committed outputs (20 minutes)
 	$(TESTS) -m "not reproduction" tests
 
 reproduce: $(STAMP) ## compute gains on validation images, stored rows and scores of model cards again (fifteen minutes)

@@ -25,7 +25,7 @@ PROJECT = Project(ROOT)
 DOCUMENTS = PROJECT.toc_files()
 ASSIGNMENTS = {one.name: one for one in course.assignments(PROJECT).values()}
 PAGES = [f"notebooks/{name}" for name in PROJECT.pages_in_toc()]
-CHAPTERS = {name: f"a{int(name[:2])}" for name in PROJECT.pages_in_toc() if name < "09"}
+CHAPTERS = {name: f"a{int(name[:2])}" for name in PROJECT.pages_in_toc() if "01" <= name < "09"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 

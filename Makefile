@@ -8,6 +8,9 @@ UV    := uv==0.13.9
 # The first of these that is new enough makes the environment; PYTHON=... names another.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 
+# Without its cached bytecode every process compiles torch and diffusers again, for longer than most tests take.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup book check lint test reproduce pages lock results train clean
@@ -43,11 +46,10 @@ check: lint ## lint, and the tests of core and methods that take seconds: what o
 	$(TESTS) -q -m "not slow and not browser" tests/core tests/methods
 
 # The tests come last, so that the last lines of the output name those that were left out for want of a browser.
-test: lint ## lint; run the pages and compare them with their committed outputs; all tests (20 minutes)
-	$(PY) tools/pages verify
+test: lint ## lint and all tests; they also run the pages and compare them with their committed outputs (20 minutes)
 	$(TESTS) -m "not reproduction" tests
 
-reproduce: $(STAMP) ## compute gains on validation images and scores of model cards again (ten minutes)
+reproduce: $(STAMP) ## compute gains on validation images, stored rows and scores of model cards again (fifteen minutes)
 	$(TESTS) -m reproduction tests
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock

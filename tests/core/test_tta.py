@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from functools import partial
 
 import pytest
 import tiny
@@ -12,12 +13,28 @@ import torch
 from adapting import Recorder, seeded, wrap
 from torch import nn
 
-from dtta.core.conditions import PixelMixture
-from dtta.core.diffusion import ConcatUNet
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 from dtta.core.tta import DiffusionTTA
 from dtta.methods.settings import Logits
+
+
+def add_gradients(total, loss, parameters):
+    for grad, g in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        if g is not None:
+            grad += g
+
+
+def check_gradients(wrapped, parameters, image, micro_batches, loss, expected):
+    """`wrapped`: DiffusionTTA with all but the optimizer, steps and micro-batch."""
+    largest = max(g.abs().max() for g in expected)
+    for micro_batch in micro_batches:
+        tta = wrapped(optimizer=Recorder(parameters, lr=0.1), steps=1, micro_batch=micro_batch)
+        tta(image, seeded())
+        assert tta.history[0].loss.item() == pytest.approx(loss, rel=1e-5)
+        for grad, reference in zip(tta.optimizer.seen, expected, strict=True):
+            assert (grad - reference).norm() <= 1e-5 * reference.norm() + 1e-7 * largest
+    assert sum(g.abs().sum() > 0 for g in expected) > len(expected) // 2
 
 
 def naive_gradients(model, phi, image, t, noise, micro_batch, norm, parameters):
@@ -39,9 +56,7 @@ def naive_gradients(model, phi, image, t, noise, micro_batch, norm, parameters):
             z_t = a.sqrt() * z0[n] + (1 - a).sqrt() * noise[n, b]
             error = phi.network(z_t[None], t[n, b][None], class_labels=c[None]).sample[0] - noise[n, b]
             loss = loss + (error.abs().mean() if norm == "l1" else (error**2).mean()) / (N * B)
-        for total_grad, g in zip(grads, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-            if g is not None:
-                total_grad += g
+        add_gradients(grads, loss, parameters)
         total += loss.item()
     return total, grads
 
@@ -59,16 +74,8 @@ def test_one_backward_is_the_naive_loop(model, diffusion, joint, batch, norm):
     parameters = [*select(model), *(select(diffusion.network) if joint else [])]
     t, noise = Sampling().draw(2 * image - 1, B, 1000, seeded())
     loss, expected = naive_gradients(model, diffusion, image, t, noise, 4, norm, parameters)
-    largest = max(g.abs().max() for g in expected)
-    for micro_batch in (1, 3, 7, None):
-        optimizer = Recorder(parameters, lr=0.1)
-        settings = dict(steps=1, samples=B, micro_batch=micro_batch, norm=norm)
-        tta = DiffusionTTA(model, diffusion, tiny.mixture(diffusion), optimizer, **settings)
-        tta(image, seeded())
-        assert tta.history[0].loss.item() == pytest.approx(loss, rel=1e-5)
-        for grad, reference in zip(optimizer.seen, expected, strict=True):
-            assert (grad - reference).norm() <= 1e-5 * reference.norm() + 1e-7 * largest
-    assert sum(g.abs().sum() > 0 for g in expected) > len(expected) // 2
+    wrapped = partial(DiffusionTTA, model, diffusion, tiny.mixture(diffusion), samples=B, norm=norm)
+    check_gradients(wrapped, parameters, image, (1, 3, 7, None), loss, expected)
 
 
 def test_the_diffusion_model_sees_no_more_than_a_micro_batch(model, diffusion, image):
@@ -79,28 +86,6 @@ def test_the_diffusion_model_sees_no_more_than_a_micro_batch(model, diffusion, i
     wrap(model, diffusion, steps=2, samples=7, micro_batch=3)(image)
     assert sizes == [3, 3, 1] * 2
     assert len(runs) == 3  # f once in each step, whatever the number of samples, and once to answer
-
-
-def test_a_map_as_condition(image):
-    """The same loop, with a per-pixel condition and a diffusion model that sees it as channels."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Conv2d(1, 3, 3, padding=1)
-    phi = ConcatUNet(tiny.unet_network(in_channels=4, num_class_embeds=None), tiny.scheduler())
-    optimizer = Recorder(model.parameters(), lr=0.1)
-    tta = DiffusionTTA(model, phi, PixelMixture(torch.eye(3)), optimizer, steps=1, samples=4, micro_batch=3)
-    assert tta(image, seeded()).shape == (1, 3, 8, 8)
-    z0 = 2 * image - 1
-    t, noise = Sampling().draw(z0, 4, 1000, seeded())
-    y = model(image).softmax(1)
-    losses = []
-    for b in range(4):
-        z_t = phi.add_noise(z0, t[:, b], noise[:, b])
-        losses.append((phi.network(torch.cat([z_t, y], 1), t[:, b]).sample - noise[:, b]).square().mean())
-    for grad, reference in zip(
-        optimizer.seen, torch.autograd.grad(sum(losses) / 4, list(model.parameters())), strict=True
-    ):
-        torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-7)
 
 
 def naive_dense_gradients(problem, image, t, noise, parameters):
@@ -123,9 +108,7 @@ def naive_dense_gradients(problem, image, t, noise, parameters):
             places = [(k, i, j) for k in range(3) for i in (0, 1) for j in (0, 1)]
             errors = [squares[4 * k + 2 * i + j] - noise[n, b, k, i::2, j::2] for k, i, j in places]
             loss = torch.stack(errors).square().mean() / (len(image) * B)
-            for total_grad, g in zip(grads, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
-                if g is not None:
-                    total_grad += g
+            add_gradients(grads, loss, parameters)
             total += loss.item()
     return total, grads
 
@@ -139,17 +122,8 @@ def test_one_backward_is_the_naive_loop_for_maps_too(task, joint):
     image, _ = problem.images(2)
     t, noise = Sampling().draw(2 * image - 1, 4, 1000, seeded())
     loss, expected = naive_dense_gradients(problem, image, t, noise, parameters)
-    largest = max(g.abs().max() for g in expected)
-    for micro_batch in (1, 3, None):
-        optimizer = Recorder(parameters, lr=0.1)
-        tta = DiffusionTTA(
-            problem.model, problem.diffusion, problem.condition, optimizer, steps=1, samples=4, micro_batch=micro_batch
-        )
-        tta(image, seeded())
-        assert tta.history[0].loss.item() == pytest.approx(loss, rel=1e-5)
-        for grad, reference in zip(optimizer.seen, expected, strict=True):
-            assert (grad - reference).norm() <= 1e-5 * reference.norm() + 1e-7 * largest
-    assert sum(g.abs().sum() > 0 for g in expected) > len(expected) // 2
+    wrapped = partial(DiffusionTTA, problem.model, problem.diffusion, problem.condition, samples=4)
+    check_gradients(wrapped, parameters, image, (1, 3, None), loss, expected)
     if joint and task == "segmentation":
         (place,) = [i for i, p in enumerate(parameters) if p is problem.diffusion.class_embeddings]
         assert expected[place].abs().sum() > 0

@@ -30,7 +30,7 @@ HEAD = """\
 Do the checks catch what students really get wrong? Below, each task's solution is broken in one place: a swapped axis,
 a forgotten root, a timestep off by one, a missing `detach`. Most were written from the tasks and solutions, before
 the checks were looked at; 13 slipped through at first, and the checks or the hidden tests were mended.
-`tests/course/test_course_broken.py` tries all of them.
+`tests/course/test_course_answers.py` tries all of them.
 
 The public check is the one that students run and that explains; the hidden tests run when the work is graded. A mistake
 that only the hidden tests catch is an edge case, of a kind that the task's text or the first line of the hidden tests

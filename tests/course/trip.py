@@ -54,9 +54,3 @@ def solved(assignment: Assignment, release: NotebookNode) -> NotebookNode:
     """A student's notebook with the solutions filled in."""
     cells = [cell for cell in assignment.notebook.cells if cell.metadata.get("nbgrader", {}).get("solution")]
     return answered(release, {cell.metadata.nbgrader.grade_id: MARKER.sub("", cell.source) for cell in cells})
-
-
-def rounds(wrong: dict[str, list[WrongAnswer]]) -> list[list[WrongAnswer]]:
-    """The wrong answers dealt to as few submissions as possible, at most one for each task in each."""
-    most = max(len(answers) for answers in wrong.values())
-    return [[answers[i] for answers in wrong.values() if i < len(answers)] for i in range(most)]

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = Project(ROOT)
 DOCUMENTS = PROJECT.toc_files()
 ASSIGNMENTS = {one.name: one for one in course.assignments(PROJECT).values()}
-CHAPTERS = {name: f"a{int(name[:2])}" for name in PROJECT.pages_in_toc() if name < "09"}
+PAGES = [f"notebooks/{name}" for name in PROJECT.pages_in_toc()]
+CHAPTERS = {name: f"a{int(name[:2])}" for name in PROJECT.pages_in_toc() if "01" <= name < "09"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 
@@ -99,8 +100,28 @@ class Visit:
         self.page.close()
 
 
+def colab_links(document: str) -> set[str]:
+    """The page and its assignment; of a guide, all assignments."""
+    name = document.removeprefix("notebooks/")
+    guides = ("book/students", "book/instructors")
+    mine = [a for a in ASSIGNMENTS.values() if a.key == CHAPTERS.get(name) or document in guides]
+    links = {PROJECT.colab(f"assignments/{one.name}") for one in mine}
+    return links | {PROJECT.colab(name)} if name != document else links
+
+
+def alt_texts(document: str) -> list[str]:
+    """Those that the cells of a page gave to their figures."""
+    if document not in PAGES:
+        return []
+    notebook = json.loads((ROOT / f"{document}.ipynb").read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    given = [output["metadata"]["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})]
+    assert given, "a page without a figure"
+    return given
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_page_loads_with_its_figures_and_formulas(browser, address, document):
+def test_page_loads_with_its_figures_formulas_and_links(browser, address, document):
     with Visit(browser, address, document, 1280) as visit:
         page = visit.page
         assert page.locator("article h1").count() == 1
@@ -109,9 +130,14 @@ def test_page_loads_with_its_figures_and_formulas(browser, address, document):
         images = page.evaluate("[...document.images].map(i => [i.currentSrc || i.src, i.naturalWidth, i.alt])")
         assert [source for source, width, _ in images if not width] == [], "images that do not load"
         assert [source for source, _, alt in images if not alt.strip()] == [], "images without alt text"
+        assert page.evaluate("[...document.querySelectorAll('.cell_output img')].map(i => i.alt)") == alt_texts(
+            document
+        )
         formulas = page.locator("article .math").count()
         assert page.locator("article .math mjx-container").count() == formulas, "formulas that are not set"
         assert page.locator("mjx-merror, article .problematic").count() == 0
+        links = page.evaluate("[...document.querySelectorAll('a[href*=\"colab.research\"]')].map(a => a.href)")
+        assert set(links) == colab_links(document)
         assert visit.complaints == []
 
 
@@ -176,18 +202,6 @@ def test_figures_have_numbers_and_captions_and_set_up_is_folded(browser, address
         assert f"{name[:2]}. " in sidebar
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_colab_links_lead_to_the_page_and_its_assignment(browser, address, document):
-    name = document.removeprefix("notebooks/")
-    wanted = {PROJECT.colab(name)} if name != document else set()
-    guides = ("book/students", "book/instructors")
-    mine = [a for a in ASSIGNMENTS.values() if a.key == CHAPTERS.get(name) or document in guides]
-    wanted |= {PROJECT.colab(f"assignments/{one.name}") for one in mine}
-    with Visit(browser, address, document, 1280) as visit:
-        links = visit.page.evaluate("[...document.querySelectorAll('a[href*=\"colab.research\"]')].map(a => a.href)")
-        assert set(links) == wanted
-
-
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_ends_in_its_self_test_and_its_assignment_and_the_keyboard_opens_answers(browser, address, html, name):
     questions = course.quiz(PROJECT, name[:2])
@@ -234,16 +248,6 @@ def test_guides_list_every_assignment(browser, address, document):
         for one in ASSIGNMENTS.values():
             by_hand = sum(task.points[cell] for task in one.tasks for cell in task.manual)
             assert by_key[one.key][3:7] == [str(n) for n in (one.points, by_hand, one.minutes, len(one.tasks))]
-
-
-@pytest.mark.parametrize("name", PROJECT.pages_in_toc())
-def test_figures_have_the_alt_text_their_cell_gave(browser, address, name):
-    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    given = [output["metadata"]["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {})]
-    assert given, "a page without a figure"
-    with Visit(browser, address, f"notebooks/{name}", 1280) as visit:
-        assert visit.page.evaluate("[...document.querySelectorAll('.cell_output img')].map(i => i.alt)") == given
 
 
 BRIGHTNESS = """element => {

@@ -75,7 +75,7 @@ $(STAMP): pyproject.toml requirements.lock | $(PY)
 	@rm -f $@
 	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "$(VENV) holds no working pip; remove it and call make again" >&2; exit 1; }
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
-	$(PY) -m uv pip install --quiet --python $(PY) --requirement requirements.lock
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --requirement requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $@
 

@@ -58,8 +58,16 @@ class FastestNumber:
             return
         before = min(self.seconds.values(), default=float("inf"))
         self.seconds[self.number] = seconds
-        self.found = seconds > ENOUGH * before or 2 * self.number > self.largest
-        self.number = min(self.seconds, key=self.seconds.__getitem__) if self.found else 2 * self.number
+        if seconds > ENOUGH * before or 2 * self.number > self.largest:
+            self.stop()
+        else:
+            self.number *= 2
+
+    def stop(self) -> None:
+        """Choose the fastest of the numbers tried so far, if any."""
+        if self.seconds:
+            self.found = True
+            self.number = min(self.seconds, key=self.seconds.__getitem__)
 
 
 class Scorer:
@@ -108,6 +116,9 @@ class Scorer:
         """Yield the rows of each call in turn, or those of whole streams."""
         start = 0
         while start < len(parts):
+            if self.search and len(parts) - start < self.search.number:
+                self.search.stop()
+                self._choose()
             number = min(self.search.number, self.limit) if self.search else self.limit
             if not self.search:  # nearly the same number each
                 left = len(parts) - start

@@ -62,13 +62,13 @@ def run(options: Namespace) -> None:
 def _time_together(options: Namespace) -> None:
     import torch
 
-    from dtta.profiling import together
+    from dtta.experiments import speed
 
     torch.set_num_threads(1)
     if options.results:
-        together.print_results(options.results, options.together)
+        speed.print_results(options.results, options.together)
     else:
-        together.print_together(options.together)
+        speed.print_together(options.together)
 
 
 def _time_cases(options: Namespace) -> None:

@@ -77,16 +77,16 @@ def evaluate(
         if share and not group.first:
             journal.create(own_file, run)
         with _progress_bar(run, sum(map(len, share)), len(done.keys() & set(cells)), progress and group.first) as bar:
-            notes = set()
-            for rows, note in _rows(run, share, workers, compile, problem, together):
+            note = ""
+            for rows, latest in _rows(run, share, workers, compile, problem, together):
+                note = latest
                 for row in rows:
                     done[row.cell] = row
                     if path:
                         journal.append(own_file, row)
                     bar.update()
-                if progress and note and note not in notes:
-                    bar.write(f"{run.method}: {note}", sys.stderr)
-                notes.add(note)
+            if progress and note:
+                bar.write(f"{run.method}: {note}", sys.stderr)
         if group.count > 1:
             group.wait()
             done = group.broadcast(lambda: _merge(path, run, cells))
@@ -135,7 +135,7 @@ def _rows(
 ) -> Iterator[tuple[list[Row], str]]:
     """Yield the rows of all parts in order, computed in this process or in `workers` spawned ones.
 
-    With them comes what there is to say about the number of images adapted at the same time.
+    With them comes what there is to say so far about the number of images adapted at the same time.
     """
     if workers <= 1 or len(parts) < 2 * workers:
         if parts:

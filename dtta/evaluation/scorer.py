@@ -157,11 +157,13 @@ class Scorer:
         return None
 
     def _choose(self) -> None:
-        if self.search.found:
-            times = ", ".join(f"{1e3 * seconds:.0f} ({n})" for n, seconds in self.search.seconds.items())
-            self.limit = self.search.number
-            self.note = f"{self.limit} images at the same time, the fastest number; ms for each image (number): {times}"
-            self.search = None
+        search = self.search
+        if search.seconds:
+            best = min(search.seconds, key=search.seconds.__getitem__)
+            times = ", ".join(f"{1e3 * seconds:.0f} ({n})" for n, seconds in search.seconds.items())
+            self.note = f"{best} images at the same time, the fastest number; ms for each image (number): {times}"
+        if search.found:
+            self.limit, self.search = search.number, None
 
     def _streams(self, group: list[Part]) -> list[Row]:
         """Return the rows of streams (one image, if episodic), stream by stream; all their k-th images go together."""

@@ -24,11 +24,20 @@ def add_command(commands) -> None:
     text = "pairs in one pass of the naive loop (default: 12)"
     command.add_argument("--micro-batch", type=whole(1), default=12, help=text)
     add_speed_options(command)
+    text = "instead: this many images at once (default: 8) compared with one by one, for the digits' diffusion models"
+    command.add_argument("--together", type=whole(2), nargs="?", const=8, metavar="N", help=text)
+    text = "with --together: the same for this many of the stored runs, each in place of an equal share of all seconds"
+    command.add_argument("--results", type=whole(1), metavar="RUNS", help=text)
     command.add_argument("--out", type=output_file, help="a .json file for the measurements of the cases")
 
 
 def run(options: Namespace) -> None:
     """Time one step on a problem, or each case."""
+    if options.together:
+        shared.refuse(options, vars(options).keys() - {"together", "results", "run", "default"}, "with --together")
+        _time_together(options)
+        return
+    shared.refuse(options, ("results",), "without --together")
     if options.case:
         shared.refuse(options, ("problem", "network", "diffusion", "classes", "as_released"), "with --case")
         _time_cases(options)
@@ -48,6 +57,18 @@ def run(options: Namespace) -> None:
     timing = bench(problem, samples, micro_batch, **speed)
     print(f"one step on one image: {samples} pairs (t, noise), {micro_batch} in one pass, {precision},")
     print(f"{torch.get_num_threads()} threads, diffusion model frozen\n\n{timing}")
+
+
+def _time_together(options: Namespace) -> None:
+    import torch
+
+    from dtta.experiments import speed
+
+    torch.set_num_threads(1)
+    if options.results:
+        speed.print_results(options.results, options.together)
+    else:
+        speed.print_together(options.together)
 
 
 def _time_cases(options: Namespace) -> None:

@@ -44,8 +44,9 @@ def add_command(commands) -> None:
     workers = "processes (default: 1 on a GPU, else 2); under accelerate launch the launcher's are used"
     command.add_argument("--workers", type=shared.whole(1), help=workers)
     shared.add_speed_options(command)
-    text = "images adapted at the same time, each with its own weights, where the method allows it (default: 1)"
-    command.add_argument("--together", type=shared.whole(1), default=1, help=text)
+    text = """images (online: streams) adapted at the same time, each with a copy of the weights, where the method
+        allows it; rows do not depend on it (default: the fastest number, found on the first images and printed)"""
+    command.add_argument("--together", type=shared.whole(1), help=text)
     text = "folder for the rows; a run that was stopped continues from there"
     command.add_argument("--out", type=output_folder, help=text)
     table.add_options(command)

@@ -7,27 +7,23 @@ number of processes. Where parameters are carried along a stream, processes shar
 from __future__ import annotations
 
 import multiprocessing
-import time
-import zlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from itertools import chain, groupby
-from operator import itemgetter
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from dtta.core.precision import prepare
 from dtta.core.problem import Problem
 from dtta.evaluation import journal
 from dtta.evaluation.distributed import Single, end_with_parent
-from dtta.evaluation.run import AFTER, Cell, Row, Run
+from dtta.evaluation.run import Cell, Row, Run
+from dtta.evaluation.scorer import LARGEST, Part, Scorer, load_problem
+from dtta.evaluation.scorer import image_generator as image_generator  # for pages and users
 from dtta.evaluation.streams import cells_of, complete_streams, images_of_shifts, in_stream_order, parts
-from dtta.methods.together import Together, can_adapt_together
-from dtta.problems import load
-from dtta.problems.compilation import compile_blocks, is_on_gpu
 
 
 def evaluate(
@@ -40,7 +36,7 @@ def evaluate(
     processes: Single | None = None,
     compile: bool | None = None,
     problem: Problem | None = None,
-    together: int = 1,
+    together: int | None = 1,
 ) -> list[Row]:
     """Score a method on images under (shift, severity) pairs; return rows in this order, all of them in each process.
 
@@ -53,8 +49,9 @@ def evaluate(
         compile: compile the diffusion model's blocks (see ``dtta.problems.compilation``). None: on a GPU, after the
             first image, so that its answer comes at once; a compiler that fails is left out with a warning.
         problem: the run's, if it is loaded already, with its original weights; worker processes load their own.
-        together: images adapted at the same time, where the method allows it (see ``dtta.methods.together``); the
-            answers are equal up to rounding.
+        together: images, or streams of an online run, adapted at the same time, where the method allows it (see
+            ``dtta.methods.together``); the answers are equal up to rounding. None: the fastest number, found while the
+            first images are adapted, and printed if `progress`.
 
     Raises ValueError: unknown names or settings, or `path` holds rows of another run or is damaged; OSError: a row
     could not be written, those before it are kept; StoppedError: another process has stopped.
@@ -68,7 +65,6 @@ def evaluate(
     if not requested:
         raise ValueError("nothing to evaluate: give at least one shift and one image")
     cells = cells_of(run, in_stream_order(run, shifts), numbers, problem)
-    together = 1 if run.streamed else together
     group = processes or Single()
     if group.count > 1:
         workers = 1
@@ -81,26 +77,20 @@ def evaluate(
         if share and not group.first:
             journal.create(own_file, run)
         with _progress_bar(run, sum(map(len, share)), len(done.keys() & set(cells)), progress and group.first) as bar:
-            for row in _rows(run, _grouped(share, together), workers, compile, problem, together):
-                done[row.cell] = row
-                if path:
-                    journal.append(own_file, row)
-                bar.update()
+            note = ""
+            for rows, latest in _rows(run, share, workers, compile, problem, together):
+                note = latest
+                for row in rows:
+                    done[row.cell] = row
+                    if path:
+                        journal.append(own_file, row)
+                    bar.update()
+            if progress and note:
+                bar.write(f"{run.method}: {note}", sys.stderr)
         if group.count > 1:
             group.wait()
             done = group.broadcast(lambda: _merge(path, run, cells))
     return [done[cell] for cell in requested]
-
-
-def image_generator(seed: int, index: int) -> torch.Generator:
-    """Return the generator of an image's (t, ε), the same wherever and whenever the image is evaluated."""
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{index}".encode()))
-
-
-def load_problem(run: Run) -> Problem:
-    """Load the problem of a run. Raises ValueError: see ``dtta.load``."""
-    options = dict(as_released=run.as_released, keep_size=run.keep_size, batch=run.batch)
-    return load(run.problem, run.network, run.diffusion, run.classes, **options)
 
 
 def _stored_rows(path: Path | None, run: Run, cells: list[Cell]) -> dict[Cell, Row]:
@@ -133,92 +123,41 @@ def _progress_bar(run: Run, left: int, done: int, progress: bool) -> tqdm:
     return tqdm(total=done + left, initial=done, desc=run.method, **quiet, mininterval=2, unit="image")
 
 
-def _grouped(parts: list[list[Cell]], size: int) -> list[list[Cell]]:
-    """Return parts of up to `size` images each, made of parts of one image; with 1 they stay as they are."""
-    return [list(chain(*parts[k : k + size])) for k in range(0, len(parts), size)]
+def _even(parts: list[Part], size: int) -> Iterator[list[Part]]:
+    """Yield groups of up to `size` parts, of nearly the same number each."""
+    count = -(-len(parts) // size)
+    ends = [len(parts) * k // count for k in range(count + 1)]
+    yield from (parts[start:end] for start, end in pairwise(ends))
 
 
 def _rows(
-    run: Run,
-    parts: list[list[Cell]],
-    workers: int,
-    compile: bool | None,
-    problem: Problem | None = None,
-    together: int = 1,
-) -> Iterator[Row]:
-    """Yield the rows of all parts in order, computed in this process or in `workers` spawned ones."""
+    run: Run, parts: list[Part], workers: int, compile: bool | None, problem: Problem | None, together: int | None
+) -> Iterator[tuple[list[Row], str]]:
+    """Yield the rows of all parts in order, computed in this process or in `workers` spawned ones.
+
+    With them comes what there is to say so far about the number of images adapted at the same time.
+    """
     if workers <= 1 or len(parts) < 2 * workers:
-        scorer = _Scorer(run, compile, problem, together) if parts else None
-        for part in parts:
-            yield from scorer(part)
+        if parts:
+            scorer = Scorer(run, compile, problem, together)
+            for rows in scorer(parts):
+                yield rows, scorer.note
         return
+    size = {None: LARGEST, 1: 1 if run.streamed else 4}.get(together, together)
+    chunks = list(_even(parts, min(size, -(-len(parts) // (2 * workers if together is None else workers)))))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(run, compile, together)) as pool:
-        for rows in pool.map(_score, parts, chunksize=1 if run.streamed or together > 1 else 4):
-            yield from rows
+        for results in pool.map(_score, chunks):
+            yield from results
 
 
-class _Scorer:
-    """A run's problem and method. Raises ValueError: unknown names or settings, or a method without forgetting."""
-
-    def __init__(self, run: Run, compile: bool | None = None, problem: Problem | None = None, together: int = 1):
-        self.run = run
-        self.problem = problem or load_problem(run)
-        self.method = run.build(self.problem)
-        diffusion = self.problem.diffusion
-        prepare(self.method, diffusion, run.precision)
-        used = diffusion in list(self.method.modules())
-        if used and compile:
-            compile_blocks(diffusion.network)
-        self.compile_later = used and compile is None and is_on_gpu(diffusion)
-        self.size = run.batch  # images in one call
-        if together > 1 and can_adapt_together(self.method):
-            self.size, self.together = together, Together(self.method)
-        if run.forgetting_images and not hasattr(self.method, "predict"):
-            raise ValueError(f"{run.method} carries nothing from image to image; leave forgetting_images out")
-
-    def __call__(self, cells: list[Cell]) -> Iterator[Row]:
-        """Yield the rows of single images or of a whole stream."""
-        if self.run.online:
-            self.method.reset()
-        for _, part in groupby(cells, key=itemgetter(0, 1)):
-            images = list(part)
-            for k in range(0, len(images), self.size):
-                yield from self.rows(images[k : k + self.size])
-
-    def rows(self, cells: list[Cell]) -> Iterator[Row]:
-        """Yield the rows of one call."""
-        after = cells[0][0].startswith(AFTER)
-        pairs = [
-            self.problem.image(index, "clean" if after else shift, severity, self.run.split, self.run.seed)
-            for shift, severity, index in cells
-        ]
-        images = torch.cat([image for image, _ in pairs])
-        start = time.perf_counter()
-        if after:
-            output = self.method.predict(images)
-        elif self.size > self.run.batch:
-            output = self.together(images, [image_generator(self.run.seed, index) for _, _, index in cells])
-        else:
-            output = self.method(images, image_generator(self.run.seed, cells[0][2]))
-        if output.device.type != "cpu":
-            torch.accelerator.synchronize(output.device)  # kernels run asynchronously; include their time
-        seconds = round((time.perf_counter() - start) / len(cells), 4)
-        if self.compile_later:
-            compile_blocks(self.problem.diffusion.network, fallback=True)
-            self.compile_later = False
-        for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
-            score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)
-            yield Row(shift, severity, index, score, seconds, sums)
-
-
-def _start(run: Run, compile: bool | None, together: int) -> None:
+def _start(run: Run, compile: bool | None, together: int | None) -> None:
     """Prepare a spawned process."""
     global _scorer
     end_with_parent()
     torch.set_num_threads(1)
-    _scorer = _Scorer(run, compile, together=together)
+    _scorer = Scorer(run, compile, together=together)
 
 
-def _score(cells: list[Cell]) -> list[Row]:
-    return list(_scorer(cells))
+def _score(parts: list[Part]) -> list[tuple[list[Row], str]]:
+    return [(rows, _scorer.note) for rows in _scorer(parts)]

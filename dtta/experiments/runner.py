@@ -58,7 +58,7 @@ def make(
     out: Path = stored.FOLDER,
     processes: Processes | None = None,
     compile: bool | None = None,
-    together: int = 1,
+    together: int | None = 1,
 ) -> list[str]:
     """Choose settings on validation images, run the table on test images, and store both.
 

@@ -44,6 +44,8 @@ class Dusa(SelfTraining):
         The rest: see ``SelfTraining`` and ``Adapter``.
     """
 
+    separable = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -95,10 +97,7 @@ class Dusa(SelfTraining):
         logits = self.model(image)
         self.output = logits.detach()
         if self.drawn is None or not self.sampling.reuse_noise:
-            z0 = self.diffusion.encode(image)
-            chosen = candidates(self.output, self.top, self.others, generator)
-            t, noise = self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
-            self.drawn = z0, chosen, t, noise
+            self.drawn = self.draw(self.diffusion.encode(image), self.output, generator)
             self.products = None
         if self.tau is not None:
             logits = logits / (self.tau * logits.norm(dim=1, keepdim=True))
@@ -108,6 +107,14 @@ class Dusa(SelfTraining):
             self.products = in_passes_that_fit(self, pairs, lambda size: self.accumulate(p.detach(), size))
             self.evaluations += p.numel() * self.samples
         return self.loss(p, *self.products).mean()
+
+    def draw(self, z0: Tensor, logits: Tensor, generator: torch.Generator | list[torch.Generator]) -> tuple:
+        """Return z0, candidates, t and ε; a list has one generator for each image."""
+        if isinstance(generator, list):
+            images = zip(z0.split(1), logits.split(1), generator, strict=True)
+            return tuple(torch.cat(part) for part in zip(*(self.draw(*image) for image in images), strict=True))
+        chosen = candidates(logits, self.top, self.others, generator)
+        return z0, chosen, *self.sampling.draw(z0, self.samples, self.diffusion.timesteps, generator)
 
     def loss(self, p: Tensor, G: Tensor, b: Tensor, size: Tensor) -> Tensor:
         """Return the loss (N,) of the beliefs p (N, K), which is linear in the inner products."""

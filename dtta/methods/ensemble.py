@@ -20,8 +20,12 @@ class Ensemble(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> log of the mean belief (N, L)."""
-        beliefs = [method(image, generator).softmax(dim=1) for method in (self.first, self.second)]
-        return ((beliefs[0] + beliefs[1]) / 2).log()
+        return self.mean(*(method(image, generator) for method in (self.first, self.second)))
+
+    @staticmethod
+    def mean(first: Tensor, second: Tensor) -> Tensor:
+        """Return the log of the mean belief (N, L) of two methods' logits."""
+        return ((first.softmax(dim=1) + second.softmax(dim=1)) / 2).log()
 
 
 def build(

@@ -22,11 +22,14 @@ class SelfTraining(Adapter):
     Attributes:
         prior: of batch norm, in images (see ``mixed_statistics``); 0: only the statistics of the input are used, as in
             training; None: only the running statistics.
+        separable: whether the objective is a function of f_θ(x), and that of a batch the mean over its images, for
+            which `generator` may be a list with one for each; then ``Together`` takes the method.
         output: of the last step, before it changed the parameters.
         losses: the objective at each step of the last call that changed the parameters.
     """
 
     prior: float | None = None
+    separable = False
     output: Tensor
 
     def __init__(self, *args, answer_before_step: bool = False, **options):

@@ -25,6 +25,8 @@ class Tent(SelfTraining):
     ``Adapter``.
     """
 
+    separable = True
+
     def __init__(self, model, optimizer, steps=1, episodic=True, batch_statistics: bool = True, **options):
         super().__init__(model, optimizer, steps, episodic, **options)
         self.prior = 0 if batch_statistics else None

@@ -8,13 +8,14 @@ import pytest
 from tiny_runs import Stop
 
 from dtta.evaluation import evaluate as module
+from dtta.evaluation.scorer import Scorer
 
 
 @pytest.fixture
 def counted(monkeypatch):
     """Counts scored cells; raises Stop at cell number `stop`."""
     state = {"calls": [], "stop": None}
-    original = module._Scorer.rows
+    original = Scorer.rows
 
     def score(self, cells):
         if len(state["calls"]) == state["stop"]:
@@ -22,7 +23,7 @@ def counted(monkeypatch):
         state["calls"] += cells
         return original(self, cells)
 
-    monkeypatch.setattr(module._Scorer, "rows", score)
+    monkeypatch.setattr(Scorer, "rows", score)
     return state
 
 

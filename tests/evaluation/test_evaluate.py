@@ -17,6 +17,7 @@ from tiny_runs import ONLINE, SHIFTS, TTA, quiet, run, scores
 from dtta.evaluation import evaluate as module
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.run import Row, Run
+from dtta.evaluation.scorer import FastestNumber
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments.runner import workforce
 from dtta.methods.registry import build
@@ -46,22 +47,72 @@ def test_rows_do_not_depend_on_the_order_or_on_the_others():
     assert alone["fog", 2, 3] == forth["fog", 2, 3]
 
 
-def test_images_adapted_together_have_the_scores_of_single_ones(tmp_path, monkeypatch):
-    """Also after a stop; a method that takes one image at a time goes on doing so."""
+@pytest.mark.parametrize(("method", "settings"), [
+    ("diffusion-tta", TTA), ("diffusion-tta", ONLINE), ("tent", {}), ("tent", dict(batch_statistics=False)),
+    ("none", {}), ("diffusion-tta", TTA | dict(ensemble=True)),
+])  # fmt: skip
+def test_rows_do_not_depend_on_the_number_of_images_adapted_together(method, settings, tmp_path, forked):
+    """Nor do they after a stop, with several processes, or where the number is found by time."""
+    expected = pytest.approx(scores(quiet(run(method, settings), SHIFTS, range(5))), abs=1e-5)
+    assert scores(quiet(run(method, settings), SHIFTS, range(5), together=3)) == expected
+    assert scores(quiet(run(method, settings), SHIFTS, range(5), together=None)) == expected
+    path = tmp_path / "rows.jsonl"
+    quiet(run(method, settings), SHIFTS, range(2), path, together=2)
+    assert scores(quiet(run(method, settings), SHIFTS, range(5), path, workers=2, together=None)) == expected
+
+
+def test_images_of_all_shifts_and_whole_streams_are_adapted_together(monkeypatch):
     sizes = []
     call = Together.__call__
     monkeypatch.setattr(Together, "__call__", lambda self, x, g: sizes.append(len(x)) or call(self, x, g))
-    expected = scores(quiet(run(), SHIFTS, range(5)))
-    assert scores(quiet(run(), SHIFTS, range(5), together=3)) == pytest.approx(expected, abs=1e-5)
-    assert sizes == [3, 2, 1, 3, 1]  # ten images in threes, which end with their shift
-    quiet(run(), SHIFTS, [0, 3], tmp_path / "rows.jsonl", together=2)
-    rows = quiet(run(), SHIFTS, range(5), tmp_path / "rows.jsonl", workers=2, together=2)
-    assert scores(rows) == pytest.approx(expected, abs=1e-5)
+    quiet(run(), SHIFTS, range(5), together=4)
+    assert sizes == [4, 3, 3]  # ten images, nearly the same number each
     sizes.clear()
-    for method, settings in (("tent", {}), ("diffusion-tta", ONLINE)):
-        alone = quiet(run(method, settings), SHIFTS, range(3))
-        assert scores(quiet(run(method, settings), SHIFTS, range(3), together=3)) == scores(alone)
-    assert not sizes
+    quiet(run(settings=ONLINE), SHIFTS, range(3), together=4)
+    assert sizes == [2, 2, 2]  # two streams of three
+    sizes.clear()
+    for streamed in (dict(stream="changing"), dict(batch=2)):
+        quiet(run(settings=ONLINE, **streamed), SHIFTS, range(3), together=4)
+    quiet(run(settings=ONLINE), SHIFTS, {"clean": range(3), "fog": range(2)}, together=4)
+    assert sizes == [2, 2]  # streams of different lengths begin again, one by one
+
+
+def test_the_fastest_number_of_images():
+    """Twice as many as long as it takes less time for each; the first image is not timed."""
+    search = FastestNumber(16)
+    times = {1: 10.0, 2: 8.0, 4: 7.0, 8: 6.9, 16: 1.0}
+    search.add(100.0)
+    tried = []
+    while not search.found:
+        tried.append(search.number)
+        search.add(times[search.number])
+    assert (tried, search.number) == ([1, 2, 4, 8], 8)
+    assert FastestNumber(1).found
+
+
+def test_the_fastest_number_is_printed_and_so_is_why_images_are_adapted_one_by_one(capfd):
+    evaluate = module.evaluate
+    evaluate(run(), SHIFTS, range(12), together=None)
+    assert "images at the same time, the fastest number" in capfd.readouterr().err
+    evaluate(run("memo", {}), SHIFTS, range(2), together=None)
+    assert "memo: one by one: MarginalEntropy takes one image at a time" in capfd.readouterr().err
+
+
+def test_fewer_images_if_memory_runs_out(monkeypatch, capfd):
+    sizes = []
+    call = Together.__call__
+
+    def limited(self, images, generators):
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError
+        return call(self, images, generators)
+
+    expected = pytest.approx(scores(quiet(run(), SHIFTS, range(5))), abs=1e-5)
+    monkeypatch.setattr(Together, "__call__", limited)
+    assert scores(module.evaluate(run(), SHIFTS, range(5), together=5)) == expected
+    assert sizes == [5, 2, 2, 2, 2, 2]
+    assert "2 images at the same time, for want of memory" in capfd.readouterr().err
 
 
 def test_images_may_come_from_an_iterator():

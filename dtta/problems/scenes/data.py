@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from safetensors import SafetensorError
@@ -54,6 +54,12 @@ def sample(split: str, count: int) -> dict[str, Tensor]:
 
 def shifted(task: str, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return scene `index` of a split under a shift: image (3, H, W) and its map, "segmentation" or "depth"."""
+    image, label = _shifted(task, split, index, shift, severity, seed)
+    return image.clone(), label.clone()
+
+
+@lru_cache(maxsize=2048)  # the runs of a table share their images; to render one takes a tenth of an adaptation
+def _shifted(task: str, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
     drawn = draw([shift_scene(scene(split, index), shift, severity, seed, index)])
     return shift_image(drawn.image[0], shift, severity, seed, index), getattr(drawn, task)[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 
 import torch
@@ -27,9 +27,13 @@ def portrait(split: str, index: int, classes: int = len(VOCABULARY)) -> Scene:
 
 def shifted(classes: int, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return portrait `index` of a split under a shift: image (3, H, W) and its label among the first `classes`."""
+    return _shifted(classes, split, index, shift, severity, seed).clone(), torch.tensor(index % classes)
+
+
+@lru_cache(maxsize=2048)  # the runs of a table share their images
+def _shifted(classes: int, split: str, index: int, shift: str, severity: int, seed: int) -> Tensor:
     scene = shift_scene(portrait(split, index, classes), shift, severity, seed, index)
-    image = shift_image(draw([scene]).image[0], shift, severity, seed, index)
-    return image, torch.tensor(index % classes)
+    return shift_image(draw([scene]).image[0], shift, severity, seed, index)
 
 
 @cache

@@ -132,10 +132,6 @@ class Denoiser(nn.Module):
         return self.leave(h)
 
 
-model = Denoiser()
-history = []  # of the loss
-
-
 # %% [markdown]
 # ## Training
 #
@@ -143,6 +139,7 @@ history = []  # of the loss
 # squared error is the **diffusion loss**. The rest of this book uses the same number at test time.
 
 # %%
+model, history = Denoiser(), []
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 for _ in tqdm(range(steps), desc="training", unit="step"):

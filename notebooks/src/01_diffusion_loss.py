@@ -367,7 +367,8 @@ for shift, by_t in {"clean": losses, **losses_under}.items():
 report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 
 # %% [markdown]
-# Small timesteps are unreliable even on clean images, and under a shift they can fall to chance (10%). Our explanation is a
+# Each column uses the six pairs of its range. Small timesteps are unreliable even on clean images, and under a shift they
+# can fall to chance (10%). Our explanation is a
 # hypothesis: at small $t$ the added noise is weaker than the corruption, and the class that best explains the *corruption*
 # wins. Their losses are also the largest, so they dominate a plain mean over all $t$. From the middle of the range on, the
 # added noise covers the corruption. [Page 03](03_classification) therefore chooses the range of $t$ on validation images.

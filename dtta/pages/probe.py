@@ -204,14 +204,15 @@ def _sentence(rows: pd.DataFrame, images: str, accuracy: float | None, candidate
         bound = max(rows.high.max(), 0)
         return (
             f"No sensitivity to the condition is established in {images}: at no t is the loss under {wrong} shown to "
-            f"be higher than under {right} (by at most {bound:.2g}% of the loss; 95% intervals {simultaneous}).{reverse}"
+            f"be higher than under {right} (by at most {_percent(bound)}% of the loss; 95% intervals {simultaneous})."
+            f"{reverse}"
         ), None
     k = rows.gap.where(higher).idxmax()
     best = next(run for run in _runs(higher.to_numpy()) if k in run)
     sentence = (
         f"The diffusion model is sensitive to the condition at t = {spans(higher)}: {wrong} give a higher loss than "
-        f"{right}, most at t = {rows.t_from[k]} to {rows.t_to[k]} (by {rows.gap[k]:.2g}% of the loss, 95% interval "
-        f"{rows.low[k]:.2g} to {rows.high[k]:.2g}, {simultaneous}; {images}).{reverse}"
+        f"{right}, most at t = {rows.t_from[k]} to {rows.t_to[k]} (by {_percent(rows.gap[k])}% of the loss, 95% "
+        f"interval {_percent(rows.low[k])} to {_percent(rows.high[k])}, {simultaneous}; {images}).{reverse}"
     )
     if accuracy is not None:
         sentence += (
@@ -219,6 +220,10 @@ def _sentence(rows: pd.DataFrame, images: str, accuracy: float | None, candidate
             f"({1 / candidates:.0%} by chance)."
         )
     return sentence, best
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _with_advice(sentence: str, t_min: float | None, t_max: float | None) -> str:

@@ -91,10 +91,7 @@ class Sampling:
 
 
 def noise_levels(scheduler: Any) -> tuple[str, Tensor]:
-    """Return what a scheduler's network predicts, and a_t and σ_t (2, T) of z_t = a_t z0 + σ_t ε.
-
-    Raises TypeError, ValueError: see ``dtta.core.diffusion.Diffusion``.
-    """
+    """Return what a scheduler's network predicts, and a_t and σ_t (2, T). Raises: see ``Diffusion``."""
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         sigma = scheduler.sigmas.flip(0)  # the library's begin with the most noise
         if len(sigma) != scheduler.config.num_train_timesteps:

@@ -15,10 +15,10 @@ import dtta
 from dtta.core.conditions import ClassMixture
 from dtta.core.feedback import accumulate
 from dtta.core.lora import add_lora
-from dtta.core.precision import compile_blocks
 from dtta.methods.diffusion_classifier import DiffusionClassifier
 from dtta.methods.registry import build
 from dtta.methods.together import Together
+from dtta.problems.compilation import compile_blocks
 from dtta.problems.full import open_vocabulary
 from dtta.problems.full.stable_diffusion import requirement
 from dtta.problems.networks.stable_diffusion_3 import StableDiffusion3, pack, unpack

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dtta.evaluation.evaluate import evaluate
     from dtta.evaluation.run import Run
     from dtta.methods.registry import build
+    from dtta.pages.probe import probe
     from dtta.problems.registry import load
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _MODULES = {
     "problems.registry": ("load",),
     "evaluation.run": ("Run",),
     "evaluation.evaluate": ("evaluate",),
+    "pages.probe": ("probe",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

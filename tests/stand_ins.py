@@ -22,7 +22,10 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     DiTPipeline,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
 )
@@ -34,7 +37,17 @@ from torch import nn
 from torchvision import datasets
 from torchvision.models import VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
-from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    GLPNConfig,
+    GLPNForDepthEstimation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from dtta.problems.data.hub import Checkpoint
 from dtta.problems.data.imagenet import LAYOUTS, classes_of, synsets
@@ -121,6 +134,58 @@ def stable_diffusion(folder: Path, levels: int = 2, published: bool = True) -> P
     ).save_pretrained(folder)  # fmt: skip
     if published:
         old_reader(folder)
+    return folder
+
+
+def sd3_transformer(seed: int = 0, **options) -> SD3Transformer2DModel:
+    """A transformer of 16 latent channels, for tokens of 40 and pooled vectors of 18 numbers."""
+    shape = dict(
+        sample_size=SIZE // 2, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=18,
+        pos_embed_max_size=24,
+    )  # fmt: skip
+    with tiny.seeded(seed):
+        network = SD3Transformer2DModel(**shape | options)
+        for p in network.parameters():  # larger than the library's start, so that sentences differ
+            p.data.add_(0.2 * torch.randn(p.shape)) if p.ndim > 1 else None
+    return network
+
+
+def text_encoder(width: int, pooled: int, seed: int) -> CLIPTextModelWithProjection:
+    """A CLIP text encoder with a projection."""
+    words = tiny.tokenizer()
+    ends = dict(bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.eos_token_id)
+    shape = dict(hidden_size=width, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2)
+    config = CLIPTextConfig(**shape, **ends, vocab_size=len(words), projection_dim=pooled, max_position_embeddings=77)
+    with tiny.seeded(seed):
+        return CLIPTextModelWithProjection(config).eval()
+
+
+def t5(width: int = 40) -> tuple[T5EncoderModel, T5Tokenizer]:
+    """T5's encoder, and a tokenizer of the words of ``tiny``."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{word}", -2.0) for word in tiny.WORDS)]
+    words = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    shape = dict(d_model=width, d_kv=8, d_ff=24, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")
+    with tiny.seeded(3):
+        return T5EncoderModel(T5Config(vocab_size=len(words), **shape)).eval(), words
+
+
+def stable_diffusion_3(folder: Path, with_t5: bool = True) -> Path:
+    """A Stable Diffusion 3 pipeline in the published layout; T5 may be left out."""
+    words = copy.deepcopy(tiny.tokenizer())
+    words.model_max_length = 77
+    with tiny.seeded(0):
+        autoencoder = AutoencoderKL(
+            block_out_channels=(8, 16), norm_num_groups=4, latent_channels=16, sample_size=SIZE,
+            scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        )  # fmt: skip
+    encoder, pieces = t5() if with_t5 else (None, None)
+    StableDiffusion3Pipeline(
+        transformer=sd3_transformer(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=autoencoder,
+        text_encoder=text_encoder(16, 8, 1), tokenizer=words, text_encoder_2=text_encoder(20, 10, 2),
+        tokenizer_2=words, text_encoder_3=encoder, tokenizer_3=pieces,
+    ).save_pretrained(folder)  # fmt: skip
     return folder
 
 

@@ -12,14 +12,15 @@ import sys
 from io import TextIOWrapper
 
 import dtta
-from dtta.cli import adapt, bench, doctor, evaluate, fetch, report, train
+from dtta.cli import adapt, bench, doctor, evaluate, fetch, probe, report, train
 from dtta.cli.options import Parser
 from dtta.course import cli as course
 from dtta.evaluation import distributed
 from dtta.problems.data.folders import one_line
 
-COMMANDS = (adapt, evaluate, report, train, bench, doctor, fetch)
+COMMANDS = (probe, adapt, evaluate, report, train, bench, doctor, fetch)
 EXAMPLES = """examples:
+  dtta probe --problem scenes-clip                   is the diffusion model sensitive to the condition, at which t?
   dtta adapt --index 12 --shift fog --severity 3     adapt to a test image under fog, draw what happened
   dtta adapt scans/ --problem digits                 adapt to each image of a folder
   dtta evaluate --shift contrast --severity 3        Diffusion-TTA against no adaptation, paired

@@ -1,8 +1,8 @@
 """Diffusion models behind one interface: ``encode``, ``loss`` and, for models conditioned on classes,
 ``class_embeddings``. The base class comes first, then a small adapter class for each family.
 
-Symbols are the paper's (arXiv 2311.16102, section 3): z0 is the clean latent, t the timestep, ε the noise,
-ᾱ_t = ``alphas_cumprod[t]``, c the condition.
+Symbols are the paper's (arXiv 2311.16102, section 3): z0 is the clean latent, t the timestep, ε the noise, c the
+condition. Every family has z_t = a_t z0 + σ_t ε: a_t = √ᾱ_t, σ_t = √(1 - ᾱ_t); for flow matching a_t = 1 - σ_t.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import math
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtta.core.embedders import SharedEmbedder, SoftLabel
+from dtta.core.sampling import noise_levels
 
 WEIGHTINGS = ("none", "snr", "min-snr")
 
@@ -27,36 +27,36 @@ class Diffusion(nn.Module):
 
     Args:
         network: the noise-prediction network φ, put in eval mode.
-        scheduler: a ``DDPMScheduler``; its ``alphas_cumprod`` (T,) and ``prediction_type`` are read.
+        scheduler: a ``DDPMScheduler``, whose ``alphas_cumprod`` (T,) and ``prediction_type`` are read, or, for flow
+            matching, a ``FlowMatchEulerDiscreteScheduler``, whose ``sigmas`` (T,), shifted or not, are read.
         vae: an ``AutoencoderKL`` for a model of latents, or None for a model of pixels.
 
     Raises:
-        TypeError: not a DDPMScheduler (Euler's ``add_noise`` is z0 + σε). ValueError: it predicts neither ε nor v.
+        TypeError: another scheduler (Euler's ``add_noise`` is z0 + σε). ValueError: it predicts neither ε nor v, or
+            ``set_timesteps`` has changed its sigmas.
     """
 
     network: Any  # a diffusers model, whose parts differ between families
     vae: Any
-    alphas_cumprod: Tensor
+    levels: Tensor
 
-    def __init__(self, network: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None):
+    def __init__(self, network: nn.Module, scheduler: Any, vae: nn.Module | None = None):
         super().__init__()
-        if not isinstance(scheduler, DDPMScheduler):
-            raise TypeError(
-                f"the scheduler must be a DDPMScheduler, not {type(scheduler).__name__}; "
-                "load it with DDPMScheduler.from_pretrained(repository, subfolder='scheduler')"
-            )
-        if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ValueError(f"prediction_type {scheduler.config.prediction_type!r} is not supported")
         # eval matters beyond dropout: in train mode DiT's label embedding drops labels at random
         self.network = network.eval()
         self.vae = None if vae is None else vae.eval().requires_grad_(False)
-        self.prediction_type = scheduler.config.prediction_type
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.clone(), persistent=False)
+        self.prediction_type, levels = noise_levels(scheduler)
+        self.register_buffer("levels", levels, persistent=False)  # a_t and σ_t (2, T)
 
     @property
     def timesteps(self) -> int:
         """T, the number of noise levels; t runs from 0 to T - 1."""
-        return len(self.alphas_cumprod)
+        return self.levels.shape[1]
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ_t = a_t² (T,)."""
+        return self.levels[0].square()
 
     @property
     def image_size(self) -> int:
@@ -73,17 +73,17 @@ class Diffusion(nn.Module):
         latent = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mean
         if not latent.isfinite().all():
             raise FloatingPointError(f"the VAE gave NaN or infinity in {self.vae.dtype}: run it in float32 or bfloat16")
-        return latent.float() * self.vae.config.scaling_factor
+        return (latent.float() - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
 
     def add_noise(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """z_t = √ᾱ_t z0 + √(1 - ᾱ_t) ε, the forward process (Eq. 1)."""
+        """z_t = a_t z0 + σ_t ε, the forward process (Eq. 1)."""
         signal, sigma = self._levels(t, z0)
         return signal * z0 + sigma * noise  # (N, C, h, w)
 
     def target(self, z0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What the network was trained to predict: ε, or v = √ᾱ_t ε - √(1 - ᾱ_t) z0."""
-        if self.prediction_type == "epsilon":
-            return noise
+        """What the network was trained to predict: ε; v = a_t ε - σ_t z0; or, for flow matching, ε - z0."""
+        if self.prediction_type in ("epsilon", "flow"):
+            return noise if self.prediction_type == "epsilon" else noise - z0
         signal, sigma = self._levels(t, z0)
         return signal * noise - sigma * z0
 
@@ -116,23 +116,22 @@ class Diffusion(nn.Module):
         return (error.abs() if norm == "l1" else error.square()).flatten(1).mean(1)
 
     def snr(self, t: Tensor) -> Tensor:
-        """The signal-to-noise ratio ᾱ_t / (1 - ᾱ_t) at each t, in the shape of t."""
-        alpha_bar = self.alphas_cumprod[t]
-        return alpha_bar / (1 - alpha_bar)
+        """The signal-to-noise ratio (a_t / σ_t)² at each t, in the shape of t."""
+        return (self.levels[0, t] / self.levels[1, t]).square()
 
     def weight(self, t: Tensor, weighting: str = "none", t_min: float = 0.0, t_max: float = 1.0) -> Tensor:
         """The weight of the squared loss at each t, in the shape of t, with mean 1 over t_min T to t_max T.
 
         Args:
             weighting: "none": 1 (the paper). "snr": makes the loss that of the denoised image, ‖ẑ0 - z0‖²: 1 / SNR for
-                networks that predict ε, 1 / (SNR + 1) for v. "min-snr": these times min(SNR, 5) (arXiv 2303.09556).
+                ε, σ_t² for v and for flow matching. "min-snr": these times min(SNR, 5) (arXiv 2303.09556).
         """
         self.check_weighting(weighting)
         if weighting == "none":
             return torch.ones(t.shape, device=t.device)
         snr = self.snr(torch.arange(self.timesteps, device=t.device))
         of_image = torch.ones_like(snr) if weighting == "snr" else snr.clamp(max=5)
-        weight = of_image / (snr + (self.prediction_type == "v_prediction"))
+        weight = of_image / snr if self.prediction_type == "epsilon" else of_image * self.levels[1].square()
         return weight[t] / weight[int(t_min * self.timesteps) : math.ceil(t_max * self.timesteps)].mean()
 
     @staticmethod
@@ -141,22 +140,21 @@ class Diffusion(nn.Module):
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
 
-    def _levels(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return √ᾱ_t and √(1 - ᾱ_t), shaped to multiply `like`."""
-        alpha_bar = self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1))
-        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+    def _levels(self, t: Tensor, like: Tensor) -> Tensor:
+        """Return a_t and σ_t (2, ...), shaped to multiply `like`."""
+        return self.levels[:, t].view(2, -1, *[1] * (like.ndim - 1)).to(like.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Diffusion:
-        alphas_cumprod = self.alphas_cumprod
+        levels = self.levels
         nn.Module._apply(self, fn, recurse)
-        self.alphas_cumprod = alphas_cumprod.to(self.alphas_cumprod.device)  # half precision rounds the first ones to 1
+        self.levels = levels.to(self.levels.device)  # half precision rounds a_t to 1 at the first t
         return self
 
 
 class ClassUNet(Diffusion):
     """``UNet2DModel`` with ``num_class_embeds``: c (N, D) is added to the timestep's embedding."""
 
-    def __init__(self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None):
+    def __init__(self, unet: nn.Module, scheduler: Any, vae: nn.Module | None = None):
         super().__init__(unet, scheduler, vae)
         if isinstance(unet.class_embedding, nn.Embedding):
             unet.class_embedding = SoftLabel(unet.class_embedding)
@@ -182,7 +180,7 @@ class DiT(Diffusion):
             False: diffusers' 127 and 1e-5, which change the output of a randomly initialised DiT-XL/2 by a tenth.
     """
 
-    def __init__(self, transformer: Any, scheduler: DDPMScheduler, vae: nn.Module | None = None, official: bool = True):
+    def __init__(self, transformer: Any, scheduler: Any, vae: nn.Module | None = None, official: bool = True):
         super().__init__(transformer, scheduler, vae)
         embedder = transformer.transformer_blocks[0].norm1.emb
         weights = [block.norm1.emb.state_dict().values() for block in transformer.transformer_blocks]
@@ -211,7 +209,7 @@ class DiT(Diffusion):
 class _Patched(Diffusion):
     """A UNet that takes squares of patch x patch pixels as channels, as DiT does; z0, ε and c keep their shapes."""
 
-    def __init__(self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None, patch: int = 1):
+    def __init__(self, unet: nn.Module, scheduler: Any, vae: nn.Module | None = None, patch: int = 1):
         super().__init__(unet, scheduler, vae)
         self.patch = patch
 
@@ -235,9 +233,8 @@ class ConcatUNet(_Patched):
     """
 
     def __init__(
-        self, unet: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None, patch: int = 1,
-        classes: int = 0, dimension: int = 0,
-    ):  # fmt: skip
+        self, unet: nn.Module, scheduler: Any, vae: Any = None, patch: int = 1, classes: int = 0, dimension: int = 0
+    ):
         super().__init__(unet, scheduler, vae, patch)
         if classes and not hasattr(unet, "pixel_embedding"):
             unet.pixel_embedding = nn.Embedding(classes, dimension)
@@ -278,7 +275,7 @@ class ControlledUNet(TextUNet):
         self,
         unet: nn.Module,
         controlnet: nn.Module,
-        scheduler: DDPMScheduler,
+        scheduler: Any,
         vae: nn.Module | None,
         prompt: Tensor,
         colours: Tensor | None = None,

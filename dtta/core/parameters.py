@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 TRAINABLE = ("all", "norm", "head", "lora", "leaf_modules")
@@ -45,21 +44,3 @@ def select(module: nn.Module, trainable: str = "all") -> list[nn.Parameter]:
     if not parameters:
         raise ValueError(f"{type(module).__name__} has no parameters of the kind {trainable!r}")
     return parameters
-
-
-@torch.no_grad()
-def reinitialize(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw all parameters again as at the network's creation (others: normal, 0.02), and reset running statistics.
-
-    In place; the result is an untrained network of the same shape (paper, Table 6, "random init").
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in network.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset) and not list(module.children()):
-                reset()
-            else:
-                for p in module.parameters(recurse=False):
-                    p.normal_(std=0.02)
-    return network

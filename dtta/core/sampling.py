@@ -1,4 +1,4 @@
-"""Timesteps and noise: the (t, ε) pairs over which the loss is averaged.
+"""Timesteps and noise: the noise levels of a schedule, and the (t, ε) pairs over which the loss is averaged.
 
 The paper draws t uniformly and a new ε for each t (section 3.2). Stratified and antithetic timesteps keep the
 expectation with less variance, shared noise with more; a narrower range of t changes what is estimated.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 TIMESTEPS = ("uniform", "stratified", "antithetic")
@@ -86,3 +88,21 @@ class Sampling:
         part = np.searchsorted(ends, v, side="right").clip(max=parts - 1)
         inside = (v - starts[part]) / (ends - starts)[part]
         return torch.from_numpy(((part + inside.clip(0, 1 - 1e-9)) / parts).astype(np.float32)).to(u.device)
+
+
+def noise_levels(scheduler: Any) -> tuple[str, Tensor]:
+    """Return what a scheduler's network predicts, and a_t and σ_t (2, T). Raises: see ``Diffusion``."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        sigma = scheduler.sigmas.flip(0)  # the library's begin with the most noise
+        if len(sigma) != scheduler.config.num_train_timesteps:
+            raise ValueError("the scheduler's set_timesteps has replaced its sigmas; load the scheduler again")
+        return "flow", torch.stack([1 - sigma, sigma])
+    if not isinstance(scheduler, DDPMScheduler):
+        raise TypeError(
+            f"the scheduler must be a FlowMatchEulerDiscreteScheduler or DDPMScheduler, not {type(scheduler).__name__};"
+            " load it with DDPMScheduler.from_pretrained(repository, subfolder='scheduler')"
+        )
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(f"prediction_type {scheduler.config.prediction_type!r} is not supported")
+    alpha_bar = scheduler.alphas_cumprod
+    return scheduler.config.prediction_type, torch.stack([alpha_bar, 1 - alpha_bar]).sqrt()

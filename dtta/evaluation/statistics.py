@@ -90,3 +90,33 @@ def bootstrap_interval(
         means.append(sums[pick].sum(axis=1) / counts[pick].sum(axis=1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+def simultaneous_band(
+    differences: np.ndarray, levels: np.ndarray, resamples: int = 4000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return K ratios of means, sum(differences) / sum(levels), and the lower and upper ends of their 95% intervals.
+
+    Args:
+        differences, levels: (n, K) of n images, for example gaps and losses at K ranges of t.
+
+    The intervals hold for all K ratios at once: their half width is c standard errors, with c the 95% quantile of the
+    largest of the K studentised deviations over resamples of the images (bootstrap-t, max-t).
+    """
+    d, l = np.asarray(differences, dtype=float), np.asarray(levels, dtype=float)
+    n = len(d)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+
+    def ratio_and_error(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        total = weight @ l
+        ratio = weight @ d / total
+        squares = weight @ d**2 - 2 * ratio * (weight @ (d * l)) + ratio**2 * (weight @ l**2)
+        return ratio, np.sqrt(squares.clip(min=0) * n / (n - 1)) / total
+
+    ratio, error = (part[0] for part in ratio_and_error(np.ones((1, n))))
+    resampled, errors = ratio_and_error(draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviations = np.nan_to_num(np.abs(resampled - ratio) / errors, nan=0.0)  # 0 / 0: all images agree
+    c = np.quantile(deviations.max(axis=1), 0.95)
+    width = np.where(error > 0, c * error, 0.0)
+    return ratio, ratio - width, ratio + width

@@ -9,14 +9,14 @@ from functools import partial
 
 from dtta.core.conditions import Tempered
 from dtta.core.lora import add_lora
-from dtta.core.parameters import reinitialize, select
+from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
 from dtta.core.stopping import Stopping
 from dtta.core.tta import DiffusionTTA
 from dtta.methods.ensemble import Ensemble
 from dtta.methods.none import NoAdaptation
-from dtta.methods.settings import make_optimizer, model_and_parameters
+from dtta.methods.settings import make_optimizer, model_and_parameters, reinitialize
 
 
 def build(

@@ -60,6 +60,24 @@ def model_and_parameters(
     return problem.model, select(problem.model, trainable)
 
 
+@torch.no_grad()
+def reinitialize(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw all parameters again as at the network's creation (others: normal, 0.02), and reset running statistics.
+
+    In place; the result is an untrained network of the same shape (paper, Table 6, "random init").
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in network.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset) and not list(module.children()):
+                reset()
+            else:
+                for p in module.parameters(recurse=False):
+                    p.normal_(std=0.02)
+    return network
+
+
 class Logits(nn.Module):
     """A network whose only parameter is its output for one image (paper, Table 6, "adapt logits").
 

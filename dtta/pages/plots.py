@@ -11,6 +11,7 @@ from dtta.pages.maps import changed_classes, depth, depth_error, picture, segmen
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from pandas import DataFrame
     from torch import Tensor
 
     from dtta.core.problem import Problem
@@ -47,6 +48,33 @@ def loss_gap(
         ax.set_yscale("symlog", linthresh=1e-3)
     axes[0, 0].set_ylabel(f"loss minus that\nunder {truth}")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9)
+    return fig
+
+
+def sensitivity(frame: DataFrame, title: str) -> Figure:
+    """Draw how much higher the loss is under each condition than under the reference, by t; see ``dtta.pages.probe``.
+
+    Filled areas are the 95% intervals, filled points gaps that are established: their interval excludes zero.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    ax.axhline(0, color=BLACK, lw=1)
+    styles = zip((BLUE, ORANGE, GREEN), ("-", "--", ":"), ("o", "s", "^"), strict=True)
+    for (name, rows), (colour, line, marker) in zip(frame.groupby("condition", sort=False), styles, strict=False):
+        t = (rows.t_from + rows.t_to) / 2
+        established = (rows.low > 0) | (rows.high < 0)
+        ax.plot(t, rows.gap, line, color=colour, label=name)
+        ax.fill_between(t, rows.low, rows.high, color=colour, alpha=0.2, lw=0)
+        for chosen, fill in ((established, colour), (~established, "white")):
+            ax.plot(t[chosen], rows.gap[chosen], marker, color=colour, mfc=fill, ls="none")
+    if frame.high.abs().max() > 20:
+        ax.set_yscale("symlog", linthresh=1)
+    intervals = f"95% intervals, simultaneous over {frame.t_from.nunique()} ranges of t; filled points: without zero"
+    ax.set(xlim=(0, frame.t_to.max()), xlabel=f"timestep t\n({intervals})")
+    ax.set(ylabel=f"loss minus that under\n{frame.reference.iloc[0]}, % of the loss")
+    ax.set_title(f"Is the diffusion model sensitive to its condition?\n{title}", loc="left")
+    ax.legend(title="loss under", frameon=False)
     return fig
 
 

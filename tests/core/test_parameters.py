@@ -10,8 +10,8 @@ from torch import nn
 from torchvision import models
 
 from dtta.core.diffusion import DiT
-from dtta.core.parameters import TRAINABLE, reinitialize, select
-from dtta.methods.settings import Logits
+from dtta.core.parameters import TRAINABLE, select
+from dtta.methods.settings import Logits, reinitialize
 
 
 def names(module: nn.Module, part: str) -> list[str]:

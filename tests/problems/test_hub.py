@@ -155,6 +155,7 @@ def server(tmp_path_factory):
         "open-vocabulary-diffusions": controlled,
         "autoencoders": controlled / "vae",
     }
+    sd3 = stand_ins.stable_diffusion_3(root / "sd3")
     old = {table: pickled(folder, root / f"old-{table}") for table, folder in folders.items()}
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         server.repositories = {}
@@ -164,6 +165,8 @@ def server(tmp_path_factory):
                 only_pickle = revision == PICKLED.get(name) or "conversion" in entry
                 revisions = {"main": old[table], PICKLED.get(name, "main"): old[table]}
                 revisions[revision] = (old if only_pickle else folders)[table]
+                if "text_encoder_3" in entry.get("parts", ()):
+                    revisions[revision] = sd3
                 server.repositories[name] = revisions | {commit(r): folder for r, folder in revisions.items()}
         threading.Thread(target=partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
         yield server

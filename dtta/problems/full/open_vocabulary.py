@@ -20,7 +20,7 @@ from dtta.problems.data import hub
 from dtta.problems.data import imagenet as imagenet_data
 from dtta.problems.data.folders import check_counts, data_folder, one_line
 from dtta.problems.data.images import center_square, interleave_classes, open_image
-from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion
+from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion, requirement
 from dtta.problems.networks.clip import ClipClassifier, check_names
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD
 
@@ -117,7 +117,8 @@ def problem(
     Args:
         network: "clip-vit-base-patch32" (default), "clip-vit-base-patch16", "clip-vit-large-patch14", or the path of
             a folder with a ``CLIPModel`` and its tokenizer.
-        diffusion: "stable-diffusion-1.5", or the path of a folder in a Stable Diffusion pipeline's layout.
+        diffusion: "stable-diffusion-1.5", "stable-diffusion-3-medium", or the path of a folder in the layout of a
+            pipeline of Stable Diffusion 1 or 3.
         classes: how many of its classes (None: all), or names of your own, for images of your own without the data set.
         as_released: as the authors' code: a prompt with a full stop, 192 pairs by default, images resized and cropped
             for CLIP (bilinear) and enlarged from there for Stable Diffusion, and CLIP's logits with ImageNet's mean and
@@ -168,7 +169,7 @@ def problem(
 
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
     """Return the checkpoints that a problem needs, and a function that raises FileNotFoundError if data are missing."""
-    checkpoints = [hub.require("network", network, NETWORKS), hub.require("diffusion", diffusion, DIFFUSIONS)]
+    checkpoints = [hub.require("network", network, NETWORKS), requirement(diffusion)]
     return checkpoints, partial(check_data, name)
 
 

@@ -10,18 +10,30 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dtta.core.diffusion import ControlledUNet, TextUNet
 from dtta.problems.data import hub
+from dtta.problems.full import stable_diffusion_3
 from dtta.problems.networks.clip import TextReader
+from dtta.problems.networks.stable_diffusion_3 import StableDiffusion3
 
 DIFFUSIONS = hub.checkpoints("open-vocabulary-diffusions")
 
 
-def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet, TextReader]:
-    """Return a Stable Diffusion model and the reader of its prompts. Raises as ``hub.locate`` and ``hub.load_part``."""
+def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet | StableDiffusion3, TextReader]:
+    """Return Stable Diffusion, 1.5 or 3, and the reader of its prompts. Raises as ``hub.locate``, ``hub.load_part``."""
     location = hub.locate(diffusion, DIFFUSIONS)
+    if stable_diffusion_3.is_at(location):
+        return stable_diffusion_3.load(location)
     parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
     model = TextUNet(*(hub.load_part(kind, location, part) for part, kind in parts.items()))
     encoder = hub.load_part(CLIPTextModel, location, "text_encoder")
     return model, TextReader(encoder, hub.load_part(CLIPTokenizer, location, "tokenizer"))
+
+
+def requirement(diffusion: str | None) -> hub.Requirement:
+    """Return the checkpoint that `load_stable_diffusion` needs. Raises as ``hub.locate``."""
+    location = hub.locate(diffusion, DIFFUSIONS)
+    if location.checkpoint is None and stable_diffusion_3.is_at(location):
+        return hub.Requirement("diffusion", location, stable_diffusion_3.NEEDED)
+    return hub.require("diffusion", diffusion, DIFFUSIONS)
 
 
 def load_controlled(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ from tqdm.auto import tqdm
 
 from dtta.core.adapter import take_logits
 from dtta.core.conditions import one_channel
-from dtta.core.feedback import halve_until_it_fits
+from dtta.core.feedback import in_passes_that_fit
 from dtta.core.precision import DTYPES
 from dtta.core.probe import losses_under
 from dtta.core.sampling import Sampling
@@ -114,7 +115,7 @@ def probe(
     edges, device = np.linspace(0, 1, parts + 1).round(6).tolist(), x.device.type
     names = [name for name, group in conditions.items() for _ in group]
     flat = [c for group in conditions.values() for c in group]
-    losses, size = [], len(x)
+    losses, passes = [], SimpleNamespace(micro_batch=None)
     for low, high in tqdm(list(pairwise(edges)), desc="probing", disable=not progress):
         sampling = Sampling("stratified", t_min=low, t_max=high)
 
@@ -122,8 +123,7 @@ def probe(
             with torch.autocast(device, DTYPES[precision], enabled=DTYPES[precision] is not None):
                 return losses_under(problem.diffusion, x, flat, samples, sampling, seed, batch)
 
-        part, size = halve_until_it_fits(size, attempt)
-        losses.append(part)
+        losses.append(in_passes_that_fit(passes, len(x), attempt))
     table = torch.stack(losses, dim=2).double().numpy()  # (N, conditions, parts)
     if not np.isfinite(table).all():
         raise FloatingPointError("a diffusion loss is not finite; try --precision float32 or check the weights")

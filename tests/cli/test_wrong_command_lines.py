@@ -36,7 +36,7 @@ LINES = {  # command line, with variables of the environment in front -> what th
     "evalute": "'evalute'",
     "probe --images 7": "--images",
     "probe --images 9999": "8 images or more",
-    "probe --split train": "'train'",
+    "probe --split dreams": "'dreams'",
     "probe --shift rain": "'rain'",
     "probe --parts 0": "--parts",
     "probe --samples 0": "--samples",

@@ -115,7 +115,7 @@ def test_an_empty_sentence_is_one_of_the_conditions():
 @pytest.mark.parametrize(("options", "message"), [
     (dict(images=7), "a probe needs 8 images or more, and validation has 12; not 7"),
     (dict(images=13, split="test"), "test has 12; not 13"),
-    (dict(split="train"), "unknown split 'train'"),
+    (dict(split="dreams"), "unknown split 'dreams'"),
     (dict(parts=0), "parts must be at least 1"),
     (dict(precision="half"), "precision must be one of"),
     (dict(shift="rain"), "rain"),

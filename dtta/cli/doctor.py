@@ -78,7 +78,9 @@ def examine(
     requirements_of = getattr(module(name), "requirements", None)
     needs, check_data = requirements_of(name, network, diffusion) if requirements_of else ([], lambda: None)
     findings = [checkpoint(need) for need in needs] or [shipped(make)]
-    findings.append(data(check_data, name) if requirements_of else Finding("data", True, "made here, or part of a library"))
+    findings.append(
+        data(check_data, name) if requirements_of else Finding("data", True, "made here, or part of a library")
+    )
     missing = sum(need.location.checkpoint.gigabytes for need in needs if _to_download(need))
     whole = sum(need.location.checkpoint.gigabytes for need in needs if need.location and need.location.checkpoint)
     findings += [disk(missing), memory(whole), gpu()]

@@ -124,7 +124,7 @@ def load_problem(options: Namespace) -> Problem:
 
 
 def _is_own(options: Namespace) -> bool:
-    """Return whether the options name a problem of your own, or pieces of one that digits, the default, does not have."""
+    """Return whether the options name a problem of your own, or pieces of one, which digits, the default, lacks."""
     if isinstance(getattr(options, "images", None), str) or is_own(options.problem):
         return True
     pieces = [piece for piece in (options.network, options.diffusion) if piece]

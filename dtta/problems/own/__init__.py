@@ -14,7 +14,7 @@ __all__ = ["OwnProblem", "problem", "requirements"]
 
 
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:
-    """Return the checkpoints that a problem needs, and a function that raises ValueError if the pictures are missing."""
+    """Return the checkpoints that a problem needs, and a function that raises ValueError if pictures are missing."""
     if network is None or diffusion is None:
         raise ValueError("a problem of your own needs a network and a diffusion model: give network and diffusion")
     location = diffusions.locate(diffusion)

@@ -72,8 +72,8 @@ def problem(
             folder (or OWNER/NAME on the hub) with a classifier of timm, or a ``transformers`` classifier, segmentation
             or metric depth network, or CLIP. A folder's or timm's own preprocessing is used.
         diffusion: a ``dtta`` diffusion model; or a folder (or OWNER/NAME) with a pipeline of diffusers: a DiT or
-            UNet2DModel with the network's classes, Stable Diffusion (the class names are its text), or for maps one with
-            a ControlNet, or a UNet2DModel that takes the map as channels.
+            UNet2DModel with the network's classes, Stable Diffusion (the class names are its text), or for maps
+            one with a ControlNet, or a UNet2DModel that takes the map as channels.
         images: a folder or a CSV file (see ``dtta.problems.own.images``); None: only to adapt to pictures one by one.
         classes: class names in the network's order, or a text file with one a line; None: those of the network's
             configuration, or the sorted names of the class folders, if their number is that of the network's classes.
@@ -82,7 +82,7 @@ def problem(
         prompt: the sentence made of a class name, for CLIP and Stable Diffusion.
         size: side of the images of a torch module; None: the diffusion model's.
         near, far: range of depths in metres; None: a twentieth of the network's maximum to the maximum, or 0.5 to 10.
-        colours: (L, 3) in [0, 1], the class colours of a ControlNet for segmentation; None: from colours.txt in its folder.
+        colours: (L, 3) in [0, 1], of the classes in a ControlNet's maps; None: from colours.txt in its folder.
         validation: the share of the labelled pictures, of each class, that become the validation split, drawn with
             `split_seed`: choose settings on it. 0: all are test images.
         fingerprint: raise an error if the pictures are no longer those that had this fingerprint.
@@ -233,7 +233,9 @@ def _settings(f: networks.Network, phi: Diffusion, task: str) -> dict[str, dict[
 
 
 def _of_network(f: networks.Network, task: str, names: Sequence[str], depths: tuple[float, float]) -> str:
-    about = f"depths from {depths[0]:g} to {depths[1]:g}" if task == "depth" else f"{len(names)} classes"
+    about = f"depths from {depths[0]:g} to {depths[1]:g}"
+    if task != "depth":
+        about = f"{len(names)} classes, " + ", ".join(names if len(names) < 5 else [*names[:2], "...", names[-1]])
     return f"network: {f.about}; {task}, {about}"
 
 

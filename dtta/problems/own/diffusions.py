@@ -24,7 +24,7 @@ PUBLISHED_DIT = dict(num_layers=28, num_attention_heads=16, attention_head_dim=7
 
 @dataclass(frozen=True)
 class Model:
-    """A diffusion model, the reader of its prompts if it has one, its name, and the folder that may hold colours.txt."""
+    """A diffusion model, the reader of its prompts, if it has one, its name, and its folder."""
 
     phi: Diffusion
     reader: TextReader | None = None
@@ -188,7 +188,7 @@ def _of_depth(model: Model, depths: tuple[float, float]) -> nn.Module:
 
 
 def _colours(model: Model, classes: int, colours: Tensor | None) -> Tensor:
-    """Return the colour of each class (L, 3): as given, of colours.txt in the model's folder, or ADE20K's of its 150."""
+    """Return the colour of each class (L, 3): as given, in the model's folder, or ADE20K's of its 150."""
     file = model.folder / "colours.txt" if model.folder else None
     if colours is None and model.phi.colours is not None:
         colours = model.phi.colours

@@ -100,8 +100,8 @@ class Pictures:
     def split(self, labels: Sequence[int] | None, share: float, seed: int) -> dict[str, list[int]]:
         """Return the numbers of the pictures of each split.
 
-        Pictures that are not assigned to a split are divided at random: of each class, `share` of its pictures, rounded,
-        become validation images. With classes, each split cycles through them (see ``interleave_classes``).
+        Pictures that are not assigned to a split are divided at random: of each class a `share`, rounded, become
+        validation images. With classes, each split cycles through them (see ``interleave_classes``).
         """
         groups: dict[int, list[int]] = {}
         for k, item in enumerate(self.items):
@@ -119,7 +119,7 @@ class Pictures:
 
 
 def read(source: str | Path) -> Pictures:
-    """Return the pictures of a folder or file. Raises ValueError: there are none, or they are not as described above."""
+    """Return the pictures of a folder or file. Raises ValueError: there are none, or not as above."""
     root = Path(source).expanduser()
     if root.is_dir():
         return _folder(root)

@@ -22,6 +22,7 @@ from dtta.problems.data.images import centered
 from dtta.problems.networks.clip import ClipClassifier, check_names
 from dtta.problems.networks.wrappers import Classifier, Glpn, Segmenter
 
+METRIC = ("GLPNForDepthEstimation", "ZoeDepthForDepthEstimation")  # depth networks that predict metres
 TASKS = ("classification", "segmentation", "depth")
 View = Callable[[Image.Image], Tensor]
 
@@ -188,10 +189,10 @@ def _transformers(location: hub.Location, about: dict, classes: Sequence[str], p
         raise ValueError(
             f"{location.path} is a {kind}; dtta takes {', '.join(tasks)}, CLIPModel and timm's classifiers"
         )
-    if task == "depth" and kind != "GLPNForDepthEstimation" and about.get("depth_estimation_type") != "metric":
-        if "ZoeDepth" not in kind:
-            text = "give a network of metric depth, or wrap it in a module that returns depths"
-            raise ValueError(f"{location.path} ({kind}) predicts relative inverse depths, not depths; {text}")
+    metric = kind in METRIC or about.get("depth_estimation_type") == "metric"
+    if task == "depth" and not metric:
+        text = "give a network of metric depth, or wrap it in a module that returns depths"
+        raise ValueError(f"{location.path} ({kind}) predicts relative inverse depths, not depths; {text}")
     settings = _read_json(hub.locate_file(location, "preprocessor_config.json")) if _has_processor(location) else {}
     network = hub.load_part(getattr(transformers, kind), location).float().eval()
     normalises = settings.get("do_normalize", "image_mean" in settings) and "image_mean" in settings

@@ -115,7 +115,7 @@ def test_doctor_reports_on_your_own_pieces(here, capsys):
         "evaluate --images photos --problem imagenet": "leave --problem out",
         "evaluate --images nowhere --network ./net --diffusion ./dit": "there is no folder or file",
         "evaluate --images photos/hund --network ./net --diffusion ./dit --classes classes.txt": "no labels",
-        "evaluate --images photos --network ./net --diffusion ./dit --classes missing.txt": "missing.txt cannot be read",
+        "evaluate --images photos --network ./net --diffusion ./dit --classes missing.txt": "missing.txt cannot",
         "evaluate --images photos --network ./net --diffusion ./dit --classes a,b": "7 classes, and there are 2",
         "evaluate --images photos --network ./net --diffusion ./nowhere": "'./nowhere'",
         "evaluate --images photos --network ./net --diffusion ./dit --option speed=3": "no choice of speed",

@@ -304,7 +304,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(pieces, tmp_path):
         stand_ins.picture(0).save(tmp_path / path)
     cases = {
         "needs a network: give network": lambda: dtta.problem(None, pieces / "dit"),
-        "needs a diffusion: give diffusion": lambda: dtta.problem(pieces / "net"),
+        "needs a diffusion model: give diffusion": lambda: dtta.problem(pieces / "net"),
         r"network has 7 classes, and the diffusion model dit5 has 5": lambda: make(pieces, diffusion=tmp_path / "dit5"),
         r"predicts 7 classes, and there are 2 class names \(given\)": lambda: make(pieces, None, classes=["a", "b"]),
         "names of the network's 7 classes are not known": lambda: make(pieces, None, classes=None),
@@ -381,7 +381,7 @@ def test_weights_of_half_precision_only_and_pickles_are_refused(pieces, tmp_path
     folder = stand_ins.dit(tmp_path, 7)
     weights = folder / "transformer/diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    with pytest.raises(WeightsError, match="save the model as safetensors, .* without a variant"):
+    with pytest.raises(WeightsError, match=r"save the model as safetensors, .* without a variant"):
         make(pieces, diffusion=folder)
 
 

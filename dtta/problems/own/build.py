@@ -91,7 +91,8 @@ def problem(
     """
     for what, value in {"network": network, "diffusion": diffusion}.items():
         if value is None:
-            raise ValueError(f"a problem of your own needs a {what}: give {what}")
+            kind = "diffusion model" if what == "diffusion" else what
+            raise ValueError(f"a problem of your own needs a {kind}: give {what}")
     _check_numbers(validation, near, far, size)
     pictures = _read(images if images is not None else None if name == "own" else name, fingerprint)
     f = networks.load(network, _names(classes, pictures), prompt)

@@ -99,7 +99,7 @@ def module(name: str) -> ModuleType:
 
 def is_own(name: str) -> bool:
     """Return whether a problem's name is "own", or the path of pictures, which a name of the table never is."""
-    if name in PROBLEMS:
+    if name in PROBLEMS or not name:
         return False
     return name == "own" or "/" in name or Path(name).is_absolute() or Path(name).exists()
 

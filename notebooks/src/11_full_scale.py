@@ -232,7 +232,7 @@ class TopTwo(torch.nn.Module):
         return (weights * problem.diffusion.class_embeddings[top.indices]).sum(1)  # (N, D)
 
 
-two = dtta.problem(digits.model, own / "my-unet", own / "photos", condition=TopTwo(), validation=0)
+two = dtta.problem(digits.model, problem.diffusion, own / "photos", condition=TopTwo(), validation=0)
 image, label = two.image(0)
 for name, used in {"all classes": problem, "the two most probable": two}.items():
     tta = dtta.build(used, "diffusion-tta", **settings)

@@ -15,6 +15,7 @@ import tiny
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
@@ -22,6 +23,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 import dtta
 from dtta.core.adapter import take_logits
 from dtta.core.conditions import DepthMap, RelativeDepth
+from dtta.problems.data.imagenet import class_names, synsets
 from dtta.problems.own.images import read
 from dtta.problems.training.weights import WeightsError
 
@@ -402,3 +404,48 @@ def test_pictures_of_more_than_eight_bits(pieces, tmp_path, dtype):
     Image.fromarray((values if dtype is np.float32 else values * 65535).astype(dtype)).save(tmp_path / name)
     image, _ = make(pieces, tmp_path).image(0)
     assert image.shape == (1, 3, 32, 32) and 0.4 < image.mean() < 0.6
+
+
+def test_weights_of_half_precision_are_used_in_float32(pieces, tmp_path):
+    network = stand_ins.dit(tmp_path / "dit", 7)
+    for part in ("transformer", "vae"):
+        file = network / part / "diffusion_pytorch_model.safetensors"
+        save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    problem = make(pieces, diffusion=tmp_path / "dit")
+    assert {p.dtype for p in problem.diffusion.parameters()} == {torch.float32}
+    assert dtta.build(problem, "diffusion-tta", **SETTINGS)(problem.image(0)[0]).isfinite().all()
+
+
+def test_paths_may_be_relative_or_start_at_the_home_folder(pieces, monkeypatch):
+    monkeypatch.setenv("HOME", str(pieces))
+    problem = dtta.problem("~/net", "~/dit", "~/photos", "~/classes.txt")
+    monkeypatch.chdir(pieces)
+    assert dtta.problem("net", "dit", "photos", "classes.txt").sizes == problem.sizes
+    loaded = dtta.load("photos", "net", "dit", NAMES, options={"validation": 0})
+    assert loaded.sizes == {"test": 21} and loaded.name == "photos"
+
+
+def test_folders_named_by_wordnet_ids(pieces, tmp_path):
+    (tmp_path / synsets()[207]).mkdir()
+    stand_ins.picture(1).save(tmp_path / synsets()[207] / "x.png")
+    assert read(tmp_path).labels(class_names(range(1000)), synsets()) == [207]
+    with pytest.raises(ValueError, match="not among the 7 class names"):
+        make(pieces, tmp_path)
+
+
+def test_a_name_of_timm_is_looked_for_on_the_hub(pieces):
+    with pytest.raises(WeightsError, match=r"timm/convnext_tiny\.fb_in1k cannot be read .* connect to the network"):
+        make(pieces, network=Path("convnext_tiny.fb_in1k"))
+
+
+def test_a_network_that_returns_an_object(pieces):
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Wrapping(Flat):
+        def forward(self, x):
+            return Output(super().forward(x))
+
+    problem = make(pieces, network=Wrapping(7))
+    assert problem.model(problem.image(0)[0]).shape == (1, 7)

@@ -17,7 +17,8 @@ from dtta.core.diffusion import ConcatUNet, Diffusion, TextUNet
 from dtta.core.problem import Problem
 from dtta.problems.corruptions import IMAGE_SHIFTS, SMALL_IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import dense, hub
-from dtta.problems.data.images import open_image
+from dtta.problems.data.imagenet import synsets
+from dtta.problems.data.images import center_square_map, open_image
 from dtta.problems.full import imagenet, latent_maps, open_vocabulary
 from dtta.problems.metrics import SCALED_DEPTH_METRICS, class_counts, scaled_depth_errors, segmentation_metrics
 from dtta.problems.networks.clip import ClipClassifier
@@ -92,7 +93,8 @@ def problem(
     for what, value in {"network": network, "diffusion": diffusion}.items():
         if value is None:
             kind = "diffusion model" if what == "diffusion" else what
-            raise ValueError(f"a problem of your own needs a {kind}: give {what}")
+            text = "; worker processes cannot load one made of modules" if name == "own" and images is None else ""
+            raise ValueError(f"a problem of your own needs a {kind}: give {what}{text}")
     _check_numbers(validation, near, far, size)
     pictures = _read(images if images is not None else None if name == "own" else name, fingerprint)
     f = networks.load(network, _names(classes, pictures), prompt)
@@ -114,7 +116,8 @@ def problem(
     c = condition or diffusions.condition_of(model, task, names, depths, prompt, colours)
     target = hub.device()
     module = networks.wrapped(f, task, shape[-1], *depths).to(target)
-    labels = pictures.labels(names) if pictures and pictures.kind == "class" else None
+    ids = synsets() if len(names) == 1000 and tuple(names) == imagenet.class_names(range(1000)) else ()
+    labels = pictures.labels(names, ids) if pictures and pictures.kind == "class" else None
     if pictures and pictures.kind and labels is None:
         pictures.check_maps()
     parts = pictures.split(labels, validation, split_seed) if pictures else {}
@@ -229,7 +232,8 @@ def _settings(f: networks.Network, phi: Diffusion, task: str) -> dict[str, dict[
         return {"diffusion-tta": latent_maps.SETTINGS | dict(adapt_diffusion=isinstance(phi, ConcatUNet))}
     if isinstance(f.module, ClipClassifier):
         return dict(open_vocabulary.SETTINGS)
-    optimizer = imagenet.SGD if "vit" in type(f.module).__name__.lower() else imagenet.ADAM
+    kind = type(f.module).__name__.lower()
+    optimizer = imagenet.SGD if "vit" in kind or "visiontransformer" in kind else imagenet.ADAM
     return {"diffusion-tta": imagenet.PAPER | optimizer | dict(adapt_diffusion=not isinstance(phi, TextUNet))}
 
 
@@ -255,10 +259,11 @@ def _draw(
     number = parts[split][index]
     item = pictures.items[number]
     if item.map is None:
-        image, label = view(open_image(item.file)), torch.tensor(labels[number] if labels else -1)
+        label = torch.tensor(labels[number] if labels else -1)
     else:
-        image, label = dense.Pairs([item.file], [item.map], READERS[task]).load(0, view.shape[-1])
+        label = center_square_map(READERS[task](item.map), view.shape[-1])
         label = label[None] if task == "depth" else label
         if task == "segmentation" and label.max() >= classes:
             raise ValueError(f"{item.map} has the class number {label.max()}; there are {classes} classes")
+    image = view(open_image(item.file))
     return apply_shift(image, shift, severity, seed, index, shifts).to(target), label.to(target)

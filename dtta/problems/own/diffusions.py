@@ -59,9 +59,11 @@ def load(diffusion: Diffusion | str | Path) -> Model:
     if "text_encoder_2" in parts:
         raise ValueError(f"{location.path} has two text encoders, which dtta does not support; it takes {KINDS}")
     if "controlnet" in parts:
-        return Model(read_controlled(location, location, "controlnet"), name=name, folder=folder)
+        return Model(read_controlled(location, location, "controlnet").float(), name=name, folder=folder)
     if "text_encoder" in parts and "unet" in parts:
-        return Model(*read_stable_diffusion(location), name, folder)
+        phi, reader = read_stable_diffusion(location)
+        reader.encoder.float().to(hub.device())
+        return Model(phi.float(), reader, name, folder)
     part = next((part for part in ("transformer", "unet") if part in parts), None)
     if part is None:
         raise ValueError(
@@ -79,7 +81,7 @@ def load(diffusion: Diffusion | str | Path) -> Model:
     network, scheduler, *vae = hub.load_parts(location, **kinds)
     if not isinstance(network.config.sample_size, int):
         raise ValueError(f"{location.path}/{part}: sample_size must be a number, not {network.config.sample_size!r}")
-    return Model(_adapter(network, scheduler, *vae), name=name, folder=folder)
+    return Model(_adapter(network, scheduler, *vae).float(), name=name, folder=folder)
 
 
 def _adapter(network: nn.Module, scheduler: DDPMScheduler, vae: nn.Module | None = None) -> Diffusion:

@@ -76,13 +76,15 @@ class Pictures:
             digest.update(repr((parts, item.target, item.split)).encode())
         return digest.hexdigest()[:12]
 
-    def labels(self, names: Sequence[str]) -> list[int]:
+    def labels(self, names: Sequence[str], ids: Sequence[str] = ()) -> list[int]:
         """Return the class number of each picture.
 
-        A label is a name, in which _ may replace a blank, or else a number from 0. Raises ValueError: it is neither.
+        A label is a name, in which _ may replace a blank, one of `ids` (other names), or a number from 0. Raises
+        ValueError: it is none of these.
         """
-        number_of = {_normal(name): k for k, name in enumerate(names)}
-        number_of = {str(k): k for k in range(len(names))} | number_of
+        number_of = {str(k): k for k in range(len(names))}
+        for some in (ids, names):
+            number_of |= {_normal(name): k for k, name in enumerate(some)}
         for item in self.items:
             if _normal(item.target) not in number_of:
                 few = ", ".join(list(names)[:5]) + (", ..." if len(names) > 5 else "")

@@ -233,5 +233,8 @@ def _classes(text: str) -> int | list[str]:
     if file.is_file() or (file.suffix == ".txt" and "," not in text):
         from dtta.problems.own.images import read_names
 
-        return read_names(file)
+        try:
+            return read_names(file)
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from error
     return [name.strip() for name in text.split(",")]

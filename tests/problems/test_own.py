@@ -178,15 +178,21 @@ def test_a_timm_module_has_its_preprocessing(pieces):
 
 def test_a_grey_network_and_a_unet_with_one_more_class(tmp_path):
     grey = timm.create_model("resnet10t", in_chans=1, num_classes=3, channels=(4, 4, 8, 8))
-    grey.pretrained_cfg |= dict(input_size=(1, 40, 40), mean=(0.5,), std=(0.5,))
     unet = tiny.unet_network(num_class_embeds=4, sample_size=16)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
     problem = dtta.problem(grey, tmp_path, classes=["a", "b", "c"])
-    assert problem.shape[0] == 1
+    assert problem.shape == (1, 176, 176)
+    torch.testing.assert_close(problem.model.mean.item(), (0.485 + 0.456 + 0.406) / 3)
     x = problem.view(stand_ins.picture(1))[None]
     table = problem.diffusion.class_embeddings[:3]
     belief = problem.model(x).softmax(1)
     torch.testing.assert_close(problem.condition(problem.model(x)), belief @ table)
+
+
+def test_a_vision_transformer_of_another_size(pieces):
+    shape = dict(img_size=48, patch_size=16, embed_dim=12, depth=1, num_heads=2)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=7, **shape)
+    assert make(pieces, network=network).shape == (3, 48, 48)
 
 
 def test_a_transformers_classifier_with_its_processor(pieces, tmp_path):

@@ -159,7 +159,7 @@ def _module(network: nn.Module) -> Network:
 def _timm(network: nn.Module, name: str, about: dict | None = None) -> Network:
     if not network.num_classes:
         raise ValueError(f"{name} has no classifier (num_classes=0); give the network with its last layer")
-    config = resolve_model_data_config(network)
+    config = _data_config(network)
     given = (about or {}).get("label_names") or (network.pretrained_cfg or {}).get("label_names") or ()
     resize = f"{config['interpolation']}, {config['crop_mode']} crop of {config['crop_pct']:g}"
     size = " x ".join(map(str, config["input_size"][1:]))
@@ -173,6 +173,22 @@ def _timm(network: nn.Module, name: str, about: dict | None = None) -> Network:
         mean=config["mean"],
         std=config["std"],
     )
+
+
+def _data_config(network: nn.Module) -> dict:
+    """Return timm's configuration of the preprocessing, with the channels and size that the network was made with.
+
+    timm keeps those of the original weights in it. One channel is normalised with the mean over the three.
+    """
+    config = dict(resolve_model_data_config(network))
+    channels, *size = config["input_size"]
+    first = next((p for p in network.parameters() if p.ndim == 4), None)
+    if first is not None and first.shape[1] in (1, 3):
+        channels = first.shape[1]
+    size = getattr(getattr(network, "patch_embed", None), "img_size", None) or size
+    if len(config["mean"]) != channels:
+        config |= {name: (sum(config[name]) / len(config[name]),) * channels for name in ("mean", "std")}
+    return config | {"input_size": (channels, *size)}
 
 
 def _transformers(location: hub.Location, about: dict, classes: Sequence[str], prompt: str) -> Network:

@@ -503,9 +503,9 @@ print(problem)
 
 # %% [markdown]
 # The labels come from the folders' names. Because there are labels, the gain can be measured. The settings are those that
-# page 03 chose on validation images of the same digits; with your own models, leave `validation` at its default of a fifth,
-# and choose settings on that split. **Predict, then run:** is 8-bit PNG, instead of the original numbers, a difference for
-# the gain?
+# page 03 chose on validation images of the same digits. With your own models, leave `validation` at its default of a fifth,
+# and choose settings on that split. **Predict, then run:** page 03 reports the gain under this noise. Do files, folders and
+# the inferred view preserve it?
 
 # %%
 settings = digits.settings["diffusion-tta"]
@@ -560,8 +560,8 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=own / "pictures")):
 # dtta evaluate --images photos/ --network ./net --diffusion ./my-unet --classes classes.txt --out rows
 # ```
 #
-# With weights that know nothing of your classes' order, all of this runs and gains nothing. Check first whether the
-# diffusion model is sensitive to the condition, as page [02](02_conditions) does.
+# The order of the classes must be the same in the network and in the diffusion model; this cannot be checked from their
+# configurations. Check first whether the diffusion model is sensitive to the condition, as page [02](02_conditions) does.
 #
 
 # %% [markdown]

@@ -182,9 +182,9 @@ def _data_config(network: nn.Module) -> dict:
     """
     config = dict(resolve_model_data_config(network))
     channels, *size = config["input_size"]
-    first = next((p for p in network.parameters() if p.ndim == 4), None)
-    if first is not None and first.shape[1] in (1, 3):
-        channels = first.shape[1]
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is not None and first.in_channels in (1, 3):
+        channels = first.in_channels
     size = getattr(getattr(network, "patch_embed", None), "img_size", None) or size
     if len(config["mean"]) != channels:
         config |= {name: (sum(config[name]) / len(config[name]),) * channels for name in ("mean", "std")}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dtta.evaluation.run import Run
     from dtta.methods.registry import build
     from dtta.pages.probe import probe
+    from dtta.problems.own.build import problem
     from dtta.problems.registry import load
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _MODULES = {
     "core.conditions": ("ClassMixture", "DepthMap", "PixelMixture", "RelativeDepth", "Tempered"),
     "core.diffusion": ("ClassUNet", "ConcatUNet", "ControlledUNet", "Diffusion", "DiT", "TextUNet"),
     "methods.registry": ("build",),
+    "problems.own.build": ("problem",),
     "problems.registry": ("load",),
     "evaluation.run": ("Run",),
     "evaluation.evaluate": ("evaluate",),

@@ -26,6 +26,8 @@ EXAMPLES = """examples:
   dtta evaluate --shift contrast --severity 3        Diffusion-TTA against no adaptation, paired
   dtta evaluate --shift all --method ensemble        another method, every shift
   dtta evaluate --method my.module:build             a method of your own, from the current folder
+  dtta evaluate --images photos/ --network ./net --diffusion ./dit --classes classes.txt   your own models and pictures
+  dtta adapt x.png --network ./net --diffusion ./dit --classes classes.txt                 the same for one picture
   dtta evaluate --problem scenes-clip --classes 50   CLIP with a text-to-image model, fifty class names
   dtta adapt x.png --problem scenes-clip --classes "red ball, blue box"     class names of your own
   dtta evaluate --table loss                         a whole table of the book: choice of settings, runs, seeds

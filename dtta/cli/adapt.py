@@ -115,26 +115,35 @@ def _shares(problem: Problem, output: Tensor) -> Tensor:
 def _images(options: Namespace, problem: Problem) -> tuple[dict[str, Tensor], Tensor | None]:
     """Return the images by name, and the label, if the image is one of the problem's."""
     if options.index is None:
-        return {path.stem: read_image(path, problem) for path in _image_files(options.image)}, None
+        return {name: read_image(path, problem) for name, path in _image_files(options.image).items()}, None
+    if not problem.sizes:
+        raise ValueError("--index is the number of a picture of a problem; give its pictures as --problem, or a file")
     x, label = problem.image(options.index, options.shift, options.severity, seed=options.seed)
-    truth = f", true class {problem.classes[label]}" if problem.task == "classification" else ""
+    known = problem.task == "classification" and label >= 0
+    truth = f", true class {problem.classes[label]}" if known else ""
     print(f"test image {options.index}, {options.shift}{truth}")
-    return {f"{file_name(options.problem)}-{options.index}-{options.shift}": x}, label
+    labelled = getattr(problem, "labelled", True)
+    return {f"{file_name(options.problem)}-{options.index}-{options.shift}": x}, label if labelled else None
 
 
-def _image_files(path: Path) -> list[Path]:
+def _image_files(path: Path) -> dict[str, Path]:
+    """Return image files by the names of their figures: a file, or all in a folder or else in its folders."""
     from dtta.problems.data.images import SUFFIXES, image_files
 
-    if path.is_dir():
-        files = image_files(path)
-        if not files:
-            raise ValueError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
-        if len({p.stem for p in files}) < len(files):
-            raise ValueError(f"images in {path} share a name except for its ending, and so would their figures: rename")
-        return files
-    if not path.exists():
-        raise ValueError(f"there is no file {path}")
-    return [path]
+    path = path.expanduser()
+    if not path.is_dir():
+        if not path.exists():
+            raise ValueError(f"there is no file {path}")
+        return {path.stem: path}
+    files = {file: file.stem for file in image_files(path)}
+    if not files:
+        folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+        files = {file: f"{file.parent.name}-{file.stem}" for folder in folders for file in image_files(folder)}
+    if not files:
+        raise ValueError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
+    if len(set(files.values())) < len(files):
+        raise ValueError(f"images in {path} share a name except for its ending, and so would their figures: rename")
+    return {name: file for file, name in files.items()}
 
 
 def read_image(path: Path, problem: Problem) -> Tensor:

@@ -7,15 +7,18 @@ import shutil
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtta.cli.options import new_command
+from dtta.cli.options import add_problem_options, load_problem, new_command, resolve
 from dtta.core.plugins import listing
-from dtta.problems.registry import PROBLEMS, load, module
+from dtta.problems.registry import PROBLEMS, is_own, load, module
 
 if TYPE_CHECKING:
+    from dtta.core.problem import Problem
     from dtta.problems.data.hub import Requirement
 
 MARKS = {True: "ok", False: "MISSING", None: "-"}
@@ -37,15 +40,21 @@ def add_command(commands) -> None:
     """Add ``doctor`` and its options to the commands."""
     text = "what this machine lacks for a problem, and how long an image takes"
     command = new_command(commands, "doctor", run, text)
-    command.add_argument("problem", help=f"one of: {listing(PROBLEMS)}")
-    command.add_argument("--network", help="task network, a name or a folder")
-    command.add_argument("--diffusion", help="diffusion model, a name or a folder")
+    text = (
+        f"one of: {listing(PROBLEMS)}; or a folder or CSV file of your own pictures, or nothing, for pieces of your own"
+    )
+    command.add_argument("name", nargs="?", metavar="problem", help=text)
+    add_problem_options(command)
     command.add_argument("--quick", action="store_true", help="without timing an image")
 
 
 def run(options: Namespace) -> None:
     """Print the findings; exit with status 1 if anything is missing."""
-    findings = examine(options.problem, options.network, options.diffusion, not options.quick)
+    options.problem = options.name or options.problem
+    resolve(options)
+    findings = examine(
+        options.problem, options.network, options.diffusion, not options.quick, lambda: load_problem(options)
+    )
     print("\n".join(map(str, findings)))
     missing = [finding.what for finding in findings if finding.good is False]
     if missing:
@@ -54,12 +63,24 @@ def run(options: Namespace) -> None:
     print("\nnothing is missing")
 
 
-def examine(name: str, network: str | None = None, diffusion: str | None = None, timed: bool = True) -> list[Finding]:
-    """Return all findings about a problem. Raises ValueError: unknown problem, network or diffusion model."""
+def examine(
+    name: str,
+    network: str | None = None,
+    diffusion: str | None = None,
+    timed: bool = True,
+    make: Callable[[], Problem] | None = None,
+) -> list[Finding]:
+    """Return all findings about a problem. Raises ValueError: unknown problem, network or diffusion model.
+
+    `make`: loads the problem; None: ``dtta.load`` with these arguments.
+    """
+    make = make or partial(load, name, network, diffusion)
     requirements_of = getattr(module(name), "requirements", None)
     needs, check_data = requirements_of(name, network, diffusion) if requirements_of else ([], lambda: None)
-    findings = [checkpoint(need) for need in needs] or [shipped(name, network, diffusion)]
-    findings.append(data(check_data) if requirements_of else Finding("data", True, "made here, or part of a library"))
+    findings = [checkpoint(need) for need in needs] or [shipped(make)]
+    findings.append(
+        data(check_data, name) if requirements_of else Finding("data", True, "made here, or part of a library")
+    )
     missing = sum(need.location.checkpoint.gigabytes for need in needs if _to_download(need))
     whole = sum(need.location.checkpoint.gigabytes for need in needs if need.location and need.location.checkpoint)
     findings += [disk(missing), memory(whole), gpu()]
@@ -68,7 +89,7 @@ def examine(name: str, network: str | None = None, diffusion: str | None = None,
     elif any(finding.good is False for finding in findings):
         text = "unknown: it can be timed when nothing is missing"
     else:
-        text = seconds_for_an_image(name, network, diffusion)
+        text = seconds_for_an_image(make())
     return [*findings, Finding("time", None, text)]
 
 
@@ -104,18 +125,18 @@ def checkpoint(need: Requirement) -> Finding:
     return Finding(need.what, False, f"{about}; it is downloaded at first use, to {HF_HUB_CACHE}")
 
 
-def shipped(name: str, network: str | None, diffusion: str | None) -> Finding:
+def shipped(make: Callable[[], Problem]) -> Finding:
     """Report whether the weights that ship with the package are complete."""
     from dtta.problems.training.weights import WeightsError
 
     try:
-        load(name, network, diffusion)
+        make()
     except WeightsError as error:
         return Finding("weights", False, str(error))
     return Finding("weights", True, "shipped with the package")
 
 
-def data(check) -> Finding:
+def data(check: Callable[[], object], name: str) -> Finding:
     """Report whether the data are available and complete."""
     from dtta.problems.data.folders import data_folder
 
@@ -123,7 +144,9 @@ def data(check) -> Finding:
         check()
     except (FileNotFoundError, ValueError) as error:
         return Finding("data", False, str(error))
-    return Finding("data", True, f"in {data_folder()}")
+    if name == "own":
+        return Finding("data", None, "no pictures are named")
+    return Finding("data", True, f"in {name if is_own(name) else data_folder()}")
 
 
 def disk(gigabytes: float) -> Finding:
@@ -161,15 +184,19 @@ def gpu() -> Finding:
     return Finding("GPU", None, f"{about.name}, {about.total_memory / 1e9:.0f} GB")
 
 
-def seconds_for_an_image(name: str, network: str | None = None, diffusion: str | None = None) -> str:
+def seconds_for_an_image(problem: Problem) -> str:
     """Estimate the time of an image from short runs of one step with 1 and 5 pairs (t, ε)."""
+    import torch
+
     from dtta.evaluation.evaluate import image_generator
     from dtta.methods.registry import build
 
-    problem = load(name, network, diffusion)
     settings = problem.settings.get("diffusion-tta", {})
     steps, samples = settings.get("steps", 5), settings.get("samples", 180)
-    image, _ = problem.image(0)
+    if problem.sizes:
+        image, _ = problem.image(0)
+    else:  # without pictures
+        image = torch.full((1, *problem.shape), 0.5, device=next(problem.model.parameters()).device)
 
     def timed(pairs: int) -> float:
         method = build(problem, "diffusion-tta", steps=1, samples=pairs)

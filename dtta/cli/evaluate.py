@@ -13,12 +13,14 @@ from dtta.cli import table
 from dtta.evaluation import distributed
 from dtta.experiments import paper
 from dtta.problems.data.folders import output_folder
+from dtta.problems.registry import is_own
 
 if TYPE_CHECKING:
     from dtta.core.problem import Problem
     from dtta.evaluation.run import Row
 
-DEFAULTS = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, images=100, batch=1, shuffle=False)
+DEFAULTS = dict(problem="digits", method="diffusion-tta", shift="clean", severity=3, batch=1, shuffle=False)
+IMAGES = 100  # that are evaluated by default, of problems that are not the user's own
 PRESET_OPTIONS = (
     "problem", "network", "diffusion", "method", "shift", "severity", "images", "metric", "batch", "shuffle",
 )  # fmt: skip
@@ -30,7 +32,8 @@ def add_command(commands) -> None:
     command = shared.new_command(commands, "evaluate", run, text)
     shared.add_shift_options(command)
     shared.add_method_options(command)
-    command.add_argument("--images", type=shared.whole(1), help="how many images of the split (default: 100)")
+    text = "how many images of the split (default: 100; of your own all), or the folder or CSV file of your own"
+    command.add_argument("--images", type=shared.images, metavar="N or PATH", help=text)
     text = "a cell of the paper's tables; list: their names; differences: what they do otherwise than the paper"
     command.add_argument("--preset", metavar="NAME", help=text)
     text = "images that the method receives at once (default: 1); for more, settings chosen for 16 where there are any"
@@ -135,7 +138,7 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
             {**problem.settings.get(method, {}), **given}, options.split, options.seed, options.classes,
             batch=1 if method == "none" else options.batch,
             by_class=options.by_class, precision=precision, as_released=options.as_released, shuffle=options.shuffle,
-            keep_size=options.keep_size,
+            keep_size=options.keep_size, options=options.loading or None,
         )  # fmt: skip
         file = f"{name}-{shared.file_name(method)}-{options.split}.jsonl"
         path = options.out / file if options.out else None
@@ -162,7 +165,12 @@ def _checked_problem(options: Namespace, settings: dict, first: bool) -> Problem
     from dtta.methods.registry import build
 
     problem = shared.load_problem(options)
+    if not getattr(problem, "labelled", True):
+        where = f"{options.problem} has" if options.problem != "own" else "there are"
+        raise ValueError(f"{where} no labels, so that nothing can be evaluated; adapt to the pictures with dtta adapt")
     available = problem.size(options.split)
+    if options.images is None:
+        options.images = available if is_own(options.problem) else IMAGES
     if not 1 <= options.images <= available:
         raise ValueError(f"--images must be between 1 and {available}, the size of the {options.split} split")
     if options.metric not in (None, problem.metric, *problem.metrics):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dtta.core.plugins import listing
 from dtta.evaluation.run import PRECISIONS
 from dtta.methods.registry import METHODS, check_settings
 from dtta.problems.data.folders import one_line
-from dtta.problems.registry import PROBLEMS, load
+from dtta.problems.registry import PROBLEMS, is_own, load
 
 if TYPE_CHECKING:
     from dtta.core.problem import Problem
@@ -51,15 +52,25 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def add_problem_options(command: ArgumentParser) -> None:
     """Add the options that ``load_problem`` reads."""
-    command.add_argument("--problem", default="digits", help=f"one of: {listing(PROBLEMS)} (default: digits)")
-    command.add_argument("--network", help="task network; a wrong name lists the problem's")
-    command.add_argument("--diffusion", help="diffusion model; a wrong name lists the problem's")
-    text = "of an open vocabulary: how many class names, or names of your own separated by commas"
+    text = (
+        f"one of: {listing(PROBLEMS)}; or a folder or CSV file of your own pictures, with --network and --diffusion; "
+        "default: digits, but your own if --network or --diffusion is a folder or a name that digits does not have"
+    )
+    command.add_argument("--problem", default="digits", help=text)
+    text = "task network; a wrong name lists the problem's; of your own: a folder, or a name of timm"
+    command.add_argument("--network", help=text)
+    text = "diffusion model; a wrong name lists the problem's; of your own: a folder with a pipeline of diffusers"
+    command.add_argument("--diffusion", help=text)
+    text = (
+        "how many names of an open vocabulary, or names of your own with commas between, or a text file with one a line"
+    )
     command.add_argument("--classes", type=_classes, help=text)
     text = "load network and diffusion model the way the authors' released code has them"
     command.add_argument("--as-released", action="store_true", help=text)
     text = "of ImageNet-C: use its files of 224 pixels as they are, instead of the paper's resize to 232 and crop"
     command.add_argument("--keep-size", action="store_true", help=text)
+    text = "of your own pictures: a further argument of dtta.problem, such as far=80 or validation=0"
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
 def add_method_options(command: ArgumentParser) -> None:
@@ -90,12 +101,63 @@ def add_speed_options(command: ArgumentParser) -> None:
     command.add_argument("--compile", action=BooleanOptionalAction, help=text)
 
 
+def images(text: str) -> int | str:
+    """Return the value of --images: a whole number is how many, anything else a folder or CSV file of your own."""
+    return whole(1)(text) if text.removeprefix("-").isdecimal() else text
+
+
 def load_problem(options: Namespace) -> Problem:
-    """Load the problem that the options name. Raises ValueError: see ``dtta.load``."""
-    return load(
+    """Load the problem that the options name; print what was inferred of one of your own. Raises ValueError.
+
+    The options are changed as in `resolve`; ``options.loading`` is the ``options`` of ``dtta.load``.
+    """
+    resolve(options)
+    further = _pairs("--option", options.option)
+    loaded = load(
         options.problem, options.network, options.diffusion, options.classes, options.as_released, options.keep_size,
-        getattr(options, "batch", 1),
+        getattr(options, "batch", 1), further,
     )  # fmt: skip
+    options.loading = further | ({"fingerprint": loaded.fingerprint} if getattr(loaded, "fingerprint", "") else {})
+    if hasattr(loaded, "inferred"):
+        print(loaded.inferred)
+    return loaded
+
+
+def _is_own(options: Namespace) -> bool:
+    """Return whether the options name a problem of your own, or pieces of one, which digits, the default, lacks."""
+    if isinstance(getattr(options, "images", None), str) or is_own(options.problem):
+        return True
+    pieces = [piece for piece in (options.network, options.diffusion) if piece]
+    return options.problem == "digits" and any("/" in piece or Path(piece).is_dir() for piece in pieces)
+
+
+def resolve(options: Namespace) -> None:
+    """Name a problem of your own, if the options mean one, by absolute paths, which mean the same everywhere."""
+    if not _is_own(options):
+        return
+    source = getattr(options, "images", None)
+    if isinstance(source, str):
+        if options.problem != "digits":
+            raise ValueError(
+                "--images names pictures of your own; leave --problem out, or give their path as --problem"
+            )
+        options.problem, options.images = source, None
+    elif options.problem == "digits":
+        options.problem = "own"
+    if options.problem != "own":
+        options.problem = absolute(options.problem)
+    for name in ("network", "diffusion"):
+        value = getattr(options, name)
+        if value and Path(value).expanduser().is_dir():
+            setattr(options, name, absolute(value))
+    if options.network is None or options.diffusion is None:
+        what = "network" if options.network is None else "diffusion"
+        raise ValueError(f"pictures and models of your own need --network and --diffusion; --{what} is missing")
+
+
+def absolute(path: str | Path) -> str:
+    """Return a path as the same one from any folder; ~ is expanded."""
+    return str(Path(path).expanduser().resolve())
 
 
 def precision_for(problem: Problem, precision: str) -> str:
@@ -122,15 +184,20 @@ def settings_of(options: Namespace) -> dict[str, object]:
 
     Raises ValueError: not such a pair, or not a setting of the method or of its type.
     """
-    settings = {}
-    for pair in options.set:
-        name, _, text = pair.partition("=")
-        if not name or not text:
-            raise ValueError(f"--set takes NAME=VALUE, not {pair!r}")
-        values = [_value(part) for part in text.split(",")]
-        settings[name.replace("-", "_")] = values if len(values) > 1 else values[0]
+    settings = _pairs("--set", options.set)
     check_settings(options.method, settings)
     return settings
+
+
+def _pairs(option: str, pairs: Iterable[str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if not name or not text:
+            raise ValueError(f"{option} takes NAME=VALUE, not {pair!r}")
+        parts = [_value(part) for part in text.split(",")]
+        values[name.replace("-", "_")] = parts if len(parts) > 1 else parts[0]
+    return values
 
 
 def _value(text: str) -> object:
@@ -143,7 +210,12 @@ def _value(text: str) -> object:
 
 
 def file_name(name: str) -> str:
-    """Return a problem's, method's or preset's name as part of a file name: "my.module:build" -> "my.module-build"."""
+    """Return a problem's, method's or preset's name as part of a file name: "my.module:build" -> "my.module-build".
+
+    Of a path, such as that of a problem of your own, it is the last part without its ending.
+    """
+    if Path(name).is_absolute():
+        return Path(name).stem
     return name.replace("/", "-").replace(":", "-")
 
 
@@ -155,4 +227,14 @@ def gain_line(name: str, gain: dict[str, float], digits: int) -> str:
 
 
 def _classes(text: str) -> int | list[str]:
-    return int(text) if text.removeprefix("-").isdecimal() else [name.strip() for name in text.split(",")]
+    if text.removeprefix("-").isdecimal():
+        return int(text)
+    file = Path(text).expanduser()
+    if file.is_file() or (file.suffix == ".txt" and "," not in text):
+        from dtta.problems.own.images import read_names
+
+        try:
+            return read_names(file)
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from error
+    return [name.strip() for name in text.split(",")]

@@ -35,7 +35,7 @@ class Run:
         forgetting_images: after each shift of a stream this many clean images, the last of the split, are predicted
             without adapting; their rows have the shift "after <shift>".
         precision: in which the diffusion model computes (see ``dtta.core.precision``).
-        as_released, keep_size: see ``dtta.load``.
+        as_released, keep_size, options: see ``dtta.load``.
     """
 
     method: str
@@ -45,7 +45,7 @@ class Run:
     settings: dict | None = None
     split: str = "test"
     seed: int = 0
-    classes: int | None = None
+    classes: int | Sequence[str] | None = None
     batch: int = 1
     stream: str = "apart"
     by_class: bool = False
@@ -54,6 +54,7 @@ class Run:
     as_released: bool = False
     shuffle: bool = False
     keep_size: bool = False
+    options: dict | None = None
 
     def __post_init__(self):
         if not isinstance(self.batch, int) or self.batch < 1:

@@ -34,7 +34,7 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def load_problem(run: Run) -> Problem:
     """Load the problem of a run. Raises ValueError: see ``dtta.load``."""
-    options = dict(as_released=run.as_released, keep_size=run.keep_size, batch=run.batch)
+    options = dict(as_released=run.as_released, keep_size=run.keep_size, batch=run.batch, options=run.options)
     return load(run.problem, run.network, run.diffusion, run.classes, **options)
 
 

@@ -1,5 +1,6 @@
-"""Problems by name. A problem of your own needs no entry here: give "package.module:function", or install a package
-with an entry point in the group dtta.problems.
+"""Problems by name. A problem of your own needs no entry here: give the path of your pictures with a network and a
+diffusion model (``dtta.problems.own``); or "package.module:function", or install a package with an entry point in the
+group dtta.problems.
 
 The function returns a ``Problem`` and may take any of ``network``, ``diffusion``, ``classes``, ``as_released``,
 ``keep_size``, ``batch`` and ``name``. Its module may also have ``RECIPES``, how its shipped models are trained, or
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,7 @@ PROBLEMS = {
     **dict.fromkeys(("ade20k", "own-segmentation"), "dtta.problems.full.ade20k:problem"),
     **dict.fromkeys(("nyuv2", "own-depth"), "dtta.problems.full.nyuv2:problem"),
 }
+OWN = "dtta.problems.own:problem"
 
 
 def load(
@@ -44,8 +47,9 @@ def load(
     as_released: bool = False,
     keep_size: bool = False,
     batch: int = 1,
+    options: Mapping[str, object] | None = None,
 ) -> Problem:
-    """Load a problem by name.
+    """Load a problem by name; the path of a folder or CSV file stands for your own pictures (``dtta.problem``).
 
     >>> load("digits").classes[3]
     '3'
@@ -56,11 +60,13 @@ def load(
         as_released: compute as the authors' released code where it differs from the paper; see the problem's function.
         keep_size: use images that already have the network's size as they are (ImageNet-C; see ``imagenet.problem``).
         batch: images that a method will receive at once; the settings are those chosen for it (``problems.chosen``).
+        options: further arguments of the problem's function, such as ``near`` and ``far`` of your own depth maps.
 
     Raises ValueError: unknown problem, network or diffusion model, or an argument that the problem does not take;
     ``WeightsError`` (``dtta.problems.training.weights``): its weights are missing or damaged.
     """
-    make = plugins.find("problem", name, PROBLEMS, GROUP)
+    name = str(name)
+    make = plugins.find("problem", _entry(name), PROBLEMS, GROUP)
     try:
         accepted = inspect.signature(make).parameters
     except ValueError as error:  # one of Python's own functions
@@ -68,7 +74,7 @@ def load(
     if classes is not None and "classes" not in accepted:
         raise ValueError(f"the classes of {name} are fixed")
     given = {"network": network, "diffusion": diffusion, "classes": classes}
-    options = {key: value for key, value in given.items() if value is not None}
+    options = dict(options or {}) | {key: value for key, value in given.items() if value is not None}
     options |= {key: True for key, value in {"as_released": as_released, "keep_size": keep_size}.items() if value}
     for key in options:
         if key not in accepted:
@@ -86,8 +92,20 @@ def load(
 
 def module(name: str) -> ModuleType:
     """Return the module that a problem's name stands for, even if it re-exports the function. Raises ValueError."""
+    name = _entry(name)
     plugins.find("problem", name, PROBLEMS, GROUP)  # says what is missing
     return importlib.import_module(plugins.target_of("problem", name, PROBLEMS, GROUP).partition(":")[0])
+
+
+def is_own(name: str) -> bool:
+    """Return whether a problem's name is "own", or the path of pictures, which a name of the table never is."""
+    if name in PROBLEMS or not name:
+        return False
+    return name == "own" or "/" in name or Path(name).is_absolute() or Path(name).exists()
+
+
+def _entry(name: str) -> str:
+    return OWN if is_own(name) else name
 
 
 def recipes_of(name: str) -> Mapping[str, Recipe]:

@@ -21,7 +21,7 @@ def test_given_options_overrule_the_preset_and_the_rest_are_defaults():
     preset = filled("--preset table1/vit-b-32/imagenet-r --images 7 --set lr=1 --severity 2")
     other = filled("--shift fog")
     assert (usual.problem, usual.method, usual.shift, usual.severity) == ("digits", "diffusion-tta", "clean", 3)
-    assert (usual.images, usual.batch, other.shift) == (100, 1, "fog")
+    assert (usual.batch, other.shift) == (1, "fog")
     assert (preset.problem, preset.network, preset.images, preset.severity) == ("imagenet-r", "vit-b-32", 7, 2)
     assert preset.set[-1] == "lr=1" and "optimizer=sgd" in preset.set and "adapt_diffusion=true" in preset.set
     assert filled("--preset table1/vit-b-32/imagenet-r --method tent").set == []

@@ -108,13 +108,14 @@ def own_classes() -> tuple[str, ...]:
     path = folder("own-segmentation") / "classes.txt"
     if not path.is_file():
         raise missing("own-segmentation", "classes.txt is missing")
-    names = tuple(line.strip() for line in _lines(path) if line.strip())
+    names = tuple(line.strip() for line in read_lines(path) if line.strip())
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"{path} must contain at least two different names, one a line")
     return names
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file. Raises ValueError: it is not UTF-8; OSError: it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark first
     except UnicodeDecodeError as error:
@@ -125,8 +126,8 @@ def _matching_pairs(name: str, part: str) -> Pairs:
     """Pair images/part/x.jpg with annotations/part/x.png."""
     kind, read_map = {
         "ade20k": ("annotations", _ade_labels),
-        "own-segmentation": ("annotations", _own_labels),
-        "own-depth": ("depths", _millimetres),
+        "own-segmentation": ("annotations", own_labels),
+        "own-depth": ("depths", millimetres),
     }[name]
     images, maps = folder(name) / "images" / part, folder(name) / kind / part
     for needed in (images, maps):
@@ -147,7 +148,7 @@ def _listed_pairs(name: str, part: str) -> Pairs:
     path = folder(name) / f"nyu2_{part}.csv"
     if not path.is_file():
         raise missing(name, f"{path.name} is missing")
-    rows = [row for row in csv.reader(_lines(path)) if row]
+    rows = [row for row in csv.reader(read_lines(path)) if row]
     if not rows or any(len(row) != 2 for row in rows):
         raise ValueError(f"{path} must contain lines of image,depth")
     images, maps = ([folder(name).parent / row[k] for row in rows] for k in (0, 1))
@@ -169,12 +170,12 @@ def _ade_labels(path: Path) -> Tensor:
     return _pixel_values(path)[0] - 1
 
 
-def _own_labels(path: Path) -> Tensor:
+def own_labels(path: Path) -> Tensor:
     values, _ = _pixel_values(path)
     return torch.where(values == 255, -1, values)
 
 
-def _millimetres(path: Path) -> Tensor:
+def millimetres(path: Path) -> Tensor:
     values, eight_bits = _pixel_values(path)
     if eight_bits:
         raise ValueError(f"{path} must have 16 bits a pixel, depth in millimetres, not 8")

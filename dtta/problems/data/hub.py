@@ -148,6 +148,11 @@ def load_part(kind: type, location: Location, subfolder: str = "", **options):
     return network.eval()
 
 
+def load_parts(location: Location, **kinds: type) -> list:
+    """Load several parts of a checkpoint, each by the class of this name. Raises WeightsError as `load_part`."""
+    return [load_part(kind, location, part) for part, kind in kinds.items()]
+
+
 def locate_file(location: Location, name: str) -> Path:
     """Return the path of one file of a checkpoint, downloading it if needed. Raises WeightsError as `load_part`."""
     if location.checkpoint is None:

@@ -209,8 +209,7 @@ def _convnext(weights: Path) -> ConvNeXt | None:
 def load_dit(diffusion: str | None = None) -> DiT:
     """Load a latent DiT with its VAE, by name or from a folder. Raises as `problem`."""
     location = hub.locate(diffusion, DIFFUSIONS)
-    parts = {"transformer": DiTTransformer2DModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
-    phi = DiT(*(hub.load_part(kind, location, part) for part, kind in parts.items()))
+    phi = DiT(*hub.load_parts(location, transformer=DiTTransformer2DModel, scheduler=DDPMScheduler, vae=AutoencoderKL))
     classes = len(phi.class_embeddings)
     if classes != 1000:
         raise WeightsError(f"{location.path} was trained on {classes} classes, not on ImageNet's thousand")

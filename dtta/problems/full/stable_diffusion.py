@@ -19,11 +19,14 @@ DIFFUSIONS = hub.checkpoints("open-vocabulary-diffusions")
 
 def load_stable_diffusion(diffusion: str | None = None) -> tuple[TextUNet | StableDiffusion3, TextReader]:
     """Return Stable Diffusion, 1.5 or 3, and the reader of its prompts. Raises as ``hub.locate``, ``hub.load_part``."""
-    location = hub.locate(diffusion, DIFFUSIONS)
+    return read_stable_diffusion(hub.locate(diffusion, DIFFUSIONS))
+
+
+def read_stable_diffusion(location: hub.Location) -> tuple[TextUNet | StableDiffusion3, TextReader]:
+    """Return the Stable Diffusion model of a folder or repository, and its reader. Raises as ``hub.load_part``."""
     if stable_diffusion_3.is_at(location):
         return stable_diffusion_3.load(location)
-    parts = {"unet": UNet2DConditionModel, "scheduler": DDPMScheduler, "vae": AutoencoderKL}
-    model = TextUNet(*(hub.load_part(kind, location, part) for part, kind in parts.items()))
+    model = TextUNet(*hub.load_parts(location, unet=UNet2DConditionModel, scheduler=DDPMScheduler, vae=AutoencoderKL))
     encoder = hub.load_part(CLIPTextModel, location, "text_encoder")
     return model, TextReader(encoder, hub.load_part(CLIPTokenizer, location, "tokenizer"))
 
@@ -45,11 +48,19 @@ def load_controlled(
     Raises as ``load_stable_diffusion``.
     """
     location = hub.locate(diffusion, table)
-    named = location.checkpoint is not None
-    base, reader = load_stable_diffusion(None if named else location.path)
-    controlnet = hub.load_part(ControlNetModel, location, "" if named else "controlnet")
-    scheduler = hub.load_part(DDPMScheduler, hub.locate(None if named else location.path, DIFFUSIONS), "scheduler")
-    return ControlledUNet(base.network, controlnet, scheduler, base.vae, reader([prompt]), colours)
+    if location.checkpoint is None:
+        return read_controlled(location, location, "controlnet", prompt, colours)
+    return read_controlled(hub.locate(None, DIFFUSIONS), location, "", prompt, colours)
+
+
+def read_controlled(
+    base: hub.Location, control: hub.Location, part: str, prompt: str = "", colours: Tensor | None = None
+) -> ControlledUNet:
+    """Return the Stable Diffusion model at `base` with the ControlNet in a part of `control`."""
+    phi, reader = read_stable_diffusion(base)
+    controlnet = hub.load_part(ControlNetModel, control, part)
+    scheduler = hub.load_part(DDPMScheduler, base, "scheduler")
+    return ControlledUNet(phi.network, controlnet, scheduler, phi.vae, reader([prompt]), colours)
 
 
 def controlled_requirements(diffusion: str | None, table: Mapping[str, hub.Checkpoint]) -> list[hub.Requirement]:

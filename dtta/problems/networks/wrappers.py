@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dtta.core.adapter import take_logits
+from dtta.core.conditions import one_channel
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -20,10 +23,10 @@ class _Normalised(nn.Module):
         for name, value in {"mean": mean, "std": std}.items():
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
-    def normalised(self, image: Tensor, enlarge: int = 1) -> Tensor:
+    def normalised(self, image: Tensor, enlarge: float = 1) -> Tensor:
         """Return the normalised image, enlarged by a factor."""
         x = (image - self.mean) / self.std
-        return F.interpolate(x, scale_factor=enlarge, mode="bilinear") if enlarge > 1 else x
+        return x if enlarge == 1 else F.interpolate(x, [round(s * enlarge) for s in x.shape[-2:]], mode="bilinear")
 
 
 class Classifier(_Normalised):
@@ -39,20 +42,20 @@ class Classifier(_Normalised):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> logits (N, L)."""
-        logits = self.network(self.normalised(image))
+        logits = take_logits(self.network, None, self.network(self.normalised(image)))
         return logits if self.kept is None else logits[:, self.kept]
 
 
 class Segmenter(_Normalised):
-    """A ``transformers`` segmentation network: image in [0, 1] -> logits of the image's size."""
+    """A segmentation network, such as one of ``transformers``: image in [0, 1] -> logits of the image's size."""
 
-    def __init__(self, network: nn.Module, enlarge: int = 1, mean=0.5, std=0.25):
+    def __init__(self, network: nn.Module, enlarge: float = 1, mean=0.5, std=0.25):
         super().__init__(mean, std)
         self.network, self.enlarge = network, enlarge
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> logits (N, L, H, W)."""
-        logits = self.network(pixel_values=self.normalised(image, self.enlarge)).logits
+        logits = take_logits(self.network, None, self.network(self.normalised(image, self.enlarge)))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear")
 
 
@@ -108,7 +111,7 @@ class DenseDepth(_Normalised):
 
 
 class Glpn(_Normalised):
-    """A ``transformers`` GLPN: image in [0, 1] -> depth of the image's size.
+    """A GLPN of ``transformers``, or another depth network: image in [0, 1] -> depth of the image's size.
 
     Args:
         enlarge: factor by which the image is enlarged before the network.
@@ -118,13 +121,21 @@ class Glpn(_Normalised):
     """
 
     def __init__(
-        self, network: nn.Module, enlarge: int = 1, *, near: float, far: float, mean=0.5, std=0.25, metres: bool = False
+        self,
+        network: nn.Module,
+        enlarge: float = 1,
+        *,
+        near: float,
+        far: float,
+        mean=0.5,
+        std=0.25,
+        metres: bool = False,
     ):
         super().__init__(mean, std)
         self.network, self.enlarge, self.near, self.far, self.metres = network, enlarge, near, far, metres
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> depth (N, 1, H, W) in the unit of the data."""
-        u = self.network(pixel_values=self.normalised(image, self.enlarge)).predicted_depth[:, None]
-        u = F.interpolate(u, image.shape[-2:], mode="bilinear")
+        u = take_logits(self.network, None, self.network(self.normalised(image, self.enlarge)))
+        u = F.interpolate(one_channel(u), image.shape[-2:], mode="bilinear")
         return u.clamp(min=self.near) if self.metres else to_depth(u, self.near, self.far)

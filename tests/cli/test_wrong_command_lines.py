@@ -246,17 +246,6 @@ def test_a_figure_for_which_the_disk_has_no_room_is_named(tmp_path, capsys):
     assert "digits-0-clean-adapted.png cannot" in sentence and "make room on the disk" in sentence
 
 
-def test_compiling_without_a_compiler_stops_before_the_first_image(tmp_path, capsys):
-    from torch._inductor import config
-
-    torch._dynamo.reset()
-    with config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
-        assert main(["evaluate", "--compile", "--images", "1", "--out", str(tmp_path / "rows")]) == 2
-    captured = capsys.readouterr()
-    assert "--compile does not work here" in captured.err and "C++ compiler" in captured.err
-    assert captured.out == "" and not (tmp_path / "rows").exists()
-
-
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *arguments: False)  # root may write everywhere
     with pytest.raises(ArgumentTypeError, match=f"{tmp_path} cannot be written"):

@@ -15,6 +15,7 @@ import torch
 from tiny_runs import ONLINE, SHIFTS, TTA, quiet, run, scores
 
 from dtta.evaluation import evaluate as module
+from dtta.evaluation import scorer
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.run import Row, Run
 from dtta.evaluation.scorer import FastestNumber
@@ -166,7 +167,7 @@ def test_models_as_released_are_requested_from_the_problem(monkeypatch):
         options.append(given)
         return tiny_problems.classification()
 
-    monkeypatch.setattr(module, "load", load)
+    monkeypatch.setattr(scorer, "load", load)
     for released in (False, True):
         quiet(run("none", {}, as_released=released), SHIFTS, [0])
     assert [given["as_released"] for given in options] == [False, True]

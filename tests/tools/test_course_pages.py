@@ -21,7 +21,7 @@ from tools.pages.project import PageError, Project
 ROOT = Path(__file__).parents[2]
 
 PROJECT = Project(ROOT)
-CHAPTERS = [name for name in PROJECT.pages_in_toc() if name < "09"]
+CHAPTERS = [name for name in PROJECT.pages_in_toc() if "01" <= name < "09"]
 GUIDES = [ROOT / "book" / f"{name}.md" for name in ("students", "instructors", "authoring")]
 GOOD = [
     {"id": f"one-{n}", "question": "Which?", "options": ["this", "that", "neither"], "answer": letter, "why": "So."}

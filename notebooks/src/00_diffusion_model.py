@@ -155,9 +155,10 @@ for _ in tqdm(range(steps), desc="training", unit="step"):
 
 # %% tags=["hide-input"]
 model.requires_grad_(False)
-mean = torch.tensor(history).unfold(0, 50, 50).mean(1)
+window = min(50, steps)
+mean = torch.tensor(history).unfold(0, window, window).mean(1)
 fig, ax = plt.subplots(figsize=(6, 3))
-ax.plot(torch.arange(len(mean)) * 50 + 25, mean)
+ax.plot(torch.arange(len(mean)) * window + window / 2, mean)
 ax.set(
     xlabel="training step",
     ylabel="diffusion loss",

@@ -393,13 +393,13 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 # ```
 #
 # ```{exercise}
-# :label: temperature
+# :label: tau
 #
 # Choose $\tau$ on the validation images so that the Diffusion Classifier's probability of the true class has the highest mean
 # logarithm. What happens to the accuracy?
 # ```
 #
-# ```{solution} temperature
+# ```{solution} tau
 # :class: dropdown
 #
 # Every clean validation image is classified correctly, so the mean logarithm keeps rising as $\tau \to 0$: these images cannot

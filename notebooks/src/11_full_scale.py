@@ -498,7 +498,13 @@ unet.class_embedding = embeddings
 unet.save_pretrained(own / "my-unet" / "unet")
 scheduler().save_pretrained(own / "my-unet" / "scheduler")
 
-problem = dtta.problem(digits.model, own / "my-unet", own / "photos", validation=0)
+problem = dtta.problem(
+    digits.model,
+    own / "my-unet",
+    own / "photos",
+    classes=digits.classes,
+    validation=0,
+)
 print(problem)
 
 # %% [markdown]

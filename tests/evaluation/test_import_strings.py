@@ -73,7 +73,12 @@ def folder(tmp_path, monkeypatch) -> Path:
     (package / "methods.py").write_text(METHOD, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    forget()  # a module of that name from another test
     yield tmp_path
+    forget()
+
+
+def forget() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         del sys.modules[name]
 

@@ -112,10 +112,11 @@ def world(tmp_path_factory):
         once = cache(dtta.load)  # many presets share a problem
 
         def load(*names, **options):
-            problem = once(*names, **options)
+            options.pop("options", None)  # of pictures of one's own
+            problem = once(*names[:7], **options)
             return replace(problem, model=deepcopy(problem.model), diffusion=deepcopy(problem.diffusion))
 
-        patch.setattr("dtta.cli.options.load", load), patch.setattr("dtta.evaluation.evaluate.load", load)
+        patch.setattr("dtta.cli.options.load", load), patch.setattr("dtta.evaluation.scorer.load", load)
         yield
 
 

@@ -380,7 +380,9 @@ def test_relative_depths_and_flow_matching_are_refused(pieces, tmp_path):
     with pytest.raises(ValueError, match="relative inverse depths, not depths"):
         make(pieces, network=tmp_path)
     (tmp_path / "scheduler").mkdir()
-    (tmp_path / "scheduler/scheduler_config.json").write_text('{"_class_name": "FlowMatchEulerDiscreteScheduler"}')
+    (tmp_path / "scheduler/scheduler_config.json").write_text(
+        '{"_class_name": "FlowMatchEulerDiscreteScheduler"}', encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="flow-matching"):
         make(pieces, diffusion=tmp_path)
 

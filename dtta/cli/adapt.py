@@ -119,11 +119,10 @@ def _images(options: Namespace, problem: Problem) -> tuple[dict[str, Tensor], Te
     if not problem.sizes:
         raise ValueError("--index is the number of a picture of a problem; give its pictures as --problem, or a file")
     x, label = problem.image(options.index, options.shift, options.severity, seed=options.seed)
-    known = problem.task == "classification" and label >= 0
-    truth = f", true class {problem.classes[label]}" if known else ""
+    labelled = problem.labelled and problem.task == "classification"
+    truth = f", true class {problem.classes[label]}" if labelled else ""
     print(f"test image {options.index}, {options.shift}{truth}")
-    labelled = getattr(problem, "labelled", True)
-    return {f"{file_name(options.problem)}-{options.index}-{options.shift}": x}, label if labelled else None
+    return {f"{file_name(options.problem)}-{options.index}-{options.shift}": x}, label if problem.labelled else None
 
 
 def _image_files(path: Path) -> dict[str, Path]:

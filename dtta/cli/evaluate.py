@@ -165,7 +165,7 @@ def _checked_problem(options: Namespace, settings: dict, first: bool) -> Problem
     from dtta.methods.registry import build
 
     problem = shared.load_problem(options)
-    if not getattr(problem, "labelled", True):
+    if not problem.labelled:
         where = f"{options.problem} has" if options.problem != "own" else "there are"
         raise ValueError(f"{where} no labels, so that nothing can be evaluated; adapt to the pictures with dtta adapt")
     available = problem.size(options.split)

@@ -117,8 +117,8 @@ def load_problem(options: Namespace) -> Problem:
         options.problem, options.network, options.diffusion, options.classes, options.as_released, options.keep_size,
         getattr(options, "batch", 1), further,
     )  # fmt: skip
-    options.loading = further | ({"fingerprint": loaded.fingerprint} if getattr(loaded, "fingerprint", "") else {})
-    if hasattr(loaded, "inferred"):
+    options.loading = further | ({"fingerprint": loaded.fingerprint} if loaded.fingerprint else {})
+    if loaded.inferred:
         print(loaded.inferred)
     return loaded
 

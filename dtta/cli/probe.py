@@ -21,7 +21,8 @@ def add_command(commands) -> None:
     command.epilog = ABOUT
     shared.add_problem_options(command)
     shared.add_shift_options(command)
-    command.add_argument("--images", type=shared.whole(8), help="how many (default: 24, or all if there are fewer)")
+    text = "how many (default: 24, or all if there are fewer), or the folder or CSV file of your own"
+    command.add_argument("--images", type=shared.images, metavar="N or PATH", help=text)
     command.add_argument("--split", help="validation or test (default: validation, where there is one)")
     command.add_argument("--parts", type=shared.whole(1, 100), default=10, help="equal ranges of t (default: 10)")
     text = "pairs (t, noise) for each image and range of t (default: 4)"

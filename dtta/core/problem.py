@@ -49,6 +49,8 @@ class Problem:
         mirrored: whether the mirror image of an image is a valid image (not so for digits).
         reader: the text side of a text-to-image model.
         view: a picture, opened by PIL -> the image (C, H, W) that `draw` makes of it; None: its centre in that shape.
+        labelled: whether the images have labels; without them methods cannot be evaluated.
+        inferred, fingerprint: what ``dtta.problem`` inferred, in words; the state of its pictures.
     """
 
     name: str
@@ -69,6 +71,9 @@ class Problem:
     mirrored: bool = True
     reader: TextReader | None = None
     view: Callable[[Any], Tensor] | None = None
+    labelled: bool = True
+    inferred: str = ""
+    fingerprint: str = ""
 
     def image(
         self, index: int, shift: str = "clean", severity: int = 3, split: str = "test", seed: int = 0
@@ -95,8 +100,3 @@ class Problem:
         if split not in self.sizes:
             raise ValueError(f"unknown split {split!r}; choose from {', '.join(self.sizes)}")
         return self.sizes[split]
-
-
-def no_labels(split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The `draw` of a problem whose class names the user gave: no labelled images exist for them."""
-    raise ValueError("there are no labelled images for class names of your own; give an image too")

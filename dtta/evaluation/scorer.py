@@ -41,17 +41,17 @@ def load_problem(run: Run) -> Problem:
 class FastestNumber:
     """The number of images at the same time that takes the least time for each, from the numbers tried so far.
 
-    Attributes: `number`, to use next; `found`, whether it is final. The first image is not timed: it takes longer.
+    Attributes: `number`, to use next; `final`, whether it stays. The first image is not timed: it takes longer.
     """
 
     def __init__(self, largest: int):
-        self.largest, self.number, self.found = largest, 1, largest == 1
+        self.largest, self.number, self.final = largest, 1, largest == 1
         self.seconds: dict[int, float] = {}
         self.warm = False
 
     def add(self, seconds: float) -> None:
         """Take note of the seconds for each of `number` images, and choose the next number."""
-        if self.found:
+        if self.final:
             return
         if not self.warm:
             self.warm = True
@@ -66,7 +66,7 @@ class FastestNumber:
     def stop(self) -> None:
         """Choose the fastest of the numbers tried so far, if any."""
         if self.seconds:
-            self.found = True
+            self.final = True
             self.number = min(self.seconds, key=self.seconds.__getitem__)
 
 
@@ -162,7 +162,7 @@ class Scorer:
             best = min(search.seconds, key=search.seconds.__getitem__)
             times = ", ".join(f"{1e3 * seconds:.0f} ({n})" for n, seconds in search.seconds.items())
             self.note = f"{best} images at the same time, the fastest number; ms for each image (number): {times}"
-        if search.found:
+        if search.final:
             self.limit, self.search = search.number, None
 
     def _streams(self, group: list[Part]) -> list[Row]:

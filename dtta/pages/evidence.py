@@ -147,5 +147,5 @@ def compare_with_paper(
         line |= {"shift": cell["shift"].replace("_", " "), "gain": gain["gain"]}
         line |= {"from": gain["low"], "to": gain["high"]}
         if gain["before"] < 100:
-            lines.append(line | {"": verdict(preset.paper - preset.before, error, gain)})
+            lines.append(line | {"verdict": verdict(preset.paper - preset.before, error, gain)})
     return lines

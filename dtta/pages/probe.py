@@ -107,10 +107,9 @@ def probe(
         raise ValueError(f"a probe needs {FEWEST} images or more, and {split} has {problem.size(split)}; not {count}")
     x, labels = problem.images(count, shift, severity, split, seed)
     y = torch.cat([take_logits(problem.model, part, problem.model(part)) for part in x.split(8)])
-    labelled = bool((labels >= 0).all()) if problem.task == "classification" else labels.ndim > 1
-    conditions = _conditions(problem, y, labels if labelled else None, others, seed)
+    conditions = _conditions(problem, y, labels if problem.labelled else None, others, seed)
     noun = "map" if problem.task != "classification" else "name" if problem.reader else "class"
-    reference = f"the {'true' if labelled else 'predicted'} {noun}"
+    reference = f"the {'true' if problem.labelled else 'predicted'} {noun}"
 
     edges, device = np.linspace(0, 1, parts + 1).round(6).tolist(), x.device.type
     names = [name for name, group in conditions.items() for _ in group]
@@ -130,8 +129,8 @@ def probe(
     of = {name: table[:, [k for k, other in enumerate(names) if other == name]] for name in conditions}
     wrong = next(name for name in conditions if name.startswith("other"))
     right = of.pop("reference")[:, 0]  # (N, parts)
-    wins = (right[:, None] < of[wrong]).all(axis=1).mean(axis=0) if labelled else np.full(parts, np.nan)
-    overall = float((right.mean(1)[:, None] < of[wrong].mean(2)).all(axis=1).mean()) if labelled else None
+    wins = (right[:, None] < of[wrong]).all(axis=1).mean(axis=0) if problem.labelled else np.full(parts, np.nan)
+    overall = float((right.mean(1)[:, None] < of[wrong].mean(2)).all(axis=1).mean()) if problem.labelled else None
     T = problem.diffusion.timesteps
     rows = []
     for name, values in of.items():

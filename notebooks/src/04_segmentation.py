@@ -23,7 +23,7 @@
 # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": ADE20K, on a GPU
 scale = "mini"
 seed = 0
-# validation scenes on which the diffusion model is asked whether it listens
+# validation scenes on which the sensitivity to the condition is measured
 listeners = 10
 # test scenes of each shift that are run again and compared with the stored
 # results

@@ -24,7 +24,7 @@
 # a GPU
 scale = "mini"
 seed = 0
-# validation scenes on which the diffusion model is asked whether it listens
+# validation scenes on which the sensitivity to the condition is measured
 listeners = 8
 probed = 2  # test scenes of each shift whose error is taken apart
 # test scenes of each shift that are run again and compared with the stored
@@ -79,8 +79,8 @@ problem, shifts, folder = open_page(
 diffusion, settings = problem.diffusion, problem.settings["diffusion-tta"]
 near, far = problem.condition.near, problem.condition.far
 unit = setting(mini="scene units", full="metres")
-told = setting(mini="; an object is about one unit wide", full="")
-print(f"depths from {near} to {far} {unit}{told}")
+scale_note = setting(mini="; an object is about one unit wide", full="")
+print(f"depths from {near} to {far} {unit}{scale_note}")
 origin = setting(
     mini="chosen on validation scenes", full="not chosen on validation images"
 )

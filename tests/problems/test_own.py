@@ -76,7 +76,7 @@ def test_timms_preprocessing_is_exactly_its_own(pieces, mode):
     problem.model(problem.view(picture.convert("RGB"))[None])
     handle.remove()
     assert torch.equal(inside[0][0], transform(picture.convert("RGB")))
-    assert "bilinear, center crop of 0.875" in str(problem) and "32 x 32" in str(problem)
+    assert "bilinear, center crop of 0.875" in problem.inferred and "32 x 32" in problem.inferred
 
 
 def test_seven_classes_are_adapted_to(pieces):
@@ -148,7 +148,7 @@ def test_split_folders_are_kept(pieces, tmp_path):
 
 def test_without_labels_there_is_only_adaptation(pieces):
     problem = make(pieces, "photos/hund")
-    assert not problem.labelled and problem.sizes == {"test": 3} and "without labels" in str(problem)
+    assert not problem.labelled and problem.sizes == {"test": 3} and "without labels" in problem.inferred
     image, label = problem.image(2)
     assert dtta.build(problem, "diffusion-tta", **SETTINGS)(image).shape == (1, 7) and label == -1
     with pytest.raises(ValueError, match="no labels, so that nothing can be evaluated"):

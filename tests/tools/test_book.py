@@ -219,7 +219,7 @@ def test_chapter_ends_in_its_self_test_and_its_assignment_and_the_keyboard_opens
             page.keyboard.press("Enter")
             assert answer.locator("p").is_visible()
             assert answer.locator("strong").inner_text() == f"{question['answer']}."
-        solution = page.locator(".admonition.solution")  # that of the exercise, above
+        solution = page.locator(".admonition.solution").first  # that of the exercise, above
         assert not solution.locator("section p").first.is_visible()
         solution.locator("button").focus()
         page.keyboard.press("Enter")

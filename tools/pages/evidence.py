@@ -59,7 +59,7 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
     makers: dict[str, Callable[[], list[dict[str, object]]]] = {
         "gains": lambda: evidence.gains(table, metric),
         "shifts": lambda: evidence.by_shift(table, metric),
-        "selection": lambda: stored.selection_table(table),
+        "selection": lambda: [{(key or "run"): line[key] for key in line} for line in stored.selection_table(table)],
         "trials": lambda: evidence.trials(table),
         "pairs": lambda: evidence.pairs(table),
         "paper": lambda: evidence.compare_with_paper(table, cells[table], metric),

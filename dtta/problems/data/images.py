@@ -119,3 +119,8 @@ def center_square_map(values: Tensor, size: int) -> Tensor:
     """Resize and crop a map (H, W) of labels or depths as `center_square` does, with nearest neighbours."""
     whole = T.resize(values[None], [size], interpolation=T.InterpolationMode.NEAREST_EXACT)
     return T.center_crop(whole, [size, size])[0]
+
+
+def no_labels(split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The `draw` of a problem whose class names the user gave: no labelled images exist for them."""
+    raise ValueError("there are no labelled images for class names of your own; give an image too")

@@ -14,12 +14,12 @@ from torchvision import datasets
 from transformers import CLIPModel, CLIPTokenizer
 
 from dtta.core.conditions import ClassMixture
-from dtta.core.problem import Problem, no_labels
+from dtta.core.problem import Problem
 from dtta.problems.corruptions import IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import hub
 from dtta.problems.data import imagenet as imagenet_data
 from dtta.problems.data.folders import check_counts, data_folder, one_line
-from dtta.problems.data.images import center_square, interleave_classes, open_image
+from dtta.problems.data.images import center_square, interleave_classes, no_labels, open_image
 from dtta.problems.full.stable_diffusion import DIFFUSIONS, load_stable_diffusion, requirement
 from dtta.problems.networks.clip import ClipClassifier, check_names
 from dtta.problems.networks.wrappers import IMAGENET_MEAN, IMAGENET_STD

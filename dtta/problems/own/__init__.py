@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dtta.problems.data import hub
 from dtta.problems.own import diffusions, images, networks
-from dtta.problems.own.build import OwnProblem, problem
+from dtta.problems.own.build import problem
 
-__all__ = ["OwnProblem", "problem", "requirements"]
+__all__ = ["problem", "requirements"]
 
 
 def requirements(name: str, network: str | None, diffusion: str | None) -> hub.Requirements:

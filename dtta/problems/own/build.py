@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,24 +28,6 @@ LABELS = {"classification": ("class",), "segmentation": ("mask", "map"), "depth"
 DEPTHS = (0.5, 10.0)  # nearest and furthest, where the network does not state them
 
 
-@dataclass(frozen=True)
-class OwnProblem(Problem):
-    """A problem of your own; see ``dtta.problem``. Printed, it says what was inferred.
-
-    Args:
-        inferred: a line for the network, the diffusion model and the pictures each.
-        labelled: whether the pictures have labels, so that methods can be evaluated.
-        fingerprint: of the pictures; see ``Pictures.fingerprint``.
-    """
-
-    inferred: str = ""
-    labelled: bool = False
-    fingerprint: str = ""
-
-    def __str__(self) -> str:
-        return self.inferred
-
-
 def problem(
     network: nn.Module | str | Path | None = None,
     diffusion: Diffusion | str | Path | None = None,
@@ -63,10 +44,11 @@ def problem(
     validation: float = 0.2,
     split_seed: int = 0,
     fingerprint: str = "",
-) -> OwnProblem:
+) -> Problem:
     """Return a problem with your own network, diffusion model and pictures.
 
-    The task (classification, open vocabulary, segmentation or depth) follows from the network.
+    The task (classification, open vocabulary, segmentation or depth) follows from the network. ``problem.inferred`` has
+    a line on the network, one on the diffusion model and one on the pictures.
 
     Args:
         network: a torch module that takes images in [0, 1], or a timm module; the name of a network of timm; or a
@@ -124,7 +106,7 @@ def problem(
     shifts = _shifts_for(shape)
     score, sums, metrics, metric = _measures(task, names, depths)
     labelled = bool(pictures and pictures.kind)
-    return OwnProblem(
+    return Problem(
         name=str(name),
         task=task,
         classes=tuple(names),

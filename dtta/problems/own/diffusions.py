@@ -168,16 +168,16 @@ def _of_classes(model: Model, names: Sequence[str], prompt: str) -> nn.Module:
                 "give the condition of this text-to-image model (condition=), or the folder of its pipeline"
             )
         return ClassMixture(model.reader([prompt.format(name) for name in names]))
-    count, wanted = len(phi.class_embeddings), len(names)
-    if isinstance(phi, ClassUNet) and count == wanted + 1:  # the last class is "no class"
-        return ClassMixture(lambda: phi.class_embeddings[:wanted])
-    _check_count(model, count, wanted)
+    count, expected = len(phi.class_embeddings), len(names)
+    if isinstance(phi, ClassUNet) and count == expected + 1:  # the last class is "no class"
+        return ClassMixture(lambda: phi.class_embeddings[:expected])
+    _check_count(model, count, expected)
     return ClassMixture(lambda: phi.class_embeddings)
 
 
-def _check_count(model: Model, count: int, wanted: int, what: str = "classes") -> None:
-    if count != wanted:
-        raise ValueError(f"the network has {wanted} classes, and the diffusion model {model.name} has {count} {what}")
+def _check_count(model: Model, count: int, expected: int, what: str = "classes") -> None:
+    if count != expected:
+        raise ValueError(f"the network has {expected} classes, and the diffusion model {model.name} has {count} {what}")
 
 
 def _of_depth(model: Model, depths: tuple[float, float]) -> nn.Module:

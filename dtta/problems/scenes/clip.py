@@ -17,8 +17,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from dtta.core.conditions import ClassMixture
 from dtta.core.diffusion import TextUNet
 from dtta.core.probe import losses_under
-from dtta.core.problem import Problem, no_labels
+from dtta.core.problem import Problem
 from dtta.problems.chosen import chosen
+from dtta.problems.data.images import no_labels
 from dtta.problems.networks.clip import ClipClassifier, TextReader, check_names, prompt_embeddings, tokens
 from dtta.problems.scenes import portraits, words
 from dtta.problems.scenes.data import SIZE

@@ -194,6 +194,32 @@ def at_quantile(table: str, run: str, shift: str, quantile: float, folder: Path 
     return order[round(quantile * (len(order) - 1))][1]
 
 
+def outcomes(
+    table: str, run: str, shifts: Collection[str], seed: int | None = None, folder: Path = FOLDER
+) -> dict[str, Row]:
+    """Return a typical success, an image without change, and a typical harm, by rank: rows of a run, with its scores.
+
+    "success" is the median of the images whose score rose over the run's baseline, "harm" the median of those whose
+    score fell, "no change" the image whose score changed least; in a tie, the middle one. `seed`: of the table; None:
+    the first. A kind of which there is no image is missing.
+    """
+    every = rows(table, run, folder)
+    seed = every[0].seed if seed is None else seed
+    baseline = rows(table, baselines(table, folder).get(run, "none"), folder)
+    before, after = align(baseline, [r for r in every if r.seed == seed], shifts)
+    changes = sorted(
+        ((a.score - b.score, place) for place, (b, a) in enumerate(zip(before, after, strict=True))),
+        key=lambda change: change[0],
+    )
+    least = min(abs(change) for change, _ in changes)
+    kinds = {
+        "success": [place for change, place in changes if change > least],
+        "no change": [place for change, place in changes if abs(change) == least],
+        "harm": [place for change, place in changes if change < -least],
+    }
+    return {kind: after[places[len(places) // 2]] for kind, places in kinds.items() if places}
+
+
 def summary(
     table: str, runs: Sequence[str], shifts: Sequence[str], metric: Metric | None = None, **options
 ) -> list[dict[str, object]]:

@@ -104,6 +104,23 @@ def test_images_at_quantiles_of_the_gain(tmp_path):
         stored.at_quantile("t", "after", "fog", 75, tmp_path)
 
 
+def test_success_no_change_and_harm_are_chosen_by_rank(tmp_path):
+    before = [Row("fog", 3, i, 0.5, 0.1) for i in range(8)]
+    changes = (0.1, -0.2, 0.3, 0.01, 0.2, -0.3, -0.1, -0.02)
+    after = [Row("fog", 3, i, 0.5 + change, 0.1) for i, change in enumerate(changes)]
+    stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
+    kinds = stored.outcomes("t", "after", {"fog"}, folder=tmp_path)
+    assert {kind: row.index for kind, row in kinds.items()} == {"success": 4, "no change": 3, "harm": 6}
+
+
+def test_a_run_that_harms_nothing_has_no_example_of_harm(tmp_path):
+    before = [Row("fog", 3, i, 0.0, 0.1) for i in range(3)]
+    after = [Row("fog", 3, i, float(i == 2), 0.1) for i in range(3)]
+    stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
+    kinds = stored.outcomes("t", "after", {"fog"}, folder=tmp_path)
+    assert {kind: row.index for kind, row in kinds.items()} == {"success": 2, "no change": 1}
+
+
 def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tmp_path):
     """Numbers by size, whatever the order of the file; the first of two equal gains, as in ``selection.best_run``."""
     tried = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from io import BytesIO
 from itertools import combinations
+from types import SimpleNamespace
 
 import matplotlib
 
@@ -228,3 +229,30 @@ def test_labels_at_the_edge_leave_the_axes_their_size(show):
         show(fig)
         widths.append([ax.get_position().width for ax in axes])
     assert widths[1] == pytest.approx(widths[0], abs=0.003)  # the file is drawn finer than the page
+
+
+def test_outcomes_star_the_true_class_and_show_its_belief():
+    image, before, after = (
+        torch.zeros(1, 1, 4, 4),
+        torch.tensor([[0.0, 1.0, 3.0, 0.0]]),
+        torch.tensor([[0.0, 4.0, 1.0, 0.0]]),
+    )
+    problem = SimpleNamespace(task="classification", classes=["a", "b", "c", "d"])
+    fig = figures.outcomes(problem, {"success": (image, before, after, torch.tensor(1))})
+    bars = fig.axes[1]
+    assert [label.get_text() for label in bars.get_yticklabels()][:2] == ["b ★", "c"]
+    widths = [bar.get_width() for bar in bars.patches]
+    assert widths[0] == pytest.approx(before.softmax(1)[0, 1].item())
+    assert widths[3] == pytest.approx(after.softmax(1)[0, 1].item())
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_outcomes_of_maps_show_image_truth_before_and_after(task):
+    condition = SimpleNamespace(near=1.0, far=10.0)
+    problem = SimpleNamespace(task=task, classes=list(CLASSES), condition=condition)
+    channels = len(CLASSES) if task == "segmentation" else 1
+    output, label = torch.rand(1, channels, 4, 4) + 1, torch.ones(4, 4, dtype=torch.long)
+    case = (torch.zeros(1, 3, 4, 4), output, output, label)
+    fig = figures.outcomes(problem, {"success": case, "harm": case})
+    assert [ax.get_ylabel() for ax in fig.axes if ax.get_ylabel()] == ["image", "truth", "before", "after"]
+    assert [ax.get_title() for ax in fig.axes if ax.get_title()] == ["success", "harm"]

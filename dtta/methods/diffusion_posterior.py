@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dtta.core.adapter import check_counts, check_image, take_logits
 from dtta.core.diffusion import Diffusion
-from dtta.core.feedback import halve_until_it_fits
+from dtta.core.feedback import in_passes_that_fit
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
 
@@ -127,9 +127,7 @@ class DiffusionPosterior(nn.Module):
             for n, k, b in zip(*(index.split(size) for index in indices), strict=True):
                 losses[n, k, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[n, k])
 
-        largest = min(self.micro_batch, len(indices[0]))
-        _, size = halve_until_it_fits(largest, evaluate)
-        self.micro_batch = size if size < largest else self.micro_batch
+        in_passes_that_fit(self, len(indices[0]), evaluate)
         return losses
 
 

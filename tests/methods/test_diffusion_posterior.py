@@ -157,7 +157,7 @@ def test_passes_are_halved_until_they_fit_in_memory(monkeypatch):
 
     monkeypatch.setattr(posterior.diffusion, "loss", loss)
     torch.testing.assert_close(posterior(image, seeded()), expected, rtol=1e-4, atol=1e-5)
-    assert sizes == [20, 10, 5, 5, 5, 5, 4] and posterior.micro_batch == 5 and posterior.evaluations == 24
+    assert sizes == [20, 8, *[4] * 6] and posterior.micro_batch == 4 and posterior.evaluations == 24
 
 
 def test_the_settings_reach_their_places():

@@ -59,7 +59,7 @@ def run(options: Namespace) -> None:
         refuse(options, ("shift", "severity"), "on image files")
     settings = settings_of(options)
     problem = load_problem(options)
-    method = build(problem, options.method, **settings)
+    method = build(problem, options.method, options.fast, **settings)
     images, label = _images(options, problem)
     options.out.mkdir(parents=True, exist_ok=True)
     steps = getattr(method, "steps", 1)

@@ -125,6 +125,7 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
     from dtta.evaluation.evaluate import evaluate
     from dtta.evaluation.run import Run
     from dtta.evaluation.statistics import gains_of_shifts
+    from dtta.methods.registry import usual_settings
 
     settings = shared.settings_of(options)
     problem = processes.in_turn(lambda: _checked_problem(options, settings, processes.first))
@@ -132,10 +133,11 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
     cells = [(shift, options.severity) for shift in _shifts(options, problem)]
     name = shared.file_name(options.preset or options.problem)
     rows = {}
+    settings = usual_settings(problem, options.method, options.fast) | settings
     for method, given in {"none": {}, options.method: settings}.items():
         run = Run(
             method, options.problem, options.network, options.diffusion,
-            {**problem.settings.get(method, {}), **given}, options.split, options.seed, options.classes,
+            given, options.split, options.seed, options.classes,
             batch=1 if method == "none" else options.batch,
             by_class=options.by_class, precision=precision, as_released=options.as_released, shuffle=options.shuffle,
             keep_size=options.keep_size, options=options.loading or None,
@@ -154,7 +156,8 @@ def compare(options: Namespace, processes: distributed.Single) -> None:
     _print_gains(options, problem, gains, before, after)
     settings = ", ".join(f"{name}={value}" for name, value in run.settings.items())
     print(f"\nsettings: {settings or 'none'}; all others are the defaults of {options.method}")
-    print(f"{seconds:.2f} s per image and process")
+    evaluations = sum(row.evaluations or 0 for row in after) / len(after)
+    print(f"{seconds:.2f} s per image and process, {evaluations:.1f} evaluations of the diffusion model per image")
     if options.out and processes.first:
         result = summary.of_gains(run, gains, metric, options.severity, seconds, options.preset)
         print(f"summary in {summary.write(result, path)}; a table of all in the folder: dtta report {options.out}")
@@ -176,7 +179,7 @@ def _checked_problem(options: Namespace, settings: dict, first: bool) -> Problem
     if options.metric not in (None, problem.metric, *problem.metrics):
         choice = ", ".join(problem.metrics) or f"only {problem.metric}, which need not be named"
         raise ValueError(f"{problem.name} has no metric {options.metric!r}; it has {choice}")
-    build(problem, options.method, **settings)
+    build(problem, options.method, options.fast, **settings)
     if options.compile:
         shared.check_compiler(problem)
     if first:

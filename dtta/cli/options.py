@@ -82,6 +82,8 @@ def add_method_options(command: ArgumentParser) -> None:
         "were chosen on validation images and at full scale are mostly the paper's, or else the method's"
     )
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+    text = "start from the settings chosen for few evaluations of the diffusion model; --set changes them"
+    command.add_argument("--fast", action="store_true", help=text)
     text = "of shift, timesteps and noise (default: 0)"
     command.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help=text)
 

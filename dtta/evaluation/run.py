@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Cell = tuple[str, int, int]  # shift, severity, the image's number
 AFTER = "after "  # before a shift's name: a clean image, predicted with the parameters at the end of that shift
+SHIFTED = ", shifted"  # behind such a name: an image of that shift instead of a clean one
 STREAMS = ("apart", "changing")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -34,6 +35,7 @@ class Run:
         by_class, shuffle: the images of a shift come sorted by their label, or in an order drawn by the seed.
         forgetting_images: after each shift of a stream this many clean images, the last of the split, are predicted
             without adapting; their rows have the shift "after <shift>".
+        retention: predict these images under that shift too; their rows have the shift "after <shift>, shifted".
         precision: in which the diffusion model computes (see ``dtta.core.precision``).
         as_released, keep_size, options: see ``dtta.load``.
     """
@@ -55,6 +57,7 @@ class Run:
     shuffle: bool = False
     keep_size: bool = False
     options: dict | None = None
+    retention: bool = False
 
     def __post_init__(self):
         if not isinstance(self.batch, int) or self.batch < 1:
@@ -91,7 +94,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one shift: its score, seconds (its share of a batch), the metrics' sums, and its run's seed."""
+    """One image under one shift: its score, seconds (its share of a batch), the metrics' sums, and its run's seed.
+
+    `evaluations`: forward passes of the diffusion model, counted by pairs (t, ε) and conditions; the mean of images
+    that share a call; None: not counted.
+    """
 
     shift: str
     severity: int
@@ -100,6 +107,7 @@ class Row:
     seconds: float
     sums: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    evaluations: float | None = None
 
     @property
     def key(self) -> tuple[str, int, int, int]:

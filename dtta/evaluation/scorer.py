@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dtta.core.precision import prepare
 from dtta.core.problem import Problem
-from dtta.evaluation.run import AFTER, Cell, Row, Run
+from dtta.evaluation.run import AFTER, SHIFTED, Cell, Row, Run
+from dtta.evaluation.streams import stream_of
 from dtta.methods.together import OneByOneError, Together, largest_number
 from dtta.problems import load
 from dtta.problems.compilation import compile_blocks, is_on_gpu
@@ -190,13 +191,16 @@ class Scorer:
     def rows(self, cells: list[Cell]) -> Iterator[Row]:
         """Yield the rows of one call."""
         after = cells[0][0].startswith(AFTER)
+        clean = after and not cells[0][0].endswith(SHIFTED)
         pairs = [
-            self.problem.image(index, "clean" if after else shift, severity, self.run.split, self.run.seed)
+            self.problem.image(index, "clean" if clean else stream_of(shift), severity, self.run.split, self.run.seed)
             for shift, severity, index in cells
         ]
         images = torch.cat([image for image, _ in pairs])
+        passes: list[int] = []  # images in each pass through the diffusion model
         start = time.perf_counter()
-        output = self._answer(images, [index for _, _, index in cells], after)
+        with self.problem.diffusion.network.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0]))):
+            output = self._answer(images, [index for _, _, index in cells], after)
         if output.device.type != "cpu":
             torch.accelerator.synchronize(output.device)  # kernels run asynchronously; include their time
         seconds = round((time.perf_counter() - start) / len(cells), 4)
@@ -205,7 +209,7 @@ class Scorer:
             self.compile_later = False
         for (shift, severity, index), answer, (_, label) in zip(cells, output.split(1), pairs, strict=True):
             score, sums = self.problem.score(answer, label), self.problem.sums(answer, label)
-            yield Row(shift, severity, index, score, seconds, sums)
+            yield Row(shift, severity, index, score, seconds, sums, evaluations=sum(passes) / len(cells))
 
     def _answer(self, images: Tensor, indices: list[int], after: bool) -> Tensor:
         method = self.together or self.method

@@ -7,7 +7,7 @@ from itertools import groupby
 from random import Random
 from typing import TYPE_CHECKING
 
-from dtta.evaluation.run import AFTER, Cell, Row, Run
+from dtta.evaluation.run import AFTER, SHIFTED, Cell, Row, Run
 
 if TYPE_CHECKING:
     from dtta.core.problem import Problem
@@ -49,7 +49,8 @@ def cells_of(
         elif run.shuffle:
             images = Random(run.seed).sample(images, len(images))
         cells += [(shift, severity, index) for index in images]
-        cells += [(AFTER + shift, severity, index) for index in forgetting if images]
+        for suffix in ("", SHIFTED) if run.retention else ("",):
+            cells += [(AFTER + shift + suffix, severity, index) for index in forgetting if images]
     return cells
 
 
@@ -70,7 +71,12 @@ def split_streams(run: Run, cells: Iterable[Cell]) -> list[list[Cell]]:
     if run.stream == "changing":
         stream = list(cells)
         return [stream] if stream else []
-    return [list(stream) for _, stream in groupby(cells, key=lambda cell: (cell[0].removeprefix(AFTER), cell[1]))]
+    return [list(stream) for _, stream in groupby(cells, key=lambda cell: (stream_of(cell[0]), cell[1]))]
+
+
+def stream_of(shift: str) -> str:
+    """Return the shift of the stream that a row belongs to, which may be one of those after the stream."""
+    return shift.removeprefix(AFTER).removesuffix(SHIFTED)
 
 
 def complete_streams(run: Run, cells: Iterable[Cell], done: Mapping[Cell, Row]) -> dict[Cell, Row] | None:

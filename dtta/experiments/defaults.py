@@ -13,11 +13,13 @@ def choices() -> dict[str, list[dict]]:
     """Return for each problem the settings chosen in the stored tables, with what they were chosen for, and where."""
     by_problem: dict[str, list[dict]] = {}
     for table in spec.names():
-        names = spec.defaults(table)
+        fast = spec.defaults(table, "fast")
+        names = [*spec.defaults(table), *fast]
         runs = stored.runs(table) if names and (stored.FOLDER / f"{table}.json").is_file() else {}
         for name in names if runs else ():
             run = runs[name]
             about = {key: getattr(run, key) for key in ("method", "network", "diffusion", "batch", "settings")}
+            about |= {"fast": True} if name in fast else {}
             by_problem.setdefault(run.problem, []).append(about | {"table": table, "run": name})
     return by_problem
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from dtta.evaluation import journal
 from dtta.evaluation.distributed import end_with_parent
 from dtta.evaluation.evaluate import evaluate
-from dtta.evaluation.run import AFTER, Row, Run
+from dtta.evaluation.run import AFTER, SHIFTED, Row, Run
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments import defaults, stored
 from dtta.experiments.selection import best_run
@@ -138,9 +138,10 @@ def choose(
             after = rows[name, json.dumps(settings)]
             gain = paired_gain(*stored.align(before, after), metric)
             rounded = {key: value if key == "images" else round(float(value), 2) for key, value in gain.items()}
+            rounded["evaluations"] = round(sum(row.evaluations or 0 for row in after) / len(after), 1)
             result.trials.append({"run": name, "method": run.method, "settings": run.settings | settings} | rounded)
             result.seconds += sum(row.seconds for row in after)
-        result.run = best_run(run, result.trials)
+        result.run = best_run(run, result.trials, entry.choose)
     return results
 
 
@@ -194,7 +195,9 @@ def _stored_results(table: Table, out: Path) -> dict[str, tuple[Run, Result]]:
         run = initial_run(table, name, runs)
         tried = [trial for trial in trials if trial["run"] == name]
         expected = [(run.settings | settings, entry.validation_images * len(table.shifts)) for settings in entry.grid]
-        if [(trial["settings"], trial["images"]) for trial in tried] != expected or best_run(run, tried) != runs[name]:
+        if [(trial["settings"], trial["images"]) for trial in tried] != expected or best_run(
+            run, tried, entry.choose
+        ) != runs[name]:
             continue
         rows = stored.rows(table.name, name, out)
         if {row.key for row in rows} == expected_keys(table, entry, size):
@@ -209,7 +212,8 @@ def expected_keys(table: Table, entry: Entry, size: int) -> set[tuple[str, int, 
         for shift, indices in table.image_indices(entry.test_images, seed).items():
             keys |= {(shift, table.severity, index, seed) for index in indices}
             last = range(size - entry.run.forgetting_images, size)
-            keys |= {(AFTER + shift, table.severity, index, seed) for index in last}
+            for suffix in ("", SHIFTED) if entry.run.retention else ("",):
+                keys |= {(AFTER + shift + suffix, table.severity, index, seed) for index in last}
     return keys
 
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from dtta.evaluation.run import Run
+
+
+def combinations(grid: dict | list[dict]) -> list[dict]:
+    """Return every combination of a grid's values, or of several grids', one after the other."""
+    every = []
+    for part in [grid] if isinstance(grid, dict) else grid:
+        values = [value if isinstance(value, list) else [value] for value in part.values()]
+        every += [dict(zip(part, combination, strict=True)) for combination in product(*values)]
+    return every
 
 
 def varied_settings(trials: Sequence[dict]) -> dict[str, list]:
@@ -69,6 +79,17 @@ def _text(value: object) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
-def best_run(run: Run, trials: list[dict]) -> Run:
-    """Return a run with the settings of the highest gain among those tried; as it is if none were."""
-    return replace(run, settings=max(trials, key=lambda row: row["gain"])["settings"]) if trials else run
+def best_run(run: Run, trials: list[dict], choose: str = "best") -> Run:
+    """Return a run with settings among those tried; as it is if none were.
+
+    `choose`: "best": the highest gain; "cheapest": the fewest evaluations among those that are not shown to lose (the
+    upper end of the gain's interval is 0 or more), the higher gain first; the highest gain if all lose.
+    """
+    if not trials:
+        return run
+    equal = [trial for trial in trials if trial["high"] >= 0] if choose == "cheapest" else []
+    if equal:
+        trial = min(equal, key=lambda trial: (trial["evaluations"], -trial["gain"]))
+    else:
+        trial = max(trials, key=lambda trial: trial["gain"])
+    return replace(run, settings=trial["settings"])

@@ -6,6 +6,7 @@
     validation_images = 24         # for each shift, to choose settings from the grids
     seeds = [0, 1, 2]              # of the shifts and of the methods; each seed has different images
     defaults = ["tent"]            # in the book's tables: runs whose chosen settings become those of the problem
+    fast = []                      # likewise, those that become its fast settings (``dtta.build(..., fast=True)``)
 
     [start]                        # the settings from which a method's runs start; not named: from the problem's
     tent = { optimizer = "adam" }
@@ -16,6 +17,7 @@
     batch = 16
     settings = { steps = 1 }       # these override the settings from which it starts
     grid = { lr = [0.001, 0.01] }  # every combination is tried on validation images, the best one is used
+    choose = "best"                # or "cheapest": the fewest evaluations among those not shown to lose (``selection``)
 
     [runs."tent, online"]
     extends = "tent"               # starts from the settings chosen for that run
@@ -44,13 +46,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import get_type_hints
 
 from dtta.core.problem import Problem
 from dtta.evaluation.run import Run, spread
 from dtta.experiments.limits import lower, lower_defaults, with_settings
+from dtta.experiments.selection import combinations
 from dtta.methods.registry import settings_of
 from dtta.methods.types import check_type
 from dtta.problems import load
@@ -68,6 +70,7 @@ class Entry:
         grid: settings to try on validation images; empty: try none.
         extends, baseline: the entries from whose chosen settings it starts, and with which it is compared.
         test_images, validation_images: for each shift.
+        choose: by which rule among the settings of the grid (see ``selection.best_run``).
     """
 
     run: Run
@@ -77,6 +80,7 @@ class Entry:
     baseline: str
     test_images: int
     validation_images: int
+    choose: str = "best"
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,15 @@ class Table:
 
 _NOT_IN_FILES = {"problem", "settings", "split", "seed", "precision"}
 _RUN = tuple(f.name for f in fields(Run) if f.name not in _NOT_IN_FILES)
-_ENTRY = {*_RUN, "settings", "grid", "extends", "baseline", "test_images", "validation_images"}
+_ENTRY = {*_RUN, "settings", "grid", "extends", "baseline", "test_images", "validation_images", "choose"}
 _REQUIRED = ("about", "problem", "test_images", "runs")
-_OPTIONAL = ("network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds", "defaults", "start")
-_TABLE = {*_REQUIRED, *_OPTIONAL}
+_OPTIONAL = ("network", "diffusion", "shifts", "severity", "validation_images", "pool", "seeds", "start")
+_TABLE = {*_REQUIRED, *_OPTIONAL, "defaults", "fast"}
 _EXTENSION = {*_TABLE, "extends", "networks", "diffusions", "leave_out", "limits", "settings"}
-_TYPES = get_type_hints(Table) | get_type_hints(Run) | dict(extends=str, baseline=str, grid=dict | list[dict])
-_TYPES |= dict.fromkeys(("leave_out", "defaults"), list[str])
+_TYPES = (
+    get_type_hints(Table) | get_type_hints(Run) | dict(extends=str, baseline=str, choose=str, grid=dict | list[dict])
+)
+_TYPES |= dict.fromkeys(("leave_out", "defaults", "fast"), list[str])
 _TYPES |= dict.fromkeys(("runs", "start", "networks", "diffusions", "limits"), dict)
 
 
@@ -149,7 +155,8 @@ def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
         problem = replace(problem, settings=problem.settings | spec.get("start", {}))
         return with_settings(problem, spec.get("limits"), **spec.get("settings", {}))
 
-    _check(spec.get("defaults", ()), spec["runs"], f"{where}: defaults")
+    for key in ("defaults", "fast"):
+        _check(spec.get(key, ()), spec["runs"], f"{where}: {key}")
     for method, settings in spec.get("start", {}).items():
         _check(settings, settings_of(method), f"{where}: start, {method}")
     try:
@@ -187,9 +194,9 @@ def read(table: Path | str | Mapping, precision: str = "float32") -> Table:
     return table
 
 
-def defaults(name: str) -> list[str]:
-    """Return the runs of one of the book's tables whose chosen settings are the problem's."""
-    return _spec(name)[-1].get("defaults", [])
+def defaults(name: str, key: str = "defaults") -> list[str]:
+    """Return the runs of a book's table whose chosen settings are the problem's; with key "fast": its fast ones."""
+    return _spec(name)[-1].get(key, [])
 
 
 def _spec(table: Path | str | Mapping, folder: Path = Path()) -> tuple[str, str, dict]:
@@ -235,7 +242,7 @@ def _merge(base: dict, extension: dict) -> dict:
         if "forgetting_images" in entry and "test_images" in extension:
             entry["forgetting_images"] = min(entry["forgetting_images"], extension["test_images"])
         runs[name] = entry
-    outdated = {"defaults", *(("network", "diffusion", "shifts", "start") if on_other_problem else ())}
+    outdated = {"defaults", "fast", *(("network", "diffusion", "shifts", "start") if on_other_problem else ())}
     if "test_images" in extension:
         outdated.add("pool")
     kept = {key: value for key, value in base.items() if key not in outdated}
@@ -285,7 +292,7 @@ def _entry(
     accepted = settings_of(run.method)  # raises for an unknown method
     if baseline not in table.entries and run.method != "none":
         raise ValueError(f"its baseline is {baseline!r}, which is no run above it")
-    grid = tuple(lower(settings, limits) for settings in _combinations(spec.get("grid", [])))
+    grid = tuple(lower(settings, limits) for settings in combinations(spec.get("grid", [])))
     validation_images = spec.get("validation_images", table.validation_images)
     if grid and not validation_images:
         raise ValueError("a grid needs validation_images, their number for each shift")
@@ -293,17 +300,9 @@ def _entry(
     quick = {"anchors": 1} if "anchors" in accepted else {}  # EATA's default takes a second to build
     for settings in grid or ({},):
         replace(run, settings=quick | run.settings | settings).build(problem)  # report what is wrong before any work
+    _check([choose := spec.get("choose", "best")], ("best", "cheapest"), "choose")
     test_images = spec.get("test_images", table.test_images)
-    return Entry(run, given, grid, extends, baseline, test_images, validation_images)
-
-
-def _combinations(grid: dict | list[dict]) -> list[dict]:
-    """Return every combination of a grid's values, or of several grids', one after the other."""
-    combinations = []
-    for part in [grid] if isinstance(grid, dict) else grid:
-        values = [value if isinstance(value, list) else [value] for value in part.values()]
-        combinations += [dict(zip(part, combination, strict=True)) for combination in product(*values)]
-    return combinations
+    return Entry(run, given, grid, extends, baseline, test_images, validation_images, choose)
 
 
 def needs(table: Table, name: str) -> list[str]:

@@ -20,7 +20,8 @@ from dtta.experiments.selection import describe, varied_settings
 from dtta.problems.data.folders import cache_folder
 
 FOLDER = Path(__file__).parent / "results"
-COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")  # then the seed and the metrics' sums, if any
+COLUMNS = ("run", "shift", "severity", "index", "score", "seconds")
+OPTIONAL = ("seed", "evaluations")  # columns that a file may have; all others are the metrics' sums
 
 
 def results_folder() -> Path:
@@ -65,12 +66,14 @@ def rows(table: str, run: str, folder: Path = FOLDER) -> list[Row]:
 def _all_rows(path: Path, modified: int, size: int) -> dict[str, list[Row]]:
     """Read all rows of a file, by run. The time of its last change and its size are in the key of the cache."""
     frame = _read(path)
-    names = [name for name in frame.columns if name not in (*COLUMNS, "seed")]
+    names = [name for name in frame.columns if name not in (*COLUMNS, *OPTIONAL)]
     sums = [dict(zip(names, values, strict=True)) for values in frame[names].astype(float).to_numpy().tolist()]
     frame = frame.astype({"severity": int, "index": int, "score": float, "seconds": float})
     seeds = frame["seed"].astype(int).tolist() if "seed" in frame else [0] * len(frame)
+    counts = frame["evaluations"] if "evaluations" in frame else [""] * len(frame)
+    counts = [float(text) if text else None for text in counts]
     columns = [frame[name].tolist() for name in COLUMNS[1:]]
-    every = [Row(*values) for values in zip(*columns, sums, seeds, strict=True)]
+    every = [Row(*values) for values in zip(*columns, sums, seeds, counts, strict=True)]
     places = frame.groupby("run", sort=False).indices
     return {run: [every[place] for place in of_run] for run, of_run in places.items()}
 
@@ -128,14 +131,13 @@ def save(
     (folder / f"{table}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     lines = [
         dict(zip(COLUMNS, (name, r.shift, r.severity, r.index, f"{r.score:.5g}", f"{r.seconds:.4g}"), strict=True))
-        | {"seed": r.seed}
+        | {"seed": r.seed, "evaluations": "" if r.evaluations is None else f"{r.evaluations:.6g}"}
         | {key: f"{value:.9g}" for key, value in r.sums.items()}
         for name, (_, rows) in runs.items()
         for r in rows
     ]
     frame = pd.DataFrame(lines)
-    if not frame["seed"].any():
-        frame = frame.drop(columns="seed")
+    frame = frame.drop(columns=[name for name in OPTIONAL if not frame[name].any()])
     frame.to_csv(folder / f"{table}.csv", index=False, lineterminator="\n")
     if trials:
         frame = pd.DataFrame([trial | {"settings": json.dumps(trial["settings"])} for trial in trials])
@@ -167,6 +169,14 @@ def gain(
         if (only is None or only(b)) and (keys is None or b.key in keys)
     ]
     return paired_gain([b for b, _ in pairs], [a for _, a in pairs], metric)
+
+
+def evaluations(table: str, run: str, shifts: Collection[str], folder: Path = FOLDER) -> float:
+    """Return the mean number of evaluations of the diffusion model for an image. Raises ValueError: not counted."""
+    counts = [row.evaluations for row in rows(table, run, folder) if row.shift in shifts]
+    if not counts or None in counts:
+        raise ValueError(f"evaluations were not counted for {run}; make it again: dtta evaluate --table {table}")
+    return sum(counts) / len(counts)
 
 
 def compare(

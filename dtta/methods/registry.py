@@ -21,6 +21,8 @@ METHODS = {
     "diffusion-classifier": "dtta.methods.diffusion_classifier:build",
     "ensemble": "dtta.methods.ensemble:build",
     "logits": "dtta.methods.diffusion_tta:build_logits",
+    "diffusion-posterior": "dtta.methods.diffusion_posterior:build",
+    "posterior-teacher": "dtta.methods.posterior_teacher:build",
     "tent": "dtta.methods.tent:build",
     "tpt": "dtta.methods.marginal_entropy:build_tpt",
     "memo": "dtta.methods.marginal_entropy:build_memo",
@@ -36,6 +38,7 @@ METHODS = {
 # The tasks of each method; one that is not named here suits all.
 TASKS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("diffusion-classifier", "ensemble", "logits"), ("classification",)),
+    **dict.fromkeys(("diffusion-posterior", "posterior-teacher"), ("classification",)),
     **dict.fromkeys(("tpt", "memo", "cotta", "eata", "sar", "ttt-mae", "dusa"), ("classification",)),
     "tent": ("classification", "segmentation"),
     "augmentation": ("segmentation", "depth"),
@@ -90,8 +93,18 @@ def online(method: str, settings: Mapping[str, object]) -> bool:
     return not settings.get("episodic", settings_of(method).get("episodic", True))
 
 
-def build(problem: Problem, method: str, **settings) -> nn.Module:
+def usual_settings(problem: Problem, method: str, fast: bool = False) -> dict[str, object]:
+    """Return the problem's settings of a method; `fast`: those for few evaluations. Raises ValueError: no such ones."""
+    name = f"{method}, fast" if fast else method
+    if fast and name not in problem.settings:
+        raise ValueError(f"there are no fast settings of {method} for {problem.name} with these models; leave fast out")
+    return dict(problem.settings.get(name, {}))
+
+
+def build(problem: Problem, method: str, fast: bool = False, **settings) -> nn.Module:
     """Build a method, with `settings` over those of the problem. Raises ValueError: unknown, out of range.
+
+    `fast`: start from the settings that need few evaluations of the diffusion model, chosen on validation images.
 
     LoRA, and what DUSA does with `as_released`, stay in the problem's networks: load it again for another method.
     """
@@ -100,7 +113,7 @@ def build(problem: Problem, method: str, **settings) -> nn.Module:
         raise ValueError(f"{method} does not suit {problem.task}; choose from {', '.join(methods_for(problem.task))}")
     check_settings(method, settings)
     try:
-        built = function(problem, **{**problem.settings.get(method, {}), **settings})
+        built = function(problem, **{**usual_settings(problem, method, fast), **settings})
     except TypeError as error:
         raise ValueError(f"{method}: {error}") from error
     if not hasattr(built, "modules"):

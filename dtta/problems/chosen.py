@@ -1,4 +1,4 @@
-"""The settings that the book's tables chose on validation images, for the methods on each mini problem.
+"""The settings, and the fast settings, that the book's tables chose on validation images, for each mini problem.
 
 They are in ``chosen.json``, which ``dtta evaluate --table`` writes (``dtta.experiments.defaults``): do not edit it.
 """
@@ -15,7 +15,8 @@ def chosen(problem: str, network: str | None = None, diffusion: str | None = Non
     """Return the chosen settings by method: for one image at a time, or, if `batch` is more than 1, for batches.
 
     A method for which none were chosen in batches, with this network or with this diffusion model has those chosen for
-    single images and for the default models.
+    single images and for the default models. Fast settings have the key "<method>, fast"; there are none where other
+    settings were chosen for these models.
     """
     suitable = [
         choice
@@ -24,5 +25,14 @@ def chosen(problem: str, network: str | None = None, diffusion: str | None = Non
         and choice["diffusion"] in (None, diffusion)
         and min(choice["batch"], 2) <= batch
     ]
-    suitable.sort(key=lambda choice: (choice["batch"], choice["network"] is not None, choice["diffusion"] is not None))
-    return {choice["method"]: choice["settings"] for choice in suitable}  # the last one counts
+    suitable.sort(
+        key=lambda choice: (
+            choice["batch"], choice["network"] is not None, choice["diffusion"] is not None, "fast" in choice
+        )
+    )  # fmt: skip
+    settings: dict[str, dict] = {}
+    for choice in suitable:  # the last one counts
+        name = f"{choice['method']}, fast"
+        settings.pop(name, None)
+        settings[name if "fast" in choice else choice["method"]] = choice["settings"]
+    return settings

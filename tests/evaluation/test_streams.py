@@ -130,8 +130,27 @@ def test_clean_images_are_answered_by_what_a_shift_has_left():
         quiet(replace(forgetting, forgetting_images=10**6), SHIFTS, range(2))
 
 
+def test_images_of_the_shift_are_answered_by_what_a_stream_of_it_has_left():
+    kept = run(settings=ONLINE, forgetting_images=2, retention=True)
+    problem = tiny_problems.classification()
+    last = [problem.size("test") - 2, problem.size("test") - 1]
+    rows = quiet(kept, SHIFTS, range(3))
+    for k, (shift, severity) in enumerate(SHIFTS):
+        method = build(problem, kept.method, **kept.settings)
+        method.reset()
+        for i in range(3):
+            method(problem.image(i, shift, severity)[0], image_generator(0, i))
+        pairs = [problem.image(i, shift, severity) for i in last]
+        expected = [problem.score(method.predict(x), label) for x, label in pairs]
+        part = rows[7 * k : 7 * k + 7]
+        assert [r.shift for r in part] == [shift] * 3 + [f"after {shift}"] * 2 + [f"after {shift}, shifted"] * 2
+        assert [r.score for r in part[5:]] == pytest.approx(expected)
+        method.reset()
+    assert scores(quiet(replace(kept, retention=False), SHIFTS, range(3))).items() <= scores(rows).items()
+
+
 def test_a_stopped_stream_with_forgetting_images_goes_on(tmp_path):
-    forgetting, path = run(settings=ONLINE, forgetting_images=2), tmp_path / "rows.jsonl"
+    forgetting, path = run(settings=ONLINE, forgetting_images=2, retention=True), tmp_path / "rows.jsonl"
     expected = scores(quiet(forgetting, SHIFTS, range(3)))
     quiet(forgetting, SHIFTS[:1], range(3), path=path)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

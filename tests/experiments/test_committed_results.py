@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from random import Random
 
@@ -30,7 +31,7 @@ def test_a_stored_table_matches_its_file(name):
     for run_name, entry in table.entries.items():
         run = spec.initial_run(table, run_name, runs)
         expected += [(run_name, run.method, run.settings | settings) for settings in entry.grid]
-        runs[run_name] = selection.best_run(run, [trial for trial in trials if trial["run"] == run_name])
+        runs[run_name] = selection.best_run(run, [trial for trial in trials if trial["run"] == run_name], entry.choose)
         keys = [row.key for row in stored.rows(name, run_name)]
         assert len(keys) == len(set(keys)) and set(keys) == expected_keys(table, entry, size)
     assert [(trial["run"], trial["method"], trial["settings"]) for trial in trials] == expected
@@ -47,13 +48,14 @@ def test_a_problems_settings_are_those_that_its_tables_chose(problem, tmp_path):
     defaults.write(tmp_path / "chosen.json")
     assert (tmp_path / "chosen.json").read_text(encoding="utf-8") == chosen.FILE.read_text(encoding="utf-8")
     choices = defaults.choices()[problem]
-    assert {choice["method"] for choice in choices} == {trial["method"] for trial in stored.trials(f"{problem}-test")}
+    assert {choice["method"] for choice in choices} >= {trial["method"] for trial in stored.trials(f"{problem}-test")}
     places = [tuple(choice[key] for key in ("method", "network", "diffusion", "batch")) for choice in choices]
-    assert len(set(places)) == len(places)
+    assert len({(*place, "fast" in choice) for place, choice in zip(places, choices, strict=True)}) == len(places)
     for choice, (method, network, diffusion, batch) in zip(choices, places, strict=True):
         run = stored.runs(choice["table"])[choice["run"]]
         assert (run.method, run.network, run.diffusion, run.batch) == (method, network, diffusion, batch)
-        assert dtta.load(problem, network, diffusion, batch=batch).settings[method] == run.settings
+        name = f"{method}, fast" if "fast" in choice else method
+        assert dtta.load(problem, network, diffusion, batch=batch).settings[name] == run.settings
 
 
 def test_the_settings_of_other_models_and_of_batches():
@@ -64,6 +66,19 @@ def test_the_settings_of_other_models_and_of_batches():
     assert (rate("diffusion-tta", "vit"), rate("diffusion-tta", "vit", "dit"), rate("tent", "vit")) == (0.1, 0.1, 0.001)
     assert rate("eata") == 0.00025 and rate("eata", batch=2) == rate("eata", "vit", batch=64) == 0.025
     assert rate(batch=16) == 0.02 and "ttt-mae" not in chosen.chosen("digits")
+
+
+def test_fast_settings_are_only_for_the_models_that_they_were_chosen_for(tmp_path, monkeypatch):
+    """Where another network has settings chosen for it, those of the default network would have the wrong rate."""
+    usual = {"method": "diffusion-tta", "network": None, "diffusion": None, "batch": 1, "settings": {"lr": 0.02}}
+    fast = usual | {"settings": {"lr": 0.01}, "fast": True}
+    other = usual | {"network": "vit", "settings": {"lr": 0.1}}
+    monkeypatch.setattr(chosen, "FILE", tmp_path / "chosen.json")
+    for order in ([usual, other, fast], [fast, other, usual]):
+        chosen.FILE.write_text(json.dumps({"digits": order}), encoding="utf-8")
+        expected = {"diffusion-tta": {"lr": 0.02}, "diffusion-tta, fast": {"lr": 0.01}}
+        assert chosen.chosen("digits") == chosen.chosen("digits", "resnet") == expected
+        assert chosen.chosen("digits", "vit") == {"diffusion-tta": {"lr": 0.1}}
 
 
 def test_dusa_gains_by_default_what_the_book_says():

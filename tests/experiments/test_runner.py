@@ -14,6 +14,7 @@ from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments import runner, spec, stored
+from dtta.experiments.selection import best_run
 
 GRID = "grid = { lr = [0.01, 1.0], t_min = [0.0, 0.5] }"
 
@@ -59,6 +60,28 @@ def test_precision_compiled_blocks_and_images_together_reach_every_row(tmp_path,
     runner.make(table, 1, rows=tmp_path / "rows", out=tmp_path / "out", compile=True, together=4)
     assert set(calls) == {("bfloat16", True, 4)}
     assert {run.precision for run in stored.runs("few", tmp_path / "out").values()} == {"bfloat16"}
+
+
+def trial(name, evaluations, gain, high):
+    return dict(settings={"name": name}, evaluations=evaluations, gain=gain, high=high)
+
+
+def test_the_cheapest_settings_that_are_not_shown_to_lose():
+    trials = [
+        trial("loses", 3, -4.0, -0.5), trial("cheapest", 15, -0.7, 0.0), trial("as cheap, worse", 15, -0.8, 2.0),
+        trial("best", 120, 2.0, 3.0),
+    ]  # fmt: skip
+    for choose, name in (("cheapest", "cheapest"), ("best", "best")):
+        assert best_run(Run("none"), trials, choose).settings == {"name": name}
+    assert best_run(Run("none"), trials[:1], "cheapest").settings == {"name": "loses"}
+    assert best_run(Run("none"), [], "cheapest") == Run("none")
+
+
+def test_evaluations_are_counted_for_rows_and_trials(made):
+    trials = stored.trials("few", made / "out")
+    assert [trial["evaluations"] for trial in trials] == [2.0] * 4  # 1 step of 2 pairs
+    counts = {name: stored.evaluations("few", name, SHIFTS, made / "out") for name in ("none", "few images")}
+    assert counts == {"none": 0, "few images": 4}
 
 
 def test_settings_are_the_best_on_validation_images(made):

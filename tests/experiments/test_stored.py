@@ -39,6 +39,15 @@ def test_sums_are_stored_next_to_the_scores(tmp_path):
     assert last.sums["both sky"] == 0 and math.isnan(last.sums["SSIM"])
 
 
+def test_evaluations_are_stored_where_they_were_counted(tmp_path):
+    rows = [Row("fog", 3, i, 1.0, 0.5, evaluations=count) for i, count in enumerate((12.0, 0.0, 7.5))]
+    stored.save("table", {"a": (Run("none"), rows), "b": (Run("none"), ROWS)}, tmp_path)
+    assert stored.rows("table", "a", tmp_path) == rows and stored.rows("table", "b", tmp_path) == ROWS
+    assert stored.evaluations("table", "a", {"fog"}, tmp_path) == 6.5
+    with pytest.raises(ValueError, match="not counted for b; make it again: dtta evaluate --table table"):
+        stored.evaluations("table", "b", {"fog"}, tmp_path)
+
+
 def test_aligned_rows_are_those_of_both_lists():
     first, second = stored.align(ROWS, [ROWS[2], ROWS[0]])
     assert first == second == [ROWS[0], ROWS[2]]

@@ -22,6 +22,7 @@ CASES = [
     ("tpt", "classification", dict(lr=0.05, views=4, keep=0.5, trainable="norm")),
     ("memo", "classification", dict(lr=0.5, views=4)),
     ("dusa", "classification", dict(lr=0.05)),
+    ("posterior-teacher", "classification", dict(lr=0.5, samples=2)),
     ("ttt-mae", "classification", dict(lr=0.1, masks=4)),
 ]
 DETERMINISTIC = ("tent", "eata", "sar")

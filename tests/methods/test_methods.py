@@ -17,11 +17,13 @@ from dtta.methods.batch_norm import BatchNormAdaptation
 from dtta.methods.consistency import Consistency
 from dtta.methods.cotta import Cotta
 from dtta.methods.diffusion_classifier import DiffusionClassifier
+from dtta.methods.diffusion_posterior import DiffusionPosterior
 from dtta.methods.dusa import Dusa
 from dtta.methods.eata import Eata
 from dtta.methods.ensemble import Ensemble
 from dtta.methods.marginal_entropy import MarginalEntropy
 from dtta.methods.none import NoAdaptation
+from dtta.methods.posterior_teacher import PosteriorTeacher
 from dtta.methods.registry import METHODS, TASKS, build, methods_for, online, settings_of
 from dtta.methods.sar import Sar
 from dtta.methods.settings import OPTIMIZERS, Logits
@@ -35,6 +37,8 @@ KINDS = {
     "diffusion-classifier": DiffusionClassifier,
     "ensemble": Ensemble,
     "logits": DiffusionTTA,
+    "diffusion-posterior": DiffusionPosterior,
+    "posterior-teacher": PosteriorTeacher,
     "tent": Tent,
     "tpt": MarginalEntropy,
     "memo": MarginalEntropy,
@@ -49,8 +53,8 @@ KINDS = {
 }
 FITTING = {
     "classification": (
-        "none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "tent", "tpt", "memo", "batch-norm",
-        "cotta", "eata", "sar", "ttt-mae", "dusa",
+        "none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "diffusion-posterior",
+        "posterior-teacher", "tent", "tpt", "memo", "batch-norm", "cotta", "eata", "sar", "ttt-mae", "dusa",
     ),
     "segmentation": ("none", "diffusion-tta", "tent", "batch-norm", "augmentation"),
     "depth": ("none", "diffusion-tta", "batch-norm", "augmentation", "consistency"),
@@ -249,6 +253,15 @@ def test_the_problems_settings_hold_until_overruled():
     tta = build(problem, "diffusion-tta", samples=7)
     assert (tta.steps, tta.samples) == (3, 7)
     assert build(problem, "logits").steps == 5
+
+
+def test_fast_settings_are_asked_for_and_can_be_overruled():
+    settings = {"diffusion-tta": dict(steps=3, samples=4), "diffusion-tta, fast": dict(steps=2, samples=1)}
+    problem = tiny.problem(settings=settings)
+    assert [build(problem, "diffusion-tta", fast=fast).steps for fast in (False, True)] == [3, 2]
+    assert build(problem, "diffusion-tta", fast=True, steps=7).steps == 7
+    with pytest.raises(ValueError, match="no fast settings of tent for tiny with these models; leave fast out"):
+        build(problem, "tent", fast=True)
 
 
 @pytest.mark.parametrize(("task", "method", "settings", "message"), [

@@ -21,6 +21,7 @@ METHODS = {
     "diffusion-classifier": "dtta.methods.diffusion_classifier:build",
     "ensemble": "dtta.methods.ensemble:build",
     "logits": "dtta.methods.diffusion_tta:build_logits",
+    "diffusion-posterior": "dtta.methods.diffusion_posterior:build",
     "tent": "dtta.methods.tent:build",
     "tpt": "dtta.methods.marginal_entropy:build_tpt",
     "memo": "dtta.methods.marginal_entropy:build_memo",
@@ -35,7 +36,7 @@ METHODS = {
 }
 # The tasks of each method; one that is not named here suits all.
 TASKS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("diffusion-classifier", "ensemble", "logits"), ("classification",)),
+    **dict.fromkeys(("diffusion-classifier", "ensemble", "logits", "diffusion-posterior"), ("classification",)),
     **dict.fromkeys(("tpt", "memo", "cotta", "eata", "sar", "ttt-mae", "dusa"), ("classification",)),
     "tent": ("classification", "segmentation"),
     "augmentation": ("segmentation", "depth"),

@@ -17,6 +17,7 @@ from dtta.methods.batch_norm import BatchNormAdaptation
 from dtta.methods.consistency import Consistency
 from dtta.methods.cotta import Cotta
 from dtta.methods.diffusion_classifier import DiffusionClassifier
+from dtta.methods.diffusion_posterior import DiffusionPosterior
 from dtta.methods.dusa import Dusa
 from dtta.methods.eata import Eata
 from dtta.methods.ensemble import Ensemble
@@ -35,6 +36,7 @@ KINDS = {
     "diffusion-classifier": DiffusionClassifier,
     "ensemble": Ensemble,
     "logits": DiffusionTTA,
+    "diffusion-posterior": DiffusionPosterior,
     "tent": Tent,
     "tpt": MarginalEntropy,
     "memo": MarginalEntropy,
@@ -49,8 +51,8 @@ KINDS = {
 }
 FITTING = {
     "classification": (
-        "none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "tent", "tpt", "memo", "batch-norm",
-        "cotta", "eata", "sar", "ttt-mae", "dusa",
+        "none", "diffusion-tta", "diffusion-classifier", "ensemble", "logits", "diffusion-posterior", "tent", "tpt",
+        "memo", "batch-norm", "cotta", "eata", "sar", "ttt-mae", "dusa",
     ),
     "segmentation": ("none", "diffusion-tta", "tent", "batch-norm", "augmentation"),
     "depth": ("none", "diffusion-tta", "batch-norm", "augmentation", "consistency"),

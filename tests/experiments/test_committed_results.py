@@ -223,9 +223,9 @@ def test_the_two_best_settings_of_diffusion_tta_gain_what_is_stored(problem):
     check_trials(problem, "diffusion-tta", count=2)
 
 
-def test_all_results_take_less_than_three_hours_on_two_cores():
+def test_all_results_take_less_than_four_hours_on_two_cores():
     """By the seconds stored with their rows."""
-    assert 0 < sum(sum(stored.seconds(name).values()) for name in spec.names()) / 2 < 3 * 3600
+    assert 0 < sum(sum(stored.seconds(name).values()) for name in spec.names()) / 2 < 4 * 3600
 
 
 @pytest.mark.parametrize("problem", SCENES)

@@ -57,7 +57,7 @@ def test_gain_by_classes_draws_every_gain_at_its_number_of_classes():
     }
     over_a = {"digits": {"b": {10: gain(1)}}, "scenes": {"b": {5: gain(1), 120: gain(-9)}}}
     fig = figures.gain_by_classes({"over none": over_none, "over a": over_a}, budget=60)
-    assert [ax.get_title() for ax in fig.axes] == ["digits", "scenes", "", ""]
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["digits", "scenes", "", ""]
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["a", "b"]
     ax = fig.axes[1]
     curves = {line.get_label(): line for line in ax.lines if line.get_label() in ("a", "b")}

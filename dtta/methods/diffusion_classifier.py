@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from dtta.core.adapter import check_counts, check_image
+from dtta.core.adapter import check_counts, check_image, take_logits
 from dtta.core.diffusion import Diffusion
 from dtta.core.feedback import in_passes_that_fit
 from dtta.core.problem import Problem
@@ -31,6 +31,8 @@ class DiffusionClassifier(nn.Module):
             equation.
         embeddings: candidates l (L, ...); None: the diffusion model's ``class_embeddings``.
         micro_batch: the largest number of evaluations in one pass. If memory runs out it is halved until a pass fits.
+        network, top: evaluate only the `top` likeliest classes of a task network, image -> logits (N, L); the logit of
+            any other class is -infinity. None: evaluate all classes.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class DiffusionClassifier(nn.Module):
         micro_batch: int = 512,
         seed: int = 0,
         keep: Sequence[int] = (),
+        network: nn.Module | None = None,
+        top: int | None = None,
     ):
         super().__init__()
         stages = [samples] if isinstance(samples, int) else list(samples)
@@ -57,6 +61,10 @@ class DiffusionClassifier(nn.Module):
             raise ValueError(f"samples must grow from stage to stage and keep must shrink, not {stages}, {list(keep)}")
         if len(keep) != len(stages) - 1:
             raise ValueError(f"{len(stages)} stages need {len(stages) - 1} numbers of classes to keep, not {len(keep)}")
+        if top is not None and network is None:
+            raise ValueError("top needs a network, whose likeliest classes are evaluated")
+        check_counts(top=1 if top is None else top)
+        self.network, self.top = None if network is None else network.eval(), top
         self.diffusion, self.stages, self.keep = diffusion.eval(), stages, list(keep)
         self.samples, self.temperature = stages[-1], temperature
         self.sampling = sampling or Sampling(timesteps="stratified")
@@ -69,8 +77,7 @@ class DiffusionClassifier(nn.Module):
         """Image (N, C, H, W) in [0, 1] -> logits (N, L) = -losses / temperature."""
         check_image(image, self.diffusion)
         losses = self.losses(image, generator).nanmean(dim=2)  # (N, L)
-        if self.keep:  # a class that was dropped has fewer pairs, and cannot win
-            losses[self.dropped] = torch.inf
+        losses[self.dropped] = torch.inf  # it has fewer pairs than others, or none, and cannot win
         elements = self.diffusion.encode(image[:1]).numel()
         return -losses * elements / self.temperature
 
@@ -87,6 +94,8 @@ class DiffusionClassifier(nn.Module):
             t, noise = t[:, order], noise[:, order]
         losses = torch.full((N, L, B), torch.nan, device=z0.device)
         self.dropped = torch.zeros(N, L, dtype=torch.bool, device=z0.device)
+        if self.top is not None:
+            self.dropped = ranks(-take_logits(self.network, image, self.network(image))) >= self.top
         self.evaluations, done = 0, 0
         for end, keep in zip(self.stages, [*self.keep, L], strict=True):
             due = torch.zeros_like(losses, dtype=torch.bool)
@@ -96,7 +105,7 @@ class DiffusionClassifier(nn.Module):
             self.evaluations += len(indices[0])
             if keep < L:
                 mean = losses[:, :, :end].mean(2).nan_to_num(torch.inf)
-                self.dropped |= mean.argsort(dim=1).argsort(dim=1) >= keep
+                self.dropped |= ranks(mean) >= keep
             done = end
         return losses
 
@@ -104,6 +113,11 @@ class DiffusionClassifier(nn.Module):
         """Fill in the losses at these indices (image, class, pair), `size` in one pass."""
         for n, j, b in zip(*(i.split(size) for i in indices), strict=True):
             losses[n, j, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[j])
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Return the rank (N, L) of each value in its row, 0 for the lowest."""
+    return values.argsort(dim=1).argsort(dim=1)
 
 
 def build(
@@ -115,9 +129,16 @@ def build(
     t_max: float = 1.0,
     temperature: float = 1.0,
     micro_batch: int = 512,
+    top: int | None = None,
 ) -> DiffusionClassifier:
-    """Build a Diffusion Classifier over the problem's classes; several numbers of samples make a staged schedule."""
+    """Build a Diffusion Classifier over the problem's classes; several numbers of samples make a staged schedule.
+
+    `top`: evaluate only the classes that are likeliest for the network, if there are too many to evaluate each.
+    """
     sampling = Sampling("stratified", t_min=t_min, t_max=t_max)
     keep = [keep] if isinstance(keep, int) else keep
     embeddings = problem.condition.embeddings
-    return DiffusionClassifier(problem.diffusion, samples, sampling, temperature, embeddings, micro_batch, keep=keep)
+    shortlist = {} if top is None else {"network": problem.model, "top": top}
+    return DiffusionClassifier(
+        problem.diffusion, samples, sampling, temperature, embeddings, micro_batch, keep=keep, **shortlist
+    )

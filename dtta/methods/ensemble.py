@@ -29,8 +29,15 @@ class Ensemble(nn.Module):
 
 
 def build(
-    problem: Problem, *, samples: int = 48, t_min: float = 0.0, t_max: float = 1.0, temperature: float = 1.0
+    problem: Problem,
+    *,
+    samples: int = 48,
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    temperature: float = 1.0,
+    top: int | None = None,
 ) -> Ensemble:
     """Build the mean of the network's belief and a Diffusion Classifier's; the settings are the latter's."""
-    second = diffusion_classifier.build(problem, samples=samples, t_min=t_min, t_max=t_max, temperature=temperature)
+    options = dict(samples=samples, t_min=t_min, t_max=t_max, temperature=temperature, top=top)
+    second = diffusion_classifier.build(problem, **options)
     return Ensemble(NoAdaptation(problem.model), second)

@@ -106,6 +106,51 @@ def forest(gains: Mapping[str, Mapping[str, float]], title: str = "", ax: Axes |
     return ax.figure
 
 
+def gain_by_classes(
+    panels: Mapping[str, Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]]], budget: int
+) -> Figure:
+    """Draw gains with their intervals against the number of classes, one row a comparison, one column a data set.
+
+    Markers are hollow where there are more classes than evaluations.
+
+    Args:
+        panels: comparison -> data set -> method -> number of classes -> gain ("gain", "low" and "high", in points).
+        budget: evaluations of the diffusion model for an image.
+    """
+    import matplotlib.pyplot as plt
+
+    data_sets = list(next(iter(panels.values())))
+    sizes = {data: sorted({n for row in panels.values() for m in row[data].values() for n in m}) for data in data_sets}
+    ratios = [len(sizes[data]) + 0.5 for data in data_sets]
+    methods = list(dict.fromkeys(m for row in panels.values() for of in row.values() for m in of))
+    shape = {"squeeze": False, "sharex": "col", "sharey": "row", "width_ratios": ratios}
+    fig, axes = plt.subplots(len(panels), len(data_sets), figsize=(5.2, 3.1 * len(panels) + 0.9), **shape)
+    handles = {}
+    for axes_of_row, (comparison, row) in zip(axes, panels.items(), strict=True):
+        axes_of_row[0].set_ylabel(comparison)
+        for ax, (data, curves) in zip(axes_of_row, row.items(), strict=True):
+            ax.axhline(0, color=BLACK, lw=1)
+            for method, points in curves.items():
+                place = methods.index(method)
+                colour, marker = PALETTE[place], "osD^vP"[place]
+                x = [n * 1.055 ** (place - (len(methods) - 1) / 2) for n in points]  # side by side
+                y = [gain["gain"] for gain in points.values()]
+                ax.vlines(x, [g["low"] for g in points.values()], [g["high"] for g in points.values()], colour, lw=1)
+                (handles[method],) = ax.plot(x, y, marker=marker, ms=6, lw=1.2, color=colour, label=method)
+                hollow = [k for k, n in enumerate(points) if n > budget]
+                ax.plot([x[k] for k in hollow], [y[k] for k in hollow], marker, ms=6, color=colour, mfc="white")
+            ax.set_xscale("log")
+            ax.set_xlim(sizes[data][0] / 1.35, sizes[data][-1] * 1.35)
+            ax.set_xticks(sizes[data], list(map(str, sizes[data])))
+            ax.set_xticks([], minor=True)
+    for ax, data in zip(axes[0], data_sets, strict=True):
+        ax.set_title(data)
+    for ax in axes[-1]:
+        ax.set_xlabel("classes")
+    fig.legend([handles[m] for m in methods], methods, loc="outside lower center", ncols=2, fontsize=10)
+    return fig
+
+
 def heatmap(values: Mapping[str, Mapping[str, float]], limit: float, label: str = "gain in points") -> Figure:
     """Draw a table of numbers {row: {column: number}} in colours: blue above zero, red below, saturated at `limit`."""
     import matplotlib.pyplot as plt

@@ -169,3 +169,41 @@ def test_a_schedule_that_drops_nobody_is_the_plain_one(phi, image):
 def test_stages_that_make_no_sense_are_refused(phi, samples, keep, words):
     with pytest.raises(ValueError, match=words):
         DiffusionClassifier(phi, samples=samples, keep=keep)
+
+
+# --- only the network's likeliest classes ---------------------------------------------------------------
+
+
+def test_a_shortlist_is_the_networks_likeliest_classes(model, phi):
+    """The logits of these classes are as without a shortlist; all others have no chance and cost nothing."""
+    image = tiny.images(3)
+    method = DiffusionClassifier(phi, samples=4, network=model, top=2)
+    logits, every = method(image, seeded()), DiffusionClassifier(phi, samples=4)(image, seeded())
+    with torch.no_grad():
+        best = model(image).topk(2, dim=1).indices
+    expected = torch.full_like(every, -torch.inf).scatter(1, best, every.gather(1, best))
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
+    assert method.evaluations == 3 * 2 * 4
+    staged = DiffusionClassifier(phi, samples=(2, 4), keep=(1,), network=model, top=2)
+    assert staged(image, seeded()).isfinite().sum(1).tolist() == [1, 1, 1]
+    assert staged.evaluations == 3 * (2 * 2 + 2)
+
+
+@pytest.mark.parametrize(("top", "words"), [(0, "whole number of at least 1"), (2.5, "whole number of at least 1")])
+def test_a_shortlist_of_no_class_is_refused(model, phi, top, words):
+    with pytest.raises(ValueError, match=words):
+        DiffusionClassifier(phi, network=model, top=top)
+    with pytest.raises(ValueError, match="needs a network"):
+        DiffusionClassifier(phi, top=2)
+
+
+def test_the_ensemble_of_a_shortlist(image):
+    """The Diffusion Classifier's half of the belief is shared by the network's likeliest classes only."""
+    problem = tiny.problem()
+    belief = build(problem, "ensemble", samples=4, top=2)(image, seeded()).exp()
+    with torch.no_grad():
+        p = problem.model(image).softmax(1)
+    best = p.topk(2, dim=1).indices
+    gained = belief - p / 2
+    torch.testing.assert_close(gained.gather(1, best).sum(1), torch.full((1,), 0.5))
+    assert gained.scatter(1, best, 0.0).abs().max() < 1e-6

@@ -48,6 +48,34 @@ def show(displayed, monkeypatch):
     return show
 
 
+def test_gain_by_classes_draws_every_gain_at_its_number_of_classes():
+    def gain(value):
+        return dict(gain=value, low=value - 2, high=value + 1)
+
+    over_none = {
+        "digits": {"a": {10: gain(4)}, "b": {10: gain(5)}},
+        "scenes": {"a": {5: gain(1), 120: gain(3)}, "b": {5: gain(2), 120: gain(-6)}},
+    }
+    over_a = {"digits": {"b": {10: gain(1)}}, "scenes": {"b": {5: gain(1), 120: gain(-9)}}}
+    fig = figures.gain_by_classes({"over none": over_none, "over a": over_a}, budget=60)
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["digits", "scenes", "", ""]
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["a", "b"]
+    ax = fig.axes[1]
+    curves = {line.get_label(): line for line in ax.lines if line.get_label() in ("a", "b")}
+    for method, points in over_none["scenes"].items():
+        x, y = curves[method].get_data()
+        assert y.tolist() == [g["gain"] for g in points.values()]
+        np.testing.assert_allclose(x, list(points), rtol=0.1)  # side by side
+    assert sorted(curves["a"].get_xdata() < curves["b"].get_xdata()) == [True, True]
+    colours = {to_hex(curves[m].get_color()) for m in curves}
+    (below,) = [line for line in fig.axes[3].lines if line.get_label() == "b"]
+    assert len(colours) == 2 and to_hex(below.get_color()) == to_hex(curves["b"].get_color())
+    hollow = [line for line in ax.lines if to_hex(line.get_markerfacecolor()) == "#ffffff"]
+    assert sorted(line.get_ydata().tolist() for line in hollow) == [[-6], [3]]
+    ends = [np.sort(segment[:, 1]).tolist() for bars in ax.collections for segment in bars.get_segments()]
+    assert sorted(ends) == sorted([g["low"], g["high"]] for of in over_none["scenes"].values() for g in of.values())
+
+
 def test_forest_marks_significant_gains():
     gains = {
         "sure": dict(gain=5, low=2, high=8),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dtta.problems.scenes import clip, portraits, words
 from dtta.problems.scenes.shifts import shift_image
-from dtta.problems.scenes.words import HELD_OUT, KINDS, SEEN, SYNONYMS, TEMPLATES, UNSEEN, VOCABULARY
+from dtta.problems.scenes.words import HELD_OUT, KINDS, NAMES, SEEN, SYNONYMS, TEMPLATES, UNSEEN, VOCABULARY, WORDS
 from dtta.problems.scenes.world import COLOURS, MATERIALS, SHAPES
 
 CANONICAL = {synonym: word for word, synonym in SYNONYMS.items()} | {word: word for word in SYNONYMS}
@@ -55,6 +55,16 @@ def test_the_vocabulary():
     assert sum(not synonyms.isdisjoint(label.name.split()) for label in VOCABULARY) > 25
 
 
+def test_all_names():
+    """The vocabulary, all other kinds, then synonyms: eight names of each kind, in words of the captions."""
+    assert len({label.name for label in NAMES}) == len(NAMES) == 960 and NAMES[:50] == VOCABULARY
+    assert len({label.kind for label in NAMES[:120]}) == 120
+    for place, label in enumerate(NAMES):
+        assert label.kind == NAMES[place % 120].kind
+        assert tuple(CANONICAL[word] for word in label.name.split()) == label.kind
+        assert set(label.name.split()) <= set(WORDS)
+
+
 def test_captions_are_true():
     rng = Random(1)
     for kind in KINDS:
@@ -75,11 +85,11 @@ def test_a_portrait_shows_an_object_of_its_kind():
 
 
 def test_the_label_is_the_index_modulo_the_number_of_classes():
-    for classes, index in ((20, 3), (20, 23), (5, 23), (50, 49)):
+    for classes, index in ((20, 3), (20, 23), (5, 23), (50, 49), (120, 119), (480, 130)):
         image, label = portraits.shifted(classes, "test", index, "clean", 3, 0)
-        assert label.item() == index % classes and image.shape == (3, 32, 32)
+        assert label.item() == index % min(classes, 120) and image.shape == (3, 32, 32)
         thing = portraits.portrait("test", index, classes).objects[0]
-        assert (thing.material, thing.colour, thing.shape) == VOCABULARY[index % classes].kind
+        assert (thing.material, thing.colour, thing.shape) == NAMES[label].kind
 
 
 def test_the_image_does_not_depend_on_the_number_of_classes():
@@ -189,6 +199,6 @@ def test_crops_show_most_of_the_image():
 
 
 def test_classes_out_of_range_are_refused():
-    for classes in (4, 51, 20.0):
-        with pytest.raises(ValueError, match="whole number from 5 to 50"):
+    for classes in (4, 961, 20.0):
+        with pytest.raises(ValueError, match="whole number from 5 to 960"):
             clip.problem(classes=classes)

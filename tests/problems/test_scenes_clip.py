@@ -87,6 +87,15 @@ def test_the_number_of_names_is_part_of_a_run():
         dtta.load("digits", classes=5)
 
 
+def test_a_synonym_is_a_right_answer():
+    problem = dtta.load("scenes-clip", classes=480)
+    _, label = problem.image(130)
+    one_hot = torch.eye(480)
+    right = [j for j in range(480) if problem.score(one_hot[j : j + 1], label)]
+    assert right == [10, 130, 250, 370] and len({problem.classes[j] for j in right}) == 4
+    assert dtta.load("scenes-clip", classes=20).score(one_hot[10:11, :20], label) == 1
+
+
 def test_other_names():
     problem = dtta.load("scenes-clip", classes=["red thing", "blue thing"])
     x, _ = dtta.load("scenes-clip").image(2)  # a glossy red ball

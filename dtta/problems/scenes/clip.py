@@ -25,7 +25,7 @@ from dtta.problems.scenes import portraits, words
 from dtta.problems.scenes.data import SIZE
 from dtta.problems.scenes.shifts import SHIFTS
 from dtta.problems.scenes.training import LICENCE, distort
-from dtta.problems.scenes.words import SEEN, VOCABULARY
+from dtta.problems.scenes.words import KINDS, NAMES, SEEN, VOCABULARY
 from dtta.problems.training import weights
 from dtta.problems.training.fit import denoising_loss
 from dtta.problems.training.recipes import Recipe, map_losses
@@ -164,7 +164,7 @@ def diffusion_loss(diffusion: TextUNet, generator: torch.Generator, size: int = 
     return denoising_loss(diffusion, diffusion.encode(image), torch.cat([soft, hard]), generator)
 
 
-CLASSES = 20  # the default, of the fifty names of the vocabulary
+CLASSES = 20  # the default
 NETWORKS = {"clip": clip}
 DIFFUSIONS = {"unet": unet}
 
@@ -176,16 +176,18 @@ def problem(
 
     Args:
         network, diffusion: of `NETWORKS` and `DIFFUSIONS`; None: the first.
-        classes: number of names of ``words.VOCABULARY``, 5 to 50; or other names, for images without labels.
+        classes: number of names of ``words.NAMES``, 5 to 960, of which the first 50 are the vocabulary, the first 120
+            name different kinds, and any more are synonyms: an answer is right if it names the kind. Or other names,
+            for images without labels.
 
     Raises ValueError: unknown network or diffusion model, bad `classes`, or a name that is too long.
     """
     names_given = isinstance(classes, Sequence)
-    if not names_given and not (isinstance(classes, int) and 5 <= classes <= len(VOCABULARY)):
-        raise ValueError(f"classes must be a whole number from 5 to {len(VOCABULARY)}, or names, not {classes!r}")
+    if not names_given and not (isinstance(classes, int) and 5 <= classes <= len(NAMES)):
+        raise ValueError(f"classes must be a whole number from 5 to {len(NAMES)}, or names, not {classes!r}")
     model = weights.ready("scenes-clip", NETWORKS, network)
     phi = weights.ready("scenes-clip", DIFFUSIONS, diffusion)
-    names = check_names(classes) if names_given else [label.name for label in VOCABULARY[:classes]]
+    names = check_names(classes) if names_given else [label.name for label in NAMES[:classes]]
     reader = TextReader(model.text_model, tokenizer())
     return Problem(
         name="scenes-clip",
@@ -199,7 +201,7 @@ def problem(
         shape=(3, SIZE, SIZE),
         shifts=SHIFTS,
         metric="accuracy",
-        score=lambda output, label: float(output.argmax(dim=1).item() == label.item()),
+        score=lambda output, label: float(output.argmax(dim=1).item() % len(KINDS) == label.item()),
         settings=chosen("scenes-clip", network, diffusion),
         reader=reader,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from dtta.problems.scenes import words
 from dtta.problems.scenes.data import WORLD, draw, number_in_world, rendered
 from dtta.problems.scenes.shifts import shift_image, shift_scene
-from dtta.problems.scenes.words import SEEN, VOCABULARY
+from dtta.problems.scenes.words import KINDS, NAMES, SEEN, VOCABULARY
 from dtta.problems.scenes.world import Scene, random_portrait
 
 SPLITS = {"train": (0, 16000), "validation": (1_000_000, 500), "test": (2_000_000, 1000)}  # first number, count
@@ -19,15 +19,20 @@ SIZES = {name: count for name, (_, count) in SPLITS.items()}
 
 
 def portrait(split: str, index: int, classes: int = len(VOCABULARY)) -> Scene:
-    """Return portrait `index`: label `index` mod `classes`; for training, a seen kind. Raises: see ``data.scene``."""
+    """Return portrait `index`: the kind with its ``label``; for training, a seen kind. Raises: see ``data.scene``."""
     number = number_in_world(SPLITS, split, index)
-    kind = SEEN[index % len(SEEN)] if split == "train" else VOCABULARY[index % classes].kind
+    kind = SEEN[index % len(SEEN)] if split == "train" else NAMES[label(index, classes)].kind
     return random_portrait(WORLD, number, kind)
+
+
+def label(index: int, classes: int) -> int:
+    """Return the label of portrait `index` among the first `classes` names: of several for its kind, the first."""
+    return index % min(classes, len(KINDS))
 
 
 def shifted(classes: int, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return portrait `index` of a split under a shift: image (3, H, W) and its label among the first `classes`."""
-    return _shifted(classes, split, index, shift, severity, seed).clone(), torch.tensor(index % classes)
+    return _shifted(classes, split, index, shift, severity, seed).clone(), torch.tensor(label(index, classes))
 
 
 @lru_cache(maxsize=2048)  # the runs of a table share their images

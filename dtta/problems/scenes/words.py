@@ -66,5 +66,23 @@ def _vocabulary(count: int = 50, seed: int = 0) -> tuple[Label, ...]:
     return tuple(Label(kind, name(kind, rng)) for kind in kinds)
 
 
+def _names(seed: int = 0) -> tuple[Label, ...]:
+    """Return every name of every kind: those of the vocabulary, one of each other kind, then synonyms in rounds.
+
+    A round has one more name of each kind, in the same order; so name j and name j + 120 are of the same kind.
+    """
+    rng = Random(f"dtta names {seed}")
+    first = list(VOCABULARY)
+    others = [kind for kind in KINDS if kind not in {label.kind for label in first}]
+    first += [Label(kind, name(kind, rng)) for kind in rng.sample(others, len(others))]
+    rounds = []
+    for label in first:
+        names = [" ".join(words) for words in product(*((word, SYNONYMS[word]) for word in label.kind))]
+        names.remove(label.name)
+        rounds.append([label, *(Label(label.kind, synonym) for synonym in rng.sample(names, len(names)))])
+    return tuple(label for of_round in zip(*rounds, strict=True) for label in of_round)
+
+
 VOCABULARY = _vocabulary()
+NAMES = _names()  # 960: eight for each of 120 kinds, the vocabulary first
 WORDS = tuple(dict.fromkeys([*SYNONYMS, *SYNONYMS.values(), *TEXTURES, "a", "photo", "of", "on", "ground"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from random import Random
 
@@ -18,6 +17,7 @@ from dtta.experiments.runner import expected_keys
 from dtta.problems import chosen
 from dtta.problems.scenes.words import VOCABULARY
 
+NEW = ("forward", "distillation")
 SCENES = ("scenes-segmentation", "scenes-depth", "scenes-clip")
 
 
@@ -69,17 +69,21 @@ def test_the_settings_of_other_models_and_of_batches():
     assert rate(batch=16) == 0.02 and "ttt-mae" not in chosen.chosen("digits")
 
 
-def test_fast_settings_are_only_for_the_models_that_they_were_chosen_for(tmp_path, monkeypatch):
-    """Where another network has settings chosen for it, those of the default network would have the wrong rate."""
-    usual = {"method": "diffusion-tta", "network": None, "diffusion": None, "batch": 1, "settings": {"lr": 0.02}}
-    fast = usual | {"settings": {"lr": 0.01}, "fast": True}
-    other = usual | {"network": "vit", "settings": {"lr": 0.1}}
-    monkeypatch.setattr(chosen, "FILE", tmp_path / "chosen.json")
-    for order in ([usual, other, fast], [fast, other, usual]):
-        chosen.FILE.write_text(json.dumps({"digits": order}), encoding="utf-8")
-        expected = {"diffusion-tta": {"lr": 0.02}, "diffusion-tta, fast": {"lr": 0.01}}
-        assert chosen.chosen("digits") == chosen.chosen("digits", "resnet") == expected
-        assert chosen.chosen("digits", "vit") == {"diffusion-tta": {"lr": 0.1}}
+def test_fast_settings_are_only_for_the_models_that_they_were_chosen_for():
+    """Those of another network, which has a rate chosen for it, would be of the wrong rate."""
+    usual, fast = (chosen.chosen("digits")[name] for name in ("diffusion-tta", "diffusion-tta, fast"))
+    assert fast == stored.runs("forward")["fast"].settings and fast != usual
+    assert "diffusion-tta, fast" in chosen.chosen("digits", "resnet", "unet")
+    assert not {"diffusion-tta, fast"} & {*chosen.chosen("digits", "vit"), *chosen.chosen("digits", None, "dit")}
+
+
+def test_the_new_test_images_of_the_forward_only_answer():
+    """Their seeds are in no other table, and most are digits under a shift that they had not been under before."""
+    others = [name for name in spec.names() if spec.read(name).problem == "digits" and name not in NEW]
+    seen = {(row.shift, row.index) for name in others for run in stored.runs(name) for row in stored.rows(name, run)}
+    assert not {3, 4, 5} & {row.seed for name in others for row in stored.rows(name, "none")}
+    rows = [row for row in stored.rows("forward", "none") if row.shift != "clean"]
+    assert sum((row.shift, row.index) not in seen for row in rows) >= 0.8 * len(rows)
 
 
 def test_dusa_gains_by_default_what_the_book_says():
@@ -133,7 +137,7 @@ def changed(table: str, name: str, run: Run) -> dict[str, list[int]]:
 
 TABLES = (
     "digits-test", "teachers", "loss", "weights", "online", "beyond", "stopping", "scenes-clip-test", "classes",
-    "classes-digits",
+    "classes-digits", "forward", "distillation",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
+from dtta.evaluation.streams import stream_of
 from dtta.experiments import stored
 from tools.pages.check import check_page
 from tools.pages.project import Project
@@ -54,7 +55,7 @@ PAGES = {
     "07_loss_ablations": (IMAGENET, ("loss",), FEW | dict(pictures=2, draws=2)),
     "08_weights": (IMAGENET, ("weights",), FEW | dict(vit="vit", steps=2)),
     "09_online": (IMAGENET, ("online",), FEW | dict(vit="vit", images=4, length=3, live=2)),
-    "10_beyond": (IMAGENET, ("beyond", "stopping"), FEW | dict(asked=1, pairs=4)),
+    "10_beyond": (IMAGENET, ("beyond", "stopping", "forward", "distillation"), FEW | dict(pairs=4)),
     "11_full_scale": (None, (), dict(images=2, pictures=16, cases=["dit-toy", "dit-toy-joint"], steps=1, samples=4)),
     "12_scenes": (None, (), dict(counted=20, measured=2)),
 }
@@ -182,7 +183,7 @@ def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, tmp_path, mon
         for run, known in stored.runs(table, folder).items():
             assert known.problem == problem and known.diffusion == diffusion, run
             assert known.network in (network, extra.get("vit")), run
-            assert {row.shift.removeprefix("after ") for row in stored.rows(table, run, folder)} <= {
+            assert {stream_of(row.shift) for row in stored.rows(table, run, folder)} <= {
                 "clean",
                 *extra["shifts"],
             }

@@ -37,9 +37,9 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
     """Return each run's paired gain over its baseline: mean over the shifts with its interval, and on clean images."""
     references = stored.baselines(table, folder)
     lines = []
-    for run in stored.runs(table, folder):
+    for run in _methods(table, folder):
         shifts = shifts_of(table, run, folder)
-        if run == "none" or run in references.values() or not shifts:
+        if not shifts:
             continue
         against = references.get(run, "none")
         gain = stored.gain(table, run, shifts, against=against, metric=metric, folder=folder)
@@ -51,6 +51,11 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
     return lines
 
 
+def _methods(table: str, folder: Path) -> list[str]:
+    """Return a table's runs without those that adapt nothing."""
+    return [name for name, run in stored.runs(table, folder).items() if run.method != "none"]
+
+
 def _clean_gain(table: str, run: str, against: str, metric: Metric | None, folder: Path) -> float:
     before, after = stored.align(stored.rows(table, against, folder), stored.rows(table, run, folder), {CLEAN})
     return paired_gain(before, after, metric, resamples=1)["gain"] if before else float("nan")
@@ -59,9 +64,7 @@ def _clean_gain(table: str, run: str, against: str, metric: Metric | None, folde
 def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return each run's gain over its baseline under each shift, in points."""
     references, lines = stored.baselines(table, folder), []
-    for run in stored.runs(table, folder):
-        if run == "none" or run in references.values():
-            continue
+    for run in _methods(table, folder):
         rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
         line: dict[str, object] = {"run": run}
         for shift in (CLEAN, *shifts_of(table, folder=folder)):
@@ -79,8 +82,7 @@ def pairs(table: str, folder: Path = FOLDER, least: int = 2) -> list[dict[str, o
     the length of the list: about one in twenty intervals misses the true difference.
     """
     references = stored.baselines(table, folder)
-    runs = [run for run in stored.runs(table, folder) if run != "none" and run not in references.values()]
-    lines = []
+    runs, lines = _methods(table, folder), []
     for place, run in enumerate(runs):
         for other in runs[:place]:
             if references.get(run) != references.get(other):

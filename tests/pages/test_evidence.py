@@ -17,6 +17,10 @@ ROOT = Path(__file__).parents[2]
 TABLE = "stopping"  # the smallest
 
 
+def test_a_run_that_others_are_compared_with_has_its_own_line():
+    assert [line["run"] for line in evidence.gains("forward")] == ["adaptation", "posterior", "posterior, race", "fast"]
+
+
 def test_gains_are_those_of_the_stored_results_and_leave_no_run_out():
     lines = {line["run"]: line for line in evidence.gains(TABLE)}
     assert set(lines) == set(stored.runs(TABLE)) - {"none"}

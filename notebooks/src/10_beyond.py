@@ -36,7 +36,6 @@ from functools import partial
 import matplotlib.pyplot as plt
 import torch
 
-from dtta.core.sampling import Sampling
 from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
 from dtta.experiments.transfer import PLAIN, open_page
@@ -118,13 +117,15 @@ for run, name in FORWARD.items():
 # evaluated, all under the same pairs $(t, \epsilon)$. One image by hand:
 
 # %%
-chosen = runs["posterior"].settings  # from validation images
-k, B, beta = chosen["top"], chosen["samples"], chosen["beta"]
+settings = runs["posterior"].settings  # from validation images
+rerank = build(problem, "diffusion-posterior", **settings)
+k, B, beta = rerank.top, rerank.samples, rerank.beta
+sampling = rerank.sampling
+rerank.stage = B  # all pairs at once, as below
 case = stored.outcomes("forward", "posterior", shifts, folder=folder)
 row = case.get("success", case["no change"])
 x, label = problem.image(row.index, row.shift, row.severity)
 phi, l = problem.diffusion, problem.condition.embeddings.detach()
-sampling = Sampling("stratified", t_min=chosen["t_min"], t_max=chosen["t_max"])
 z0 = phi.encode(x)
 generator = image_generator(row.seed, row.index)
 t, noise = sampling.draw(z0, B, phi.timesteps, generator)
@@ -151,7 +152,6 @@ for title, p in (
         f"{n}: {100 * v:.1f}%" for n, v in zip(names, p, strict=True)
     )
     report.line(f"{title}: {text}", tolerance=3.0)
-rerank = build(problem, "diffusion-posterior", **chosen)
 by_call = rerank(x, image_generator(row.seed, row.index)).exp()[0, candidates]
 same = torch.allclose(by_call / by_call.sum(), posterior, atol=1e-3)
 print("true class:", problem.classes[int(label)])

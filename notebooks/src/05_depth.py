@@ -118,23 +118,23 @@ lines = [
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# **The result.** Under 19 shifts, with severity 3, Diffusion-TTA raises the structural similarity (SSIM × 100, the
-# paper's metric) by 2.3 points on average. Averaging the depths of an image and its mirror image is the simple method
-# to beat. Most of the advantage over it comes from four shifts of contrast and light, of a kind that the diffusion
-# model met in its training and the network did not. Under the other fifteen the data do not establish an advantage, and
-# on clean scenes Diffusion-TTA is worse. Brackets are 95% paired intervals.
+# **The result.** Over 19 shifts of severity 3, Diffusion-TTA raises the structural similarity (SSIM × 100, the paper's
+# metric) by 2.3 points. The simple method to beat averages the depths of an image and its mirror image. Most of the
+# advantage over it comes from four shifts of contrast and light, which resemble changes in the diffusion model's
+# training that the network never saw. Under the other fifteen the data do not establish an advantage, and on clean
+# scenes Diffusion-TTA is worse. Brackets are 95% paired intervals.
+#
+# These are stored results; `dtta evaluate --table scenes-depth-test` makes them, and this page computes a sample again.
+# [Evidence 05](../book/evidence/05_depth) has all runs.
 #
 # **You need** [page 04](04_segmentation); the [world of scenes](12_scenes) shows where the images come from. **Time:**
-# 20 minutes to read, one to two minutes to run on two CPU cores.
-#
-# Results over all test scenes are stored with the package; `dtta evaluate --table scenes-depth-test` makes them, a
-# sample of them is computed again below, and [evidence 05](../book/evidence/05_depth) has all runs.
+# 15 minutes to read, one to two minutes to run on two CPU cores.
 #
 # ## The map is the condition
 #
 # The task network $f_\theta$ is a small DenseDepth {cite:p}`alhashim2018densedepth`, trained on clear scenes only. Its
-# output $y$ is a depth $d$ at each pixel, here from 1.5 to 16 scene units (an object is about one unit wide). The
-# condition $c$ maps depths to $[-1, 1]$ so that equal *ratios* become equal steps:
+# output $y$ has a depth $d$ for each pixel, from 1.5 to 16 units (an object is about one unit wide). The condition $c$
+# maps depths to $[-1, 1]$ so that equal *ratios* become equal steps:
 #
 # $$ c = 2\,\frac{\log d - \log d_\text{near}}{\log d_\text{far} - \log d_\text{near}} - 1. $$
 
@@ -151,14 +151,13 @@ by_hand = setting(mini=log_scale, full=inverse / inverse.max())
 print("as by hand:", torch.allclose(by_hand, problem.condition(y), atol=1e-5))
 
 # %% [markdown]
-# From 2 to 4 units is as large a step as from 4 to 8. The diffusion model is the UNet of page 04 with one condition
-# channel, the depth map. In training, half of the maps were blurred, scaled, shifted or made noisy, so that the model
-# also knows imperfect maps (`dtta.problems.scenes.depth.disturb`).
+# From 2 to 4 units is as large a step as from 4 to 8. The diffusion model is the UNet of page 04, with the depth map as
+# its condition. In training, half of the maps were blurred, scaled, shifted or made noisy, so that it also knows
+# imperfect maps.
 #
 # ## Does the model use the map?
 #
-# Compare its loss under the true map with its loss under four others: the network's, a blurred truth, the map of
-# another scene, and a flat wall.
+# Compare its loss under the true map with its loss under four others.
 #
 # **Predict, then run:** which of the four comes closest to the true map? Does the order hold under noise and in fog?
 
@@ -170,13 +169,9 @@ def compare_maps(shift):
     x, truth = problem.images(listeners, shift, 3, "validation")
     y = problem.model(x)
     truth = torch.where(truth > 0, truth, y)  # 0: not measured
-    depths = [
-        truth,
-        y,
-        gaussian_blur(truth, [9, 9], [2.0, 2.0]),
-        truth.roll(1, 0),
-        torch.full_like(truth, 4.0),
-    ]
+    blurred = gaussian_blur(truth, [9, 9], [2.0, 2.0])
+    wall = torch.full_like(truth, 4.0)
+    depths = [truth, y, blurred, truth.roll(1, 0), wall]
     maps = [problem.condition(d) for d in depths]
     return losses_by_timestep(diffusion, x, maps, seed=seed)
 
@@ -204,16 +199,16 @@ figures.show(
 
 # %% [markdown]
 # * On clean scenes the model uses its condition: another scene's map and a flat wall cost most, a blurred truth less.
-#   The network's map does as well as the truth, and it is nearly right.
-# * Gaussian noise reverses the order at the lowest timesteps. Above them the truth is preferred. Validation scenes
-#   chose timesteps from 30% to 80% of the range.
+#   The network's map, which is nearly right, does as well as the truth.
+# * Noise reverses the order at the lowest timesteps. Above them the model prefers the truth. Validation scenes chose
+#   timesteps from 30% to 80% of the range.
 # * In fog a flat wall has a lower loss than the truth at almost every timestep, so no choice of timesteps repairs it.
-#   Our explanation is a hypothesis: a model that never saw fog takes its even grey for something near and flat.
+#   A hypothesis: a model that never saw fog takes its even grey for something near and flat.
 #
 # ## The gradient is a map
 #
-# A step of adaptation starts from the gradient of the loss with respect to each pixel's depth. Where the gradient is
-# positive, descent makes the depth smaller. So we can check at each pixel whether descent leads *towards the truth*.
+# Adaptation starts from the gradient of the loss with respect to each pixel's depth. Where it is positive, descent
+# makes the depth smaller. So we can check at each pixel whether descent leads *towards the truth*.
 
 
 # %%
@@ -237,7 +232,7 @@ def gradient(x, y, pairs=12):
 
 # %% [markdown]
 # **Predict, then run:** take the pixels whose depth is wrong by more than 10%. A random direction is right at half of
-# them. What share will the diffusion model reach under noise? On clean scenes?
+# them. What is the share under noise? On clean scenes?
 
 
 # %%
@@ -270,8 +265,7 @@ report.line("\n".join(lines), tolerance=1.0, whole=2)
 #
 # ## Five steps
 #
-# The adaptation is the one of Algorithm 1. Among the test scenes with noise, ordered by their gain, this is the middle
-# one.
+# Algorithm 1, on the test scene with the median gain under noise:
 
 # %%
 index = stored.at_quantile(table, "diffusion-tta", noise_shift, 0.5, folder)
@@ -310,7 +304,7 @@ report.line(
 )
 
 # %% [markdown]
-# And a success, a scene without change, and a harm, each picked by its rank among all test scenes:
+# And three scenes picked by rank from all shifts:
 
 # %% tags=["hide-input"]
 cases = {}
@@ -335,7 +329,7 @@ figures.show(
 # %% [markdown]
 # ## When does it help?
 #
-# If the diffusion model is to correct the network, it should prefer the truth to the network's map. We measure this
+# A diffusion model that is to correct the network should prefer the truth to the network's map. We measure this
 # preference on four test scenes of each shift, and the gain on the *other* twenty, so that the two share no image.
 
 # %% tags=["hide-input"]
@@ -398,17 +392,17 @@ report.line(
 )
 
 # %% [markdown]
-# With one exception (erasing), the shifts with a preference for the truth gain on average and the others lose. Not
-# every interval excludes zero. One thing can cause both: where the network is nearly right, as on clean scenes, there
-# is little to prefer and much to lose. In fog and from another camera height the network is wrong, and the model still
-# prefers its map. Measuring the preference needs the truth, so it can choose a diffusion model on labelled validation
-# images, but not decide about a single test image.
+# With one exception (erasing), shifts with a preference for the truth gain on average and the others lose, though some
+# intervals contain zero. One thing can cause both: where the network is nearly right, there is little to prefer and
+# much to lose. But in fog and from another camera height the network is wrong, and the model still prefers its map.
+# Measuring this needs the truth, so it can select a diffusion model on validation images, but not decide about a test
+# image.
 #
 # ## Four metrics, two answers
 #
-# SSIM compares the structure of two maps. Do distances improve as well? *AbsRel* is the mean relative error in percent
-# and *RMSE* the root mean squared error in scene units (less is better for both); δ < 1.25 is the share of pixels whose
-# ratio to the truth is below 1.25.
+# Do distances improve as well as structure? *AbsRel* is the mean relative error in percent, *RMSE* the root mean
+# squared error in units (less is better for both), and δ < 1.25 the share of pixels whose ratio to the truth is below
+# 1.25.
 
 # %% tags=["hide-input"]
 report.gains(
@@ -422,8 +416,8 @@ report.gains(
 )
 
 # %% [markdown]
-# SSIM and RMSE improve, the data establish nothing for AbsRel, and δ < 1.25 gets *worse*. To see why, take the error
-# apart by true distance, with new runs on two scenes of each shift. Only SSIM counts the sky.
+# SSIM and RMSE improve, for AbsRel the data establish nothing, and δ < 1.25 gets *worse*. Take the error apart by true
+# distance, in new runs on two scenes of each shift (only SSIM counts the sky):
 
 # %% tags=["hide-input"]
 edges = [near * (far / near) ** (k / 3) for k in range(4)]
@@ -456,13 +450,12 @@ for name, pairs in errors.items():
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# Adaptation corrects the sky and far pixels, and makes the nearest ones slightly worse. SSIM and RMSE depend on
-# absolute differences, which are largest far away; AbsRel and δ count ratios, and most pixels are near. A table of SSIM
-# only would hide this.
+# Adaptation corrects the sky and far pixels, and makes the nearest ones slightly worse. This fits the metrics: SSIM and
+# RMSE depend on absolute differences, which are largest far away; AbsRel and δ count ratios, and most pixels are near.
 #
 # ## Other ways to adapt
 #
-# Each of these runs changes one thing, with its settings chosen on validation scenes:
+# Each run below changes one thing, with settings chosen on validation scenes:
 
 # %% tags=["hide-input"]
 variants = {
@@ -492,65 +485,49 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps most of the gain is lost, as the figure above suggests. Adapting φ changes little. Plain gradient
-# descent (SGD) gains as much under the shifts and harms clean scenes less (exercise 2). *Online* adaptation keeps the
-# weights from one scene to the next. Its learning rate was chosen on streams of six validation scenes, where it gained
-# more than single scenes do; on test streams of 24 it loses. A setting holds for the length of stream on which it was
-# chosen.
+# With all timesteps most of the gain is lost, as the second figure suggests. Adapting φ changes little. Plain gradient
+# descent (SGD) gains as much and harms clean scenes less (exercise 2). *Online* adaptation keeps the weights from one
+# scene to the next. Its learning rate helped on validation streams of six scenes; on test streams of 24 it harms. A
+# setting holds for the length of stream on which it was chosen.
 #
-# The paper's Table 4 adapts DenseDepth on NYU Depth v2, and adapts φ too. Under Gaussian and shot noise its gains have
-# the same sign as ours; in fog, the opposite sign ([evidence 05](../book/evidence/05_depth) has all six cells). It does
-# not report the severity of its shifts, so sizes cannot be compared.
+# The paper's Table 4 adapts DenseDepth and φ on NYU Depth v2. Its gains have the same sign as ours under Gaussian and
+# shot noise, and the opposite sign in fog; [evidence 05](../book/evidence/05_depth) has all six cells. The severity of
+# its shifts is not reported, so we do not compare sizes.
 #
 # ## Exercises
 #
 # ```{exercise}
 # :label: relative-depth
 #
-# Many public networks predict depth only up to an unknown factor. Which costs the diffusion model more: a map blurred as
-# above, or the true map with all depths multiplied by 1.3? By 2? Compute `losses_under` on 16 clean validation scenes
-# with 16 pairs.
+# Many public networks predict depth only up to an unknown factor. Which costs the diffusion model more: a map blurred
+# as above, or the true map with all depths multiplied by 1.3? By 2? Use `losses_under` with 16 pairs on 16 clean
+# validation scenes.
 # ```
 #
 # ```{solution} relative-depth
 # :class: dropdown
 #
-# With `losses_under(diffusion, x, maps, 16)`, where a map is `problem.condition((1.3 * truth).clamp(near, far))`, the loss
-# rises above that of the truth, in thousandths, by 0.4 for a factor of 1.3, by 1.8 for the blur and by 2.5 for a factor
-# of 2. A factor adds a constant to the condition, and training shifted maps by up to 0.1, a factor of 1.13: the model
-# learned to tolerate it. A blur removes edges, which the image shows clearly. So this feedback corrects shapes better
-# than a moderate error in scale.
+# `losses_under(diffusion, x, maps, 16)`, where a map is `problem.condition((1.3 * truth).clamp(near, far))`. In
+# thousandths above the loss of the truth: 0.4 for a factor of 1.3, 1.8 for the blur, 2.5 for a factor of 2. A factor
+# adds a constant to $c$, and training shifted maps by up to 0.1 (a factor of 1.13), so the model learned to tolerate
+# it. A blur removes edges, which the image shows clearly. This feedback corrects shape better than a moderate error of
+# scale.
 # ```
 #
 # ```{exercise}
 # :label: adam-or-sgd
 #
 # On clean scenes SGD loses less than Adam. Does it change the depths less? Measure the mean of $|\log(y_\text{after} /
-# y_\text{before})|$ for both, with `build(problem, "diffusion-tta", optimizer="sgd", lr=0.1)`, on six clean scenes and
-# on six with Gaussian noise.
+# y_\text{before})|$ for both, on six clean scenes and on six with Gaussian noise: `indices[shift][:6]`,
+# `build(problem, "diffusion-tta", optimizer="sgd", lr=0.1)`.
 # ```
 #
 # ```{solution} adam-or-sgd
 # :class: dropdown
 #
-# On the scenes `indices["clean"][:6]` Adam changes depths by 6.5% and SGD by 4.5%; under Gaussian noise by 18.3% and
-# 18.6%. SGD's steps are proportional to the gradient, which is small where the network is right. Adam divides the
-# gradient by its recent size, so that its steps shrink less. Neither stops on clean scenes: both lose there.
-# ```
-#
-# ```{exercise}
-# :label: threshold-by-shift
-#
-# Under how many shifts does δ < 1.25 fall? Use `gain_of("diffusion-tta", {shift}, metric=problem.metrics["δ < 1.25"])`.
-# What do the shifts have in common whose value was above 75% before?
-# ```
-#
-# ```{solution} threshold-by-shift
-# :class: dropdown
-#
-# Under 13 of 19; most under unseen textures, −15.8 [−25.4, −7.9]. It rises most under coloured light, +11.3 [5.9, 16.7],
-# where it was lowest. Under all eight shifts above 75% it falls: there most pixels are within 25% of the truth, so a
-# change has more pixels to push out than to bring in. (Thirteen falls are estimates; not every interval excludes zero.)
+# Adam changes clean depths by 6.5% and SGD by 4.5%; noisy ones by 18.3% and 18.6%. SGD's steps are proportional to the
+# gradient, which is small where the network is right. Adam divides the gradient by its recent size, so its steps shrink
+# less. Neither stops on clean scenes: both lose there.
 # ```
 #
 # **Challenge.** Find a rule that decides for each image, without its truth, whether to keep the adapted depths. Choose
@@ -558,9 +535,9 @@ report.line(
 #
 # ## Take-aways
 #
-# * For depth the condition is the output itself, and the gradient of the loss is a map. At a single pixel it is weak.
-# * On these scenes structure improves where the network was wrong and the diffusion model prefers the truth. Clean
-#   scenes lose. Without the shifts that resemble its training, no advantage over mirror averaging is established.
+# * For depth the condition is the output, and the gradient of the loss is a map. At a single pixel it is weak.
+# * On these scenes structure improves where the network is wrong and the diffusion model prefers the truth. Clean
+#   scenes lose. Without shifts that resemble its training, no advantage over mirror averaging is established.
 # * Metrics can disagree: far depths improve, near ones do not. Report several.
 #
 # Next: [names as conditions](06_open_vocabulary).

@@ -107,7 +107,7 @@ familiar = ("contrast", "brightness", "night", "coloured_light")
 groups = {f"all {len(shifts)} shifts": shifts}
 if setting.mini:
     unfamiliar = [s for s in shifts if s not in familiar]
-    groups[f"the {len(unfamiliar)} shifts that neither has seen"] = unfamiliar
+    groups[f"the {len(unfamiliar)} shifts new to both models"] = unfamiliar
 groups["clean scenes"] = ["clean"]
 lines = [
     f"SSIM × 100, mean over the shifts: {total['before']:.1f} -> "
@@ -224,9 +224,8 @@ def gradient(x, y, pairs=12):
     t, noise = sampling.draw(z0, pairs, diffusion.timesteps, draws)
     grad = torch.zeros_like(y)
     for b in range(pairs):
-        c = problem.condition(y)
-        loss = diffusion.loss(z0, t[:, b], noise[:, b], c).sum() / pairs
-        grad += torch.autograd.grad(loss, y)[0]
+        loss = diffusion.loss(z0, t[:, b], noise[:, b], problem.condition(y))
+        grad += torch.autograd.grad(loss.sum(), y)[0] / pairs
     return grad
 
 

@@ -105,8 +105,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The scenes of this course have one to four objects and 32 × 32 pixels. Twenty shifts of three kinds change them at test
-# time: corruptions of the image, of the light and air, and of the camera.
+# The scenes of this course have one to four objects and 32 × 32 pixels. At test time thirteen corruptions change the
+# image, and six shifts change the world: its light, air, ground or camera.
 #
 # **You need** Python and tensors. **Time:** 10 minutes to read, half a minute to run on one CPU core.
 #
@@ -133,10 +133,10 @@ for name in ("image", "segmentation", "depth"):
 # %% [markdown]
 # ## How a ray finds a surface
 #
-# A *signed distance function* gives the distance of a point from a surface, negative inside. For a sphere of radius $r$
-# it is $|p| - r$; a box, a cylinder, a cone and a torus take a few lines each (`dtta/problems/scenes/sdf.py`). No surface
-# is nearer than that distance, so a ray can safely take a step of that length. Repeat until the distance is almost 0:
-# this is *sphere tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
+# A *signed distance function* gives the distance of a point from a surface, negative inside. For a sphere of radius
+# $r$ it is $|p| - r$; a box, a cylinder, a cone and a torus take a few lines each (`dtta/problems/scenes/sdf.py`). No
+# surface is nearer than that distance, so a ray can safely take a step of that length. Repeat until the distance is
+# almost 0: this is *sphere tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
 
 
 # %% tags=["hide-input"]
@@ -319,8 +319,8 @@ report.table(
 )
 
 # %% [markdown]
-# A network that predicts *ground* everywhere is right at most pixels. This is why the score for segmentation is the mean
-# intersection over union, in which each class has the same weight.
+# A network that predicts *ground* everywhere is right at most pixels. This is why the score for segmentation is the
+# mean intersection over union, in which each class has the same weight.
 #
 # In photographs a class has a typical appearance: grass is green, roads are grey. Here shapes have *habits*. With
 # probability 0.8 a shape gets one of its usual colours, and with probability 0.8 its usual material; otherwise any. So
@@ -360,14 +360,15 @@ def mean_change(name, severity):
 # %% tags=["hide-input"]
 frames, changes = [], {}
 for severity in range(1, 6):
-    images, titles = [image], [f"severity {severity}\noriginal\n"]
+    images, titles = [image], ["\n\noriginal"]
     for name in IMAGE_SHIFTS:
         changes[name, severity] = mean_change(name, severity)
         images.append(shift_image(image, name, severity, seed, chosen))
-        title = name.replace("_", "\n") + "\n" * ("_" not in name)
+        title = "\n" * ("_" not in name) + name.replace("_", "\n")
         titles.append(f"{title}\n{changes[name, severity]:.2f}")
     frames.append(figures.gallery(images, titles, 5))
-    frames[-1].set_size_inches(5.2, 4.9)
+    frames[-1].suptitle(f"severity {severity}", fontsize=11)
+    frames[-1].set_size_inches(5.2, 5.1)
 figures.animate(
     frames,
     alt="A film of one image of 32 by 32 pixels, original and under thirteen "
@@ -467,11 +468,11 @@ figures.animate(
 # ```{solution} grazing-ray
 # :class: dropdown
 #
-# A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n = \log
-# 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The third
-# does not arrive: the result is `inf`, and the ray continues behind the surface. Every renderer that limits its steps
-# has this limit. With 80 steps, the far edge of a flat top seen at less than about nine degrees would be missing, in the
-# image and in its maps. The renderer allows 300 steps, enough down to three degrees.
+# A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n =
+# \log 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The
+# third does not arrive: the result is `inf`, and the ray continues behind the surface. Every renderer that limits its
+# steps has this limit. With 80 steps, the far edge of a flat top seen at less than about nine degrees would be
+# missing, in the image and in its maps. The renderer allows 300 steps, enough down to three degrees.
 # ```
 #
 # ## Take-aways

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # The world of scenes
 #
-# **The idea.** Segmentation and depth need images in which the class and the distance of every pixel are known. We render
-# them: a small world of spheres, boxes, cylinders, cones and tori, with exact maps and as many scenes as needed.
+# **The idea.** Segmentation and depth need images in which the class and the distance of every pixel are known. We
+# render them: a small world of spheres, boxes, cylinders, cones and tori, with exact maps and as many scenes as needed.
 
 # %% tags=["parameters", "hide-input"]
 # the world is the same at both scales; "full" draws the first picture larger
@@ -340,8 +340,9 @@ for shape, (colours, material) in HABITS.items():
 #
 # ## Shifts on the image
 #
-# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking` and keep its constants; erasing is added. The
-# code changes one image at each severity, and measures the mean absolute change over several.
+# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking` and keep its constants, but scale
+# lengths; erasing is added. The code changes one image at each severity, and measures the mean absolute change over
+# several.
 
 # %%
 chosen = min(26, counted - 1)
@@ -392,12 +393,13 @@ report.line(
 # %% [markdown]
 # The same severity is a very different amount of change under different shifts.
 #
-# *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Strengths of noise, contrast, brightness, fog, pixelate
-# and jpeg do not depend on the width and are kept. The radius of defocus and the lengths of motion blur and of falling
-# snow are multiplied by 32 / 224. The mildest defocus is then a disc smaller than a pixel, which changes nothing.
+# *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Strengths of noise, contrast, brightness, fog,
+# pixelate and jpeg do not depend on the width and are kept. The radius of defocus and the lengths of motion blur and of
+# falling snow are multiplied by 32 / 224. The mildest defocus is then a disc smaller than a pixel, which changes
+# nothing.
 #
-# *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic distortion,
-# shear and rotation would move objects away from their true maps. Frost needs photographs of frost.
+# *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic
+# distortion, shear and rotation would move objects away from their true maps. Frost needs photographs of frost.
 #
 # ## Shifts of the world
 #

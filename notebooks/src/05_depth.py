@@ -236,7 +236,7 @@ def gradient(x, y, pairs=12):
 
 # %%
 def towards_truth(index, shift):
-    """Return the share of wrong pixels that descent corrects, in %."""
+    """Return the % of wrong pixels where descent leads to the truth."""
     x, truth = problem.image(index, shift, 3, "validation")
     with torch.no_grad():
         y = problem.model(x)

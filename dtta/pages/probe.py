@@ -103,8 +103,10 @@ def probe(
         raise ValueError(f"precision must be one of {', '.join(DTYPES)}, not {precision!r}")
     split = split or ("validation" if problem.sizes.get("validation", 0) >= (images or FEWEST) else "test")
     count = min(24, problem.size(split)) if images is None else images
+    if problem.size(split) < FEWEST:
+        raise ValueError(f"a probe needs {FEWEST} images or more; {split} has {problem.size(split)}")
     if not FEWEST <= count <= problem.size(split):
-        raise ValueError(f"a probe needs {FEWEST} images or more, and {split} has {problem.size(split)}; not {count}")
+        raise ValueError(f"images must be {FEWEST} to {problem.size(split)}, all of {split}; not {count}")
     x, labels = problem.images(count, shift, severity, split, seed)
     y = torch.cat([take_logits(problem.model, part, problem.model(part)) for part in x.split(8)])
     conditions = _conditions(problem, y, labels if problem.labelled else None, others, seed)

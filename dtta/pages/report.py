@@ -73,7 +73,8 @@ def table(
 def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str = "") -> str:
     """Return a table as HTML, with its floats rounded, for a page of the book that does not run; see `table`."""
     heads, cells, right = _columns(rows, digits)
-    return _html(heads, cells, right, caption, "")
+    # In a notebook's output the theme does this: a table that scrolls sideways can be reached by the keyboard.
+    return _html(heads, cells, right, caption, "").replace('class="dtta-table"', 'class="dtta-table" tabindex="0"', 1)
 
 
 def _columns(rows: DataFrame | Iterable[Mapping], digits: int) -> tuple[list[str], list[list[str]], list[bool]]:

@@ -9,27 +9,18 @@
 # %% [markdown]
 # # The world of scenes
 #
-# Segmentation and depth need images in which the class and the distance of every pixel are known. Photographs with such
-# labels are few, large, and labelled by hand, with errors at every edge. So this course draws its own: a small world of
-# spheres, boxes, cylinders, cones and tori, rendered with its true maps.
-#
-# **You will learn** what is in the world and how it is drawn, what its true maps look like, and which test-time
-# shifts only a renderer can make.
-#
-# **You need** Python and tensors; of the other pages, nothing. **Time:** 15 minutes to read, half a minute to run on
-# one CPU core.
+# **The idea.** Segmentation and depth need images in which the class and the distance of every pixel are known. We
+# render them: a small world of spheres, boxes, cylinders, cones and tori, with exact maps and as many scenes as needed.
 
 # %% tags=["parameters", "hide-input"]
-# nothing here is to be scaled: the world is the same; "full" draws the first
-# picture larger
+# the world is the same at both scales; "full" draws the first picture larger
 scale = "mini"
 seed = 0  # of the shifts
 counted = 150  # validation scenes in the shares of the classes
-measured = 20  # validation images in the table of shifts
+measured = 20  # validation images on which the change by a shift is measured
 
 # %% tags=["hide-input"]
 import textwrap
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import torch
@@ -55,54 +46,19 @@ from dtta.problems.scenes.world import (
 figures.style()
 setting = Setting(scale)
 if not setting.mini:
-    print(
-        "full scale: there is nothing to be scaled; the mini world is drawn "
-        "as it is, its first picture larger"
-    )
-
-# %% [markdown]
-# ## A scene by hand
-#
-# A scene is a list of objects, a camera, a sun with a sky, and a ground. Lengths are in scene units (an object is about
-# one unit wide), the camera looks along $+z$, and the ground is $y = 0$.
+    print("full scale: the same world, with its first picture drawn larger")
 
 
-# %%
 def thing(shape, colour, material, size, x, z, yaw=0.0, tilt=0.0):
+    """An object in one of the world's colours."""
     return Object(
         shape, colour, material, size, x, z, yaw, tilt, albedo=COLOURS[colour]
     )
 
 
-two = Scene(
-    objects=(
-        thing("sphere", "red", "shiny", (0.6, 0, 0), x=-0.7, z=0.0),
-        thing(
-            "torus",
-            "orange",
-            "metal",
-            (0.5, 0.18, 0),
-            x=0.7,
-            z=0.6,
-            yaw=25,
-            tilt=90,
-        ),
-    ),
-    azimuth=230,
-    elevation=35,
-    texture="checkered",
-)
-drawn = render([two], size=(120, 200), supersample=2)
-print(two.caption)
-for name in ("image", "segmentation", "depth"):
-    print(f"{name:13}", tuple(getattr(drawn, name).shape))
-
-# %% [markdown]
-# Shapes, colours and materials multiply quickly. With four more objects, a lower sun, and nine rays for each pixel:
-
 # %% tags=["hide-input"]
-six = replace(
-    two,
+six = Scene(
+    texture="checkered",
     objects=(
         thing("sphere", "red", "shiny", (0.62, 0, 0), -0.25, 0.2),
         thing("box", "blue", "matte", (0.45, 0.36, 0.45), -1.7, 0.8, yaw=32),
@@ -145,32 +101,59 @@ figures.show(
     alt="A rendered scene on a checkered ground under a blue sky: a blue box, "
     "a purple cylinder, a shiny red sphere, a golden standing torus, a small "
     "mirroring cyan sphere and a green cone, each with its shadow.",
+    caption="A scene with six objects, rendered with nine rays for each pixel.",
 )
+
+# %% [markdown]
+# The scenes of this course have one to four objects and 32 × 32 pixels. At test time thirteen corruptions change the
+# image, and six shifts change the world: its light, air, ground or camera.
+#
+# **You need** Python and tensors. **Time:** 10 minutes to read, half a minute to run on one CPU core.
+#
+# ## A scene by hand
+#
+# A scene is a list of objects, a camera, a sun with a sky, and a ground. Lengths are in scene units (an object is about
+# one unit wide), the camera looks along $+z$, and the ground is $y = 0$.
+
+# %%
+two = Scene(
+    objects=(
+        thing("sphere", "red", "shiny", (0.6, 0, 0), x=-0.7, z=0.0),
+        thing("torus", "orange", "metal", (0.5, 0.18, 0), 0.7, 0.6, 25, 90),
+    ),
+    azimuth=230,
+    elevation=35,
+    texture="checkered",
+)
+drawn = render([two], size=(120, 200), supersample=2)
+print(two.caption)
+for name in ("image", "segmentation", "depth"):
+    print(f"{name:13}", tuple(getattr(drawn, name).shape))
 
 # %% [markdown]
 # ## How a ray finds a surface
 #
-# A *signed distance function* tells how far a point is from a surface, negative inside. For a sphere of radius $r$ it
-# is $|p| - r$; a box, a cylinder, a cone and a torus take a few lines each (`dtta/problems/scenes/sdf.py`). No
-# surface is nearer than that distance, so a ray may step that far without passing anything. Repeat until the distance
-# is nothing: *sphere tracing* {cite:p}`hart1996sphere`. In a slice through a world of two objects:
+# A *signed distance function* gives the distance of a point from a surface, negative inside. For a sphere of radius
+# $r$ it is $|p| - r$; a box, a cylinder, a cone and a torus take a few lines each (`dtta/problems/scenes/sdf.py`). No
+# surface is nearer than that distance, so a ray can safely take a step of that length. Repeat until the distance is
+# almost 0: this is *sphere tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
 
 
 # %% tags=["hide-input"]
 def distance(x, y):
-    """From the nearest of a sphere, a box and the ground, for points of the
-    slice z = 0.
+    """Distance of points in the slice z = 0 to a sphere, a box or the ground,
+    whichever is nearest.
     """
     p = torch.stack([x, y, torch.zeros_like(x)], dim=-1).view(-1, 3)
     of = {
         "sphere": ((-0.9, 0.6, 0.0), (0.6, 0.0, 0.0)),
         "box": ((0.9, 0.45, 0.0), (0.5, 0.45, 0.5)),
     }
-    found = [
+    distances = [
         sdf.DISTANCE[s](p - torch.tensor(at), torch.tensor([size]))
         for s, (at, size) in of.items()
     ]
-    return torch.minimum(torch.stack(found).amin(0).view(x.shape), y)
+    return torch.minimum(torch.stack(distances).amin(0).view(x.shape), y)
 
 
 y, x = torch.meshgrid(
@@ -188,7 +171,7 @@ for _ in range(60):
         break
     t = t + d
 
-fig, ax = plt.subplots(figsize=(8, 4))
+fig, ax = plt.subplots(figsize=(7, 3.8))
 levels = (torch.arange(-6, 17) / 10).tolist()
 field = ax.contourf(
     x,
@@ -236,44 +219,56 @@ figures.show(
     "distance. A ray passes close over the sphere in small steps, then "
     "crosses free space in large ones and ends on the box; a circle at each "
     "stop touches the nearest surface.",
+    caption="Sphere tracing. A circle shows the distance to the nearest "
+    "surface, which is the next step: short where the ray passes close to the "
+    "sphere, long in free space.",
 )
 print("steps of this ray:", len(stops) - 1)
 
 # %% [markdown]
-# Far from everything a ray takes long steps; near a surface that it only passes, short ones. The renderer marches a
-# ray only inside a sphere around each object, and meets the ground in closed form. Light takes the same way: a shadow
-# is a march from the surface to the sun, and the nearer it passes an object, the softer the shadow's edge. The
-# gradient of the distance is the surface's normal, on which shading and mirror images rest.
+# The renderer marches a ray only inside a sphere around each object, and intersects the ground in closed form. A shadow
+# is a second march, from the surface to the sun; the closer it passes to an object, the softer the shadow's edge. The
+# gradient of the distance is the surface normal, which shading and reflections use.
 #
 # ## Images and their true maps
 #
 # `random_scene(seed, index)` draws a scene: one to four objects of five shapes, eight colours and three materials, on
-# five kinds of ground, under a sun and a sky of its own. The same seed and index give the same scene, the same bytes,
-# on any day. Here are the first 32 of the validation split.
+# five kinds of ground, under a random sun and sky. The same seed and index always give the same bytes. The first 32
+# scenes of the validation split, eight at a time:
 
 # %% tags=["hide-input"]
 first = render(
     [data.scene("validation", i) for i in range(32)], size=48, supersample=2
 )
-figures.show(
-    figures.gallery(first.image, [str(i) for i in range(32)], columns=8),
-    alt="Thirty-two random scenes: one to four coloured objects each, on "
-    "plain, checkered, striped, sandy and tiled grounds under clear, overcast "
-    "and evening skies.",
+frames = []
+for start in range(0, 32, 8):
+    numbers = range(start, start + 8)
+    frames.append(
+        figures.gallery(
+            list(first.image[start : start + 8]), [str(i) for i in numbers], 4
+        )
+    )
+figures.animate(
+    frames,
+    alt="A film of thirty-two random scenes: one to four coloured objects "
+    "each, on plain, checkered, striped, sandy and tiled grounds under clear, "
+    "overcast and evening skies.",
+    seconds=2.0,
+    caption="Scenes of the validation split, with their numbers.",
 )
 
 # %% [markdown]
-# The renderer knows what each ray met, so that the maps are sure where a person would have to guess: at edges, inside
-# the hole of a torus, in deep shadow. (The exercise finds the one limit.) Four of these scenes, larger:
+# The renderer knows which surface each ray met. So the maps are exact where a person would have to guess: at edges, in
+# the hole of a torus, in deep shadow. (The exercise finds the one limit.) Four scenes, larger:
 
 # %% tags=["hide-input"]
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
 shown = render(scenes, size=96, supersample=2)
 
-fig, axes = plt.subplots(3, 4, figsize=(9, 7.2))
+fig, axes = plt.subplots(3, 4, figsize=(7, 6))
 for n, (top, middle, bottom) in enumerate(axes.T):
     top.imshow(shown.image[n].permute(1, 2, 0).numpy())
-    top.set_title(textwrap.fill(scenes[n].caption, 29), fontsize=8.5)
+    top.set_title(textwrap.fill(scenes[n].caption, 20), fontsize=9)
     top.axis("off")
     figures.segmentation(middle, shown.segmentation[n])
     figures.depth(bottom, shown.depth[n, 0], data.NEAR, FAR)
@@ -293,14 +288,15 @@ figures.show(
     alt="Four random scenes in columns: the image with its caption, the true "
     "segmentation in one colour for each class, and the true depth, bright "
     "near and dark far.",
+    caption="Image, true segmentation and true depth of four scenes. The "
+    "colours of depth show equal ratios: from 2 to 4 is as far as from 4 to 8.",
 )
 
 # %% [markdown]
-# *Depth* is the distance along the camera's axis, not along the ray, as depth cameras give it; it is cut off at 16
-# units, where the sky lies. Colours of the depth map are even in ratio: from 2 to 4 is as far as from 4 to 8.
+# *Depth* is the distance along the camera's axis, as depth cameras measure it, not along the ray. It is cut off at 16
+# units, the depth of the sky.
 #
-# The models of this course see these scenes at 32 × 32 pixels. What share of the pixels is each class, and in what
-# share of the scenes does it occur?
+# What share of the pixels does each class have at 32 × 32, and in what share of the scenes does it occur?
 
 # %%
 sample = data.sample("validation", counted)
@@ -323,12 +319,13 @@ report.table(
 )
 
 # %% [markdown]
-# Most pixels are ground, so that a network that answers *ground* everywhere is right at most of them. This is why the
-# score for segmentation is the mean intersection over union, in which each class counts alike.
+# A network that predicts *ground* everywhere is right at most pixels. This is why the score for segmentation is the
+# mean intersection over union, in which each class has the same weight.
 #
-# In photographs a class has its looks: grass is green, roads are grey. Here shapes have *habits* too. Four times in five a
-# shape takes one of its usual colours, and four times in five its usual material; else any. So a picture says more about a
-# class than its outline does, and a class says something about the picture, which is what generative feedback lives on.
+# In photographs a class has a typical appearance: grass is green, roads are grey. Here shapes have *habits*. With
+# probability 0.8 a shape gets one of its usual colours, and with probability 0.8 its usual material; otherwise any. So
+# an image says more about a class than the outline does, and a class says something about the image. Feedback from a
+# generative model needs this relation.
 
 # %%
 for shape, (colours, material) in HABITS.items():
@@ -339,146 +336,149 @@ for shape, (colours, material) in HABITS.items():
 # |---|---|---|
 # | `train` | 12 000 | training; half of them mirrored when drawn |
 # | `validation` | 500 | choosing settings |
-# | `test` | 1 000 | what is reported |
+# | `test` | 1 000 | reported results |
 #
 # ## Shifts on the image
 #
-# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking` and keep its constants; erasing is added.
-# Here is one image at severity 3.
+# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking` and keep its constants, but scale
+# lengths; erasing is added. The code changes one image at each severity, and measures the mean absolute change over
+# several.
 
 # %%
 chosen = min(26, counted - 1)
 image = sample["image"][chosen]
-images = [image] + [
-    shift_image(image, name, 3, seed, chosen) for name in IMAGE_SHIFTS
-]
+
+
+def mean_change(name, severity):
+    """Return the mean absolute change of a pixel (from 0 to 1) by a shift."""
+    changes = [
+        (shift_image(x, name, severity, seed, i) - x).abs().mean()
+        for i, x in enumerate(sample["image"][:measured])
+    ]
+    return torch.stack(changes).mean().item()
+
 
 # %% tags=["hide-input"]
-figures.show(
-    figures.gallery(
-        images,
-        ["as it is", *(name.replace("_", " ") for name in IMAGE_SHIFTS)],
-        columns=7,
-    ),
-    alt="One image of 32 by 32 pixels as it is and under thirteen corruptions "
-    "at severity 3: three kinds of noise, three of blur, snow, fog, "
-    "brightness, contrast, pixelate, jpeg and an erased square.",
+frames, changes = [], {}
+for severity in range(1, 6):
+    images, titles = [image], ["\n\noriginal"]
+    for name in IMAGE_SHIFTS:
+        changes[name, severity] = mean_change(name, severity)
+        images.append(shift_image(image, name, severity, seed, chosen))
+        title = "\n" * ("_" not in name) + name.replace("_", "\n")
+        titles.append(f"{title}\n{changes[name, severity]:.2f}")
+    frames.append(figures.gallery(images, titles, 5))
+    frames[-1].suptitle(f"severity {severity}", fontsize=11)
+    frames[-1].set_size_inches(5.2, 5.1)
+figures.animate(
+    frames,
+    alt="A film of one image of 32 by 32 pixels, original and under thirteen "
+    "corruptions at severities 1 to 5: three kinds of noise, three of blur, "
+    "snow, fog, brightness, contrast, pixelate, jpeg and an erased square.",
+    seconds=1.5,
+    caption="One image under thirteen corruptions of growing severity. Below "
+    "each name: the mean absolute change of a pixel, from 0 to 1.",
 )
-
-# %%
-rows = []
-for name in IMAGE_SHIFTS:
-    row = {"shift": name.replace("_", " ")}
-    for severity in range(1, 6):
-        moved = [
-            (shift_image(x, name, severity, seed, i) - x).abs().mean()
-            for i, x in enumerate(sample["image"][:measured])
-        ]
-        row[f"{severity}"] = torch.stack(moved).mean().item()
-    rows.append(row)
-
-# %% tags=["hide-input"]
-report.table(
-    rows,
+weakest = min(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
+strongest = max(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
+report.line(
+    "mean absolute change at severity 3, least and most: "
+    + ", ".join(
+        f"{name.replace('_', ' ')} {changes[name, 3]:.3f}"
+        for name in (weakest, strongest)
+    ),
     tolerance=0.005,
-    digits=3,
-    caption=f"Mean absolute change by severity, {measured} images",
 )
 
 # %% [markdown]
+# The same severity is a very different amount of change under different shifts.
+#
 # *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Strengths of noise, contrast, brightness, fog,
-# pixelate and jpeg have no length in them and stay. The radius of the defocus and the lengths of motion blur and of
+# pixelate and jpeg do not depend on the width and are kept. The radius of defocus and the lengths of motion blur and of
 # falling snow are multiplied by 32 / 224. The mildest defocus is then a disc smaller than a pixel, which changes
 # nothing.
 #
 # *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic
-# distortion moves things, so the true maps would no longer be true; so would the digits' shear and rotation. Frost
-# needs photographs of frost.
+# distortion, shear and rotation would move objects away from their true maps. Frost needs photographs of frost.
 #
 # ## Shifts of the world
 #
-# A corruption of the image knows nothing of what it shows. A renderer does: it can put out the sun, colour the light,
-# fill the air with fog that thickens with *true* distance, lay a ground that no training scene had, and move the
-# camera, and draw the true maps anew.
+# A corruption of the image does not depend on what the image shows. A renderer can turn off the sun, colour the light,
+# add fog that thickens with *true* distance, lay a ground that no training scene had, and move the camera. It then
+# renders the true maps again.
 
 # %%
 chosen = 12
 scene = data.scene("validation", chosen)
-severities = (1, 3, 5)
 worlds = [
-    shift_scene(scene, name, s, seed, chosen)
-    for s in severities
+    shift_scene(scene, name, severity, seed, chosen)
+    for severity in range(1, 6)
     for name in WORLD_SHIFTS
 ]
-shifted = render([scene, *worlds], size=64, supersample=2).image
-names = [name.replace("_", "\n") for name in WORLD_SHIFTS]
+shifted = render([scene, *worlds], size=64, supersample=2)
+
+# Fog does not change the maps, not even in the last bit.
+fog = 1 + list(WORLD_SHIFTS).index("depth_fog")
+assert torch.equal(shifted.segmentation[0], shifted.segmentation[fog])
+assert torch.equal(shifted.depth[0], shifted.depth[fog])
 
 # %% tags=["hide-input"]
-figures.show(
-    figures.gallery(
-        [shifted[0]] * len(names) + list(shifted[1:]),
-        names + [f"severity {s}" for s in severities for _ in names],
-        columns=len(names),
-    ),
-    alt="A scene as it is, and below at severities 1, 3 and 5 under night, "
-    "coloured light, fog that grows with depth, a ground with an unseen "
-    "pattern, a higher camera and a rolled camera.",
+frames, names = [], [name.replace("_", "\n") for name in WORLD_SHIFTS]
+for severity in range(6):
+    places = [
+        0 if severity == 0 else 1 + (severity - 1) * len(names) + k
+        for k in range(len(names))
+    ]
+    fig, axes = plt.subplots(3, len(names), figsize=(7, 4.4))
+    for n, name, (top, middle, bottom) in zip(
+        places, names, axes.T, strict=True
+    ):
+        figures.picture(top, shifted.image[n])
+        top.axis("off")
+        top.set_title(name, fontsize=10, loc="center")
+        figures.segmentation(middle, shifted.segmentation[n])
+        figures.depth(bottom, shifted.depth[n, 0], data.NEAR, FAR)
+    state = f"severity {severity}" if severity else "original"
+    fig.suptitle(state, fontsize=11)
+    frames.append(fig)
+figures.animate(
+    frames,
+    alt="A film of one scene, first the original and then at severities 1 to "
+    "5 under night, coloured light, fog that grows with depth, a ground with "
+    "an unseen pattern, a higher camera and a rolled camera: image, true "
+    "segmentation and true depth.",
+    seconds=1.2,
+    caption="One scene under six shifts of growing severity: image, "
+    "segmentation, depth. Only the camera's shifts change the maps.",
 )
 
 # %% [markdown]
-# Night, light, fog and ground leave the maps as they are, to the last bit. The camera's two move everything, and the
-# maps with it.
-
-# %%
-pick = {"as it is": scene} | {
-    n.replace("_", " "): shift_scene(scene, n, 4, seed, chosen)
-    for n in WORLD_SHIFTS
-    if n in ("depth_fog", "camera_roll")
-}
-maps = render(list(pick.values()), size=96, supersample=2)
-assert torch.equal(maps.segmentation[0], maps.segmentation[1]) and torch.equal(
-    maps.depth[0], maps.depth[1]
-)
-
-# %% tags=["hide-input"]
-fig, axes = plt.subplots(3, 3, figsize=(5.4, 5.6))
-for n, (title, (left, middle, right)) in enumerate(
-    zip(pick, axes, strict=True)
-):
-    left.imshow(maps.image[n].permute(1, 2, 0).numpy())
-    left.set_title(title, fontsize=9)
-    left.axis("off")
-    figures.segmentation(middle, maps.segmentation[n])
-    figures.depth(right, maps.depth[n, 0], data.NEAR, FAR)
-figures.show(
-    fig,
-    alt="Image, segmentation and depth of one scene in three rows: as it is, "
-    "in fog with the same maps, and under a rolled camera with maps rolled "
-    "alike.",
-)
-
-# %% [markdown]
+# Night, light, fog and ground leave the maps unchanged. The two shifts of the camera move everything, and the maps with
+# it.
+#
+# ## Exercise
+#
 # ```{exercise}
 # :label: grazing-ray
 #
-# A ray falls on a plane at an angle $\alpha$ from a height of 1. How much of the height is left after one step of
-# sphere tracing, and how many steps does it take down to $10^{-6}$, where `sdf.march` calls it a hit? Work it out for
-# 30°, 10° and 3°. Then march rays in double precision from the point (0, 2, 0) onto a wide box (`size` 50, 1, 50)
-# with `steps=80`.
+# A ray meets a plane at an angle $\alpha$, from a height of 1. What part of the height is left after one step of sphere
+# tracing, and how many steps does it take to reach $10^{-6}$, which `sdf.march` counts as a hit? Calculate it for 30°,
+# 10° and 3°. Then march rays in double precision from the point (0, 2, 0) onto a wide box (`size` 50, 1, 50) with
+# `steps=80`.
 # ```
 #
 # ```{solution} grazing-ray
 # :class: dropdown
 #
-# A step is as long as the height $h$, and takes the ray down by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left,
-# and $n = \log 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the
-# first two. The third never arrives: it gives `inf`, and the ray goes on behind the surface. This is the limit of any
-# renderer that counts its steps: with 80, the far edge of a flat top that is seen at less than about nine degrees would
-# be missing, in the image and in its maps alike. The renderer allows 300, enough down to three degrees.
+# A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n =
+# \log 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The
+# third does not arrive: the result is `inf`, and the ray continues behind the surface. Every renderer that limits its
+# steps has this limit. With 80 steps, the far edge of a flat top seen at less than about nine degrees would be
+# missing, in the image and in its maps. The renderer allows 300 steps, enough down to three degrees.
 # ```
 #
 # ## Take-aways
 #
-# * A rendered world has true maps, any number of scenes, and one seed that makes them all again.
-# * Sphere tracing steps as far as nothing can be; long steps in the open, short ones along a surface.
-# * Corruptions of the image keep ImageNet-C's constants. Shifts of the world know the geometry, and the maps stay true.
+# * A rendered world has exact maps and any number of scenes, all reproducible from one seed.
+# * Sphere tracing takes steps that cannot pass a surface: long in free space, short along a surface.
+# * Corruptions of the image keep ImageNet-C's constants. Shifts of the world use the geometry, and the maps stay exact.

@@ -34,8 +34,8 @@ FILES = {
 LINES = {  # command line, with variables of the environment in front -> what the sentence names
     "": "command",
     "evalute": "'evalute'",
-    "probe --images 7": "--images",
-    "probe --images 9999": "8 images or more",
+    "probe --images 7": "images must be 8 to",
+    "probe --images 9999": "images must be 8 to",
     "probe --split dreams": "'dreams'",
     "probe --shift rain": "'rain'",
     "probe --parts 0": "--parts",

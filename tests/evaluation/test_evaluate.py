@@ -84,11 +84,11 @@ def test_the_fastest_number_of_images():
     times = {1: 10.0, 2: 8.0, 4: 7.0, 8: 6.9, 16: 1.0}
     search.add(100.0)
     tried = []
-    while not search.found:
+    while not search.final:
         tried.append(search.number)
         search.add(times[search.number])
     assert (tried, search.number) == ([1, 2, 4, 8], 8)
-    assert FastestNumber(1).found
+    assert FastestNumber(1).final
 
 
 def test_the_fastest_number_is_printed_and_so_is_why_images_are_adapted_one_by_one(capfd):

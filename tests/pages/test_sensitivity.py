@@ -35,7 +35,7 @@ def deaf():
 
 def unlabelled(problem):
     """The problem with class labels of -1, and maps' labels without pixels."""
-    return replace(problem, draw=lambda *args: (problem.draw(*args)[0], torch.tensor(-1)))
+    return replace(problem, draw=lambda *args: (problem.draw(*args)[0], torch.tensor(-1)), labelled=False)
 
 
 def test_the_gaps_are_those_of_a_loop_over_images_classes_and_pairs():
@@ -113,8 +113,8 @@ def test_an_empty_sentence_is_one_of_the_conditions():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(images=7), "a probe needs 8 images or more, and validation has 12; not 7"),
-    (dict(images=13, split="test"), "test has 12; not 13"),
+    (dict(images=7), "images must be 8 to 12, all of validation; not 7"),
+    (dict(images=13, split="test"), "images must be 8 to 12, all of test; not 13"),
     (dict(split="dreams"), "unknown split 'dreams'"),
     (dict(parts=0), "parts must be at least 1"),
     (dict(precision="half"), "precision must be one of"),

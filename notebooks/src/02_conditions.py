@@ -52,7 +52,7 @@ K = len(labels)
 y_true = torch.searchsorted(labels, truth.cpu())
 embeddings = diffusion.class_embeddings[labels].detach()  # l_j (K, D)
 sampling = dtta.Sampling("stratified", t_min=0.25, t_max=0.75)
-shifts = ("gaussian_noise", "shear")
+shifts = ("gaussian_noise", setting(mini="shear", full="contrast"))
 shifted = {s: problem.images(images, s, 3, split, seed)[0] for s in shifts}
 at_once = setting(mini=600, full=8)  # evaluations in one backward pass
 
@@ -209,9 +209,9 @@ lines = ["right in %: classifier, steepest slope, lowest loss"]
 for shift, answers in right.items():
     values = ", ".join(f"{100 * answer.mean():.1f}" for answer in answers)
     lines.append(f"{shift.replace('_', ' ')}: {values}")
-by_network, by_gradient, _ = right["shear"]
+by_network, by_gradient, _ = right[shifts[1]]
 lines.append(
-    "shear, steepest slope minus classifier: "
+    f"{shifts[1]}, steepest slope minus classifier: "
     f"{interval(by_gradient - by_network)}"
 )
 report.line("\n".join(lines), tolerance=5.0)

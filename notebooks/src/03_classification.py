@@ -143,8 +143,8 @@ report.line(
 #
 # ## By hand
 #
-# We adapt to the first image of the figure above. For the digits, validation chose five steps, $B = 24$ pairs and $t$
-# from the middle half of the range, one in each of $B$ equal parts:
+# We adapt to the first image of the figure above, with five steps and $B = 24$ pairs. Validation images chose the
+# learning rate and the middle half of the range of $t$, which we divide into $B$ equal parts with one $t$ in each:
 
 # %%
 kind, row = next(iter(rows.items()))
@@ -360,8 +360,9 @@ report.table(
 )
 
 # %% [markdown]
-# The naive ensemble has the highest gain; in the paper it did not help. For DUSA and logits, the data do not establish a
-# difference to Diffusion-TTA.
+# The naive ensemble has the highest gain. In the paper's Table 6 it is the other way round: an ensemble, with adapted
+# logits, is behind adapting the classifier. For DUSA and logits, the data do not establish a difference to
+# Diffusion-TTA.
 #
 # The cost differs too. The Diffusion Classifier and the ensemble evaluate the diffusion model once for each pair and
 # class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120 times, with as many backward passes,

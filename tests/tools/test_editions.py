@@ -33,6 +33,11 @@ def plain(text: str, numbers: dict[str, str] | None = None) -> str:
         ("see [page\n01](01_diffusion_loss)", f"see [page 01]({PROJECT.colab('01_diffusion_loss')})"),
         ("[`code`](02_conditions)", f"[`code`]({PROJECT.colab('02_conditions')})"),
         ("[guide](../book/students.md)", f"[guide]({PROJECT.url}/blob/main/book/students.md)"),
+        # evidence has the name of its lesson
+        (
+            "[evidence](../book/evidence/03_classification)",
+            f"[evidence]({PROJECT.url}/blob/main/book/evidence/03_classification.md)",
+        ),
         ("[below](some-label)", "below"),
         ("[x](https://example.org/a_b)", "[x](https://example.org/a_b)"),
         ("as {numref}`teacher` shows", "as Figure 3.7 shows"),

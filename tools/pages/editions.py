@@ -223,7 +223,7 @@ class Plain:
         file, _, _ = target.partition("#")
         stem = Path(file).name.removesuffix(".ipynb").removesuffix(".md")
         words = " ".join(words.split()) if words != target else stem
-        if (self.project.sources / f"{stem}.py").exists():
+        if "book" not in Path(file).parts and (self.project.sources / f"{stem}.py").exists():
             return f"[{words}]({self.project.colab(stem)})"
         prose = [path for path in self.project.toc_files() if Path(path).name == stem and path.startswith("book/")]
         if prose:

@@ -113,8 +113,8 @@ report.line(
 
 # %% [markdown]
 # Start from equal probabilities and take the class that one gradient raises most. On digits under Gaussian noise this
-# class is right far more often than the classifier. The Diffusion Classifier of [page 01](01_diffusion_loss), which
-# evaluates every class, is right a little more often still; the interval of the difference reaches down to zero.
+# class is right far more often than the classifier. The data do not tell it apart from the Diffusion Classifier of
+# [page 01](01_diffusion_loss), which evaluates every class.
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 15 minutes to read, under a minute to run on two CPU cores.
 #

@@ -88,18 +88,3 @@ def depth_error(ax: Axes, depths: Tensor, reference: Tensor) -> None:
     ratio = torch.where(reference > 0, depths / reference, torch.nan)
     ax.imshow(ratio.log().detach().cpu().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
     ax.axis("off")
-
-
-def surface(ax: Axes, depths: Tensor, image: Tensor, far: float) -> None:
-    """Draw a depth map (H, W) as a surface in the colours of its image (3, H, W), without the sky. `ax` is 3-D."""
-    import numpy as np
-
-    step = max(1, len(depths) // 64)  # matplotlib takes minutes for more faces
-    depths, image = depths[::step, ::step].cpu(), image[:, ::step, ::step].cpu()
-    height, width = depths.shape
-    across, down = np.meshgrid(np.arange(width), np.arange(height))
-    away = np.where(depths.numpy() < 0.97 * far, depths.numpy(), np.nan)
-    paint = image.permute(1, 2, 0).numpy()
-    ax.plot_surface(across, away, height - down, facecolors=paint, rstride=1, cstride=1, shade=False, linewidth=0)
-    ax.view_init(elev=28, azim=-58)
-    ax.set(ylabel="depth", xticks=[], zticks=[])

@@ -170,38 +170,6 @@ def heatmap(values: Mapping[str, Mapping[str, float]], limit: float, label: str 
     return fig
 
 
-def simplex(
-    paths: Sequence[tuple[Tensor, int, str]], first: str = "true class", second: str = "strongest rival"
-) -> Figure:
-    """Draw paths of beliefs on the probability simplex of three outcomes: two classes, and all other classes together.
-
-    A path: beliefs (steps, 3) over (`first`, bottom left; `second`, bottom right; others), an index into PALETTE, a
-    label.
-    """
-    import matplotlib.pyplot as plt
-    import torch
-
-    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
-    fig, ax = plt.subplots(figsize=(6, 4.6))
-    ax.add_patch(plt.Polygon(corners, fill=False, ec=GREY, lw=1))
-    ax.plot([0.5, 0.5], [0, 3**0.5 / 6], ":", color=GREY, lw=1)
-    for k in (0, 1):  # where the predicted class changes
-        middle = (corners[k] + corners[2]) / 2
-        ax.plot([middle[0], 0.5], [middle[1], 3**0.5 / 6], ":", color=GREY, lw=1)
-    for beliefs, colour, label in paths:
-        x, y = (beliefs @ corners).T.tolist()
-        ax.plot(x, y, "-", color=PALETTE[colour], lw=1.5, label=label)
-        ax.plot(x[:1], y[:1], "o", mfc="white", color=PALETTE[colour])
-        ax.plot(x[-1:], y[-1:], "o", color=PALETTE[colour])
-    for corner, name, place in zip(corners, (first, second, "all others"), ("top", "top", "bottom"), strict=True):
-        ax.text(*corner, f"{name}", ha="center", va=place)
-    ax.set(aspect="equal", xlim=(-0.15, 1.35), ylim=(-0.12, 0.98))
-    ax.axis("off")
-    if paths:
-        ax.legend(loc="upper right", fontsize=9)
-    return fig
-
-
 def belief(
     image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], losses: Sequence[float] = ()
 ) -> Figure:

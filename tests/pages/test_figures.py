@@ -136,13 +136,6 @@ def test_loss_gap_draws_differences_from_the_truth():
     torch.testing.assert_close(drawn, (losses[:, 2] - losses[:, 0]).mean(0), check_dtype=False)
 
 
-def test_simplex_puts_certainty_into_corners():
-    path = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    fig = figures.simplex([(path, 0, "one")])
-    line = next(line for line in fig.axes[0].lines if line.get_label() == "one")
-    assert torch.allclose(torch.tensor(line.get_xydata()).float(), torch.tensor([[1, 0], [0.5, 3**0.5 / 2], [0, 0]]))
-
-
 def test_gallery_takes_grey_and_colour_and_hides_empty_places():
     fig = figures.gallery([torch.rand(1, 4, 4), torch.rand(3, 4, 4), torch.rand(1, 4, 4)], "abc", columns=2)
     assert [bool(ax.images) for ax in fig.axes] == [True, True, True, False]
@@ -188,15 +181,6 @@ def test_an_animation_is_one_png_with_its_alt_text(displayed):
         figures.animate([], alt="An animation without a single frame in it.")
     with pytest.raises(ValueError, match="describe the figure"):
         figures.animate(frames, alt="short")
-
-
-def test_a_surface_leaves_out_the_sky():
-    ax = plt.figure().add_subplot(projection="3d")
-    depths = torch.full((6, 6), 4.0)
-    depths[:2] = 16.0
-    figures.surface(ax, depths, torch.rand(3, 6, 6), far=16.0)
-    (surface,) = ax.collections
-    assert len(surface.get_facecolors()) < 25 and ax.get_ylim()[1] < 16
 
 
 def test_a_depth_error_is_red_where_nearer_and_blue_where_further():

@@ -5,7 +5,8 @@ Each function returns rows for ``report.table`` or ``report.to_html``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dtta.core.problem import Metric
@@ -110,6 +111,14 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
     return lines
 
 
+VERDICTS = (
+    "same sign",
+    "opposite sign",
+    "ours is too small to tell",
+    "the paper's effect is too small to tell",
+)
+
+
 def verdict(paper_gain: float, paper_error: float, gain: Mapping[str, float]) -> str:
     """Compare the sign of a gain of the paper with that of ours.
 
@@ -151,3 +160,15 @@ def compare_with_paper(
         if gain["before"] < 100:
             lines.append(line | {"verdict": verdict(preset.paper - preset.before, error, gain)})
     return lines
+
+
+def verdicts(lines: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Count the verdicts in lines of `compare_with_paper`: a line for each table of the paper, and one for all."""
+    counts: dict[str, Counter[str]] = {}
+    for line in lines:
+        counts.setdefault(str(line["paper"]).split("/")[0], Counter())[str(line["verdict"])] += 1
+    counts = dict(sorted(counts.items())) | {"all": sum(counts.values(), Counter())}
+    return [
+        {"paper": name.replace("table", "Table "), "cells": count.total()} | {word: count[word] for word in VERDICTS}
+        for name, count in counts.items()
+    ]

@@ -9,19 +9,22 @@ A line of its own in such a page becomes a table:
     <!-- evidence trials TABLE -->             every setting tried, with its gain on validation images
     <!-- evidence pairs TABLE -->              every run against every other
     <!-- evidence paper TABLE [METRIC] -->     the paper's cells that comparison.yml lists for the table
+    <!-- evidence verdicts -->                 how many of them, on all pages, got each verdict
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import yaml
 
+from dtta.core.problem import Metric
 from tools.pages.project import PageError
 
 MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE)
+VERDICTS = "<!-- evidence verdicts -->"
 FOLDED = {"pairs": "Every run against every other", "trials": "Every setting that was tried"}
 
 
@@ -29,11 +32,13 @@ def put_tables(folder: Path) -> None:
     """Replace the marks in the staged evidence pages. Raises PageError: an unknown table, metric or kind of table."""
     comparison = folder / "comparison.yml"
     cells = yaml.safe_load(comparison.read_text(encoding="utf-8")) if comparison.exists() else {}
-    for path in sorted(folder.glob("*.md")):
-        text = path.read_text(encoding="utf-8")
-        if MARK.search(text):
+    pages = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
+    for path, text in pages.items():
+        if MARK.search(text) or VERDICTS in text:
             try:
                 filled = MARK.sub(lambda mark: _block(mark[1], mark[2], mark[3], cells), text)
+                if VERDICTS in filled:
+                    filled = filled.replace(VERDICTS, _verdicts(pages.values(), cells))
             except (KeyError, FileNotFoundError) as error:
                 raise PageError(f"book/evidence/{path.name}: {error.args[0]}") from error
             path.write_text(filled, encoding="utf-8")
@@ -50,12 +55,7 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
 
     if kind == "about":
         return _about(table)
-    metric = None
-    if metric_name:
-        metrics = evidence.metrics_of(table)
-        if metric_name not in metrics:
-            raise KeyError(f"{table} has no metric {metric_name!r}; it has {', '.join(metrics)}")
-        metric = metrics[metric_name]
+    metric = _metric(table, metric_name)
     makers: dict[str, Callable[[], list[dict[str, object]]]] = {
         "gains": lambda: evidence.gains(table, metric),
         "shifts": lambda: evidence.by_shift(table, metric),
@@ -71,6 +71,29 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
     if kind not in FOLDED:
         return html
     return f"````{{dropdown}} {FOLDED[kind]}: {len(rows)} rows\n{html}\n````"
+
+
+def _metric(table: str, name: str | None) -> Metric | None:
+    from dtta.pages import evidence
+
+    if not name:
+        return None
+    metrics = evidence.metrics_of(table)
+    if name not in metrics:
+        raise KeyError(f"{table} has no metric {name!r}; it has {', '.join(metrics)}")
+    return metrics[name]
+
+
+def _verdicts(pages: Iterable[str], cells: dict) -> str:
+    """Return the table of verdicts on all the cells of the paper that some page shows."""
+    from dtta.pages import evidence, report
+
+    shown = [mark for text in pages for mark in MARK.finditer(text) if mark[1] == "paper"]
+    lines = [
+        line for _, table, name in (mark.groups() for mark in shown)
+        for line in evidence.compare_with_paper(table, cells[table], _metric(table, name))
+    ]  # fmt: skip
+    return report.to_html(evidence.verdicts(lines))
 
 
 def _about(table: str) -> str:

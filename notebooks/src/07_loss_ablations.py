@@ -360,7 +360,7 @@ figures.show(
     "another noise, and stays high if they share one; measured points follow "
     "both lines. Right: stacked bars. In the middle half of the timesteps the "
     "noise has a much larger share than the timestep; over all timesteps the "
-    "timestep has the larger.",
+    "two have similar shares.",
     caption="Left: lines from the formula, points from new draws. With shared "
     "noise more pairs soon stop helping. Right: what the variance of one pair "
     "is due to, over many images.",
@@ -375,8 +375,9 @@ for name, (value, lower, upper) in shares.items():
     report.line(f"shares, {name}: " + ", ".join(texts), tolerance=0.05)
 
 # %% [markdown]
-# In the middle half of the timesteps, which validation chose, $\epsilon$ matters far more than $t$. So a better choice of
-# timesteps can hardly help there, and sharing $\epsilon$ must hurt. Over the whole range $t$ matters more.
+# In the middle half of the timesteps, which validation chose, about half of the variance is due to $\epsilon$ and hardly
+# any to $t$: a better choice of timesteps can hardly reduce it, and a shared $\epsilon$ keeps half. Over the whole range,
+# $t$ and $\epsilon$ have similar shares.
 #
 # ## Where the mean points
 #

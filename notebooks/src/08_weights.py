@@ -146,8 +146,9 @@ print(f"all: {sum(p.numel() for p in phi)} parameters of φ")
 
 # %% [markdown]
 # `"norm"` are the scales and shifts of the normalisation layers, which TENT {cite:p}`wang2021tent` adapts; `"head"` is
-# the last layer. LoRA {cite:p}`hu2022lora` adds a product of two small matrices to a weight matrix, $W + BA$, and adapts
-# only $A$ and $B$. To adapt $\phi$ too, the optimizer gets a second group with another rate:
+# the last layer. Each is less than half a percent of the network. LoRA {cite:p}`hu2022lora` adds a product of two small
+# matrices to a weight matrix, $W + BA$, and adapts only $A$ and $B$. To adapt $\phi$ too, the optimizer gets a second
+# group with another rate:
 
 # %%
 optimizer = torch.optim.SGD(
@@ -191,9 +192,10 @@ for _ in range(N):
 by_hand = logits.detach().softmax(1)[0]
 
 # %% [markdown]
-# The package calls this method `logits`, with `start="random"`; its *ensemble* is the mean of this belief and the
-# network's. Now every choice on this image. **Predict, then run:** can a network of random weights, adapted for five
-# steps to one image, give the right answer?
+# The package calls this method `logits`, with `start="random"`. Two variants start from the network's logits instead of
+# zero (*logits from $f_\theta(x)$*), or take the mean of the final belief and the network's (*ensemble*). Now the choices
+# on this image. **Predict, then run:** can a network of random weights, adapted for five steps to one image, give the
+# right answer?
 
 # %%
 paths = {}
@@ -345,7 +347,7 @@ if tried:
 #
 # ## Random weights
 #
-# In the paper a network of random weights ends at 0.7% on ImageNet; here it gains 13 points, with one draw of weights.
+# In the paper a network of random weights loses 68 points on ImageNet; here, with one draw of weights, it gains 13.
 # The right panel shows a possible reason: at a rate of 0.1 ours fails too. **Predict, then run:** would more steps
 # rescue the small rate? One image of each shift:
 

@@ -311,8 +311,8 @@ report.line(
 )
 
 # %% [markdown]
-# Without restoring, the network ends near chance (10%): it has forgotten the digits. Restoring by a tenth delays this,
-# by six tenths prevents it in this stream. The network never sees a clean image on the way, so its accuracy on the
+# Without restoring, the network ends near chance (10%): it has forgotten the digits. Restored by a tenth, the accuracy
+# swings widely; by six tenths, it stays near its start in this stream. The network never sees a clean image on the way, so its accuracy on the
 # stream would not show all of the damage.
 #
 # ## Streams that change or are sorted

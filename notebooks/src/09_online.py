@@ -469,7 +469,7 @@ report.line(f"{same} of {count} scores are as stored", tolerance=0.1, whole=2)
 # :class: dropdown
 #
 # From 63 of 64 clean images to 50 after 32 images of shear. A small rate delays drift but does not prevent it: nothing
-# is lost in the first ten images, and then the errors accumulate. The stored streams have 16 images, too few to see it.
+# is lost in the first ten images, and then the errors accumulate. The stored streams have 16 images: they show its start.
 # ```
 #
 # **Challenge.** Write a rule that calls `reset` when the diffusion loss in `history` rises, without labels. Choose its

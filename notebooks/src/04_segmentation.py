@@ -128,9 +128,9 @@ report.line("\n".join(lines), tolerance=0.3)
 # that the network never saw. Under the other fifteen, and on clean scenes, averaging is better. Brackets are 95% paired
 # intervals ([statistics](../book/statistics)).
 #
-# These are stored results: 24 test scenes for each shift, settings chosen on validation scenes. `dtta evaluate --table
-# scenes-segmentation-test` makes them, and this page computes a sample again. [Evidence
-# 04](../book/evidence/04_segmentation) has all runs.
+# These are stored results: 24 test scenes for each shift, settings chosen on validation scenes.
+# `dtta evaluate --table scenes-segmentation-test` makes them, and this page computes a sample again.
+# [Evidence 04](../book/evidence/04_segmentation) has all runs.
 #
 # **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](12_scenes) shows where
 # the images come from. **Time:** 15 minutes to read, two minutes to run on two CPU cores.
@@ -272,8 +272,7 @@ report.line("\n".join(lines), tolerance=1.0, whole=2)
 
 # %% [markdown]
 # Under contrast the gradient is right at almost three wrong pixels of four, under noise at hardly more than half. The
-# settings of this page draw $t$ from 30% to 80% of the range; exercise 1 shows what lower timesteps do. A single pixel
-# is weak evidence, but the network's weights combine all pixels.
+# settings of this page draw $t$ from 30% to 80% of the range; exercise 1 shows what lower timesteps do.
 #
 # ## Five steps
 #
@@ -404,11 +403,11 @@ report.line(
 )
 
 # %% [markdown]
-# Where the model clearly prefers the truth, adaptation gains; elsewhere, with one exception, no gain is established.
+# Where the model clearly prefers the truth, adaptation gains; elsewhere, with two exceptions, no gain is established.
 # One thing can cause both: where the network is nearly right, there is little to prefer and much to lose. Under the
 # three noises the network is wrong, and the model still prefers its map. Measuring the preference needs the truth, so
-# it can select a diffusion model on validation images, but it cannot decide about a test image. Many of these intervals
-# are wide, and [twenty shifts are twenty tests](../book/statistics).
+# it can select a diffusion model on validation images, but it cannot decide about a test image. And [twenty
+# shifts are twenty tests](../book/statistics).
 #
 # ## Two metrics, two winners
 #
@@ -471,14 +470,13 @@ def count(what, run="none", some=objects):
     return sum(row.sums[f"{what} {name}"] for row in rows for name in some)
 
 
+# %% tags=["hide-input"]
 lines = []
 for name, run in {"no adaptation": "none", **methods}.items():
     right = 100 * count("both", run)
     precision = right / max(count("called", run), 1)
     recall = right / max(count("true", run), 1)
     lines.append(f"{name}: precision {precision:.1f}, recall {recall:.1f}")
-
-# %% tags=["hide-input"]
 rest = count("true", some=[c for c in classes if c not in objects])
 share = 100 * rest / max(count("true", some=classes), 1)
 lines.append(f"pixels of other classes: {share:.1f}% of all")
@@ -487,8 +485,7 @@ report.line("shapes, in %\n" + "\n".join(lines), tolerance=0.5)
 # %% [markdown]
 # *Precision* is the share of the pixels predicted as one of the five shapes for which the class is right, *recall* the
 # share of the shapes' pixels that are found. TENT predicts far fewer shapes by mistake, and misses more of them. Mean
-# IoU rewards the first; class accuracy, which the paper reports, punishes the second. Choose the metric before you look
-# at the results.
+# IoU rewards the first; class accuracy, which the paper reports, punishes the second. Choose the metric first.
 #
 # ## Other ways to adapt
 #
@@ -517,12 +514,13 @@ report.line(
 )
 
 # %% [markdown]
-# No variant differs from the run above by more than its interval; twelve scenes are few. *Online* adaptation (in the
-# table above) keeps the weights from one scene to the next and is no better here in mean IoU.
+# The data establish no difference; twelve scenes are few. *Online* adaptation, in the table above, keeps the weights
+# from one scene to the next.
 #
 # The paper's Table 4 adapts a SegFormer and φ on ADE20K. Five of its six shifts exist here. Under four of them our
-# gains in class accuracy have the same sign as the paper's; in fog ours is too small to tell ([evidence
-# 04](../book/evidence/04_segmentation)). The severity of its shifts is not reported, so we do not compare sizes.
+# gains in class accuracy have the same sign as the paper's; in fog ours is too small to tell; see
+# [evidence 04](../book/evidence/04_segmentation). The severity of its shifts is not reported, so we do not compare
+# sizes.
 #
 # ## Exercises
 #
@@ -537,9 +535,8 @@ report.line(
 # :class: dropdown
 #
 # Contrast 79% [74, 83], fog 64% [59, 69], clean 63% [50, 75], Gaussian noise 37% [35, 39]. Under noise the gradient now
-# *opposes* the truth, as the second figure suggests: at low timesteps the model prefers the wrong map. Under contrast
-# low timesteps are the best. One range has to serve all shifts, since the shift of a test image is unknown; validation
-# chose the middle.
+# *opposes* the truth, as the second figure suggests: at low timesteps the model prefers the wrong map, under
+# contrast the truth. One range has to serve all shifts; validation chose the middle.
 # ```
 #
 # ```{exercise}
@@ -572,8 +569,8 @@ report.line(
 #
 # Mean IoU, fog and noise, at the best rate in fog: norm (rate 3e-3) +4.9 [−5.7, 14.8] and −1.5 [−6.4, 3.2]; head (3e-3)
 # +2.0 [1.0, 2.6] and −0.2 [−2.3, 1.5]; all (3e-5) +3.8 [−1.4, 8.9] and +0.8 [−1.9, 3.2]. Fewer parameters need a larger
-# rate. For norm and head the best rate is the largest that was tried, so a better one may be outside. Only one interval
-# excludes zero, and it is the best of several: twelve scenes do not name a winner. [Page 08](08_weights) uses more.
+# rate, and a still larger one may be better. Only one interval excludes zero, and it is the best of several: twelve
+# scenes do not name a winner. [Page 08](08_weights) uses more.
 # ```
 #
 # **Challenge.** Combine the two methods: adapt the network, then average its predictions over the six views. Choose the

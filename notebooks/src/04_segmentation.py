@@ -78,6 +78,11 @@ noise_shift = next(s for s in ("gaussian_noise", *shifts) if s in shifts)
 fog = next(s for s in ("fog", *shifts) if s in shifts)
 
 
+def certain(prediction):
+    """Logits of a map (N, H, W) without any doubt."""
+    return 30 * F.one_hot(prediction, len(classes)).movedim(-1, 1).float()
+
+
 def labelled(truth, logits):
     """True maps; where there is no label, the prediction."""
     return torch.where(truth < 0, logits.argmax(1), truth)
@@ -169,11 +174,6 @@ print("as by hand:", torch.allclose(c, by_call, atol=1e-5))
 
 
 # %%
-def certain(prediction):
-    """Return logits of a map (N, H, W) without any doubt."""
-    return 30 * F.one_hot(prediction, len(classes)).movedim(-1, 1).float()
-
-
 @torch.no_grad()
 def compare_maps(shift):
     """Return timesteps, and losses (scenes, maps, timesteps)."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from dtta.pages.report import METADATA, NUMBER
+
+_IMAGE = re.compile(r"(data:image/\w+;base64,)[A-Za-z0-9+/=]+")
+
+
+def without_images(text: str) -> str:
+    """Return a text without the bytes of the images in it: like other figures, they are not compared."""
+    return _IMAGE.sub(r"\1", text)
 
 
 def tolerance_of(output: Mapping) -> dict | None:

@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from dtta.pages.display import alt_text, page_width, png, send
+from dtta.pages.report import check_digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def explore(
     """Display figures of equal size, one at a time, with a slider, buttons to step and play, and each frame's label.
 
     Without scripts, and in print, the frame `start` is shown. If the reader's system asks for less motion, there is no
-    button to play. Raises ValueError: no frames, not one label for each, or as ``show``.
+    button to play. Raises ValueError: no frames, not one label for each, or as ``show`` and ``report.line``.
 
     Args:
         labels: what each frame shows, in words and numbers: what a reader who cannot see it learns from it.
@@ -52,6 +53,8 @@ def explore(
     alt = alt_text(alt)
     if not frames or len(labels) != len(frames):
         raise ValueError(f"give at least one frame, and a label for each; got {len(frames)} and {len(labels)} labels")
+    if tolerance is not None:
+        check_digits(labels, tolerance)
     images = [_compact(png(fig)) for fig in frames]
     width = page_width(frames[0])
     for fig in frames:
@@ -70,7 +73,7 @@ def explore(
 
 
 def animate(frames: Sequence[Figure], alt: str, seconds: float = 0.8, caption: str = "", name: str = "") -> None:
-    """Display one frame for each step from 0 on, such as those of an adaptation, starting at the last; see `explore`."""
+    """Display one frame for each step of an adaptation, from 0 on, and show the last one first; see `explore`."""
     explore(frames, [f"step {k} of {len(frames) - 1}" for k in range(len(frames))], alt, seconds=seconds)
 
 

@@ -8,7 +8,7 @@ The source has MyST. Write there:
     ```{exercise}, ```{solution}, ```{dropdown}, :::{note} and other boxes
 
 Figures are numbered by page. Their captions are the literal `caption` of ``figures.show``, ``explore`` or ``animate``,
-or the alt text where there is none. Other constructs of MyST are an error here, since Colab would show them as they are.
+or the alt text where there is none. Other constructs of MyST are an error here, since Colab would show their source.
 """
 
 from __future__ import annotations

@@ -251,8 +251,8 @@ def draw_level(t):
     (z_t, *guesses), (low, high) = explain(t.to(z0.device))
     fig, axes = plt.subplot_mosaic(
         [list("xzab"), list("llgg")],
-        figsize=(6.4, 4.8),
-        height_ratios=(1, 1.5),
+        figsize=(5.6, 4.6),
+        height_ratios=(1, 1.6),
     )
     for ax, shown, title in zip(
         "xzab",
@@ -279,6 +279,7 @@ def draw_level(t):
     right.set(xlabel="timestep t", title="Effect of the class")
     for ax in (left, right):
         ax.axvline(t, color=figures.GREY, lw=1, ls=":")
+        ax.set_xticks([0, diffusion.timesteps // 2, diffusion.timesteps])
     low, high = round(low, 3), round(high, 3)
     text = f"t = {t}: loss {low:.3f} as a {names[true]}, {high:.3f} as a "
     text += f"{names[wrong]}, difference {high - low:.3f}"
@@ -387,7 +388,7 @@ curve = [loss_and_gradient(share) for share in shares]
 frames, texts = [], []
 high, low = max(curve)[0], min(curve)[0]
 for share, (loss, gradient) in zip(shares, curve, strict=True):
-    fig, ax = plt.subplots(figsize=(6.4, 3))
+    fig, ax = plt.subplots(figsize=(5.6, 2.8))
     ax.plot(shares, [value for value, _ in curve], color=figures.BLUE)
     ends = (share - 0.15, share + 0.15)
     ax.plot(

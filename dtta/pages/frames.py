@@ -1,7 +1,7 @@
 """Figures that the reader steps through: drawn beforehand, shown with a slider, without a kernel or a network.
 
 Script and style are in ``frames.html``. No library serves here: matplotlib's HTML writer loads its icons from another
-site, ipywidgets needs a kernel, and plotly brings some 4 MB of script to each page for what an image and a slider do.
+site, ipywidgets needs a kernel, and plotly brings megabytes of script for what one image and one slider do.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from dtta.pages.report import check_digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_KEPT = "data-lm-suppress-shortcuts"  # JupyterLab leaves the arrow keys to the slider
 
 
 def explore(
@@ -63,7 +61,7 @@ def explore(
     images[start] = ""  # it is in the page already
     settings = {"frames": images, "labels": list(labels), "slider": slider, "seconds": seconds}
     data = {
-        "text/html": f'<div class="dtta-frames" style="max-width: {width}px" {_KEPT} '
+        "text/html": f'<div class="dtta-frames" style="max-width: {width}px" '
         f'data-frames="{html.escape(json.dumps(settings, ensure_ascii=False))}">'
         f'<img src="{first}" alt="{html.escape(alt)}" width="{width}"></div>\n'
         + files("dtta.pages").joinpath("frames.html").read_text(encoding="utf-8"),

@@ -53,8 +53,8 @@ def explore(
         raise ValueError(f"give at least one frame, and a label for each; got {len(frames)} and {len(labels)} labels")
     if tolerance is not None:
         check_digits(labels, tolerance)
-    images = [_compact(png(fig)) for fig in frames]
-    width = page_width(frames[0])
+    pictures = [png(fig) for fig in frames]
+    images, width = [_webp(picture) for picture in pictures], page_width(frames[0])
     for fig in frames:
         plt.close(fig)
     first = images[start]
@@ -67,18 +67,22 @@ def explore(
         + files("dtta.pages").joinpath("frames.html").read_text(encoding="utf-8"),
         "text/plain": "\n".join([f"Figure: {alt}", *labels]),
     }
-    send(data, first.partition(",")[2], alt, width, tolerance)
+    send(data, b64encode(pictures[start]).decode(), alt, width, tolerance)
 
 
 def animate(frames: Sequence[Figure], alt: str, seconds: float = 0.8, caption: str = "", name: str = "") -> None:
-    """Display one frame for each step of an adaptation, from 0 on, and show the last one first; see `explore`."""
-    explore(frames, [f"step {k} of {len(frames) - 1}" for k in range(len(frames))], alt, seconds=seconds)
+    """Display the pictures of a change, such as an adaptation or a growing shift, the last one first; see `explore`.
+
+    The label of a picture is its title over all axes (``fig.suptitle``), or its number.
+    """
+    labels = [fig.get_suptitle() or f"picture {k} of {len(frames)}" for k, fig in enumerate(frames, 1)]
+    explore(frames, labels, alt, slider="picture", seconds=seconds)
 
 
-def _compact(image: bytes) -> str:
-    """Return a PNG as a data address, with a palette of 256 colours: a third of the bytes."""
+def _webp(image: bytes) -> str:
+    """Return a PNG as the data address of a lossless WebP image, with a third to two thirds of the bytes."""
     from PIL import Image
 
     buffer = BytesIO()
-    Image.open(BytesIO(image)).convert("RGB").quantize(256).save(buffer, format="png", optimize=True)
-    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    Image.open(BytesIO(image)).convert("RGB").save(buffer, format="webp", lossless=True)
+    return f"data:image/webp;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -282,7 +282,7 @@ def draw_level(t):
         ax.set_xticks([0, diffusion.timesteps // 2, diffusion.timesteps])
     low, high = round(low, 3), round(high, 3)
     text = f"t = {t}: loss {low:.3f} as a {names[true]}, {high:.3f} as a "
-    text += f"{names[wrong]}, difference {high - low:.3f}"
+    text += f"{names[wrong]}, gap {high - low:.3f}"
     return fig, text
 
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 
 from dtta.pages.report import METADATA, NUMBER
 
-_IMAGE = re.compile(r"(data:image/\w+;base64,)[A-Za-z0-9+/=]+")
+# Like other figures, images within HTML are not compared; nor is how their controls are made (dtta/pages/frames.html).
+_NOT_COMPARED = re.compile(
+    r"(?<=;base64,)[A-Za-z0-9+/=]+|(?<=<style>).*?(?=</style>)|(?<=<script>).*?(?=</script>)", re.DOTALL
+)
 
 
-def without_images(text: str) -> str:
-    """Return a text without the bytes of the images in it: like other figures, they are not compared."""
-    return _IMAGE.sub(r"\1", text)
+def compared(text: str) -> str:
+    """Return an output's text without the bytes of images, styles and scripts in it."""
+    return _NOT_COMPARED.sub("", text)
 
 
 def tolerance_of(output: Mapping) -> dict | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from dtta.pages.report import METADATA
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -71,41 +73,27 @@ def show(fig: Figure, alt: str, caption: str = "", name: str = "") -> None:
     """
     import matplotlib.pyplot as plt
 
-    alt = _one_line(alt)
-    image = _png(fig)
+    alt = alt_text(alt)
+    image = b64encode(png(fig)).decode()
     plt.close(fig)  # otherwise the inline backend displays it a second time
-    _display(image, fig, alt)
+    send({"text/plain": f"Figure: {alt}"}, image, alt, page_width(fig))
 
 
-def animate(frames: Sequence[Figure], alt: str, seconds: float = 0.8, caption: str = "", name: str = "") -> None:
-    """Display figures of equal size in turn, in a loop, as an animated PNG with an alt text; see `show`.
-
-    Each frame lasts `seconds`, the last 2.5 times as long; print, or a browser without animated PNG, shows the first.
-    Raises ValueError: there are no frames, or as `show`.
-    """
-    import matplotlib.pyplot as plt
-    from PIL import Image
-
-    alt = _one_line(alt)
-    if not frames:
-        raise ValueError("an animation needs at least one frame")
-    first, *rest = (Image.open(BytesIO(_png(fig))).convert("RGB") for fig in frames)
-    buffer = BytesIO()
-    times = [round(1000 * seconds)] * len(rest) + [round(2500 * seconds)]
-    first.save(buffer, format="png", save_all=True, append_images=rest, duration=times, loop=0)
-    for fig in frames:
-        plt.close(fig)
-    _display(buffer.getvalue(), frames[0], alt)
-
-
-def _one_line(alt: str) -> str:
+def alt_text(alt: str) -> str:
+    """Return an alt text in one line. Raises ValueError: it is missing or too short."""
     alt = " ".join(alt.split())
     if len(alt) < 20:
         raise ValueError(f"describe the figure in a sentence for readers who cannot see it; got alt={alt!r}")
     return alt
 
 
-def _png(fig: Figure) -> bytes:
+def page_width(fig: Figure) -> int:
+    """Return the width of a figure in pixels of the page."""
+    return round(fig.get_figwidth() * _DPI)
+
+
+def png(fig: Figure) -> bytes:
+    """Return a figure as PNG, sharp on high-density screens, its labels moved apart."""
     buffer = BytesIO()
     _separate_labels(fig)
     # Without the software's name, the same picture has the same bytes under another version of matplotlib.
@@ -113,14 +101,14 @@ def _png(fig: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _display(image: bytes, fig: Figure, alt: str) -> None:
+def send(data: dict[str, str], image: str, alt: str, width: int, tolerance: float | None = None) -> None:
+    """Display an output with its picture, a PNG in base 64; `tolerance`: of numbers in the texts, see ``report``."""
     from IPython.display import display
 
-    display(
-        {"image/png": b64encode(image).decode(), "text/plain": f"Figure: {alt}"},
-        metadata={"image/png": {"alt": alt, "width": round(fig.get_figwidth() * _DPI)}},
-        raw=True,
-    )
+    metadata: dict[str, dict] = {"image/png": {"alt": alt, "width": width}}
+    if tolerance is not None:
+        metadata[METADATA] = {"tolerance": float(tolerance), "whole": 0}
+    display(data | {"image/png": image}, metadata=metadata, raw=True)
 
 
 def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ def line(text: str, tolerance: float, whole: int = 0) -> None:
 
     Raises ValueError: a number has digits that the tolerance makes meaningless, or no number has a tolerance.
     """
-    _refuse_empty_digits([text], _digits(tolerance), tolerance)
+    check_digits([text], tolerance)
     if not whole and not _has_decimals([text]):
         raise ValueError(f"no number with a decimal point in {text!r}: print() it, or give whole=")
     _display({"text/plain": f"{text}\n({_note(tolerance, whole)})"}, tolerance, whole)
@@ -57,7 +57,7 @@ def table(
     digits = min(_digits(tolerance), 99 if digits is None else digits)
     heads, cells, right = _columns(rows, digits)
     texts = [text for row in cells for text in row]
-    _refuse_empty_digits(texts, digits, tolerance)
+    check_digits(texts, tolerance, digits)
     if digits == 0:
         whole = max(whole, math.floor(tolerance))
     if not whole and not _has_decimals(texts):
@@ -137,7 +137,9 @@ def _has_decimals(texts: Iterable[str]) -> bool:
     return any("." in number for text in texts for number in NUMBER.findall(text))
 
 
-def _refuse_empty_digits(texts: Iterable[str], digits: int, tolerance: float) -> None:
+def check_digits(texts: Iterable[str], tolerance: float, digits: int | None = None) -> None:
+    """Raise ValueError if a number has digits that the tolerance makes meaningless, or more than `digits`."""
+    digits = _digits(tolerance) if digits is None else digits
     for number in [number for text in texts for number in NUMBER.findall(text)]:
         if "e" not in number.lower() and len(number.partition(".")[2]) > digits:
             raise ValueError(

@@ -227,40 +227,85 @@ under_truth = losses.gather(1, index).squeeze(1)  # (images, timesteps)
 under_others = losses.scatter(1, index, float("nan")).nanmean(1)
 centre = (torch.arange(pairs) + 0.5) / pairs * diffusion.timesteps
 
+
 # %% tags=["hide-input"]
-fig, (left, middle) = plt.subplots(1, 2, figsize=(9, 3.6))
-figures.mean_interval(left, centre, under_truth, figures.BLUE, "true class")
-figures.mean_interval(
-    left, centre, under_others, figures.VERMILION, "mean of the others"
-)
-left.set(
-    xlabel="timestep t", ylabel="loss", yscale="log", title="Loss by timestep"
-)
-left.legend()
-figures.mean_interval(
-    middle,
-    centre,
-    under_others - under_truth,
-    figures.BLACK,
-    "others minus true class",
-)
-middle.axhline(0, color=figures.GREY, lw=1)
-middle.set(
-    xlabel="timestep t",
-    ylabel="difference in loss",
-    title="Effect of the class",
-)
-figures.show(
-    fig,
-    alt="Left: the loss falls with t, and the true class lies below the "
-    "others. Right: their difference peaks in the middle of the range and "
-    "vanishes at both ends.",
-    caption="Left: the loss falls with t under every class. Right: the effect "
-    "of the class is largest in the middle of the range. Bands: 95% "
-    "intervals over the images.",
+def pixels(z):  # for display
+    if diffusion.vae is not None:
+        z = diffusion.vae.decode(z / diffusion.vae.config.scaling_factor).sample
+    return (z[0].float() + 1) / 2
+
+
+def explain(t):  # z_t and its clean estimates under both classes; their losses
+    a = alpha_bar[t]
+    z_t = a.sqrt() * z0 + (1 - a).sqrt() * noise
+    shown, errors = [pixels(z_t)], []
+    for j in (true, wrong):
+        with torch.no_grad():
+            predicted = diffusion.predict(z_t, t[None], table[[j]]).float()
+        shown.append(pixels((z_t - (1 - a).sqrt() * predicted) / a.sqrt()))
+        errors.append((predicted - noise).square().mean().item())
+    return shown, errors
+
+
+def draw_level(t):
+    (z_t, *guesses), (low, high) = explain(t.to(z0.device))
+    fig, axes = plt.subplot_mosaic(
+        [list("xzab"), list("llgg")],
+        figsize=(5.6, 4.6),
+        height_ratios=(1, 1.6),
+    )
+    for ax, shown, title in zip(
+        "xzab",
+        (x[0], z_t, *guesses),
+        ("$x$", "$z_t$", *(f"as a {names[j][:9]}" for j in (true, wrong))),
+        strict=True,
+    ):
+        figures.picture(axes[ax], shown)
+        axes[ax].set_title(title, loc="center")
+        axes[ax].axis("off")
+    left, right = axes["l"], axes["g"]
+    for curves, colour, name, value in (
+        (under_truth, figures.BLUE, "true class", low),
+        (under_others, figures.VERMILION, "mean of the others", high),
+    ):
+        figures.mean_interval(left, centre, curves, colour, name)
+        left.plot(t, value, "o", color=colour, mec="black")
+    gap = under_others - under_truth
+    figures.mean_interval(right, centre, gap, figures.BLACK, "")
+    right.plot(t, high - low, "o", color=figures.BLACK)
+    right.axhline(0, color=figures.GREY, lw=1)
+    left.set(xlabel="timestep t", yscale="log", title="Loss")
+    left.legend(fontsize=9)
+    right.set(xlabel="timestep t", title="Effect of the class")
+    for ax in (left, right):
+        ax.axvline(t, color=figures.GREY, lw=1, ls=":")
+        ax.set_xticks([0, diffusion.timesteps // 2, diffusion.timesteps])
+    low, high = round(low, 3), round(high, 3)
+    text = f"t = {t}: loss {low:.3f} as a {names[true]}, {high:.3f} as a "
+    text += f"{names[wrong]}, gap {high - low:.3f}"
+    return fig, text
+
+
+levels, texts = zip(*map(draw_level, centre.long()[::2]), strict=True)
+figures.explore(
+    levels,
+    texts,
+    slider="timestep t",
+    start=len(levels) * 2 // 3,
+    tolerance=0.003,
+    alt="Above: an image, its noisy version, and the clean image that the "
+    "model estimates under the true and under a wrong class. Below: the loss "
+    "falls with t, and the true class lies below the others; their difference "
+    "peaks in the middle of the range and vanishes at both ends.",
+    caption="Above: an image, with noise, and as the model estimates it under "
+    "its true and a wrong class. Below: the loss, and how much higher it is "
+    "under the wrong classes; means and 95% intervals over the images. Dots: "
+    "this image, one noise, and the two classes above.",
 )
 
 # %% [markdown]
+# Move the slider. The digits on the right are the estimates $\hat z_0$ of page 00, from the same $z_t$.
+#
 # The loss is largest at small $t$, where the noise is too weak to be seen. The *effect of the class* has another shape:
 #
 # * near $t = 0$ the digit is visible in $z_t$, and the class adds little to it;
@@ -323,28 +368,54 @@ report.line(
 # line between two classes, always with the same pairs:
 
 # %%
-shares = torch.linspace(0, 1, 11)  # of the true class
-t = centre.long().to(z0.device)
-noise = torch.randn(pairs, *z0.shape[1:], generator=generator).to(z0.device)
-z = z0.expand(pairs, -1, -1, -1)
-on_line = []
-with torch.no_grad():
-    for s in shares:
-        c = (1 - s) * table[wrong] + s * table[true]
-        on_line.append(diffusion.loss(z, t, noise, c.expand(pairs, -1)).mean())
+t = centre[:: setting(mini=1, full=3)].long().to(z0.device)
+noise = torch.randn(len(t), *z0.shape[1:], generator=generator).to(z0.device)
+z = z0.expand(len(t), -1, -1, -1)
+
+
+def loss_and_gradient(share):
+    share = torch.tensor(share, device=z.device, requires_grad=True)
+    c = (1 - share) * table[wrong] + share * table[true]
+    loss = diffusion.loss(z, t, noise, c.expand(len(t), -1)).mean()
+    (gradient,) = torch.autograd.grad(loss, share)
+    return loss.item(), gradient.item()
+
+
+shares = [k / 10 for k in range(11)]  # of the true class
+curve = [loss_and_gradient(share) for share in shares]
 
 # %% tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6, 3))
-ax.plot(shares, torch.stack(on_line).cpu(), marker="o")
-ax.set(
-    xlabel=f"share of the true class ({names[true]}); the rest: {names[wrong]}",
-    ylabel="loss",
-)
-figures.show(
-    fig,
+frames, texts = [], []
+high, low = max(curve)[0], min(curve)[0]
+for share, (loss, gradient) in zip(shares, curve, strict=True):
+    fig, ax = plt.subplots(figsize=(5.6, 2.8))
+    ax.plot(shares, [value for value, _ in curve], color=figures.BLUE)
+    ends = (share - 0.15, share + 0.15)
+    ax.plot(
+        ends,
+        [loss + gradient * (end - share) for end in ends],
+        color=figures.VERMILION,
+    )
+    ax.plot(share, loss, "o", color=figures.VERMILION)
+    ax.set(
+        xlim=(-0.17, 1.17),
+        ylim=(low - 0.1 * (high - low), high + 0.3 * (high - low)),
+        xlabel=f"share of the true class ({names[true]}); the rest: "
+        f"{names[wrong]}",
+        ylabel="loss",
+    )
+    frames.append(fig)
+    texts.append(f"share {share:.1f}: loss {loss:.3f}, gradient {gradient:.3f}")
+figures.explore(
+    frames,
+    texts,
+    slider="share",
+    start=2,
+    tolerance=0.002,
     alt="The loss falls from the wrong class, on the left, to the true class, "
-    "on the right, without a bump in between.",
-    caption="The loss between two classes. Adaptation follows this slope.",
+    "on the right, without a bump in between. A tangent touches it.",
+    caption="The loss between two classes, and its gradient at one mixture: "
+    "adaptation follows this slope.",
 )
 
 # %% [markdown]

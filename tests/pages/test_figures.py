@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
-from io import BytesIO
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from PIL import Image
 
 from dtta.pages import figures
 from dtta.problems.scenes.world import CLASSES
@@ -163,24 +160,6 @@ def test_depth_is_bright_near_and_steps_by_ratios():
 def test_a_figure_needs_an_alt_text():
     with pytest.raises(ValueError, match="cannot see it"):
         figures.show(plt.figure(), alt="plot")
-
-
-def test_an_animation_is_one_png_with_its_alt_text(displayed):
-    frames = []
-    for level in (0.2, 0.6, 0.9):
-        fig, ax = plt.subplots(figsize=(2, 1))
-        ax.imshow(torch.full((4, 4), level).numpy(), vmin=0, vmax=1)
-        frames.append(fig)
-    figures.animate(frames, alt="A grey square that grows lighter in three steps.", seconds=0.1)
-    ((data, metadata),) = displayed
-    with Image.open(BytesIO(b64decode(data["image/png"]))) as animation:
-        assert animation.n_frames == 3 and animation.is_animated
-    assert data["text/plain"] == "Figure: A grey square that grows lighter in three steps."
-    assert metadata["image/png"]["width"] == 160
-    with pytest.raises(ValueError, match="at least one frame"):
-        figures.animate([], alt="An animation without a single frame in it.")
-    with pytest.raises(ValueError, match="describe the figure"):
-        figures.animate(frames, alt="short")
 
 
 def test_a_depth_error_is_red_where_nearer_and_blue_where_further():

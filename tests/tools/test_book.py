@@ -277,6 +277,25 @@ def test_dark_mode_follows_the_reader_and_the_button(browser, address, document)
         assert visit.complaints == []
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("place", ["from a server", "from a folder"])
+def test_sliders_of_a_page_show_another_frame_and_say_what_it_is(browser, address, html, place, width):
+    start = address if place == "from a server" else html.as_uri()
+    with Visit(browser, start, "notebooks/01_diffusion_loss", width) as visit:
+        boxes = visit.page.locator(".dtta-frames").all()
+        assert len(boxes) == 2
+        for box in boxes:
+            slider, image = box.get_by_role("slider"), box.locator("img")
+            before = (image.get_attribute("src"), slider.get_attribute("aria-valuetext"))
+            slider.focus()
+            visit.page.keyboard.press("ArrowRight")
+            after = (image.get_attribute("src"), slider.get_attribute("aria-valuetext"))
+            assert before[0] != after[0] and before[1] != after[1]
+            assert box.locator("output").inner_text() == after[1]
+            assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+        assert visit.complaints == []
+
+
 def test_every_page_can_be_reached_from_the_first(browser, address):
     with Visit(browser, address, DOCUMENTS[0], 1280) as visit:
         links = visit.page.evaluate("[...document.querySelectorAll('.bd-sidebar-primary a')].map(a => a.href)")

@@ -134,10 +134,12 @@ def test_book_and_plain_notebook_have_the_same_code_and_figure_numbers(name):
 def test_caption_name_and_alt_of_a_figure():
     first = new_code_cell('figures.show(\n    fig, alt="A line " "that rises.", caption="It rises.", name="rise"\n)')
     second = new_code_cell('figures.animate(frames, alt="A film of a line.")')
-    page = new_notebook(cells=[new_markdown_cell("# T"), first, new_code_cell("show(1)"), second])
+    third = new_code_cell('figures.explore(frames, texts, alt="A line.", caption="It moves.", slider="t")')
+    page = new_notebook(cells=[new_markdown_cell("# T"), first, new_code_cell("show(1)"), second, third])
     assert editions.figures(page, "04_x") == {
         1: editions.Figure("4.1", "It rises.", "rise"),
         3: editions.Figure("4.2", "A film of a line.", ""),
+        4: editions.Figure("4.3", "It moves.", ""),
     }
 
 

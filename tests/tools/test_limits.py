@@ -50,10 +50,13 @@ def test_what_is_above_a_limit_is_named(site, cells, what, count):
     assert f"{what}: {count}, at most {limits.LIMITS[what]} (see tools/pages/limits.py)" in found
 
 
-def test_folded_cells_and_animations_do_not_count(site):
+def test_folded_cells_and_figures_to_step_through_do_not_count(site):
     folded = new_code_cell("a = 1\n" * 30, metadata={"tags": ["hide-input"]})
     films = [new_code_cell('figures.animate(f, alt="x", caption="y")') for _ in range(5)]
-    assert list(limits.check(site, page(site, folded, *films))) == []
+    sliders = [new_code_cell('figures.explore(f, l, alt="x", caption="y")') for _ in range(5)]
+    assert list(limits.check(site, page(site, folded, *films, *sliders))) == []
+    (missing,) = limits.check(site, page(site, new_code_cell('figures.explore(f, l, alt="x")')))
+    assert missing.startswith("figures without a caption: 1")
 
 
 def test_a_ceiling_allows_what_is_there_and_falls_but_never_rises(site):

@@ -317,6 +317,7 @@ def test_check_catches_missing_pages_sources_and_chapters(site):
 PRINTED = "seed 3.1\n"
 DATA = {"text/plain": "accuracy 71.3% of 300", "text/html": "<p>accuracy 71.3% of 300</p>"}
 FIGURE = {"image/png": PNG, "text/plain": "a figure"}
+FIGURE["text/html"] = f'<img src="data:image/png;base64,{PNG}" alt="a figure"><script>\nplay()</script>'
 
 
 def _change(old, new):
@@ -327,6 +328,10 @@ def _change(old, new):
         outputs[1].data = {mime: text.replace(old, new) for mime, text in outputs[1].data.items()}
 
     return edit
+
+
+def _replace_html(output, old, new):
+    output.data["text/html"] = output.data["text/html"].replace(old, new)
 
 
 EDITS = {  # changes of the committed outputs, and whether the comparison then passes
@@ -343,6 +348,9 @@ EDITS = {  # changes of the committed outputs, and whether the comparison then p
     "missing": (lambda outputs: outputs.pop(), False),
     "extra": (lambda outputs: outputs.append(new_output("stream", text="more\n", name="stderr")), False),
     "image lost": (lambda outputs: outputs[2].data.pop("image/png"), False),
+    "other image in html": (lambda outputs: _replace_html(outputs[2], PNG, PNG[:40] + PNG[40:].swapcase()), True),
+    "other script in html": (lambda outputs: _replace_html(outputs[2], "play()", "pause()"), True),
+    "other words in html": (lambda outputs: _replace_html(outputs[2], "a figure", "another"), False),
     "other image": (lambda outputs: outputs[2].data.update({"image/png": PNG[:40] + PNG[40:].swapcase()}), True),
 }
 

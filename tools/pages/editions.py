@@ -7,8 +7,8 @@ The source has MyST. Write there:
     {numref}`teacher`                    "Figure 3.2", the figure shown with figures.show(..., name="teacher")
     ```{exercise}, ```{solution}, ```{dropdown}, :::{note} and other boxes
 
-Figures are numbered by page. Their captions are the literal `caption` of ``figures.show`` and ``figures.animate``, or
-the alt text where there is none. Other constructs of MyST are an error here, since Colab would show them as they are.
+Figures are numbered by page. Their captions are the literal `caption` of ``figures.show``, ``explore`` or ``animate``,
+or the alt text where there is none. Other constructs of MyST are an error here, since Colab would show their source.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tools.pages.project import Project
 
 FOLDED = "hide-input"
+FIGURE_CALLS = ("figures.show", "figures.explore", "figures.animate")
 CAPTION = "caption"  # the tag of a cell with a caption, which the book leaves out
 BOXES = {"note", "tip", "warning", "important", "hint", "seealso", "admonition"}
 _FENCE = re.compile(r"^( *)(`{3,}|:{3,})\{([\w-]+)\} *(.*)$")
@@ -79,7 +80,7 @@ def figure_call(source: str) -> ast.Call | None:
     if "figures." not in source:
         return None
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("figures.show", "figures.animate"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in FIGURE_CALLS:
             return node
     return None
 

@@ -22,7 +22,7 @@ LIMITS = {
     "visible code cells": 10,
     "lines in a visible cell": 15,
     "columns in a visible cell": 80,
-    "figures": 4,  # animations not counted
+    "figures": 4,  # figures.show; not explore and animate, where the reader steps through frames
     "figures without a caption": 0,
     "tables": 1,
     "rows in a table": 8,

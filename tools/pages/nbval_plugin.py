@@ -2,14 +2,15 @@
 
 nbval compares text exactly and ignores metadata. If the metadata of a fresh output states a tolerance and its text
 agrees with the committed text within it, the fresh text is replaced by the committed one, so that the comparison of
-nbval passes. Outputs that differ in their number, kinds or tolerance fail: nbval alone would not notice a lost figure.
+nbval passes; likewise if only images, styles or scripts within HTML differ. Outputs that differ in their number, kinds
+or tolerance fail: nbval alone would not notice a lost figure.
 """
 
 from __future__ import annotations
 
 from nbval.plugin import IPyNbCell, coalesce_streams
 
-from tools.pages.tolerance import agree, tolerance_of
+from tools.pages.tolerance import agree, compared, tolerance_of
 
 _compare = IPyNbCell.compare_outputs
 
@@ -28,11 +29,11 @@ def compare_outputs(self: IPyNbCell, test: list, ref: list, skip_compare: tuple 
         return False
     for fresh, committed in zip(test, ref, strict=True):
         limits = tolerance_of(fresh)
-        if limits is None:
-            continue
-        for mime, text in committed["data"].items():
-            if mime.startswith("text/") and agree(fresh["data"][mime], text, **limits):
-                fresh["data"][mime] = text
+        for mime, text in committed.get("data", {}).items():
+            if mime.startswith("text/"):
+                new, old = compared(fresh["data"][mime]), compared(text)
+                if new == old or (limits and agree(new, old, **limits)):
+                    fresh["data"][mime] = text
     return _compare(self, test, ref, skip_compare)
 
 

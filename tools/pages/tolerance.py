@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from dtta.pages.report import METADATA, NUMBER
+
+# Like other figures, images within HTML are not compared; nor is how their controls are made (dtta/pages/frames.html).
+_NOT_COMPARED = re.compile(
+    r"(?<=;base64,)[A-Za-z0-9+/=]+|(?<=<style>).*?(?=</style>)|(?<=<script>).*?(?=</script>)", re.DOTALL
+)
+
+
+def compared(text: str) -> str:
+    """Return an output's text without the bytes of images, styles and scripts in it."""
+    return _NOT_COMPARED.sub("", text)
 
 
 def tolerance_of(output: Mapping) -> dict | None:

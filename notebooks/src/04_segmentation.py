@@ -133,9 +133,9 @@ report.line("\n".join(lines), tolerance=0.3)
 # that the network never saw. Under the other fifteen, and on clean scenes, averaging is better. Brackets are 95% paired
 # intervals ([statistics](../book/statistics)).
 #
-# These are stored results: 24 test scenes for each shift, settings chosen on validation scenes.
-# `dtta evaluate --table scenes-segmentation-test` makes them, and this page computes a sample again.
-# [Evidence 04](../book/evidence/04_segmentation) has all runs.
+# These are stored results: 24 test scenes for each shift, settings chosen on validation scenes. `dtta evaluate --table
+# scenes-segmentation-test` makes them, and this page computes a sample again. [Evidence
+# 04](../book/evidence/04_segmentation) has all runs.
 #
 # **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](12_scenes) shows where
 # the images come from. **Time:** 15 minutes to read, two minutes to run on two CPU cores.
@@ -166,8 +166,9 @@ print("as by hand:", torch.allclose(c, by_call, atol=1e-5))
 #
 # ## Does the model use the map?
 #
-# The loss can only correct the network if a right map explains the image better than a wrong one. Compare four maps on
-# the same scenes, with the same noise.
+# The loss can only correct the network if a right map explains the image better than a wrong one. We compare four maps
+# on the same scenes with the same noise: the true map, the network's soft map, the network's map made one-hot ("made
+# certain"), and another scene's true map.
 #
 # **Predict, then run:** low contrast and noise both mislead the network. Does the diffusion model prefer the true map
 # in both cases?
@@ -276,8 +277,8 @@ report.line("\n".join(lines), tolerance=1.0, whole=2)
 #
 # ## Five steps
 #
-# Algorithm 1 and its call are those of page 03. The scene is at the third quartile of the gains in depth fog, which
-# becomes denser with distance:
+# Algorithm 1 and its call are those of page 03. We use depth fog, which becomes denser with distance, and the scene at
+# the 75th percentile of the gains:
 
 # %%
 deep = next(s for s in ("depth_fog", *shifts) if s in shifts)
@@ -403,19 +404,21 @@ report.line(
 )
 
 # %% [markdown]
-# Where the model clearly prefers the truth, adaptation gains; elsewhere, with two exceptions, no gain is established.
-# One thing can cause both: where the network is nearly right, there is little to prefer and much to lose. Under the
-# three noises the network is wrong, and the model still prefers its map. Measuring the preference needs the truth, so
-# it can select a diffusion model on validation images, but it cannot decide about a test image. And [twenty
-# shifts are twenty tests](../book/statistics).
+# Where the model clearly prefers the truth, adaptation gains; elsewhere, with two exceptions, no gain is established. A
+# hypothesis: where the network is nearly right, its map and the truth differ little, so there is little to prefer and
+# little to gain. Under the three noises the model prefers the network's map, yet all three mean gains are positive and
+# one is established. Measuring the preference needs the truth, so it can select a diffusion model on validation images,
+# but it cannot decide about a test image. And [twenty shifts are twenty tests](../book/statistics).
 #
 # ## Two metrics, two winners
 #
 # *TENT* {cite:p}`wang2021tent` needs no diffusion model either: it minimises the entropy of the prediction at each
-# pixel. IoU is intersection over union, class accuracy the share of a class's pixels that are found; both are averaged
-# over the classes. The paper reports class accuracy.
+# pixel. For one class, IoU is the number of pixels with this class in both prediction and truth, divided by the number
+# with it in at least one. Class accuracy is the share of the class's true pixels that are predicted correctly. Both are
+# averaged over the classes. The paper reports class accuracy.
 #
-# **Predict, then run:** which of the two metrics suffers if doubtful pixels are given to the largest class?
+# **Predict, then run:** which of the two metrics falls if uncertain pixels are assigned to the most frequent class, the
+# ground?
 
 # %% tags=["hide-input"]
 methods = {
@@ -456,8 +459,9 @@ report.line(
 )
 
 # %% [markdown]
-# In mean IoU TENT gains most; in class accuracy Diffusion-TTA does, and for TENT the data do not establish a gain. The
-# stored rows count pixels, so we can see what TENT did:
+# TENT has the largest mean gain in mean IoU, but loses on clean scenes. In class accuracy online Diffusion-TTA has the
+# largest mean gain, and for TENT the data do not establish a gain. The stored rows count pixels, so we can see what
+# TENT did:
 
 # %%
 objects = setting(mini=classes[2:], full=classes[1:])
@@ -483,9 +487,9 @@ lines.append(f"pixels of other classes: {share:.1f}% of all")
 report.line("shapes, in %\n" + "\n".join(lines), tolerance=0.5)
 
 # %% [markdown]
-# *Precision* is the share of the pixels predicted as one of the five shapes for which the class is right, *recall* the
-# share of the shapes' pixels that are found. TENT predicts far fewer shapes by mistake, and misses more of them. Mean
-# IoU rewards the first; class accuracy, which the paper reports, punishes the second. Choose the metric first.
+# *Precision* is the share of correct pixels among those predicted as a shape, *recall* the share of correct pixels
+# among those that truly are one. TENT predicts far fewer shapes by mistake, and misses more of them. Mean IoU rewards
+# the first; class accuracy, which the paper reports, punishes the second. Choose the metric first.
 #
 # ## Other ways to adapt
 #
@@ -518,25 +522,24 @@ report.line(
 # from one scene to the next.
 #
 # The paper's Table 4 adapts a SegFormer and φ on ADE20K. Five of its six shifts exist here. Under four of them our
-# gains in class accuracy have the same sign as the paper's; in fog ours is too small to tell; see
-# [evidence 04](../book/evidence/04_segmentation). The severity of its shifts is not reported, so we do not compare
-# sizes.
+# gains in class accuracy have the same sign as the paper's; in fog ours is too small to tell; see [evidence
+# 04](../book/evidence/04_segmentation). The severity of its shifts is not reported, so we do not compare sizes.
 #
 # ## Exercises
 #
 # ```{exercise}
 # :label: low-timesteps
 #
-# Repeat the measurement of the gradient with $t$ from the lowest 30% of the range,
-# `dtta.Sampling("stratified", t_min=0.0, t_max=0.3)`. Which shift benefits, and which suffers?
+# Repeat the measurement of the gradient with $t$ from the lowest 30% of the range, `dtta.Sampling("stratified",
+# t_min=0.0, t_max=0.3)`. Which shift benefits, and which suffers?
 # ```
 #
 # ```{solution} low-timesteps
 # :class: dropdown
 #
 # Contrast 79% [74, 83], fog 64% [59, 69], clean 63% [50, 75], Gaussian noise 37% [35, 39]. Under noise the gradient now
-# *opposes* the truth, as the second figure suggests: at low timesteps the model prefers the wrong map, under
-# contrast the truth. One range has to serve all shifts; validation chose the middle.
+# *opposes* the truth, as the second figure suggests: at low timesteps the model prefers the wrong map, under contrast
+# the truth. One range has to serve all shifts; validation chose the middle.
 # ```
 #
 # ```{exercise}
@@ -560,8 +563,8 @@ report.line(
 #
 # How much of the network must change? On twelve **validation** scenes with fog and twelve with Gaussian noise, adapt
 # only the normalisation layers (`trainable="norm"`), only the last layer (`"head"`) or everything (`"all"`), each with
-# three learning rates: `Run("diffusion-tta", "scenes-segmentation", settings={**settings, "trainable": "norm",
-# "lr": 3e-4}, split="validation")`, `evaluate` and `paired_gain`. It takes five minutes.
+# three learning rates: `Run("diffusion-tta", "scenes-segmentation", settings={**settings, "trainable": "norm", "lr":
+# 3e-4}, split="validation")`, `evaluate` and `paired_gain`. It takes five minutes.
 # ```
 #
 # ```{solution} last-layer

@@ -119,10 +119,11 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # **The result.** Over 19 shifts of severity 3, Diffusion-TTA raises the structural similarity (SSIM × 100, the paper's
-# metric) by 2.3 points. The simple method to beat averages the depths of an image and its mirror image. Most of the
-# advantage over it comes from four shifts of contrast and light, which resemble changes in the diffusion model's
-# training that the network never saw. Under the other fifteen the data do not establish an advantage, and on clean
-# scenes Diffusion-TTA is worse. Brackets are 95% paired intervals.
+# metric) by 2.3 points. SSIM compares the means, variances and covariance of two maps in small windows; it is 1 for
+# equal maps. The simple method to beat averages the depths of an image and its mirror image. Most of the advantage over
+# it comes from four shifts of contrast and light, which resemble changes in the diffusion model's training that the
+# network never saw. Under the other fifteen the data do not establish an advantage, and on clean scenes Diffusion-TTA
+# is worse. Brackets are 95% paired intervals.
 #
 # These are stored results; `dtta evaluate --table scenes-depth-test` makes them, and this page computes a sample again.
 # [Evidence 05](../book/evidence/05_depth) has all runs.
@@ -200,10 +201,10 @@ figures.show(
 # %% [markdown]
 # * On clean scenes the model uses its condition: another scene's map and a flat wall cost most, a blurred truth less.
 #   The network's map, which is nearly right, does as well as the truth.
-# * Noise reverses the order at the lowest timesteps. Above them the model prefers the truth. Validation scenes chose
-#   timesteps from 30% to 80% of the range.
-# * In fog a flat wall has a lower loss than the truth at almost every timestep, so no choice of timesteps repairs it.
-#   A hypothesis: a model that never saw fog takes its even grey for something near and flat.
+# * Under noise other maps have a lower loss than the truth at the lowest timesteps. Above them the truth has the lowest
+#   loss. The settings, chosen on validation scenes, draw $t$ from 30% to 80% of the range.
+# * In fog a flat wall has a lower loss than the truth at almost every timestep, so no choice of timesteps repairs it. A
+#   hypothesis: a model that never saw fog takes its even grey for something near and flat.
 #
 # ## The gradient is a map
 #
@@ -259,8 +260,8 @@ for shift in shown:
 report.line("\n".join(lines), tolerance=1.0, whole=2)
 
 # %% [markdown]
-# Even under noise a single pixel is little better than a coin. The network's weights combine all pixels and five steps,
-# so weak hints can add up. On clean scenes and in fog the intervals contain 50%.
+# Even under noise the sign is right at little more than half of the wrong pixels. A hypothesis: the weights are shared
+# by all pixels and updated five times, so weak signals add up. On clean scenes and in fog the intervals contain 50%.
 #
 # ## Five steps
 #
@@ -391,17 +392,17 @@ report.line(
 )
 
 # %% [markdown]
-# With one exception (erasing), shifts with a preference for the truth gain on average and the others lose, though some
-# intervals contain zero. One thing can cause both: where the network is nearly right, there is little to prefer and
-# much to lose. But in fog and from another camera height the network is wrong, and the model still prefers its map.
-# Measuring this needs the truth, so it can select a diffusion model on validation images, but not decide about a test
-# image.
+# Except for erasing, the mean gain is positive wherever the model prefers the truth; elsewhere, clean scenes included,
+# it is negative. Some intervals contain zero. One thing can cause both: where the network is nearly right, there is
+# little to prefer and much to lose. But in fog and from another camera height the network is wrong, and the model still
+# prefers its map. Measuring this needs the truth, so it can select a diffusion model on validation images, but not
+# decide about a test image.
 #
 # ## Four metrics, two answers
 #
 # Do distances improve as well as structure? *AbsRel* is the mean relative error in percent, *RMSE* the root mean
-# squared error in units (less is better for both), and δ < 1.25 the share of pixels whose ratio to the truth is below
-# 1.25.
+# squared error in units (less is better for both), and δ < 1.25 the share of pixels where both y/d and d/y are below
+# 1.25, with the true depth d.
 
 # %% tags=["hide-input"]
 report.gains(
@@ -449,8 +450,9 @@ for name, pairs in errors.items():
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# Adaptation corrects the sky and far pixels, and makes the nearest ones slightly worse. This fits the metrics: SSIM and
-# RMSE depend on absolute differences, which are largest far away; AbsRel and δ count ratios, and most pixels are near.
+# Adaptation reduces the error of far pixels and the sky, and slightly increases that of the nearest ones. This fits the
+# metrics: SSIM and RMSE depend on absolute differences, which are largest far away; AbsRel and δ count ratios, and most
+# pixels are near.
 #
 # ## Other ways to adapt
 #
@@ -484,10 +486,10 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps most of the gain is lost: the lowest ones mislead under noise. Adapting φ changes little. Plain
-# gradient descent (SGD) gains as much and harms clean scenes less (exercise 2). *Online* adaptation keeps the weights
-# from one scene to the next. Its learning rate helped on validation streams of six scenes; on test streams of 24 the
-# whole gain is lost. Choose settings on streams as long as those of the test.
+# With all timesteps most of the gain is lost. A hypothesis: the lowest ones mislead under noise. Adapting φ changes
+# little. Plain gradient descent (SGD) gains as much and harms clean scenes less (exercise 2). *Online* adaptation keeps
+# the weights from one scene to the next. On test streams of 24 scenes it loses the whole gain. A hypothesis: its
+# learning rate was chosen on validation streams of only six. Choose settings on streams as long as those of the test.
 #
 # The paper's Table 4 adapts DenseDepth and φ on NYU Depth v2. Its gains have the same sign as ours under Gaussian and
 # shot noise, and the opposite sign in fog; [evidence 05](../book/evidence/05_depth) has all six cells. The severity of
@@ -517,8 +519,8 @@ report.line(
 # :label: adam-or-sgd
 #
 # On clean scenes SGD loses less than Adam. Does it change the depths less? Measure the mean of $|\log(y_\text{after} /
-# y_\text{before})|$ for both, on six clean scenes and on six with Gaussian noise: `indices[shift][:6]`,
-# `build(problem, "diffusion-tta", optimizer="sgd", lr=0.1)`.
+# y_\text{before})|$ for both, on six clean scenes and on six with Gaussian noise: `indices[shift][:6]`, `build(problem,
+# "diffusion-tta", optimizer="sgd", lr=0.1)`.
 # ```
 #
 # ```{solution} adam-or-sgd
@@ -537,6 +539,6 @@ report.line(
 # * For depth the condition is the output, and the gradient of the loss is a map. At a single pixel it is weak.
 # * On these scenes structure improves where the network is wrong and the diffusion model prefers the truth. Clean
 #   scenes lose. Without shifts that resemble its training, no advantage over mirror averaging is established.
-# * Metrics can disagree: far depths improve, near ones do not. Report several.
+# * Metrics can disagree: far depths improve, the nearest get worse. Report several.
 #
 # Next: [names as conditions](06_open_vocabulary).

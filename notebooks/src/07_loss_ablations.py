@@ -10,8 +10,8 @@
 # # Ablating the loss
 #
 # **The idea.** Diffusion-TTA {cite:p}`prabhudesai2023diffusion` learns from one thing only, the gradient of the
-# diffusion loss. It is a random vector: it depends on the timesteps and noises that were drawn. It is a good teacher if it
-# changes little from draw to draw, and if its mean points to the right class.
+# diffusion loss. It is a random vector: it depends on the timesteps and noises that were drawn. It is useful if it
+# changes little from draw to draw and if its mean points to the right class.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -181,17 +181,17 @@ report.line(
 # learning rate; at a smaller one, the data do not establish a loss. No change on this page is shown to improve on the
 # validated settings, and a naive ensemble gains more ([page 03](03_classification)).
 #
-# The gains are stored results of `dtta evaluate --table loss`: digits under twelve shifts, eight for each shift and each
-# of three seeds. A sample is computed again below; the gradients are all measured here.
-# [Evidence 07](../book/evidence/07_loss_ablations) has every setting.
+# The gains are stored results of `dtta evaluate --table loss`: digits under twelve shifts, eight for each shift and
+# each of three seeds. A sample is computed again below; the gradients are all measured here. [Evidence
+# 07](../book/evidence/07_loss_ablations) has every setting.
 #
-# **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 20 minutes to read, one to two minutes to
-# run on two CPU cores.
+# **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 20 minutes to read, one to two
+# minutes to run on two CPU cores.
 #
 # ## The gradient is a random vector
 #
-# Let $s = f_\theta(x)$ be the logits and $y = \operatorname{softmax}(s)$ the belief. All feedback from the diffusion model
-# reaches the classifier through the $K$ numbers
+# Let $s = f_\theta(x)$ be the logits and $y = \operatorname{softmax}(s)$ the belief. All feedback from the diffusion
+# model reaches the classifier through the $K$ numbers
 #
 # $$ g = \frac{\partial L}{\partial s} = \frac1B \sum_{i=1}^{B} g(t_i, \epsilon_i) . $$
 #
@@ -212,7 +212,7 @@ print(tuple(g.shape), torch.allclose(g.cpu(), G[0], atol=1e-5))
 # %% [markdown]
 # This is the first row of a table $G$ with 64 noises (rows) and 24 timesteps (columns). The first figure shows its
 # entries, the means of its rows (one noise), and means with a random row for each column (24 noises). All have the
-# expectation $\bar g$. How far from it are they?
+# expectation $\bar g$. How far are they from it, relative to its length?
 #
 # $$ \text{noise} = \sqrt{ \mathbb E \lVert g - \bar g \rVert^2 / \lVert \bar g \rVert^2 } $$
 
@@ -235,8 +235,8 @@ report.line(
 )
 
 # %% [markdown]
-# At 1, the random part is as large as the mean. Different noises reduce it by about $\sqrt{24}$. With one shared noise, 24
-# pairs are worth about two independent ones.
+# At 1, the random part is as large as the mean. Different noises reduce it by about $\sqrt{24}$. With one shared noise,
+# 24 pairs are worth about two independent ones.
 #
 # ## Timestep, noise, or both
 #
@@ -261,13 +261,14 @@ def components(G):
 v_noise, v_t, v_rest, squared_mean = components(G).tolist()
 
 # %% [markdown]
-# In a step, each part is divided by how many different values there are:
+# Averaging over a step divides each part by the number of different values that the step uses:
 #
 # $$ \operatorname{Var} = \frac{v_\epsilon}{\text{noises}} + \frac{v_t}{\text{timesteps}} + \frac{v_\text{rest}}{B} $$
 #
 # With stratified timesteps, one from each of $B$ equal parts of the range, the middle term nearly vanishes.
 #
-# **Predict, then run:** how does the noise fall with $B$ if $\epsilon$ is shared? We compare the formula with new draws:
+# **Predict, then run:** how does the noise fall with $B$ if $\epsilon$ is shared? We compare the formula with new
+# draws:
 
 # %%
 measured = {"fresh": {}, "shared": {}}
@@ -375,14 +376,14 @@ for name, (value, lower, upper) in shares.items():
     report.line(f"shares, {name}: " + ", ".join(texts), tolerance=0.05)
 
 # %% [markdown]
-# In the middle half of the timesteps, which validation chose, about half of the variance is due to $\epsilon$ and hardly
-# any to $t$: a better choice of timesteps can hardly reduce it, and a shared $\epsilon$ keeps half. Over the whole range,
-# $t$ and $\epsilon$ have similar shares.
+# In the middle half of the timesteps, which validation chose, about half of the variance is due to $\epsilon$ and
+# hardly any to $t$: spreading the timesteps more evenly can hardly reduce it, and sharing $\epsilon$ leaves half of it
+# in place. Over the whole range, $t$ and $\epsilon$ have similar shares.
 #
 # ## Where the mean points
 #
-# Is $\bar g$ *right*? A step along $-\bar g$ raises the logit of the true class $y^*$ in proportion to $-\bar g_{y^*}$, which
-# we call the *pull*. Here are the noise and the pull, by timestep:
+# Is $\bar g$ *right*? A step along $-\bar g$ changes the logit of the true class $y^*$ in proportion to $-\bar
+# g_{y^*}$. We call this number the *pull*; it should be positive. Here are the noise and the pull, by timestep:
 
 # %%
 by_t = every.mean(1)  # the mean over the noises: (images, timesteps, K)
@@ -447,10 +448,10 @@ report.line(
 )
 
 # %% [markdown]
-# At the lowest timesteps the gradient has little noise, but its pull is not established: a precise gradient is not yet a
-# right one. We can leave these timesteps out, or give them a small weight. *Min-SNR* {cite:p}`hang2023minsnr`
-# multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where $\text{SNR} = \bar\alpha_t / (1 -
-# \bar\alpha_t)$. A weight of $1 / \text{SNR}$ gives the loss of the denoised image.
+# Below about $t = 100$ the gradient has little noise, but the pull of the lowest quarter of timesteps is not
+# established. Low noise does not guarantee the right direction. We can leave these timesteps out, or give them a small
+# weight. *Min-SNR* {cite:p}`hang2023minsnr` multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where
+# $\text{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)$. A weight of $1 / \text{SNR}$ gives the loss of the denoised image.
 
 # %%
 quarters = timesteps(4, 0.0, 1.0)  # the middle of each quarter
@@ -479,7 +480,7 @@ report.line(
 # $$ -\eta \lVert \bar g \rVert^2 + \tfrac12 h \eta^2 \lVert \bar g \rVert^2 (1 + r^2),
 # \qquad\text{best at}\quad \eta^* = \frac{1}{h\,(1 + r^2)} . $$
 #
-# The benefit grows with $\eta$, the damage by noise with $\eta^2 r^2$: a noisy gradient can be followed in smaller steps.
+# The benefit grows with $\eta$, the damage from noise with $\eta^2 r^2$. A noisier gradient therefore needs smaller steps.
 # For the middle half of the timesteps:
 
 # %% tags=["hide-input"]
@@ -511,8 +512,8 @@ report.line(
 # %% [markdown]
 # The last column is the best rate, relative to that of the last line.
 #
-# **Predict, then run:** the validated settings use 24 pairs at $\eta = 0.02$. Which single changes harm at this rate, and
-# which still harm at a rate chosen for them?
+# **Predict, then run:** the validated settings use 24 pairs at $\eta = 0.02$. Which single changes harm at this rate,
+# and which still harm at a rate chosen for them?
 
 # %% tags=["hide-input"]
 CHANGES = {
@@ -579,13 +580,13 @@ report.line("\n".join(lines), tolerance=0.3, whole=2)
 # %% [markdown]
 # At the unchanged rate the noisiest gradients lose: one pair, three pairs, shared noise. At a rate chosen for each on
 # validation images, ten times smaller, the data do not establish a loss; the formula says seven times for one pair and
-# four for shared noise. Four times the rate harms even with 24 pairs. For everything else the data establish no
-# difference. The intervals reach about four points to each side: smaller effects would not be seen.
+# four for shared noise. Four times the rate harms even with 24 pairs. For all other changes the data establish no
+# difference. Most intervals extend two to four points on each side, so smaller effects cannot be detected.
 #
 # ## The paper's Table 5
 #
-# The paper adds one ingredient at a time, over all timesteps. Our rows are compared on the same images, four for each shift
-# and seed, each at a rate chosen on validation images:
+# The paper adds one ingredient at a time, over all timesteps. Our rows are compared on the same images, four for each
+# shift and seed, each at a rate chosen on validation images:
 
 # %% tags=["hide-input"]
 ROWS = (
@@ -633,17 +634,17 @@ differences += [f"{ROWS[2]}, over {B} in the middle half: {interval(middle)}"]
 report.line("\n".join(differences), tolerance=0.3)
 
 # %% [markdown]
-# The noise falls from row to row. The mean gains rise in the paper's order, but the data do not establish that any of the
-# first three rows is better than another. The paper's first row does harm; ours is too small to tell. And 180 pairs over
-# all timesteps have less noise than 24 from the middle half, but are not shown to gain more.
+# The noise falls over the first three rows. The mean gains rise in the paper's order, but the data do not establish
+# that any of the first three rows is better than another. The paper's first row does harm; ours is too small to tell.
+# And 180 pairs over all timesteps have less noise than 24 from the middle half, but are not shown to gain more.
 #
 # ## Exercises
 #
 # ```{exercise}
 # :label: mirrored-noise
 #
-# Let each $\epsilon$ be followed by $-\epsilon$ at the same timestep. For `image`, compare 12 such mirrored pairs with 24
-# independent ones, by `relative_noise`. First predict: is $g$ closer to an odd or to an even function of $\epsilon$?
+# Let each $\epsilon$ be followed by $-\epsilon$ at the same timestep. For `image`, compare 12 such mirrored pairs with
+# 24 independent ones, by `relative_noise`. First predict: is $g$ closer to an odd or to an even function of $\epsilon$?
 # ```
 #
 # ```{solution} mirrored-noise
@@ -651,8 +652,8 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # `t = torch.cat([t, t])` and `noise = torch.cat([noise, -noise])` on draws of 12. Over 200 draws, the noise is 0.52 for
 # 12 mirrored pairs, 0.53 for 24 independent ones, and 0.72 for 12. Mirroring cancels the odd part of $g$ and keeps the
-# even part. On this image both have nearly the same variance (6.5 and 6.3, in units of $\lVert \bar g \rVert^2$), so
-# $g(\epsilon)$ and $g(-\epsilon)$ are uncorrelated: as good as two independent noises, not better.
+# even part. Since 12 mirrored pairs are as good as 24 independent ones, both parts have nearly the same variance on
+# this image, and $g(\epsilon)$ and $g(-\epsilon)$ are nearly uncorrelated.
 # ```
 #
 # ```{exercise}
@@ -665,22 +666,23 @@ report.line("\n".join(differences), tolerance=0.3)
 # ```{solution} weighted-columns
 # :class: dropdown
 #
-# `w = diffusion.weight(timesteps(24, 0.0, 1.0), "min-snr").cpu()` and `components(every * w[:, None])`. The share of $t$
-# falls from 0.20 to 0.08, but the noise of one pair does not fall: 3.8 [3.0, 5.1] becomes 4.3 [3.3, 6.9]. The mean pull
-# hardly changes (×1000: 0.68 [0.12, 1.26] and 0.70 [0.16, 1.27]). So neither, measured before the first step, explains
-# why min-SNR gains.
+# `w = diffusion.weight(timesteps(24, 0.0, 1.0), "min-snr").cpu()` and `components(every * w[:, None])`. The share of
+# $t$ falls from 0.20 to 0.08, but the noise of one pair does not fall: 3.8 [3.0, 5.1] becomes 4.3 [3.3, 6.9]. The mean
+# pull hardly changes (×1000: 0.68 [0.12, 1.26] and 0.70 [0.16, 1.27]). So neither, measured before the first step,
+# explains why min-SNR gains.
 # ```
 #
-# **Challenge.** Reduce the part of $\epsilon$ by a *control variate*: subtract a multiple of a quantity that depends on the
-# same $\epsilon$ and whose mean you know. Measure the noise, then the gain on validation images at a rate chosen for it.
+# **Challenge.** Reduce the part of $\epsilon$ by a *control variate*: subtract a multiple of a quantity that depends on
+# the same $\epsilon$ and whose mean you know. Measure the noise, then the gain on validation images at a rate chosen
+# for it.
 #
 # ## Take-aways
 #
 # * The gradient's noise can be measured without labels.
-# * On these digits, about half of it comes from $\epsilon$ in the middle half of the timesteps: use a new noise for each
-#   pair.
+# * On these digits, about half of it comes from $\epsilon$ in the middle half of the timesteps: use a new noise for
+#   each pair.
 # * A noisier gradient needs a smaller rate. Compare losses, norms and optimisers at a rate chosen for each.
-# * A precise gradient is not yet a right one: the lowest timesteps have little noise and no established pull on the true
-#   class.
+# * A precise gradient is not yet a right one: the lowest timesteps have little noise and no established pull on the
+#   true class.
 #
 # Next: [which parameters to adapt](08_weights).

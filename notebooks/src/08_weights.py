@@ -192,10 +192,10 @@ for _ in range(N):
 by_hand = logits.detach().softmax(1)[0]
 
 # %% [markdown]
-# The package calls this method `logits`, with `start="random"`. Two variants start from the network's logits instead of
-# zero (*logits from $f_\theta(x)$*), or take the mean of the final belief and the network's (*ensemble*). Now the choices
-# on this image. **Predict, then run:** can a network of random weights, adapted for five steps to one image, give the
-# right answer?
+# In the package this is the method `logits`; its option for a start at zero is named `start="random"`. Two variants
+# start from the network's logits instead of zero (*logits from $f_\theta(x)$*), or take the mean of the final belief
+# and the network's (*ensemble*). Now the choices on this image. **Predict, then run:** can a network of random weights,
+# adapted for five steps to one image, give the right answer?
 
 # %%
 paths = {}
@@ -274,8 +274,8 @@ report.line(
 )
 
 # %% [markdown]
-# LoRA makes few right answers wrong, and corrects half of the wrong ones. The others lose more and correct more. The
-# mean gain hides this difference.
+# LoRA makes few right answers wrong, and corrects half of the wrong ones. In these counts the others lose more and
+# correct more. The mean gain hides this difference.
 #
 # ## A rate for each choice
 #
@@ -341,13 +341,13 @@ if tried:
     report.line(f"at a rate of 2e-2: {parts}", tolerance=0.3)
 
 # %% [markdown]
-# A small part needs a larger rate to change the output by as much. Whoever compares parts at *one* rate compares rates,
-# not parts. With a rate for each, the data establish no difference between all weights and the normalisation layers,
-# the last layer or LoRA, for either network.
+# Smaller parts needed larger rates here, possibly because they change the output less (a hypothesis). A comparison at a
+# single rate mixes the effect of the part with the effect of the rate. With a rate for each, the data establish no
+# difference between all weights and the normalisation layers, the last layer or LoRA, for either network.
 #
 # ## Random weights
 #
-# In the paper a network of random weights loses 68 points on ImageNet; here, with one draw of weights, it gains 13.
+# In the paper a network of random weights loses 68 points on ImageNet; here, with one draw of weights, it gains 13.5.
 # The right panel shows a possible reason: at a rate of 0.1 ours fails too. **Predict, then run:** would more steps
 # rescue the small rate? One image of each shift:
 
@@ -410,8 +410,8 @@ report.line(
 # images are too few to rank the rates.
 #
 # The paper's Table 6 does not give its rate. That its random network failed for too small a rate, or too few steps, is
-# a hypothesis. Here is that table next to our gains. The paper gives no intervals; its ± is twice an upper bound of the
-# standard error.
+# a hypothesis. Here is that table next to our gains. The paper gives no intervals; for its columns we compute ± as
+# twice an upper bound of the standard error.
 
 # %% tags=["hide-input"]
 ROWS = {
@@ -444,9 +444,9 @@ report.table(
 
 # %% [markdown]
 # On ImageNet-R all effects of the paper but one are too small to tell. The exception is the random start, and its sign
-# is the *opposite* of ours. On ImageNet, images of the kind that its network was trained on, three gains exceed ±: the
-# ensemble, all of θ, and θ and φ. Our counterpart, clean digits, is at the ceiling. In the paper $\phi$ adds 5.2 points
-# there. And here?
+# is the *opposite* of ours. ImageNet has no shift: the network was trained on such images. Three gains there exceed ±:
+# the ensemble, all of θ, and θ and φ. We cannot compare: on clean digits our networks are at the ceiling. In the paper
+# $\phi$ adds 5.2 points there. And here?
 
 # %% tags=["hide-input"]
 lines = [
@@ -518,12 +518,12 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 
 # %% [markdown]
 # The Diffusion Classifier is well below the network here. Logits from zero end near it, and so does the adapted
-# network: that it knew better at the start does not protect it. The ensemble evaluates the unadapted network again at
-# the end, and loses less. The rates were chosen for the other diffusion model.
+# network: starting from more accurate predictions does not protect it. The ensemble averages in the belief of the
+# unadapted network; its mean loss is smaller. The rates were chosen for the other diffusion model.
 #
-# So for one image and ten classes the trained weights are a starting point, and the answer comes from the diffusion
-# model. Weights have two more roles, which logits cannot have: they carry what was learnt to the next image
-# ([page 09](09_online)), and all pixels of a map share them ([page 04](04_segmentation)).
+# In these experiments, with one image and ten classes, the trained weights serve mainly as a starting point. Weights
+# have two more roles, which logits cannot have: they carry what was learnt to the next image ([page 09](09_online)),
+# and all pixels of a map share them ([page 04](04_segmentation)).
 #
 # ## Exercises
 #

@@ -10,8 +10,8 @@
 # # Online adaptation
 #
 # **The idea.** *Online* adaptation does not restore the weights after an image: the next image starts from what the
-# last one left. Images with the same shift could then help each other. The danger is drift: errors accumulate too,
-# and the network may forget what it knew.
+# last one left. Images with the same shift could then help each other. The danger is drift: errors accumulate too, and
+# the network may forget what it knew.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -121,8 +121,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # adapting to one image at a time, nor over TENT, which is far cheaper. Brackets are 95% paired intervals
 # ([definitions](../book/evidence/index)).
 #
-# These are stored results; `dtta evaluate --table online` makes them, and this page computes a sample again.
-# [Evidence 09](../book/evidence/09_online) has all runs, shifts and settings.
+# These are stored results; `dtta evaluate --table online` makes them, and this page computes a sample again. [Evidence
+# 09](../book/evidence/09_online) has all runs, shifts and settings.
 #
 # **You need** [page 03](03_classification). **Time:** 15 minutes to read, one to two minutes to run on two CPU cores.
 #
@@ -256,8 +256,8 @@ report.line(
 )
 
 # %% [markdown]
-# The rate is twenty times smaller: changes that are harmless for one image add up over many. At this small rate single
-# images gain about as much as the stream does, so the comparison is not decided by the rate:
+# The rate is twenty times smaller: changes that are harmless for one image add up over many. Does the choice of rate
+# decide the comparison? At the same small rate the data establish no difference either:
 
 # %% tags=["hide-input"]
 same_rate = compare("online", "one at a time, the stream's rate")
@@ -273,7 +273,7 @@ report.line("\n".join(lines), tolerance=0.1)
 #
 # ## Drift, live
 #
-# Now take the rate for single images into a stream of a shift that the diffusion model does not help with.
+# Now use the rate for single images in a stream of shear.
 #
 # **Predict, then run:** what happens to the accuracy on *clean* images? Would it help to move the weights a fraction of
 # the way back to their start after each image?
@@ -312,8 +312,8 @@ report.line(
 
 # %% [markdown]
 # Without restoring, the network ends near chance (10%): it has forgotten the digits. Restored by a tenth, the accuracy
-# swings widely; by six tenths, it stays near its start in this stream. The network never sees a clean image on the way, so its accuracy on the
-# stream would not show all of the damage.
+# swings widely; by six tenths, it stays near its start in this stream. The stream contains no clean images, so accuracy
+# on the stream alone would not show this damage.
 #
 # ## Streams that change or are sorted
 #
@@ -340,17 +340,18 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # * Sorted classes: the data establish no loss for online Diffusion-TTA, whose loss uses one image at a time. TENT
-#   normalises with the statistics of a batch of eight. A sorted batch holds only about half of the classes, which biases
-#   its statistics (a hypothesis), and the gain is lost. Ask how a stream is sorted before you compare methods on it.
+#   normalises with the statistics of a batch of eight. A sorted batch holds only about half of the classes, which
+#   biases its statistics (a hypothesis), and the gain is lost. Ask how a stream is sorted before you compare methods on
+#   it.
 # * Changing shifts cost Diffusion-TTA almost half of its gain. Adapting the diffusion model's parameters φ as well
-#   gains more than θ only. There are three such streams; the intervals treat images as independent, so they are too
-#   narrow here.
+#   gains more than θ only. Only three such streams were run. The intervals treat images as independent, although images
+#   of one stream share weights, so they are too narrow here.
 #
 # ## Preventing drift
 #
-# Two simple means need no signal that the shift has changed: reset after every few images (`reset_every`), or move
-# part of the way back after each image (`restore_rate`). Validation streams chose both values, at the rate of the
-# streams above and at the twenty times higher rate for single images (*fast*).
+# Two simple methods work without detecting a change of shift: restore the weights after every n images (`reset_every`),
+# or move them a fraction of the way back after each image (`restore_rate`). Validation streams chose both values, at
+# the rate of the streams above and at the twenty times higher rate for single images (*fast*).
 
 # %% tags=["hide-input"]
 PREVENTION = {
@@ -386,10 +387,10 @@ report.table(
 )
 
 # %% [markdown]
-# At the slow rate, restoring by a tenth wins back what the changing shifts had cost. At the fast rate a stream without
-# prevention is ruined: it loses under the shifts and on clean images. Prevention makes it gain again, but the chosen
-# values almost undo each image's update: a reset after every second image, or six tenths of the way back. Both are at
-# the edge of the grid. Beyond it lies adaptation to single images.
+# At the slow rate, restoring by a tenth wins back what the changing shifts had cost. At the fast rate without
+# prevention, the network loses under the shifts and on clean images. Prevention makes it gain again, but the chosen
+# values almost undo each image's update: a reset after every second image, or six tenths of the way back. Both are the
+# strongest values that were tried. Restoring everything after each image would be single-image adaptation.
 #
 # ## The paper's Table 2
 #
@@ -428,9 +429,9 @@ figures.show(
 )
 
 # %% [markdown]
-# Five of the eight cells have the same sign. In three the comparison is too small to tell: under contrast the paper's
-# effects are small for both networks, and in fog our interval for the ResNet reaches zero. Evidence 09 has TENT and
-# CoTTA too.
+# Five of the eight cells have the same sign. Three are too small to tell: under contrast the paper's effects are small
+# for both networks (for the ResNet the paper has a slight loss where we gain), and in fog our interval for the ResNet
+# reaches zero. Evidence 09 has TENT and CoTTA too.
 #
 # Are the stored numbers right? The first images of three streams, computed now:
 
@@ -454,8 +455,8 @@ report.line(f"{same} of {count} scores are as stored", tolerance=0.1, whole=2)
 # :class: dropdown
 #
 # With `reset_every=1` all ten predictions are equal to the last digit: both restore the weights and the optimizer after
-# each image. With `restore_rate=1` two of ten predicted classes differ (contrast, rate 0.02). The weights go all the way
-# back, but SGD's momentum of the last image stays and pushes the next one.
+# each image. With `restore_rate=1` two of ten predicted classes differ (contrast, rate 0.02). The weights go all the
+# way back, but SGD's momentum of the last image stays and pushes the next one.
 # ```
 #
 # ```{exercise}
@@ -468,19 +469,20 @@ report.line(f"{same} of {count} scores are as stored", tolerance=0.1, whole=2)
 # ```{solution} online-slow-shear
 # :class: dropdown
 #
-# From 63 of 64 clean images to 50 after 32 images of shear. A small rate delays drift but does not prevent it: nothing
-# is lost in the first ten images, and then the errors accumulate. The stored streams have 16 images: they show its start.
+# From 63 of 64 clean images to 50 after 32 images of shear. A small rate delays drift but does not prevent it: no
+# accuracy is lost in the first ten images, then it falls. The stored streams stop after 16 images, so they show only
+# the start.
 # ```
 #
 # **Challenge.** Write a rule that calls `reset` when the diffusion loss in `history` rises, without labels. Choose its
-# threshold on validation streams. Compare it, paired, with `reset_every` and count its resets: a rule that resets
-# after every image is adaptation to single images.
+# threshold on validation streams. Compare it, paired, with `reset_every` and count its resets: a rule that resets after
+# every image is adaptation to single images.
 #
 # ## Take-aways
 #
 # * Online adaptation is the same loop without the reset, at a much smaller rate.
-# * Compare a stream with adaptation to single images, not only with no adaptation. On these short streams of digits
-#   the data establish no gain over it.
+# * Compare a stream with adaptation to single images, not only with no adaptation. On these short streams of digits the
+#   data establish no gain over it.
 # * Changing shifts cost gain. A small step back to the start after each image prevents that here.
 # * Measure forgetting on images that the stream did not contain.
 #

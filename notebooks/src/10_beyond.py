@@ -81,8 +81,8 @@ figures.show(
         "Evaluations of the diffusion model for an image, and gain",
     ),
     alt="Forest plot of four gains with their intervals. Reranking, with ten "
-    "or 24 forward passes, gains as much as Diffusion-TTA with 120 forward "
-    "and backward passes. Diffusion-TTA with five gains less.",
+    "or 24 forward passes, has about the gain of Diffusion-TTA with 120 "
+    "forward and backward passes. Diffusion-TTA with five has less.",
     caption="Gain over the network, mean of the shifts, with 95% intervals. "
     "After each name: evaluations of the diffusion model for an image. "
     "Reranking needs forward passes only.",
@@ -98,10 +98,9 @@ for run, name in FORWARD.items():
     report.line(text, tolerance=0.1)
 
 # %% [markdown]
-# On ten classes and a small network, reranking with ten forward passes gains as much as Diffusion-TTA with 120 forward
-# and backward passes. A loss of more than about three points is outside the interval. Adaptation keeps two advantages:
-# its cost does not grow with the number of classes, and it works where classes cannot be listed
-# ([page 05](05_depth)).
+# On ten classes and a small network, the data establish no difference between reranking with ten forward passes and
+# Diffusion-TTA with 120 forward and backward passes. A loss of more than about three points is outside the interval.
+# Adaptation keeps one advantage: it works where answers cannot be listed, as for a map ([page 05](05_depth)).
 #
 # **You need** pages [01](01_diffusion_loss), [03](03_classification) and [09](09_online). **Time:** 20 minutes to read,
 # a minute to run on two CPU cores.
@@ -158,22 +157,23 @@ print("true class:", problem.classes[int(label)])
 print("the same by build(problem, 'diffusion-posterior'):", same)
 
 # %% [markdown]
-# The digit is the median of those that reranking corrects. The network prefers a wrong class, but keeps the true one as
-# a candidate; the losses decide. The number of candidates and pairs and $\beta$ were chosen on validation images, then
-# frozen, and used once on test images under seeds that no other result of this book uses.
+# We show a typical image among those that reranking corrects. The network prefers a wrong class; the true one is among
+# its candidates. The losses favour it so strongly that the prior has no visible effect. The number of candidates and
+# pairs and $\beta$ were chosen on validation images, then frozen, and used once on test images under seeds that no
+# other result of this book uses.
 #
 # **Predict, then run:** most images are easy. How many evaluations can be saved by stopping early?
 #
 # **A race.** Draw the pairs in stages. After each stage drop a candidate that is behind the leader by more than one
 # standard error of their *paired* differences, and stop when one is left. Candidates with less than 5% of the leading
-# probability do not start. The first screen shows the outcome: ten evaluations instead of 24, at no loss that the data
-# establish.
+# probability do not start. The first screen shows the outcome: ten evaluations instead of 24; the data establish no
+# difference between them.
 #
-# **A fast setting of adaptation.** For maps and for long lists of classes there is nothing to rerank. Among few pairs,
-# early stopping and the usual five steps of 24 pairs, validation chose the cheapest that does not lose significantly:
-# three pairs a step, and no adaptation where the network is at least 70% certain. `dtta evaluate --fast` uses it. On
-# test images it has a gain, for a twenty-fifth of the evaluations. Whether it loses against the usual setting the data
-# do not establish; a loss of up to seven points is possible.
+# **A fast setting of adaptation.** For maps and for long lists of classes there is nothing to rerank. We compared few
+# pairs and early stopping with the usual five steps of 24 pairs. On validation images we chose the cheapest setting
+# without a significant loss: three pairs a step, and no adaptation where the network is at least 70% certain. `dtta
+# evaluate --fast` uses it. On test images it has a gain, for a twenty-fifth of the evaluations. Whether it loses
+# against the usual setting the data do not establish; a loss of up to seven points is possible.
 #
 # ## Where the probabilities enter
 #
@@ -248,8 +248,9 @@ figures.show(
 )
 
 # %% [markdown]
-# Mixed predictions are lowest inside the line: a square is convex, so two half-wrong guesses average to a better one.
-# Which is best at 120 evaluations, each with its own learning rate from validation?
+# A square is convex, so mixed predictions lie below the straight line. In this image their minimum is inside, and so is
+# that of mixed embeddings: both losses prefer a split answer to the true class. Which is best at 120 evaluations, with
+# learning rates from validation images?
 
 # %% tags=["hide-input"]
 MIXED = {
@@ -278,9 +279,10 @@ if "shear" in shifts:
     report.line(text, tolerance=0.1)
 
 # %% [markdown]
-# The data do not establish a difference between the means. Under *shear*, where the diffusion model is worse than the
-# network, mixed losses do not follow it and embeddings do. [Evidence 10](../book/evidence/10_beyond) has hard labels,
-# fresh pairs, LogitNorm and smaller budgets.
+# The data do not establish a difference between the means. Under *shear* mixed losses gain 22 points more than
+# embeddings. This is one shift of twelve, chosen after seeing the results. The Diffusion Classifier, which does not use
+# the network, gains about as much as the others. [Evidence 10](../book/evidence/10_beyond) has hard labels, fresh
+# pairs, LogitNorm and smaller budgets.
 #
 # ## The posterior as a teacher
 #
@@ -333,17 +335,18 @@ answer = interval(kept("posterior", shifts))
 report.line(f"reranking, which keeps nothing: {answer}", tolerance=0.1)
 
 # %% [markdown]
-# During the stream both gain, since each image is answered after it was learned from, and the data do not tell them
-# apart. But neither leaves a better network behind: on later images both are *worse* than no adaptation, even under the
-# same shift. The teacher harms clean images less, by two points. So here the gain belongs to the image that was
-# adapted to, and is not knowledge about the shift. The teacher needs a much lower
-# learning rate: at a quarter of the diffusion loss's rate its cross-entropy destroyed the network on validation streams.
+# During the stream both gain: each image is predicted after the update on that image. The data establish no difference
+# between the two. But neither leaves a better network behind: on later images both are *worse* than no adaptation, even
+# under the same shift. The teacher harms clean images less, by two points. A hypothesis: the gain belongs to the image
+# that was adapted to, and is not knowledge about the shift. The teacher needs a much lower learning rate: at a quarter
+# of the diffusion loss's rate its cross-entropy lost 22 points on validation streams ([evidence
+# 10](../book/evidence/10_beyond)).
 
 # %% [markdown]
 # ## What limits the gain
 #
-# An oracle that knows the label and chooses between the network and the Diffusion Classifier, image by image, shows what
-# the two models know together. How far does adaptation get, and why not further?
+# An oracle that knows the label and chooses between the network and the Diffusion Classifier, image by image, shows
+# what the two models know together. How far does adaptation get, and why not further?
 
 # %% tags=["hide-input"]
 scores = {
@@ -383,11 +386,11 @@ report.line(
 )
 
 # %% [markdown]
-# Diffusion-TTA closes about half of the gap to the oracle. Of the images that it misses, about a third are right answers
-# that it gave up because the diffusion model was wrong. For the others the diffusion model was right and adaptation
-# ended elsewhere, so a better use of the same feedback can still gain.
+# Diffusion-TTA closes about half of the gap to the oracle. In about a third of the images that it misses the diffusion
+# model was wrong and adaptation gave up a right answer. In the others the diffusion model was right, so a better use of
+# its losses might gain more.
 #
-# All results on this page are stored ones that `dtta evaluate --table forward` (and `distillation`, `beyond`) makes
+# The gains on this page are stored results that `dtta evaluate --table forward` (and `distillation`, `beyond`) makes
 # again; the last line above computes one image of each shift anew.
 #
 # ## Exercises
@@ -404,8 +407,8 @@ report.line(
 #
 # Of validation images 0 to 59 at severity 3 the network has 52 right, and so has $\beta = 0.1$; from 0.3 to 3 it is 53,
 # at 30 it is 49. At 0 the posterior is the network's belief. As $\beta$ grows the prior no longer matters: the
-# posterior becomes a Diffusion Classifier among the candidates, with only four pairs for each (47 right at 1000).
-# Under contrast the network is better than that, so the prior is worth keeping.
+# posterior becomes a Diffusion Classifier among the candidates, with only four pairs for each (47 right at 1000). Under
+# contrast the network is better than that, so the prior is worth keeping.
 # ```
 #
 # ```{exercise}
@@ -426,10 +429,11 @@ report.line(
 #
 # ## Take-aways
 #
-# * On digits, reranking six candidates gains as much as adaptation, with a twelfth of the evaluations and no gradient.
+# * On digits the data establish no difference between reranking and adaptation. Reranking needs a fifth of the
+#   evaluations, as a race a twelfth, and no gradient.
 # * Few pairs and early stopping keep part of adaptation's gain at a twenty-fifth of its evaluations.
-# * Probabilities can enter the condition, the prediction or the loss. At equal evaluations the data do not tell
-#   the three apart.
-# * About a third of what adaptation misses is the diffusion model's error; the rest is lost on the way.
+# * Probabilities can enter the condition, the prediction or the loss. At equal evaluations the data establish no
+#   difference between the first and the other two.
+# * In about a third of the images that adaptation misses, the diffusion model is wrong; in the rest it is right.
 #
 # Next: [your own network and images](11_full_scale).

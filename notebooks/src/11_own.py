@@ -85,8 +85,7 @@ print(result.sentence)
 #
 # `dtta.probe` adapts nothing. It computes the losses of the same images, with the same timesteps and noise, under the true
 # class and under other classes. Without labels the network's prediction takes the place of the true class. The sentence says
-# where the gap is established, and suggests a range of $t$ for adaptation. That is necessary, not sufficient: page
-# [07](07_loss_ablations) shows what else matters.
+# where the gap is established, and suggests a range of $t$ for adaptation.
 #
 # One mistake cannot be found in any configuration: the network and the diffusion model list their classes in different
 # orders. **Predict, then run:** what does the probe say if the diffusion model's classes are in reverse order?
@@ -106,8 +105,8 @@ mistaken = dtta.problem(
 print(dtta.probe(mistaken, seed=seed, progress=False).sentence)
 
 # %% [markdown]
-# The true label does not have the lowest loss, because its embedding belongs to another class. If a probe of your models
-# looks like this, compare the two lists of classes first.
+# The diffusion model is the same, but no sensitivity is found: the embedding of the true label belongs to another class. If a
+# probe of your models looks like this, compare the two lists of classes first.
 #
 # ## What is inferred
 #

@@ -105,8 +105,8 @@ figures.show(
 # %% [markdown]
 # This is the one independent measurement of Diffusion-TTA at full scale that we know, in DUSA's paper
 # {cite:p}`li2024dusa`: 50,000 images, batches of 64 and six evaluations an image, where the paper has 900. The
-# two start from different accuracies, with different checkpoints and crops. Both find gains under all five corruptions;
-# neither gives an interval. This project has no measurement of its own at that size yet.
+# two start from different accuracies, with different checkpoints and crops. Both
+# find gains under all five corruptions, and neither gives an interval. This project has not measured any yet.
 #
 # **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 10 minutes to read, a
 # minute to run on two CPU cores.
@@ -128,9 +128,8 @@ print(f"{preset.images} images; the paper: {preset.before} -> {preset.paper}")
 print(preset.settings)
 
 # %% [markdown]
-# What a preset does differently from the paper or its released code, or chooses because neither states it, is listed in
-# [the evidence](../book/evidence/presets.md). For segmentation and depth much is unstated, and the authors' diffusion
-# models were not released: there, compare the gain and its interval, not the accuracies.
+# [The evidence](../book/evidence/presets) lists what the presets do differently from the paper. For segmentation and depth
+# much is unstated, and the authors' diffusion models were not released: compare gains there, not accuracies.
 #
 # ## What a table costs
 #
@@ -167,7 +166,7 @@ report.table(
 )
 
 # %% [markdown]
-# Rate and price are assumptions, and parameters of this page. Put in what `dtta bench` measures on your GPU. The paper
+# About 36 GPU hours for Table 1. Rate and price are assumptions, and parameters of this page. Put in what `dtta bench` measures on your GPU. The paper
 # reports 55 seconds for an image on an A100, in float32.
 #
 # ## Several GPUs
@@ -307,7 +306,7 @@ report.line("\n".join(lines), tolerance=0.05)
 # several images at once with one by one. The same here, on small networks:
 
 # %% tags=["nbval-ignore-output"]
-# Not compared: seconds differ between runs.
+# not compared: seconds differ between runs
 timed = cases or setting(
     mini=["dit-toy"], full=["dit-256", "dit-256-joint", "sd-512"]
 )

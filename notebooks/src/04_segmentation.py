@@ -137,7 +137,7 @@ report.line("\n".join(lines), tolerance=0.3)
 # scenes-segmentation-test` makes them, and this page computes a sample again. [Evidence
 # 04](../book/evidence/04_segmentation) has all runs.
 #
-# **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](12_scenes) shows where
+# **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](13_scenes) shows where
 # the images come from. **Time:** 15 minutes to read, two minutes to run on two CPU cores.
 #
 # ## A mixture at every pixel

@@ -128,7 +128,7 @@ report.line("\n".join(lines), tolerance=0.1)
 # These are stored results; `dtta evaluate --table scenes-depth-test` makes them, and this page computes a sample again.
 # [Evidence 05](../book/evidence/05_depth) has all runs.
 #
-# **You need** [page 04](04_segmentation); the [world of scenes](12_scenes) shows where the images come from. **Time:**
+# **You need** [page 04](04_segmentation); the [world of scenes](13_scenes) shows where the images come from. **Time:**
 # 15 minutes to read, one to two minutes to run on two CPU cores.
 #
 # ## The map is the condition

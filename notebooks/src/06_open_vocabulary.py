@@ -16,7 +16,7 @@
 # **You will learn** what an open vocabulary is and how to test one honestly, how words become a condition, what LoRA
 # changes and how much, and what grows with the number of names and what does not.
 #
-# **You need** pages [02](02_conditions) and [03](03_classification); the [world of scenes](12_scenes) shows where the
+# **You need** pages [02](02_conditions) and [03](03_classification); the [world of scenes](13_scenes) shows where the
 # pictures come from. **Time:** 30 minutes to read, one to two minutes to run on two CPU cores.
 #
 # The text tells of the *mini* run, whose outputs stand here. With `scale = "full"` the same code runs OpenAI's CLIP

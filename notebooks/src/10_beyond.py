@@ -95,6 +95,8 @@ for run, name in FORWARD.items():
     if run != "adaptation":
         lead = interval(forward(run, against="adaptation"))
         text += f"; against Diffusion-TTA {lead}"
+    if run == "posterior, race":
+        text += f", against reranking {interval(forward(run))}"
     report.line(text, tolerance=0.1)
 
 # %% [markdown]
@@ -436,4 +438,4 @@ report.line(
 #   difference between the first and the other two.
 # * In about a third of the images that adaptation misses, the diffusion model is wrong; in the rest it is right.
 #
-# Next: [your own network and images](11_full_scale).
+# Next: [your own network and images](11_own).

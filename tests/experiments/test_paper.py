@@ -187,7 +187,7 @@ def test_what_others_published_is_read_as_they_averaged_it():
 
 
 def test_one_runs_on_stand_ins(hub, monkeypatch, capsys, tmp_path):
-    """And its summary is found under its name, as page 11 shows it next to the paper's number."""
+    """And its summary is found under its name, as page 12 shows it next to the paper's number."""
     monkeypatch.setenv("DTTA_DATA", str(hub / "data"))
     own = ["--network", str(hub / "resnet"), "--diffusion", str(hub / "dit"), "--images", "2", "--workers", "1"]
     little = ["--set", "samples=2", "--set", "steps=1"]

@@ -130,7 +130,7 @@ def test_both_editions_end_in_the_self_test_and_the_assignment(name, edition, kn
 
 
 def test_a_page_without_an_assignment_has_no_end():
-    for name in ("09_online", "12_scenes", "about"):
+    for name in ("09_online", "13_scenes", "about"):
         assert course.end(PROJECT, name, "book") == course.end(PROJECT, name, "plain") == []
 
 

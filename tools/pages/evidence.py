@@ -9,6 +9,8 @@ A line of its own in such a page becomes a table:
     <!-- evidence trials TABLE -->             every setting tried, with its gain on validation images
     <!-- evidence pairs TABLE -->              every run against every other
     <!-- evidence paper TABLE [METRIC] -->     the paper's cells that comparison.yml lists for the table
+    <!-- evidence differences presets -->      what presets do differently from the paper
+    <!-- evidence unavailable presets -->      cells of the paper that have no preset
     <!-- evidence verdicts -->                 how many of them, on all pages, got each verdict
 """
 
@@ -25,6 +27,7 @@ from tools.pages.project import PageError
 
 MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE)
 VERDICTS = "<!-- evidence verdicts -->"
+OF_PRESETS = ("differences", "unavailable")  # kinds that need no stored table
 FOLDED = {"pairs": "Every run against every other", "trials": "Every setting that was tried"}
 
 
@@ -46,11 +49,11 @@ def put_tables(folder: Path) -> None:
 
 def tables_of(page: Path) -> set[str]:
     """Return the stored tables that an evidence page shows."""
-    return {mark[2] for mark in MARK.finditer(page.read_text(encoding="utf-8"))}
+    return {mark[2] for mark in MARK.finditer(page.read_text(encoding="utf-8")) if mark[1] not in OF_PRESETS}
 
 
 def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
-    from dtta.experiments import stored
+    from dtta.experiments import paper, stored
     from dtta.pages import evidence, report
 
     if kind == "about":
@@ -63,6 +66,8 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
         "trials": lambda: evidence.trials(table),
         "pairs": lambda: evidence.pairs(table),
         "paper": lambda: evidence.compare_with_paper(table, cells[table], metric),
+        "differences": paper.table_of_differences,
+        "unavailable": lambda: [{"cell": what, "why": why} for what, why in paper.LEFT_OUT.items()],
     }
     if kind not in makers:
         raise KeyError(f"no evidence {kind!r}; there are about, {', '.join(makers)}")

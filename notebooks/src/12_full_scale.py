@@ -1,0 +1,390 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Full scale
+#
+# **The idea.** The code that adapts does not know how large a model is. A row of the paper's tables is therefore one
+# command, and this page says what the command costs and what can go wrong at that size.
+
+# %% tags=["parameters", "hide-input"]
+# "mini": networks small enough for a CPU; "full": of the published sizes
+scale = "mini"
+seed = 0
+images = 6  # of the run that is stopped and resumed
+rate = 300e12  # an assumption: operations a second that a GPU really does
+price = 3.0  # another one: of that GPU, for an hour
+cases = None  # what is timed, see dtta bench --case; None: the scale's
+steps = None  # of adaptation, when it is timed; None: the scale's
+samples = None  # pairs of each step, likewise
+results = None  # folder of your own summaries, as --out leaves them
+
+# %% tags=["hide-input"]
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import dtta
+from dtta.core.adapter import gradients_only_for
+from dtta.core.parameters import select
+from dtta.core.precision import native, prepare
+from dtta.core.sampling import Sampling
+from dtta.core.tta import DiffusionTTA
+from dtta.evaluation import summary
+from dtta.evaluation.evaluate import evaluate
+from dtta.evaluation.run import Run
+from dtta.experiments import stored
+from dtta.experiments.paper import presets, published
+from dtta.pages import Setting, figures, report
+from dtta.problems.device import device
+from dtta.profiling.loops import bench
+from dtta.profiling.networks import operations, random_problem
+
+figures.style()
+setting = Setting(scale)
+if not setting.mini:
+    print("full scale: speed is measured at the published sizes")
+# It would report the row that we cut off below.
+logging.getLogger("dtta.evaluation.journal").setLevel("ERROR")
+every = presets()
+
+# %% tags=["hide-input"]
+corruptions = {
+    "gauss": "gaussian noise",
+    "fog": "fog",
+    "pixelate": "pixelate",
+    "snow": "snow",
+    "contrast": "contrast",
+}
+dusa = published("DUSA table 1")
+fig, ax = plt.subplots(figsize=(7, 3.2))
+for k, (name, column) in enumerate(corruptions.items()):
+    cell = every[f"table2/convnext-large/{name}"]
+    reported = (cell.before, cell.paper)
+    measured = (
+        dusa["ConvNeXt-L, none"][column],
+        dusa["ConvNeXt-L, Diffusion-TTA"][column],
+    )
+    for side, colour, both in (
+        (-0.15, figures.BLUE, reported),
+        (0.15, figures.ORANGE, measured),
+    ):
+        ax.plot([k + side] * 2, both, color=colour, lw=2, zorder=1)
+        faces = ["white", colour]
+        ax.scatter(
+            [k + side] * 2, both, color=faces, edgecolor=colour, zorder=2
+        )
+for colour, name in (
+    (figures.BLUE, "the paper"),
+    (figures.ORANGE, "DUSA's measurement"),
+):
+    ax.plot([], [], "o-", color=colour, label=name)
+ax.set_xticks(range(5), corruptions.values())
+ax.set_ylabel("accuracy in %")
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2)
+figures.show(
+    fig,
+    alt="Accuracy of ConvNeXt-Large without and with Diffusion-TTA under five "
+    "corruptions, as an open and a full dot. In the paper the gains are from "
+    "16 to 33 points, in DUSA's measurement from 2 to 23.",
+    caption="Online adaptation of ConvNeXt-Large on ImageNet-C, severity 5: "
+    "accuracy before (open) and after (full), in the paper and measured "
+    "independently by the authors of DUSA.",
+)
+
+# %% [markdown]
+# This is the one independent measurement of Diffusion-TTA at full scale that we know, in DUSA's paper
+# {cite:p}`li2024dusa`: 50,000 images, batches of 64 and six evaluations an image, where the paper has 900. The
+# two start from different accuracies, with different checkpoints and crops. Both
+# find gains under all five corruptions, and neither gives an interval. This project has not measured any yet.
+#
+# **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 10 minutes to read, a
+# minute to run on two CPU cores.
+#
+# ## A row by its name
+#
+# Each cell of the paper's tables that can be run is a *preset*: problem, network, settings, which images and how many.
+#
+# ```bash
+# dtta doctor imagenet-a        # what this machine lacks, seconds for an image
+# dtta evaluate --preset table1/convnext-tiny/imagenet-a --out rows
+# dtta report rows              # the table of all that the folder holds
+# ```
+
+# %%
+preset = every["table1/convnext-tiny/imagenet-a"]
+print(len(every), "presets;", preset.name)
+print(f"{preset.images} images; the paper: {preset.before} -> {preset.paper}")
+print(preset.settings)
+
+# %% [markdown]
+# [The evidence](../book/evidence/presets) lists what the presets do differently from the paper. For segmentation and depth
+# much is unstated, and the authors' diffusion models were not released: compare gains there, not accuracies.
+#
+# ## What a table costs
+#
+# An image of the paper takes 5 steps of 180 evaluations, forward and back to the condition, and to φ where φ is
+# adapted. Operations can be counted without a GPU. **Predict, then run:** how many GPU hours does Table 1 take?
+
+# %% tags=["hide-input"]
+cost = {
+    (name, joint): operations(name, joint)
+    for name in ("dit-256", "sd-512")
+    for joint in (False, True)
+}
+totals = {}
+for preset in every.values():
+    if preset.method != "diffusion-tta" or preset.diffusion is not None:
+        continue  # no diffusion model, or one of your own: not counted
+    text = preset.problem.startswith("open-vocabulary")
+    joint = bool(preset.settings.get("adapt_diffusion"))
+    pairs = preset.settings["steps"] * preset.settings["samples"]
+    evaluations = preset.images * pairs
+    flops = evaluations * cost["sd-512" if text else "dit-256", joint]
+    table = preset.name.split("/")[0]
+    one = np.array([1, preset.images, evaluations, flops], dtype=float)
+    totals[table] = totals.get(table, 0) + one
+lines = []
+for table, (cells, count, evaluations, flops) in totals.items():
+    hours = flops / rate / 3600
+    line = {"table": table, "cells": int(cells), "images": int(count)}
+    line |= {"million evaluations": float(evaluations / 1e6)}
+    lines.append(line | {"GPU hours": hours, "price": hours * price})
+print(f"{rate / 1e12:.0f} Tflop a second and {price:g} an hour, both assumed")
+report.table(
+    lines, tolerance=0.5, caption="Arithmetic, not a measurement", digits=1
+)
+
+# %% [markdown]
+# About 36 GPU hours for Table 1. Rate and price are assumptions, and parameters of this page. Put in what `dtta bench` measures on your GPU. The paper
+# reports 55 seconds for an image on an A100, in float32.
+#
+# ## Several GPUs
+#
+# ```bash
+# accelerate launch --multi_gpu --num_processes 8 -m dtta evaluate \
+#     --preset table1/convnext-tiny/imagenet-a --out rows
+# ```
+#
+# Each process takes a fixed share of the images and writes a file; the first process merges the files at the end. An image's
+# noise is drawn from a seed that depends on the image only, so it does not matter which process computes it. If one GPU is slow,
+# stop the run and start it again: what is left is shared anew.
+#
+# *Online* adaptation cannot be shared in this way, because the weights after one image are the start of the next. Whole
+# streams are shared: the five of Table 2 occupy five GPUs.
+#
+# ## Resuming after a stop
+#
+# A run of days will be stopped. Each row is on disk before the next image starts. Here the file is cut in the middle of a
+# row:
+
+# %%
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name, "rows.jsonl")
+few = dict(dtta.load("digits").settings["diffusion-tta"], steps=1, samples=4)
+run = Run("diffusion-tta", settings=few, seed=seed)
+rows = evaluate(run, [("fog", 3)], range(images), path, progress=False)
+
+lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+cut = "".join(lines[: images // 2]) + lines[images // 2][:40]
+path.write_text(cut, encoding="utf-8")
+again = evaluate(run, [("fog", 3)], range(images), path, progress=False)
+print(f"{images} images, {cut.count(chr(10)) - 1} whole rows after the stop")
+print("the same rows:", [r.score for r in again] == [r.score for r in rows])
+
+# %% [markdown]
+# The cut row is computed again. A row that is damaged in the middle of the file is an error: the run names the line and
+# changes nothing. A stream starts again from its first image, because its weights are not on disk.
+#
+# ## Memory
+#
+# All $B$ pairs $(t, \epsilon)$ in one pass are fastest, if they fit. If memory runs out, half as many are tried, and the rest of the
+# run keeps that number. **Predict, then run:** 48 pairs are wanted and 13 fit. How many are computed in each pass?
+
+# %% tags=["hide-input"]
+problem = random_problem("dit-toy", seed)
+x, _ = problem.image(0, seed=seed)
+loss, sizes = problem.diffusion.loss, []
+
+
+def adapter(problem, **settings):
+    """Diffusion-TTA on a small random network."""
+    optimizer = torch.optim.SGD(select(problem.model), lr=5e-3)
+    return DiffusionTTA(
+        problem.model,
+        problem.diffusion,
+        problem.condition,
+        optimizer,
+        **settings,
+    )
+
+
+# %%
+def loss_in_little_memory(z0, *rest):
+    """Thirteen pairs fit."""
+    sizes.append(len(z0))
+    if len(z0) > 13:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return loss(z0, *rest)
+
+
+tta = adapter(problem, steps=1, samples=48)
+at_once = tta(x, torch.Generator().manual_seed(seed))
+problem.diffusion.loss = loss_in_little_memory
+in_parts = tta(x, torch.Generator().manual_seed(seed))
+problem.diffusion.loss = loss
+print("pairs in each pass:", sizes)
+print("the same to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
+
+# %% [markdown]
+# ## Half precision
+#
+# The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has eleven,
+# but nothing below $6 \cdot 10^{-8}$. A gradient of a *mean* over many numbers is small. This is the cosine between the
+# gradient in 16 bits and in float32, for means over three million numbers (180 latents of Stable Diffusion) and 64 times
+# as many:
+
+
+# %% tags=["hide-input"]
+def at_condition(precision, count, power=0):
+    """∂L/∂c of a mean over `count` numbers; going back, times 2**power."""
+    problem, pairs = random_problem("dit-toy", seed), 24
+    tta = adapter(problem, steps=1, samples=pairs)
+    tta = prepare(tta, problem.diffusion, precision)
+    z0 = problem.diffusion.encode(x)
+    generator = torch.Generator().manual_seed(seed)
+    T = problem.diffusion.timesteps
+    t, noise = Sampling().draw(z0, pairs, T, generator)
+    c = tta.condition(tta.model(x)).detach().requires_grad_()
+    with gradients_only_for([], tta.model, tta.diffusion):
+        z = z0.expand(pairs, -1, -1, -1)
+        losses = tta.diffusion.loss(z, t[0], noise[0], c.expand(pairs, -1))
+        mean = losses.sum() * (z0[0].numel() / count)
+        (mean * 2.0**power).backward()
+    return c.grad.flatten() / 2.0**power
+
+
+latents = 64 * 64 * 4 * 180
+lines = []
+for count in (latents, 64 * latents):
+    truth = at_condition("float32", count)
+    for name, precision, power in (
+        ("bfloat16", "bfloat16", 0),
+        ("float16", "float16", 0),
+        ("float16, scaled", "float16", 22),
+    ):
+        grad = at_condition(precision, count, power)
+        cosine = torch.cosine_similarity(grad, truth, dim=0).item()
+        lines.append(
+            f"mean over 2^{np.log2(count):.0f} numbers, {name}: {cosine:.2f}"
+        )
+report.line("\n".join(lines), tolerance=0.05)
+
+# %% [markdown]
+# On this small network float16 loses the second gradient completely. So with float16 the loss is multiplied by a power of two
+# before the backward pass, and the gradient is divided by it in float32. A power of two changes only the exponent. Adapted
+# weights, softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision auto` checks.
+#
+# ## How fast
+#
+# ```bash
+# dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json
+# ```
+#
+# times an image's 900 evaluations on networks of the published sizes with random weights, which are as fast as trained ones,
+# and compares with the loop of the released code and with a large matrix product. `dtta bench --together` compares
+# several images at once with one by one. The same here, on small networks:
+
+# %% tags=["nbval-ignore-output"]
+# not compared: seconds differ between runs
+timed = cases or setting(
+    mini=["dit-toy"], full=["dit-256", "dit-256-joint", "sd-512"]
+)
+steps = steps or setting(mini=1, full=5)
+samples = samples or setting(mini=12, full=180)
+for case in timed:
+    toy = random_problem(case.removesuffix("-joint"), seed)
+    joint = case.endswith("-joint")
+    timing = bench(
+        toy, samples, 2, steps=steps, joint=joint, precision=native(device())
+    )
+    print(f"{case}, {steps} steps of {samples} pairs\n{timing}\n")
+
+# %% tags=["hide-input"]
+file = stored.FOLDER / "bench.json"
+timings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+for m in timings:
+    fast = m["compiled"] or m["eager"]
+    ratio = m["naive"] / fast
+    print(f"{m['case']}, {m['device']}: {fast:.2f} s, naive / fast {ratio:.1f}")
+if not timings:
+    print("No speed at the published sizes has been measured on a GPU yet.")
+ours = summary.by_preset(Path(results) if results else stored.FOLDER / "full")
+for name, one in ours.items():
+    gain = list(one.gains.values())[-1]
+    print(
+        f"{name}: paper {every[name].before} -> {every[name].paper}; ours "
+        f"{gain['after']:.1f}, gain [{gain['low']:+.1f}, {gain['high']:+.1f}]"
+    )
+if not ours:
+    print("No preset has been run on the published checkpoints yet.")
+
+# %% [markdown]
+# With `-p results=FOLDER` the page prints the gains of your presets next to the paper's numbers.
+#
+# ```{exercise}
+# :label: a-fair-bill
+#
+# You have one GPU for a weekend, 48 hours, and want a row of Table 1 in which a gain above three points can be
+# established. Which do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$, where
+# $d$ is the share of images whose answer changes, and $d$ as twice the gain. The paper's gains are 7.7 points for ResNet18 on
+# ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
+# ```
+#
+# ```{solution} a-fair-bill
+# :class: dropdown
+#
+# A gain $g$ is two standard errors from zero if $n \ge 8 / g$: 104 images for $g = 0.077$, 258 for $g = 0.031$. To
+# be *above three points*, the gain must be two errors above 0.03: $n \ge 8 g / (g - 0.03)^2$, 279 images for ResNet18; for
+# 0.031 it takes 248,000 images, more than there are. At the assumed rate an image is 900 evaluations of 0.71 Tflop, two seconds: 279 images
+# are ten minutes.
+# ```
+#
+# ```{exercise}
+# :label: slow-gpu
+#
+# Four processes take equal shares of 300 images of one second each. One GPU is three times as slow as the others. How long does
+# the run take, and what is the least possible time? What does one stop and restart at 75 seconds achieve?
+# ```
+#
+# ```{solution} slow-gpu
+# :class: dropdown
+#
+# The slow process needs 225 s for its 75 images. Together the GPUs do $3 + 1/3$ images a second, so 90 s is the least.
+# After 75 s the others are done and the slow one has 25 images; 50 are left. Equal shares are 12.5 images, about 39 s on the slow GPU:
+# 114 s in all, plus the time to start.
+# ```
+#
+# ## Take-aways
+#
+# * A cell of the paper has a name, and one command runs it, on one GPU or several, and resumes after a stop.
+# * Count a table before you pay for it: operations can be counted without a GPU.
+# * float16 loses small gradients; scaling by a power of two keeps them.
+# * Nothing of the paper has been reproduced here yet.
+#
+# ## References
+#
+# Diffusion-TTA {cite:p}`prabhudesai2023diffusion`, DUSA {cite:p}`li2024dusa`, ImageNet-C {cite:p}`hendrycks2019benchmarking`.
+
+# %% tags=["remove-cell"]
+folder.cleanup()

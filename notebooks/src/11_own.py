@@ -138,6 +138,7 @@ def rows(method, split="test", problem=problem, **settings):
     )
 
 
+# %%
 t_range = dict(t_min=result.t_min or 0, t_max=result.t_max or 1)
 fixed = dict(steps=5, samples=24, timesteps="stratified", **t_range)
 without = rows("none", "validation")

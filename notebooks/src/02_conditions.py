@@ -113,8 +113,8 @@ report.line(
 
 # %% [markdown]
 # Start from equal probabilities and take the class that one gradient raises most. On digits under Gaussian noise this
-# class is right far more often than the classifier. The data do not tell it apart from the Diffusion Classifier of
-# [page 01](01_diffusion_loss), which evaluates every class.
+# class is right far more often than the classifier. The interval of the difference to the Diffusion Classifier just
+# reaches zero; that is the method of [page 01](01_diffusion_loss), which evaluates every class.
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 15 minutes to read, under a minute to run on two CPU cores.
 #
@@ -176,8 +176,8 @@ slope = (c.grad @ embeddings.T)[0].cpu()  # one number for each class
 losses = scorer.losses(image)[0].mean(1).cpu()  # K times the evaluations
 
 # %% [markdown]
-# **Predict, then run:** the slope is a property of the point where all classes are equal; the losses are those of the
-# classes themselves. Will both rank the classes in the same order?
+# **Predict, then run:** the slopes are taken at equal probabilities, the losses at one class each. Will both rank the
+# classes in the same order?
 
 # %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.9))
@@ -220,9 +220,9 @@ report.line("\n".join(lines), tolerance=5.0)
 # The orders differ in detail, but here the steepest slope names the true class about as often as the lowest loss. Under
 # shear the classifier does better than both, and there adaptation will harm ([page 03](03_classification)).
 #
-# Two cautions. Diffusion-TTA starts from the classifier's belief, where the slopes rank the classes less well
-# (exercise 1). And a mixture is a relaxation: half of one embedding plus half of another is no class at all. This
-# diffusion model has seen such mixtures in training. Published models have not (exercise 2).
+# Two cautions. Diffusion-TTA starts from the classifier's belief, where the slopes rank the classes less well (exercise
+# 1). And a mixture is a relaxation: half of one embedding plus half of another is no class at all. This diffusion model
+# has seen such mixtures in training. Published models have not (exercise 2).
 #
 # ## Maps and depths
 #
@@ -231,8 +231,7 @@ report.line("\n".join(lines), tolerance=5.0)
 # * **Segmentation:** a belief at every pixel $u$, and the same mixture there, $c_u = \sum_j y_{u,j}\, l_j$: a map with
 #   as many channels as an embedding has numbers.
 # * **Depth:** the predicted map is the condition, scaled to $[-1, 1]$.
-# * **Text:** the name of a class is a sequence of embeddings, mixed token by token
-#   ([page 06](06_open_vocabulary)).
+# * **Text:** the name of a class is a sequence of embeddings, mixed token by token ([page 06](06_open_vocabulary)).
 #
 # A map enters the diffusion model as additional channels of the noisy image. Two networks of pages
 # [04](04_segmentation) and [05](05_depth), on one rendered scene:
@@ -279,8 +278,9 @@ figures.show(
 #
 # $$\frac{\partial L}{\partial \theta} = \frac{\partial L}{\partial c}\, \frac{\partial c}{\partial \theta}$$
 #
-# Only the first factor depends on the pairs $(t, \epsilon)$. So many pairs need many passes through the diffusion
-# model, but only one through $f_\theta$. Both ways, with 48 pairs in passes of 12, as if memory allowed no more:
+# Only the first factor depends on the pairs $(t, \epsilon)$. The number of passes through the diffusion model grows
+# with the number of pairs; $f_\theta$ needs only one. We compute the gradient in both ways, with 48 pairs in passes of
+# 12:
 
 # %%
 weights = list(model.parameters())
@@ -361,15 +361,15 @@ report.line(
 )
 
 # %% [markdown]
-# A confident error is hard to correct, whatever the diffusion model says.
+# At 99.9% the gradient is 0.4% of that at 50%. A confident error is hard to correct.
 #
 # ## Exercises
 #
 # ```{exercise}
 # :label: from-belief
 #
-# Take the slopes at the classifier's belief instead of at equal probabilities, for the images under Gaussian noise.
-# How often is the steepest one right, among images that the classifier has right and among those it has wrong?
+# Take the slopes at the classifier's belief instead of at equal probabilities, for the images under Gaussian noise. How
+# often is the steepest one right, among images that the classifier has right and among those it has wrong?
 # ```
 #
 # ```{solution} from-belief
@@ -406,10 +406,10 @@ report.line(
 # ```{solution} temperature
 # :class: dropdown
 #
-# `c = (logits / 3).softmax(1) @ embeddings`. The norm is about 500 times as large: 0.0024 instead of 0.0000045. The
-# condition holds a softened belief (70% instead of 99.9%), whose softmax has a larger slope. The price: a belief that
-# is right and confident is softened too, the condition is no longer what the network predicts, and the gradient can
-# make right answers wrong.
+# `c = (logits / 3).softmax(1) @ embeddings`. The norm is much larger: about 40 times with the pairs of this page, and
+# about 500 times with others that we drew. The condition holds a softened belief (70% instead of 99.9%), whose softmax
+# has a larger slope. The price: a belief that is right and confident is softened too, the condition is no longer what
+# the network predicts, and the gradient can make right answers wrong.
 # ```
 #
 # **Challenge.** Follow the slopes: start from equal probabilities, and in each of five steps multiply each $y_j$ by
@@ -420,7 +420,7 @@ report.line(
 #
 # * Tasks differ in one differentiable function, from prediction to condition.
 # * On these digits, one gradient at equal probabilities names the true class about as often as the losses of all ten.
-# * However many pairs, one backward pass through the task network is enough.
+# * One backward pass through the task network is enough for any number of pairs.
 # * A confident belief hardly changes.
 #
 # Next: [adapt a classifier](03_classification).

@@ -11,8 +11,8 @@
 #
 # **The idea.** A classifier meets an image unlike those it was trained on. Diffusion-TTA
 # {cite:p}`prabhudesai2023diffusion` turns the predicted class probabilities into the condition of a diffusion model,
-# and changes the classifier's weights by gradient descent until the diffusion model predicts the noise better. It needs
-# no label and no second image.
+# and takes a few gradient steps on the classifier's weights, so that the diffusion model predicts the noise better. It
+# needs no label and no second image.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -113,8 +113,8 @@ report.line(
 
 # %% [markdown]
 # Gains are in points of accuracy with a 95% paired interval. Diffusion-TTA gains, but on these ten classes two simpler
-# methods gain more with the same diffusion model: the *Diffusion Classifier* {cite:p}`li2023diffusion` of
-# [page 01](01_diffusion_loss), and the *naive ensemble*, the mean of its class probabilities and the classifier's.
+# methods gain more with the same diffusion model: the *Diffusion Classifier* {cite:p}`li2023diffusion` of [page
+# 01](01_diffusion_loss), and the *naive ensemble*, the mean of its class probabilities and the classifier's.
 #
 # The numbers are stored results of `dtta evaluate --table digits-test`: 90 test digits, 30 for each of three seeds,
 # under twelve shifts of severity 3. Settings were chosen on validation images. A sample is computed again below;
@@ -128,15 +128,10 @@ report.line(
 # For a classifier $f_\theta$, a diffusion model $\epsilon_\phi$ and one image $x$ with $z_0 = \text{encode}(x)$:
 #
 # ```text
-# 1  given an image x, a classifier f_θ, a diffusion model ε_φ
-# 2  for each of N steps:
-# 3      y ← softmax(f_θ(x))                 the belief
-# 4      c ← Σ_j y_j l_j                     the condition
-# 5      draw B timesteps t and noises ε
-# 6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z_0 + √(1 − ᾱ_t) ε, t, c) − ε‖²
-# 7      θ ← θ − η ∇_θ L
-# 8      φ ← φ − η ∇_φ L                     (optional)
-# 9  return f_θ(x)
+# 1  given an image x, a classifier f_θ, a diffusion model ε_φ 2  for each of N steps: 3      y ← softmax(f_θ(x))
+# the belief 4      c ← Σ_j y_j l_j                     the condition 5      draw B timesteps t and noises ε 6      L ←
+# mean over (t, ε) of ‖ε_φ(√ᾱ_t z_0 + √(1 − ᾱ_t) ε, t, c) − ε‖² 7      θ ← θ − η ∇_θ L 8      φ ← φ − η ∇_φ L
+# (optional) 9  return f_θ(x)
 # ```
 #
 # The *belief* is the vector of predicted class probabilities. [Page 02](02_conditions) built line 4, page 01 line 6.
@@ -231,7 +226,7 @@ report.line(
 # %% [markdown]
 # ## By one call
 #
-# `DiffusionTTA` wraps the classifier and is called like it:
+# `DiffusionTTA` wraps the classifier; the call takes an image and a random generator:
 
 # %%
 tta = dtta.DiffusionTTA(
@@ -302,8 +297,8 @@ report.line("\n".join(lines), tolerance=0.3, whole=2)
 #
 # ## Simpler methods
 #
-# The diffusion model can be used without adapting anything. Its losses give class probabilities $p_\phi$ (page 01),
-# and the naive ensemble is the mean $(p_\theta + p_\phi) / 2$, with the temperature $\tau$ chosen on validation images:
+# The diffusion model can be used without adapting anything. Its losses give class probabilities $p_\phi$ (page 01), and
+# the naive ensemble is the mean $(p_\theta + p_\phi) / 2$, with the temperature $\tau$ chosen on validation images:
 
 # %%
 scorer = build(problem, "diffusion-classifier", **runs["ensemble"].settings)
@@ -361,9 +356,8 @@ report.table(
 )
 
 # %% [markdown]
-# The naive ensemble has the highest gain. In the paper's Table 6 it is the other way round: an ensemble, with adapted
-# logits, is behind adapting the classifier. For DUSA and logits, the data do not establish a difference to
-# Diffusion-TTA.
+# The naive ensemble has the highest gain. In the paper's Table 6, adapting the classifier is better than an ensemble
+# with adapted logits. For DUSA and logits, the data do not establish a difference to Diffusion-TTA.
 #
 # The cost differs too. The Diffusion Classifier and the ensemble evaluate the diffusion model once for each pair and
 # class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120 times, with as many backward passes,
@@ -423,9 +417,9 @@ if len(both) > 2:
     )
 
 # %% [markdown]
-# Where the diffusion model leads by more, adaptation gains more. Where it does not lead, adaptation has nothing to learn,
-# and under shear it makes right answers wrong. Why shear? A hypothesis: a slanted digit is still a sharp image, and to
-# a model of upright digits another class may explain it better at every noise level.
+# Where the diffusion model leads by more, adaptation gains more. Where it does not lead, adaptation has nothing to
+# learn, and under shear it makes right answers wrong. Why shear? A hypothesis: a slanted digit is still a sharp image,
+# and to a model of upright digits another class may explain it better at every noise level.
 #
 # ## What decides: timesteps
 #
@@ -458,8 +452,9 @@ if lines:
 
 # %% [markdown]
 # With all timesteps the UNet's gain is no longer established, and the small diffusion transformer (DiT) does harm. So
-# the range of $t$ is the first setting to check. [Evidence 03](../book/evidence/03_classification) also has another range
-# for the DiT, hard labels, a vision transformer as the classifier, an adapted $\phi$, and the paper's table row by row.
+# the range of $t$ is the first setting to check. [Evidence 03](../book/evidence/03_classification) also has another
+# range for the DiT, hard labels, a vision transformer as the classifier, an adapted $\phi$, and the paper's table row
+# by row.
 #
 # ## More classes
 #
@@ -531,17 +526,18 @@ for name, by_size in over_ensemble["scenes"].items():
 # synonyms for each of 120 kinds. Each method has settings from validation images for each number of names, except
 # Diffusion-TTA: its settings are those that page 06 chose for 20 names.
 #
-# * **Few classes.** With ten digits and with 5 or 10 names the data tell neither Diffusion-TTA nor reranking from the
-#   ensemble. The paper's claim that adaptation beats averaging is not established here.
-# * **20 and 50 names.** Now the claim holds: Diffusion-TTA is ahead of the ensemble, whose three pairs or one pair for each
-#   name make noisy probabilities. The Diffusion Classifier falls below the network for the same reason.
-# * **120 and 480 names.** No gain over the network is established for any method. There the Diffusion
-#   Classifier and the ensemble evaluate only the network's 60 likeliest names, under one pair each.
+# * **Few classes.** At 60 evaluations, ten digits and 5 or 10 names show no established difference to the ensemble for
+#   Diffusion-TTA or for reranking. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
+# * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, and the Diffusion Classifier falls below the network. A
+#   hypothesis: three pairs or one pair for each name give noisy probabilities.
+# * **120 and 480 names.** No gain over the network is established for any method, and the Diffusion Classifier is far
+#   below it. There the Diffusion Classifier and the ensemble evaluate only the network's 60 likeliest names, under one
+#   pair each.
 #
 # Six sizes and four methods are many comparisons, so the lower ends near 1 point are weak evidence
-# ([statistics](../book/statistics)).
-# [Evidence 03](../book/evidence/03_classification) has the settings, and `dtta evaluate --table classes` makes the
-# results again.
+# ([statistics](../book/statistics)). [Evidence 03](../book/evidence/03_classification) has the settings, and `dtta
+# evaluate --table classes` recomputes the results. An evaluation is a forward pass; Diffusion-TTA makes as many
+# backward passes in addition.
 #
 # ## Exercises
 #
@@ -589,8 +585,9 @@ for name, by_size in over_ensemble["scenes"].items():
 # ## Take-aways
 #
 # * One step of Algorithm 1: predict, make the condition, draw pairs, take the loss, update.
-# * On these digits Diffusion-TTA gains where the diffusion model leads the classifier, and harms where it does not.
+# * On these digits Diffusion-TTA gains where the diffusion model leads the classifier; under
+#   shear, where it does not lead, adaptation harms.
 # * With ten classes, averaging the two models' probabilities gains more.
-# * The range of timesteps decides whether adaptation gains or harms.
+# * The range of timesteps matters most: with all of them the gain is smaller, or a loss.
 #
 # Next: [the same algorithm for segmentation](04_segmentation).

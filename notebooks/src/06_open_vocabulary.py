@@ -437,7 +437,7 @@ for k, belief in enumerate(path):
     frames.append(fig)
 figures.animate(
     frames,
-    alt="A film of adaptation to one portrait: the object, and CLIP's belief "
+    alt="A film of adaptation to one image: the image, and CLIP's belief "
     "in its most probable names before and after each step. The belief moves "
     "from a wrong shape to the true one.",
     caption="CLIP's belief in four names before adaptation (grey) and after "
@@ -478,7 +478,7 @@ handles = axes[0, 1].get_legend_handles_labels()
 fig.legend(*handles, loc="outside upper right", ncols=2)
 figures.show(
     fig,
-    alt="Three portraits, a success, one without change and a harm: the "
+    alt="Three images, a success, one without change and a harm: the "
     "image, and CLIP's belief in three names before and after adaptation.",
     caption="A typical success, no change, and a typical harm. Stars mark the "
     "true name. In the second, it has no belief, before or after.",

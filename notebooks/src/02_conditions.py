@@ -113,8 +113,8 @@ report.line(
 
 # %% [markdown]
 # Start from equal probabilities and take the class that one gradient raises most. On digits under Gaussian noise this
-# class is right far more often than the classifier. The interval of the difference to the Diffusion Classifier just
-# reaches zero; that is the method of [page 01](01_diffusion_loss), which evaluates every class.
+# class is right far more often than the classifier. Against the Diffusion Classifier of [page 01](01_diffusion_loss),
+# which evaluates every class, the interval of the difference just reaches zero.
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 15 minutes to read, under a minute to run on two CPU cores.
 #

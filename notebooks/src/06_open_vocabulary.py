@@ -176,7 +176,7 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 # ## CLIP by hand
 #
 # CLIP has an image encoder and a text encoder, trained so that the vectors of an image and of its caption point in the
-# same direction. Ours is small. It was trained on rendered *portraits* of one object with a material, a colour and a
+# same direction. Our small one was trained on rendered *portraits* of one object with a material, a colour and a
 # shape ([page 13](13_scenes)), with captions such as "a photo of a shiny red sphere". To classify, write a sentence for
 # each name and compare:
 #
@@ -337,8 +337,9 @@ for shift in dict.fromkeys(("clean", "contrast", "gaussian_noise")):
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# Another's name costs loss everywhere, so the model uses the text. Under low contrast CLIP is mostly wrong, and the
-# true name has the lower loss: the gradient can help. All differences are about a thousandth, so it will be small.
+# Another's name has the higher loss in all three rows, so the model uses the text. Under low contrast CLIP is mostly
+# wrong, and the true name has the lower loss: the gradient can help. All differences are about a thousandth, so it will
+# be small.
 #
 # ## LoRA
 #
@@ -361,7 +362,7 @@ for rank in (1, 4, 16):
 print("answer unchanged:", torch.equal(model(x), before))
 
 # %% [markdown]
-# What does the rank mean for learning? Take one layer, and the gradient $G$ of the loss with respect to its whole $W$.
+# What does the rank mean for learning? Let $G$ be the gradient of the loss with respect to the whole $W$ of one layer.
 #
 # **Predict, then run:** $B$ is zero. What are the first gradients of $A$ and $B$?
 
@@ -404,8 +405,8 @@ report.line(
 #
 # ## One portrait, five steps
 #
-# We adapt to the image whose names are in the last figure. The condition is mixed by a milder belief: the logits are
-# divided by $\tau = 3$ first. We will see why.
+# We adapt to the image whose names are in the last figure. For the condition the logits are divided by $\tau = 3$
+# first; we will see why.
 
 # %%
 tta = dtta.DiffusionTTA(
@@ -449,7 +450,7 @@ report.line(
     tolerance=0.05,
 )
 # %% [markdown]
-# The belief moves from sphere to box, though not evenly: each step draws new noise, and the last ones go back. `tta`
+# The belief moves from sphere to box, though not evenly, and the last steps go back: each step draws new noise. `tta`
 # resets LoRA after each image. Three portraits picked by rank:
 
 # %% tags=["hide-input"]
@@ -488,7 +489,8 @@ figures.show(
 # ## What else could be adapted?
 #
 # The same loop with other weights, each with its learning rate from validation portraits, and three other methods.
-# *TPT* {cite:p}`shu2022tpt` adapts the words of the prompt so that crops of the image agree.
+# *TPT* {cite:p}`shu2022tpt` minimises the entropy of the mean prediction over crops by adapting the words of the
+# prompt.
 #
 # **Predict, then run:** LoRA adapts 1.6% of the weights. How much more do all of them gain?
 
@@ -554,8 +556,9 @@ if setting.mini:
     )
 
 # %% [markdown]
-# The data establish no difference between LoRA and more weights; the words of the prompt gain less. Eight pairs of
-# colour and shape, such as "red box", are in no training image or caption, and adaptation gains for them, too.
+# The data establish no difference between LoRA, the layer norms and all weights; the words of the prompt gain less.
+# Eight pairs of colour and shape, such as "red box", are in no training image or caption, and adaptation gains for
+# them, too.
 #
 # With more names the cost of adaptation stays the same, because names are mixed *before* the diffusion model. Page 03
 # compares methods at equal cost.
@@ -619,9 +622,7 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 #
 # The paper's Table 3 adapts OpenAI's CLIP with Stable Diffusion 2.0 on six data sets, without shifts. For the smallest
 # CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4; there is one loss,
-# 0.4. With about five images for each class, a point or two is within the sampling error of the smaller sets. Our clean
-# portraits cannot show a gain: CLIP is already right. `scale = "full"` runs this page on these data sets, with Stable
-# Diffusion 1.5.
+# 0.4. With about five images for each class, a point or two is within the sampling error of the smaller sets. Our clean portraits cannot show a gain: CLIP is already right. At full scale this page runs on these data sets.
 #
 # ## Exercises
 #

@@ -621,8 +621,9 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 # ## The paper
 #
 # The paper's Table 3 adapts OpenAI's CLIP with Stable Diffusion 2.0 on six data sets, without shifts. For the smallest
-# CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4; there is one loss,
-# 0.4. With about five images for each class, a point or two is within the sampling error of the smaller sets. Our clean portraits cannot show a gain: CLIP is already right. At full scale this page runs on these data sets.
+# CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4. There is one loss of
+# 0.4 points. With about five images for each class, a point or two is within the sampling error of the smaller sets.
+# Our clean portraits cannot show a gain: CLIP is already right.
 #
 # ## Exercises
 #

@@ -249,7 +249,7 @@ report.line("\n".join(lines), tolerance=2.0, whole=2)
 
 # %% [markdown]
 # Sentences like the training captions are best. A bare name is no caption, and "picture" and "the" were in none, so
-# this CLIP has to spell them in pieces. Averaging two good templates, as our model does, changes nothing here. The
+# this CLIP has to spell them in pieces. Averaging two good templates changes nothing here. The
 # paper uses "a photo of a {}".
 #
 # ## Names as conditions
@@ -406,7 +406,7 @@ report.line(
 # ## One portrait, five steps
 #
 # We adapt to the image whose names are in the last figure. For the condition the logits are divided by $\tau = 3$
-# first; we will see why.
+# first.
 
 # %%
 tta = dtta.DiffusionTTA(
@@ -621,7 +621,8 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 # ## The paper
 #
 # The paper's Table 3 adapts OpenAI's CLIP with Stable Diffusion 2.0 on six data sets, without shifts. For the smallest
-# CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4. There is one loss of
+# CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4. There is one loss
+# of
 # 0.4 points. With about five images for each class, a point or two is within the sampling error of the smaller sets.
 # Our clean portraits cannot show a gain: CLIP is already right.
 #

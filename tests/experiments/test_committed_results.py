@@ -151,7 +151,7 @@ def reproduce(table: str, most: int | None = None) -> tuple[list[bool], int]:
     for name in Random(table).sample(names, len(names)):
         if checked == most:
             break
-        run = stored.runs(table)[name]
+        run = replace(stored.runs(table)[name], seed=stored.rows(table, name)[0].seed)
         numbers = changed(table, name, run)
         if not numbers or max(map(len, numbers.values())) > 32:
             continue

@@ -151,25 +151,6 @@ def gain_by_classes(
     return fig
 
 
-def heatmap(values: Mapping[str, Mapping[str, float]], limit: float, label: str = "gain in points") -> Figure:
-    """Draw a table of numbers {row: {column: number}} in colours: blue above zero, red below, saturated at `limit`."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    columns = list(next(iter(values.values())))
-    numbers = np.array([[row[name] for name in columns] for row in values.values()])
-    fig, ax = plt.subplots(figsize=(0.55 * len(columns) + 2.6, 0.32 * len(values) + 1.4))
-    drawn = ax.imshow(numbers, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-    for (y, x), number in np.ndenumerate(numbers):
-        colour = "white" if abs(number) > 0.6 * limit else BLACK
-        ax.text(x, y, f"{number:+.0f}" if round(number) else "0", ha="center", va="center", size=8, color=colour)
-    ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", size=9)
-    ax.set_yticks(range(len(values)), list(values), size=9)
-    ax.grid(False)
-    fig.colorbar(drawn, ax=ax, label=label, shrink=0.6, aspect=30)
-    return fig
-
-
 def belief(
     image: Tensor, before: Tensor, after: Tensor, classes: Sequence[str], losses: Sequence[float] = ()
 ) -> Figure:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,28 +98,18 @@ def gains(
     table(rows, tolerance, caption, digits)
 
 
-def paper_gains(
-    rows: Iterable[tuple[str, float, str, Mapping[str, float]]],
-    tolerance: float,
-    caption: str = "",
-    paper: str = "paper",
-) -> None:
-    """Show gains of a paper and the corresponding paired gains of ours in a `table`, and whether their signs agree.
+def interval(gain: Mapping[str, float] | Sequence[float], digits: int = 1) -> str:
+    """Return a paired gain with its 95% interval as text: "+2.5 [1.5, 3.5]".
 
-    `rows`: the paper's name and gain in points; our name and gain (see ``dtta.evaluation.statistics.paired_gain``).
+    `gain`: of ``dtta.evaluation.statistics.paired_gain``, or the differences of single images.
     """
-    comparison = []
-    for paper_name, paper_gain, name, gain in rows:
-        columns = {paper: paper_name, "its gain": paper_gain, "here": name}
-        columns |= {"gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
-        if gain["low"] <= 0 <= gain["high"]:
-            verdict = "interval contains zero"
-        elif (paper_gain > 0) == (gain["gain"] > 0):
-            verdict = "agrees"
-        else:
-            verdict = "disagrees"
-        comparison.append(columns | {"": verdict})
-    table(comparison, tolerance, caption)
+    from dtta.evaluation.statistics import bootstrap_interval
+
+    if not isinstance(gain, Mapping):
+        low, high = bootstrap_interval(gain)
+        gain = {"gain": sum(gain) / len(gain), "low": low, "high": high}
+    mean, low, high = (round(float(gain[key]), digits) + 0.0 for key in ("gain", "low", "high"))  # no "-0.0"
+    return f"{mean:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _display(data: dict[str, str], tolerance: float, whole: int) -> None:

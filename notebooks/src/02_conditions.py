@@ -31,7 +31,6 @@ import torch
 import dtta
 from dtta.core.conditions import ClassMixture
 from dtta.core.feedback import accumulate
-from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments.transfer import announce
 from dtta.methods.diffusion_classifier import DiffusionClassifier
 from dtta.pages import Setting, diagram, figures, report
@@ -96,18 +95,13 @@ for shift, z in shifted.items():
 by_network, by_gradient, by_loss = right["gaussian_noise"]
 
 
-def interval(difference):
-    low, high = bootstrap_interval(100 * difference.numpy())
-    return f"{100 * difference.mean():+.1f} [{low:.1f}, {high:.1f}]"
-
-
 report.line(
     f"right under Gaussian noise: one gradient {100 * by_gradient.mean():.1f}%"
     f", classifier {100 * by_network.mean():.1f}%, difference "
-    f"{interval(by_gradient - by_network)}\n"
+    f"{report.interval(100 * (by_gradient - by_network).numpy())}\n"
     f"Diffusion Classifier ({K} times as many forward passes): "
     f"{100 * by_loss.mean():.1f}%, difference to one gradient "
-    f"{interval(by_loss - by_gradient)}",
+    f"{report.interval(100 * (by_loss - by_gradient).numpy())}",
     tolerance=5.0,
 )
 
@@ -212,7 +206,7 @@ for shift, answers in right.items():
 by_network, by_gradient, _ = right[shifts[1]]
 lines.append(
     f"{shifts[1]}, steepest slope minus classifier: "
-    f"{interval(by_gradient - by_network)}"
+    f"{report.interval(100 * (by_gradient - by_network).numpy())}"
 )
 report.line("\n".join(lines), tolerance=5.0)
 

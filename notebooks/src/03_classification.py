@@ -95,19 +95,15 @@ def gain_of(run, some, against=None, only=None):
     )
 
 
-def interval(g):
-    return f"{g['gain']:+.1f} [{g['low']:.1f}, {g['high']:.1f}]"
-
-
 overall = gain_of("diffusion-tta", shifts)
 report.line(
     f"mean of {len(shifts)} shifts: {overall['before']:.1f}% without "
     f"adaptation, {overall['after']:.1f}% with Diffusion-TTA: "
-    f"{interval(overall)}\n"
+    f"{report.interval(overall)}\n"
     "naive ensemble over Diffusion-TTA: "
-    f"{interval(gain_of('ensemble', shifts, 'diffusion-tta'))}\n"
+    f"{report.interval(gain_of('ensemble', shifts, 'diffusion-tta'))}\n"
     "Diffusion Classifier over Diffusion-TTA: "
-    f"{interval(gain_of('diffusion-classifier', shifts, 'diffusion-tta'))}",
+    f"{report.interval(gain_of('diffusion-classifier', shifts, 'diffusion-tta'))}",
     tolerance=0.3,
 )
 
@@ -283,7 +279,7 @@ changed = sum(a != b for a, b in zip(*clean, strict=True))
 bound = f" (95%: at most {300 / len(clean[0]):.1f}%)" if not changed else ""
 names = (("best", max(gains, key=lambda s: gains[s]["gain"])),
          ("worst", min(gains, key=lambda s: gains[s]["gain"])))  # fmt: skip
-lines = [f"{word}, {s}: {interval(gains[s])}" for word, s in names]
+lines = [f"{word}, {s}: {report.interval(gains[s])}" for word, s in names]
 lines += [f"clean: {changed} of {len(clean[0])} answers change{bound}"]
 agree, count = stored.reproduce(
     "digits-test", "diffusion-tta", live, shifts, folder=folder
@@ -341,10 +337,10 @@ METHODS = {
 comparison = [
     {
         "method": name,
-        "gain over no adaptation": interval(gain_of(run, shifts)),
+        "gain over no adaptation": report.interval(gain_of(run, shifts)),
         "minus Diffusion-TTA": "–"
         if run == "diffusion-tta"
-        else interval(gain_of(run, shifts, "diffusion-tta")),
+        else report.interval(gain_of(run, shifts, "diffusion-tta")),
     }
     for run, name in METHODS.items()
     if run in runs
@@ -436,7 +432,7 @@ lines = []
 for middle, whole in PAIRS:
     if {middle, whole} <= set(taught):
         over_none = [
-            interval(stored.gain("teachers", run, shifts, folder=folder))
+            report.interval(stored.gain("teachers", run, shifts, folder=folder))
             for run in (middle, whole)
         ]
         difference = stored.gain(
@@ -445,7 +441,7 @@ for middle, whole in PAIRS:
         lines.append(
             f"{middle.removeprefix('ResNet, ')}: gain {over_none[0]} with the "
             f"middle half of t, {over_none[1]} with all; difference "
-            f"{interval(difference)}"
+            f"{report.interval(difference)}"
         )
 if lines:
     report.line("\n".join(lines), tolerance=0.3)
@@ -517,7 +513,9 @@ figures.show(
 for name, by_size in over_ensemble["scenes"].items():
     report.line(
         f"{name} against the ensemble: "
-        + "; ".join(f"{n} names {interval(g)}" for n, g in by_size.items()),
+        + "; ".join(
+            f"{n} names {report.interval(g)}" for n, g in by_size.items()
+        ),
         tolerance=0.1,
     )
 

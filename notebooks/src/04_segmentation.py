@@ -88,12 +88,6 @@ def labelled(truth, logits):
     return torch.where(truth < 0, logits.argmax(1), truth)
 
 
-def with_interval(g):
-    """A gain as text: +2.5 [1.5, 3.5]."""
-    values = (round(g[key], 1) + 0.0 for key in ("gain", "low", "high"))
-    return "{:+.1f} [{:.1f}, {:.1f}]".format(*values)
-
-
 # %% tags=["hide-input"]
 figures.show(
     diagram.method("segmentation"),
@@ -120,9 +114,9 @@ if setting.mini:
 scopes["clean scenes"] = ["clean"]
 lines = [
     f"mean IoU in %, mean over the shifts: {total['before']:.1f} -> "
-    f"{total['after']:.1f}, gain {with_interval(total)}",
+    f"{total['after']:.1f}, gain {report.interval(total)}",
     "Diffusion-TTA minus averaging over six views:",
-    *(f"  {n}: {with_interval(over_views(s))}" for n, s in scopes.items()),
+    *(f"  {n}: {report.interval(over_views(s))}" for n, s in scopes.items()),
 ]
 report.line("\n".join(lines), tolerance=0.3)
 
@@ -430,7 +424,7 @@ methods = {
 rows = []
 for name, run in methods.items():
     iou, clean, accuracy = (
-        with_interval(gain_of(run, some, metric=metric))
+        report.interval(gain_of(run, some, metric=metric))
         for some, metric in (
             (shifts, mean_iou),
             (["clean"], mean_iou),
@@ -448,7 +442,7 @@ report.table(
     "95% paired intervals; 24 scenes for each shift",
 )
 over = {
-    name: with_interval(over_views(some, metric=class_accuracy))
+    name: report.interval(over_views(some, metric=class_accuracy))
     for name, some in scopes.items()
     if some != ["clean"]
 }
@@ -505,7 +499,7 @@ variants = {
 lines = ["minus the run above, mean IoU under the shifts, and clean:"]
 for name, run in variants.items():
     a, b = (gain_of(run, w, "diffusion-tta") for w in (shifts, ["clean"]))
-    lines.append(f"  {name}: {with_interval(a)}, {with_interval(b)}")
+    lines.append(f"  {name}: {report.interval(a)}, {report.interval(b)}")
 report.line("\n".join(lines), tolerance=0.3)
 some = ("clean", "contrast", "fog", "shot_noise", "night")
 agree, count = stored.reproduce(

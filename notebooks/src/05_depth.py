@@ -78,15 +78,6 @@ noise_shift = next(s for s in ("gaussian_noise", *shifts) if s in shifts)
 fog_shift = next(s for s in ("fog", *shifts) if s in shifts)
 
 
-def with_interval(g, digits=1):
-    """A gain (or list of changes) as text: +2.3 [1.8, 2.7]."""
-    if not isinstance(g, dict):
-        low, high = bootstrap_interval(g)
-        g = {"gain": sum(g) / len(g), "low": low, "high": high}
-    values = (round(g[key], digits) + 0.0 for key in ("gain", "low", "high"))
-    return "{:+.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
-
-
 # %% tags=["hide-input"]
 figures.show(
     diagram.method("depth"),
@@ -111,9 +102,9 @@ if setting.mini:
 groups["clean scenes"] = ["clean"]
 lines = [
     f"SSIM × 100, mean over the shifts: {total['before']:.1f} -> "
-    f"{total['after']:.1f}, gain {with_interval(total)}",
+    f"{total['after']:.1f}, gain {report.interval(total)}",
     "Diffusion-TTA minus averaging with the mirror image:",
-    *(f"  {n}: {with_interval(over_mirror(s))}" for n, s in groups.items()),
+    *(f"  {n}: {report.interval(over_mirror(s))}" for n, s in groups.items()),
 ]
 report.line("\n".join(lines), tolerance=0.1)
 
@@ -446,7 +437,9 @@ for name, pairs in errors.items():
     if pairs:
         change = [b - a for a, b in pairs]
         before = sum(a for a, _ in pairs) / len(pairs)
-        lines.append(f"  {name}: {before:.1f}, change {with_interval(change)}")
+        lines.append(
+            f"  {name}: {before:.1f}, change {report.interval(change)}"
+        )
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
@@ -469,7 +462,7 @@ lines = ["minus the run above, SSIM × 100 under the shifts, and clean:"]
 for name, run in variants.items():
     if run in stored.runs(table, folder):
         a, b = (gain_of(run, w, "diffusion-tta") for w in (shifts, ["clean"]))
-        lines.append(f"  {name}: {with_interval(a)}, {with_interval(b)}")
+        lines.append(f"  {name}: {report.interval(a)}, {report.interval(b)}")
 report.line("\n".join(lines), tolerance=0.1)
 agree, count = stored.reproduce(
     table,

@@ -92,14 +92,15 @@ if not setting.mini:  # no results are stored; a stopped page resumes
     models = {"network": network, "diffusion": diffusion, "seed": seed}
     # no image under two shifts
     numbers = spread(("clean", *shifts), images, images * (1 + len(shifts)))
-    cells, found = [(shift, 3) for shift in numbers], {}
+    cells = [(shift, 3) for shift in numbers]
+    table_of_runs = {}
     for name, run in runs.items():
         other = problem.settings.get(run.method, {}) | (run.settings or {})
         run = replace(run, problem=problem.name, settings=other, **models)
         stem = name.replace(", ", "-").replace(" ", "-")
         file = folder / problem.name / f"{stem}.jsonl"
-        found[name] = (run, evaluate(run, cells, numbers, file))
-    stored.save(table, found, folder)
+        table_of_runs[name] = (run, evaluate(run, cells, numbers, file))
+    stored.save(table, table_of_runs, folder)
 
 tau = settings.get("temperature", 1.0)
 sampling = dtta.Sampling(
@@ -109,12 +110,6 @@ sampling = dtta.Sampling(
 )
 gain_of = partial(stored.gain, table, folder=folder)
 SMALLEST = "diffusion-classifier"  # ran on half of the images of each shift
-
-
-def interval(g):
-    """A gain as text: +2.5 [1.5, 3.5]."""
-    values = (round(g[key], 1) + 0.0 for key in ("gain", "low", "high"))
-    return "{:+.1f} [{:.1f}, {:.1f}]".format(*values)
 
 
 # %% tags=["hide-input"]
@@ -145,7 +140,7 @@ clean = [
 lost = sum(b > a for b, a in zip(*clean, strict=True))
 lines = [
     f"mean of {len(shifts)} shifts: {total['before']:.1f}% with CLIP, "
-    f"{total['after']:.1f}% with Diffusion-TTA: {interval(total)}"
+    f"{total['after']:.1f}% with Diffusion-TTA: {report.interval(total)}"
 ]
 for name, run in {
     "Diffusion Classifier": "diffusion-classifier",
@@ -154,7 +149,7 @@ for name, run in {
     lines.append(f"{name} minus Diffusion-TTA, on half of the images:")
     for scope, some in scopes.items():
         difference = gain_of(run, some, against="diffusion-tta", also=SMALLEST)
-        lines.append(f"  {scope}: {interval(difference)}")
+        lines.append(f"  {scope}: {report.interval(difference)}")
 lines += [f"clean: {lost} of {int(sum(clean[0]))} right answers made wrong"]
 report.line("\n".join(lines), tolerance=0.6, whole=1)
 
@@ -508,10 +503,12 @@ METHODS = {
 comparison = []
 for name, run in METHODS.items():
     line = {"adapted, or method": name}
-    line["gain over CLIP"] = interval(gain_of(run, shifts, also=SMALLEST))
+    line["gain over CLIP"] = report.interval(
+        gain_of(run, shifts, also=SMALLEST)
+    )
     difference = gain_of(run, shifts, "diffusion-tta", also=SMALLEST)
     first = run == "diffusion-tta"
-    line["minus the first row"] = "–" if first else interval(difference)
+    line["minus the first row"] = "–" if first else report.interval(difference)
     comparison.append(line)
 report.table(
     comparison,
@@ -532,7 +529,7 @@ if setting.mini:
         only = partial(is_seen, kind=kind)
         g = gain_of("diffusion-tta", shifts, only=only)
         lines.append(
-            f"pairs of colour and shape {name} in training: {interval(g)}"
+            f"pairs of colour and shape {name} in training: {report.interval(g)}"
         )
 evaluations = settings["steps"] * settings["samples"]
 per_name = problem.settings["diffusion-classifier"]["samples"]
@@ -542,7 +539,7 @@ for n in counts:
     run, other = f"diffusion-tta{given}", f"none{given}"
     g = gain_of(run, shifts, against=other, also=smallest)
     lines.append(
-        f"{n} names: {interval(g)}; evaluations for an image: {evaluations}, "
+        f"{n} names: {report.interval(g)}; evaluations for an image: {evaluations}, "
         f"Diffusion Classifier {n * per_name}"
     )
 report.line("\n".join(lines), tolerance=0.6)
@@ -610,7 +607,7 @@ figures.show(
 )
 if setting.mini:
     difference = gain_of("diffusion-tta", shifts, against=versions["τ = 1"])
-    lines.append(f"τ = 3 minus τ = 1: {interval(difference)}")
+    lines.append(f"τ = 3 minus τ = 1: {report.interval(difference)}")
 report.line("\n".join(lines), tolerance=0.6, whole=2)
 
 # %% [markdown]

@@ -161,18 +161,14 @@ def gain_of(run, against=None, also=None, some=shifts):
     return stored.gain("loss", run, some, against, also=also, folder=folder)
 
 
-def interval(g):
-    return f"{g['gain']:+.1f} [{g['low']:.1f}, {g['high']:.1f}]"
-
-
 overall = gain_of("diffusion-tta")
 report.line(
     f"{B} pairs, {B} noises: {overall['before']:.1f}% without adaptation, "
-    f"{overall['after']:.1f}% with: {interval(overall)}\n"
+    f"{overall['after']:.1f}% with: {report.interval(overall)}\n"
     f"difference with one shared noise, same learning rate: "
-    f"{interval(gain_of('shared noise', 'diffusion-tta'))}\n"
+    f"{report.interval(gain_of('shared noise', 'diffusion-tta'))}\n"
     "and with a learning rate chosen for it: "
-    f"{interval(gain_of('shared noise, a rate of its own', 'diffusion-tta'))}",
+    f"{report.interval(gain_of('shared noise, a rate of its own', 'diffusion-tta'))}",
     tolerance=0.3,
 )
 
@@ -295,7 +291,7 @@ ranges = {
 again = torch.randint(pictures, (2000, pictures), generator=generator)
 
 
-def with_interval(statistic):
+def with_bounds(statistic):
     """A statistic of image numbers, and its 95% bootstrap interval."""
     many = torch.stack([statistic(pick) for pick in again])
     ends = many.quantile(torch.tensor([0.025, 0.975]), dim=0)
@@ -335,9 +331,7 @@ left.set(
 left.minorticks_off()
 left.legend(fontsize=9)
 shares = {
-    name: with_interval(
-        lambda pick, v=v: v[:3, pick].sum(1) / v[:3, pick].sum()
-    )
+    name: with_bounds(lambda pick, v=v: v[:3, pick].sum(1) / v[:3, pick].sum())
     for name, v in ranges.items()
 }
 start = torch.zeros(len(shares))
@@ -409,7 +403,7 @@ left.set(
     ylabel="noise of one pair at t",
 )
 left.minorticks_off()
-value, lower, upper = with_interval(lambda pick: by_quarter[pick].mean(0))
+value, lower, upper = with_bounds(lambda pick: by_quarter[pick].mean(0))
 right.errorbar(
     range(4),
     value,
@@ -465,7 +459,7 @@ report.line(
 )
 both = gain_of("all timesteps, min-SNR", "all timesteps")
 report.line(
-    f"all timesteps, gain of min-SNR over equal weights: {interval(both)}",
+    f"all timesteps, gain of min-SNR over equal weights: {report.interval(both)}",
     tolerance=0.3,
 )
 
@@ -492,7 +486,7 @@ def noise_text(variance, squared):
         signal = squared[pick].sum().clamp_min(1e-12)
         return (variance[pick].sum() / signal).clamp_min(0).sqrt()
 
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*with_interval(ratio))
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*with_bounds(ratio))
 
 
 kinds = {
@@ -567,7 +561,7 @@ names = {
     "1 samples, a rate of their own": "1 pair, rate chosen for it",
 }
 lines = [
-    f"{name}: {interval(gain_of(run, 'diffusion-tta'))}"
+    f"{name}: {report.interval(gain_of(run, 'diffusion-tta'))}"
     for run, name in names.items()
     if run in runs
 ]
@@ -607,7 +601,7 @@ for run, noise, (_, adapted) in zip(
 ):
     gain = gain_of(run, also=ROWS[-1])
     error = evidence.standard_error(alone, adapted, 7500)
-    line = {"": run, "noise": noise, "gain": interval(gain)}
+    line = {"": run, "noise": noise, "gain": report.interval(gain)}
     line["paper"] = f"{adapted - alone:+.1f}"
     line["comparison"] = evidence.verdict(adapted - alone, error, gain)
     lines.append(line)
@@ -620,7 +614,7 @@ report.table(
 
 # %% tags=["hide-input"]
 differences = [
-    f"{second}, over {first}: {interval(gain_of(second, first, ROWS[-1]))}"
+    f"{second}, over {first}: {report.interval(gain_of(second, first, ROWS[-1]))}"
     for first, second in ((ROWS[0], ROWS[1]), (ROWS[1], ROWS[2]),
                           (ROWS[0], ROWS[2]))
 ]  # fmt: skip
@@ -630,7 +624,9 @@ fixed, adapted = stored.align(
 moved = sum(a.score != b.score for a, b in zip(fixed, adapted, strict=True))
 differences += [f"adapting φ changes {moved} of {len(fixed)} answers"]
 middle = gain_of(ROWS[2], "diffusion-tta", ROWS[-1])
-differences += [f"{ROWS[2]}, over {B} in the middle half: {interval(middle)}"]
+differences += [
+    f"{ROWS[2]}, over {B} in the middle half: {report.interval(middle)}"
+]
 report.line("\n".join(differences), tolerance=0.3)
 
 # %% [markdown]

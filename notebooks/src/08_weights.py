@@ -19,7 +19,7 @@
 scale = "mini"
 seed = 0
 live = 1  # images of each shift computed again, to compare with stored results
-asked = 4  # images of each shift under a worse diffusion model
+others = 4  # images of each shift under a worse diffusion model
 steps = 20  # adaptation steps for a network of random weights
 
 # Only used when scale is "full":
@@ -85,10 +85,6 @@ def gain_of(run, some=shifts, against=None):
     return stored.gain("weights", run, some, against, folder=folder)
 
 
-def interval(g):
-    return f"{g['gain']:+.1f} [{g['low']:.1f}, {g['high']:.1f}]"
-
-
 # %% tags=["hide-input"]
 fig, axes = plt.subplots(
     1, len(networks), figsize=(7, 3.9), sharex=True, sharey=True, squeeze=False
@@ -114,9 +110,9 @@ for name, end in networks.items():
     lines += [
         f"{name}, {whole['images']} images, {whole['before']:.1f}% without "
         f"adaptation",
-        f"  all of θ: {interval(whole)}",
+        f"  all of θ: {report.interval(whole)}",
         "  logits from zero, minus all of θ: "
-        f"{interval(gain_of('logits' + end, against='all' + end))}",
+        f"{report.interval(gain_of('logits' + end, against='all' + end))}",
     ]
 report.line("\n".join(lines), tolerance=0.3)
 
@@ -433,7 +429,7 @@ for key, run in ROWS.items():
         bound = 2 * standard_error(before, after, count)
         line[f"paper, {name}"] = f"{after - before:+.1f} ± {bound:.1f}"
     for name, end in networks.items():
-        line[f"{name}, shifts"] = interval(gain_of(run + end))
+        line[f"{name}, shifts"] = report.interval(gain_of(run + end))
     comparison.append(line)
 report.table(
     comparison,
@@ -451,7 +447,7 @@ report.table(
 # %% tags=["hide-input"]
 lines = [
     f"{name}, θ and φ minus all of θ: "
-    f"{interval(gain_of('all and φ' + end, against='all' + end))}"
+    f"{report.interval(gain_of('all and φ' + end, against='all' + end))}"
     for name, end in networks.items()
 ]
 for name, end in networks.items():
@@ -486,7 +482,7 @@ worse = dtta.load("digits", diffusion="dit") if setting.mini else problem
 sample = []
 for shift in shifts:
     every = stored.rows("weights", "none", folder)
-    sample += [r for r in every if (r.shift, r.seed) == (shift, seed)][:asked]
+    sample += [r for r in every if (r.shift, r.seed) == (shift, seed)][:others]
 
 # %%
 every_t = dict(t_min=0.0, t_max=1.0)

@@ -74,15 +74,9 @@ gradual = next(s for s in ("contrast", *shifts) if s in shifts)
 harmful = next(s for s in ("shear", *shifts) if s in shifts)
 
 
-def with_interval(g):
-    """A gain as text: +2.3 [1.8, 2.7]."""
-    values = (round(g[key], 1) + 0.0 for key in ("gain", "low", "high"))
-    return "{:+.1f} [{:.1f}, {:.1f}]".format(*values)
-
-
 def compare(run, other="none"):
     """A run's gain over another under all shifts, as text."""
-    return with_interval(gain_of(run, shifts, against=other))
+    return report.interval(gain_of(run, shifts, against=other))
 
 
 # %% tags=["hide-input"]

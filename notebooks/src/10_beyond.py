@@ -69,10 +69,6 @@ FORWARD = {
 }
 
 
-def interval(g):
-    return f"{g['gain']:+.1f} [{g['low']:.1f}, {g['high']:.1f}]"
-
-
 # %% tags=["hide-input"]
 titles = {run: f"{name}: {count(run):.0f}" for run, name in FORWARD.items()}
 figures.show(
@@ -90,13 +86,13 @@ figures.show(
 
 # %% tags=["hide-input"]
 for run, name in FORWARD.items():
-    own = forward(run, against="none")
-    text = f"{name}: {count(run):.1f} evaluations, gain {interval(own)}"
+    gain = report.interval(forward(run, against="none"))
+    text = f"{name}: {count(run):.1f} evaluations, gain {gain}"
     if run != "adaptation":
-        lead = interval(forward(run, against="adaptation"))
+        lead = report.interval(forward(run, against="adaptation"))
         text += f"; against Diffusion-TTA {lead}"
     if run == "posterior, race":
-        text += f", against reranking {interval(forward(run))}"
+        text += f", against reranking {report.interval(forward(run))}"
     report.line(text, tolerance=0.1)
 
 # %% [markdown]
@@ -274,10 +270,12 @@ figures.show(
 )
 for run in ("losses", "predictions"):
     g = beyond(run, shifts, against="embeddings")
-    report.line(f"{run} against embeddings: {interval(g)}", tolerance=0.1)
+    report.line(
+        f"{run} against embeddings: {report.interval(g)}", tolerance=0.1
+    )
 if "shear" in shifts:
     g = beyond("losses", {"shear"}, against="embeddings")
-    text = f"losses against embeddings, shear: {interval(g)}"
+    text = f"losses against embeddings, shear: {report.interval(g)}"
     report.line(text, tolerance=0.1)
 
 # %% [markdown]
@@ -329,11 +327,11 @@ figures.show(
     "keeps: on later images without adaptation. Bars: 95% intervals.",
 )
 for where, names in PARTS.items():
-    lead = interval(kept("teacher", names, against="diffusion loss"))
+    lead = report.interval(kept("teacher", names, against="diffusion loss"))
     title = where.replace("\n", " ")
     text = f"{title}: teacher against diffusion loss {lead}"
     report.line(text, tolerance=0.1)
-answer = interval(kept("posterior", shifts))
+answer = report.interval(kept("posterior", shifts))
 report.line(f"reranking, which keeps nothing: {answer}", tolerance=0.1)
 
 # %% [markdown]

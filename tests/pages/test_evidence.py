@@ -21,6 +21,29 @@ def test_a_run_that_others_are_compared_with_has_its_own_line():
     assert [line["run"] for line in evidence.gains("forward")] == ["adaptation", "posterior", "posterior, race", "fast"]
 
 
+def test_verdicts_are_counted_by_table_and_in_all():
+    words = ("same sign", "same sign", "opposite sign", "the paper's effect is too small to tell")
+    papers = ("table2/a/fog", "table1/b/c", "table2/a/snow", "table2/b/fog")
+    lines = [{"paper": paper, "verdict": word} for paper, word in zip(papers, words, strict=True)]
+    first, second, whole = evidence.verdicts(lines)
+    assert (first["paper"], first["cells"], first["same sign"], first["opposite sign"]) == ("Table 1", 1, 1, 0)
+    assert (second["paper"], second["cells"], second["same sign"], second["opposite sign"]) == ("Table 2", 3, 1, 1)
+    assert whole == {
+        "paper": "all", "cells": 4, "same sign": 2, "opposite sign": 1, "ours is too small to tell": 0,
+        "the paper's effect is too small to tell": 1,
+    }  # fmt: skip
+
+
+def test_the_page_of_verdicts_counts_every_cell_that_a_page_shows(tmp_path):
+    for path in (ROOT / "book" / "evidence").glob("*.*"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    pages.put_tables(tmp_path)
+    shown = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.md")}
+    rows = re.findall(r"<td[^>]*>(?:table\d)/", "".join(text for name, text in shown.items() if name[0].isdigit()))
+    (total,) = re.findall(r"<td[^>]*>all</td><td[^>]*>(\d+)</td>", shown["paper.md"])
+    assert int(total) == len(rows) > 60
+
+
 def test_gains_are_those_of_the_stored_results_and_leave_no_run_out():
     lines = {line["run"]: line for line in evidence.gains(TABLE)}
     assert set(lines) == set(stored.runs(TABLE)) - {"none"}

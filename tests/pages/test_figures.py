@@ -17,20 +17,7 @@ from matplotlib.colors import to_hex
 from dtta.pages import figures
 from dtta.problems.scenes.world import CLASSES
 
-
-@pytest.fixture(autouse=True)
-def closed():
-    figures.style()
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def displayed(monkeypatch) -> list:
-    """Outputs that reach the notebook: their data and metadata."""
-    outputs = []
-    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: outputs.append((data, metadata)))
-    return outputs
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 @pytest.fixture

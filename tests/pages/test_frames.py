@@ -24,19 +24,7 @@ LABELS = ["t = 0: loss 0.31", "t = 500: loss < 0.20", "t = 999: loss 0.01"]
 ALT = 'A grey square, "lighter" in each of three frames.'
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    figures.style()
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def displayed(monkeypatch) -> list:
-    """Outputs that reach the notebook: their data and metadata."""
-    outputs = []
-    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: outputs.append((data, metadata)))
-    return outputs
+pytestmark = pytest.mark.usefixtures("closed")
 
 
 def squares() -> list:

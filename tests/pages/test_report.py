@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from nbformat.v4 import new_output
 
+from dtta.evaluation.statistics import bootstrap_interval
 from dtta.pages import report
 from tools.pages.tolerance import agree, tolerance_of
 
@@ -110,18 +109,8 @@ def test_table_without_digits_has_a_tolerance_for_whole_numbers(displayed):
         report.table([{"accuracy": 97.4}], tolerance=0.5, digits=0)
 
 
-@pytest.mark.parametrize(
-    ("paper", "gain", "low", "high", "verdict"),
-    [
-        (2.0, 3.0, 1.0, 5.0, "agrees"),
-        (-2.0, -3.0, -5.0, -1.0, "agrees"),
-        (-2.0, 3.0, 1.0, 5.0, "disagrees"),
-        (2.0, -3.0, -5.0, -1.0, "disagrees"),
-        (2.0, 3.0, -1.0, 7.0, "interval contains zero"),
-        (2.0, 3.0, 0.0, 6.0, "interval contains zero"),
-    ],
-)
-def test_a_paper_and_a_run_agree_if_their_gains_have_the_same_sign(displayed, paper, gain, low, high, verdict):
-    report.paper_gains([("theirs", paper, "ours", dict(gain=gain, low=low, high=high))], tolerance=0.1)
-    cells = re.split("  +", displayed().data["text/plain"].splitlines()[1])
-    assert cells == ["theirs", f"{paper:.1f}", "ours", f"{gain:.1f}", f"{low:.1f}", f"{high:.1f}", verdict]
+def test_a_gain_has_its_interval_and_no_negative_zero():
+    assert report.interval({"gain": 2.46, "low": -0.04, "high": 3.5}) == "+2.5 [0.0, 3.5]"
+    differences = [1.0, 0.0, 2.0, 1.0]
+    low, high = bootstrap_interval(differences)
+    assert report.interval(differences, digits=2) == f"+1.00 [{low:.2f}, {high:.2f}]"

@@ -168,7 +168,9 @@ def verdicts(lines: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
     for line in lines:
         counts.setdefault(str(line["paper"]).split("/")[0], Counter())[str(line["verdict"])] += 1
     counts = dict(sorted(counts.items())) | {"all": sum(counts.values(), Counter())}
+    heads = dict(zip(VERDICTS, ("same sign", "opposite sign", "ours too small", "the paper's too small"), strict=True))
     return [
-        {"paper": name.replace("table", "Table "), "cells": count.total()} | {word: count[word] for word in VERDICTS}
+        {"paper": name.replace("table", "Table "), "cells": count.total()}
+        | {head: count[word] for word, head in heads.items()}
         for name, count in counts.items()
     ]

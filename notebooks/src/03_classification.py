@@ -124,10 +124,15 @@ report.line(
 # For a classifier $f_\theta$, a diffusion model $\epsilon_\phi$ and one image $x$ with $z_0 = \text{encode}(x)$:
 #
 # ```text
-# 1  given an image x, a classifier f_θ, a diffusion model ε_φ 2  for each of N steps: 3      y ← softmax(f_θ(x))
-# the belief 4      c ← Σ_j y_j l_j                     the condition 5      draw B timesteps t and noises ε 6      L ←
-# mean over (t, ε) of ‖ε_φ(√ᾱ_t z_0 + √(1 − ᾱ_t) ε, t, c) − ε‖² 7      θ ← θ − η ∇_θ L 8      φ ← φ − η ∇_φ L
-# (optional) 9  return f_θ(x)
+# 1  given an image x, a classifier f_θ, a diffusion model ε_φ
+# 2  for each of N steps:
+# 3      y ← softmax(f_θ(x))                 the belief
+# 4      c ← Σ_j y_j l_j                     the condition
+# 5      draw B timesteps t and noises ε
+# 6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z_0 + √(1 − ᾱ_t) ε, t, c) − ε‖²
+# 7      θ ← θ − η ∇_θ L
+# 8      φ ← φ − η ∇_φ L                     (optional)
+# 9  return f_θ(x)
 # ```
 #
 # The *belief* is the vector of predicted class probabilities. [Page 02](02_conditions) built line 4, page 01 line 6.

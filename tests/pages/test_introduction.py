@@ -59,3 +59,13 @@ def test_pictures_are_those_of_the_stored_results(tmp_path):
     assert method.read_bytes() == (shown / method.name).read_bytes()
     with Image.open(hero) as new, Image.open(shown / hero.name) as committed:
         assert np.abs(np.asarray(new, int) - np.asarray(committed, int)).mean() < 1  # of 255
+
+
+def test_the_lines_of_algorithm_1_that_code_cites_are_printed_on_page_03():
+    page = (ROOT / "notebooks" / "src" / "03_classification.py").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# ```text\n((?:# .+\n)+?)# ```$", page, re.MULTILINE)
+    numbers = [int(line.split()[1]) for line in block.splitlines()]
+    assert numbers == list(range(1, 10))
+    for source in (page, (ROOT / "dtta" / "core" / "tta.py").read_text(encoding="utf-8")):
+        cited = {int(number) for number in re.findall(r"# line (\d)", source)}
+        assert {3, 4, 5, 6} <= cited <= set(numbers)

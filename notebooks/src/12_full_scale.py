@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Full scale
 #
-# **The idea.** The code that adapts does not know how large a model is. A row of the paper's tables is therefore one
-# command, and this page says what the command costs and what can go wrong at that size.
+# **The idea.** The code that adapts does not know how large a model is. One command therefore runs one cell of the
+# paper's tables, and this page says what the command costs and what can go wrong at that size.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": networks small enough for a CPU; "full": of the published sizes
@@ -104,9 +104,10 @@ figures.show(
 
 # %% [markdown]
 # This is the one independent measurement of Diffusion-TTA at full scale that we know, in DUSA's paper
-# {cite:p}`li2024dusa`: 50,000 images, batches of 64 and six evaluations an image, where the paper has 900. The
-# two start from different accuracies, with different checkpoints and crops. Both
-# find gains under all five corruptions, and neither gives an interval. This project has not measured any yet.
+# {cite:p}`li2024dusa`: DUSA's authors ran Diffusion-TTA on 50,000 images, in batches of 64, with six evaluations an
+# image; the paper uses 900. Checkpoints and crops differ, and so do the starting accuracies: the sizes of the gains
+# cannot be compared. Both find gains under all five corruptions, and neither gives an interval. This project has not
+# measured any yet.
 #
 # **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 10 minutes to read, a
 # minute to run on two CPU cores.
@@ -128,8 +129,8 @@ print(f"{preset.images} images; the paper: {preset.before} -> {preset.paper}")
 print(preset.settings)
 
 # %% [markdown]
-# [The evidence](../book/evidence/presets) lists what the presets do differently from the paper. For segmentation and depth
-# much is unstated, and the authors' diffusion models were not released: compare gains there, not accuracies.
+# [The evidence](../book/evidence/presets) lists what the presets do differently from the paper. For segmentation and
+# depth much is unstated, and the authors' diffusion models were not released: compare gains there, not accuracies.
 #
 # ## What a table costs
 #
@@ -166,8 +167,9 @@ report.table(
 )
 
 # %% [markdown]
-# About 36 GPU hours for Table 1. Rate and price are assumptions, and parameters of this page. Put in what `dtta bench` measures on your GPU. The paper
-# reports 55 seconds for an image on an A100, in float32.
+# At the assumed rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds on an
+# A100 in float32; at that speed the table takes about 920 hours. So set `rate` to what `dtta bench` measures on your
+# GPU.
 #
 # ## Several GPUs
 #
@@ -176,17 +178,17 @@ report.table(
 #     --preset table1/convnext-tiny/imagenet-a --out rows
 # ```
 #
-# Each process takes a fixed share of the images and writes a file; the first process merges the files at the end. An image's
-# noise is drawn from a seed that depends on the image only, so it does not matter which process computes it. If one GPU is slow,
-# stop the run and start it again: what is left is shared anew.
+# Each process takes a fixed share of the images and writes a file; the first process merges the files at the end. An
+# image's noise is drawn from a seed that depends on the image only, so it does not matter which process computes it. If
+# one GPU is slow, stop the run and start it again: what is left is shared anew.
 #
-# *Online* adaptation cannot be shared in this way, because the weights after one image are the start of the next. Whole
-# streams are shared: the five of Table 2 occupy five GPUs.
+# *Online* adaptation cannot be shared in this way, because the weights after one image are the start of the next. Each
+# GPU takes whole streams: the five corruptions of one network in Table 2 occupy five GPUs.
 #
 # ## Resuming after a stop
 #
-# A run of days will be stopped. Each row is on disk before the next image starts. Here the file is cut in the middle of a
-# row:
+# A run of days will be stopped. The result of each image is one line of a file, written before the next image starts.
+# Here we cut the file within a line:
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -208,8 +210,9 @@ print("the same rows:", [r.score for r in again] == [r.score for r in rows])
 #
 # ## Memory
 #
-# All $B$ pairs $(t, \epsilon)$ in one pass are fastest, if they fit. If memory runs out, half as many are tried, and the rest of the
-# run keeps that number. **Predict, then run:** 48 pairs are wanted and 13 fit. How many are computed in each pass?
+# All $B$ pairs $(t, \epsilon)$ in one pass are fastest, if they fit. If memory runs out, half as many are tried, and
+# the rest of the run keeps that number. **Predict, then run:** 48 pairs are wanted and 13 fit. How many are computed in
+# each pass?
 
 # %% tags=["hide-input"]
 problem = random_problem("dit-toy", seed)
@@ -249,10 +252,10 @@ print("the same to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 # %% [markdown]
 # ## Half precision
 #
-# The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has eleven,
-# but nothing below $6 \cdot 10^{-8}$. A gradient of a *mean* over many numbers is small. This is the cosine between the
-# gradient in 16 bits and in float32, for means over three million numbers (180 latents of Stable Diffusion) and 64 times
-# as many:
+# The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has
+# eleven, but nothing below $6 \cdot 10^{-8}$. A gradient of a *mean* over many numbers is small. This is the cosine
+# between the gradient in 16 bits and in float32, for a mean over three million numbers ($2^{21.5}$), as in 180 latents
+# of Stable Diffusion, and over 64 times as many:
 
 
 # %% tags=["hide-input"]
@@ -291,9 +294,10 @@ for count in (latents, 64 * latents):
 report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]
-# On this small network float16 loses the second gradient completely. So with float16 the loss is multiplied by a power of two
-# before the backward pass, and the gradient is divided by it in float32. A power of two changes only the exponent. Adapted
-# weights, softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision auto` checks.
+# On this small network the first gradient is exact in float16, and the second is lost completely. So with float16 the
+# loss is multiplied by a power of two before the backward pass, and the gradient is divided by it in float32. A power
+# of two changes only the exponent. Adapted weights, softmax, mixing and sums are always float32. GPUs older than an
+# A100 have no bfloat16; `--precision auto` checks.
 #
 # ## How fast
 #
@@ -301,9 +305,9 @@ report.line("\n".join(lines), tolerance=0.05)
 # dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json
 # ```
 #
-# times an image's 900 evaluations on networks of the published sizes with random weights, which are as fast as trained ones,
-# and compares with the loop of the released code and with a large matrix product. `dtta bench --together` compares
-# several images at once with one by one. The same here, on small networks:
+# times an image's 900 evaluations on networks of the published sizes with random weights, which are as fast as trained
+# ones, and compares with the loop of the released code and with a large matrix product. `dtta bench --together`
+# compares several images at once with one by one. The same here, on small networks:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds differ between runs
@@ -346,33 +350,33 @@ if not ours:
 # :label: a-fair-bill
 #
 # You have one GPU for a weekend, 48 hours, and want a row of Table 1 in which a gain above three points can be
-# established. Which do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$, where
-# $d$ is the share of images whose answer changes, and $d$ as twice the gain. The paper's gains are 7.7 points for ResNet18 on
-# ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
+# established. Which do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$,
+# where $d$ is the share of images whose answer changes, and $d$ as twice the gain. The paper's gains are 7.7 points for
+# ResNet18 on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
 # ```
 #
 # ```{solution} a-fair-bill
 # :class: dropdown
 #
-# A gain $g$ is two standard errors from zero if $n \ge 8 / g$: 104 images for $g = 0.077$, 258 for $g = 0.031$. To
-# be *above three points*, the gain must be two errors above 0.03: $n \ge 8 g / (g - 0.03)^2$, 279 images for ResNet18; for
-# 0.031 it takes 248,000 images, more than there are. At the assumed rate an image is 900 evaluations of 0.71 Tflop, two seconds: 279 images
-# are ten minutes.
+# A gain $g$ is two standard errors from zero if $n \ge 8 / g$: 104 images for $g = 0.077$, 259 for $g = 0.031$. To be
+# *above three points*, the gain must be two errors above 0.03: $n \ge 8 g / (g - 0.03)^2$, 279 images for ResNet18; for
+# 0.031 it takes 248,000 images, more than there are. At the assumed rate an image is 900 evaluations of 0.71 Tflop, two
+# seconds: 279 images are ten minutes.
 # ```
 #
 # ```{exercise}
 # :label: slow-gpu
 #
-# Four processes take equal shares of 300 images of one second each. One GPU is three times as slow as the others. How long does
-# the run take, and what is the least possible time? What does one stop and restart at 75 seconds achieve?
+# Four processes take equal shares of 300 images of one second each. One GPU is three times as slow as the others. How
+# long does the run take, and what is the least possible time? What does one stop and restart at 75 seconds achieve?
 # ```
 #
 # ```{solution} slow-gpu
 # :class: dropdown
 #
 # The slow process needs 225 s for its 75 images. Together the GPUs do $3 + 1/3$ images a second, so 90 s is the least.
-# After 75 s the others are done and the slow one has 25 images; 50 are left. Equal shares are 12.5 images, about 39 s on the slow GPU:
-# 114 s in all, plus the time to start.
+# After 75 s the others are done and the slow one has 25 images; 50 are left. Equal shares are 12.5 images, about 39 s
+# on the slow GPU: 114 s in all, plus the time to start.
 # ```
 #
 # ## Take-aways
@@ -384,7 +388,8 @@ if not ours:
 #
 # ## References
 #
-# Diffusion-TTA {cite:p}`prabhudesai2023diffusion`, DUSA {cite:p}`li2024dusa`, ImageNet-C {cite:p}`hendrycks2019benchmarking`.
+# Diffusion-TTA {cite:p}`prabhudesai2023diffusion`, DUSA {cite:p}`li2024dusa`, ImageNet-C
+# {cite:p}`hendrycks2019benchmarking`.
 
 # %% tags=["remove-cell"]
 folder.cleanup()

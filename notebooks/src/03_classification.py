@@ -357,8 +357,8 @@ report.table(
 )
 
 # %% [markdown]
-# The naive ensemble has the highest gain. In the paper's Table 6, adapting the classifier is better than an ensemble
-# with adapted logits. For DUSA and logits, the data do not establish a difference to Diffusion-TTA.
+# The naive ensemble has the highest gain.  For DUSA and logits, the data do not establish a difference to
+# Diffusion-TTA.
 #
 # The cost differs too. The Diffusion Classifier and the ensemble evaluate the diffusion model once for each pair and
 # class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120 times, with as many backward passes,
@@ -418,9 +418,10 @@ if len(both) > 2:
     )
 
 # %% [markdown]
-# Where the diffusion model leads by more, adaptation gains more. Where it does not lead, adaptation has nothing to
-# learn, and under shear it makes right answers wrong. Why shear? A hypothesis: a slanted digit is still a sharp image,
-# and to a model of upright digits another class may explain it better at every noise level.
+# Where the diffusion model leads by more, adaptation gains more. Under the four shifts where it does not lead
+# (rotation, shear, blur, JPEG) no gain is established, and under shear there is a loss. Why shear? A hypothesis: a
+# slanted digit is still a sharp image, and to a model of upright digits another class may explain it better at every
+# noise level.
 #
 # ## What decides: timesteps
 #
@@ -453,14 +454,15 @@ if lines:
 
 # %% [markdown]
 # With all timesteps the UNet's gain is no longer established, and the small diffusion transformer (DiT) does harm. So
-# the range of $t$ is the first setting to check. [Evidence 03](../book/evidence/03_classification) also has another
+# check the range of $t$ for a new diffusion model. [Evidence 03](../book/evidence/03_classification) also has another
 # range for the DiT, hard labels, a vision transformer as the classifier, an adapted $\phi$, and the paper's table row
 # by row.
 #
 # ## More classes
 #
-# The Diffusion Classifier and the naive ensemble evaluate the diffusion model under every class, and adaptation does
-# not. Which of them is best as the number of classes grows, if each may use 60 evaluations for an image?
+# The Diffusion Classifier and the naive ensemble need an evaluation for every class, Diffusion-TTA does not. Reranking
+# ([page 10](10_beyond)) evaluates only the network's likeliest classes. Which method is best as the number of classes
+# grows, at 60 evaluations for an image?
 #
 # **Predict, then run:** with 480 names, how many pairs can the Diffusion Classifier afford for each?
 
@@ -527,10 +529,10 @@ for name, by_size in over_ensemble["scenes"].items():
 # %% [markdown]
 # The scenes are those of [page 06](06_open_vocabulary), 100 images for each number of names; the 480 names are four
 # synonyms for each of 120 kinds. Each method has settings from validation images for each number of names, except
-# Diffusion-TTA: its settings are those that page 06 chose for 20 names.
+# Diffusion-TTA: its settings are those that page 06 chose for 20 names, which may favour that size.
 #
-# * **Few classes.** At 60 evaluations, ten digits and 5 or 10 names show no established difference to the ensemble for
-#   Diffusion-TTA or for reranking. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
+# * **Few classes.** With ten digits and with 5 or 10 names, the data establish no difference between the ensemble and
+#   Diffusion-TTA or reranking. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
 # * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, and the Diffusion Classifier falls below the network. A
 #   hypothesis: three pairs or one pair for each name give noisy probabilities.
 # * **120 and 480 names.** No gain over the network is established for any method, and the Diffusion Classifier is far
@@ -588,9 +590,10 @@ for name, by_size in over_ensemble["scenes"].items():
 # ## Take-aways
 #
 # * One step of Algorithm 1: predict, make the condition, draw pairs, take the loss, update.
-# * On these digits Diffusion-TTA gains where the diffusion model leads the classifier; under
-#   shear, where it does not lead, adaptation harms.
-# * With ten classes, averaging the two models' probabilities gains more.
-# * The range of timesteps matters most: with all of them the gain is smaller, or a loss.
+# * On these digits the gain grows with the lead of the diffusion model over the classifier; under shear there is a
+#   loss.
+# * With ten classes, averaging the two models' probabilities gains more, with 240 evaluations against 120; at 60 each
+#   the data establish no difference.
+# * The range of timesteps matters: with all of them the UNet gains less and the DiT loses.
 #
 # Next: [the same algorithm for segmentation](04_segmentation).

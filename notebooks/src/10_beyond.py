@@ -186,7 +186,9 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 # \big\rVert^2}_{\text{predictions}} \qquad \underbrace{\textstyle\sum_j y_j \big\lVert \epsilon_\phi(z_t, l_j) -
 # \epsilon \big\rVert^2}_{\text{losses}} $$
 #
-# The first needs one evaluation for any number of classes, and a backward pass through the model. The others need one evaluation for each candidate class, and a backward pass only through the network. Here are the three on the line from the network's first
+# The first needs one evaluation for any number of classes, and a backward pass through the model. The others need one
+# evaluation for each candidate class, and a backward pass only through the network. Here are the three on the line from
+# the network's first
 # guess to the true class:
 
 # %% tags=["hide-input"]

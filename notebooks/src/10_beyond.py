@@ -188,8 +188,7 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 #
 # The first needs one evaluation for any number of classes, and a backward pass through the model. The others need one
 # evaluation for each candidate class, and a backward pass only through the network. Here are the three on the line from
-# the network's first
-# guess to the true class:
+# the network's first guess to the true class:
 
 # %% tags=["hide-input"]
 split = "validation" if "validation" in problem.sizes else "test"

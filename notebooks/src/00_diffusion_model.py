@@ -64,8 +64,8 @@ figures.show(
 # %% [markdown]
 # **The result.** After half a minute of training on 1,400 digits, we choose for each of 397 other digits the class
 # under which the noise is predicted best. About 99% are right, although the network was never trained to classify. A
-# nearest-neighbour search does as well at a fraction of the cost: we do not want a diffusion model to replace a
-# classifier, but to correct one.
+# nearest-neighbour search does as well at a fraction of the cost: a diffusion model need not replace a classifier, but
+# it may correct one.
 #
 # **You need** Python, PyTorch and softmax. **Time:** 15 minutes to read, a minute to run on two CPU cores.
 #
@@ -173,8 +173,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The loss starts near 1, the variance of the noise (the first point is already a mean over 50 steps). It never reaches
-# 0: near $t = 0$ there is almost no noise to see, and no network can predict it.
+# The loss starts near 1, the variance of the noise. It never reaches 0: near $t = 0$ there is almost no noise to see,
+# and no network can predict it.
 #
 # ## Drawing digits
 #
@@ -246,15 +246,14 @@ figures.show(
 )
 
 # %% [markdown]
-# The number above each prediction is its loss. Under strong noise ($t = 140$) the network relies on the class: given
-# the wrong one it draws the wrong digit, the noisy image hardly contradicts it, and the loss rises by little. Under
-# less noise the image does contradict the wrong class, and the loss rises clearly. **Diffusion-TTA turns this
-# difference between losses into a gradient.**
+# Under strong noise ($t = 140$) the network relies on the class: given the wrong one it draws the wrong digit, the
+# noisy image hardly contradicts it, and the loss rises by little. Under less noise the image does contradict the wrong
+# class, and the loss rises clearly. **Diffusion-TTA turns this difference between losses into a gradient.**
 #
 # ## A classifier for free
 #
-# So try every class and keep the one with the lowest loss. One pair $(t, \epsilon)$ is not enough to decide, so take
-# the mean over many, the same ones for every class. This is the *Diffusion Classifier* {cite:p}`li2023diffusion`.
+# Try every class and keep the one with the lowest loss. One pair $(t, \epsilon)$ is not enough to decide, so take the
+# mean over many, the same ones for every class. This is the *Diffusion Classifier* {cite:p}`li2023diffusion`.
 
 # %%
 total = torch.zeros(len(x_test), 10)
@@ -307,9 +306,9 @@ for name, answer in {
 # :class: dropdown
 #
 # With `torch.randint(180, T, ...)` about 80% are right: little of the digit is left in $z_t$. With `torch.randint(0,
-# 21, ...)` about 99% are right, as many as with all $t$. Do not rely on it: this holds for this model and for clean
-# digits. The model of page 01 is right for little more than half of the clean digits at its smallest timesteps, and for
-# fewer when images are corrupted. Which noise levels to use has to be measured for each model.
+# 21, ...)` about 99% are right, as many as with all $t$. Do not rely on it: the model of page 01 is right for little
+# more than half of the clean digits at its smallest timesteps, and for fewer when images are corrupted. Which noise
+# levels to use has to be measured for each model.
 # ```
 #
 # ## Take-aways

@@ -101,15 +101,15 @@ report.line(
 
 # %% [markdown]
 # Under Gaussian noise the lowest loss names the true class more often than the classifier that Diffusion-TTA will
-# adapt. Under other shifts it does not: the table at the end of the page has both.
+# adapt. Under contrast it does not: the table at the end of the page has both.
 #
 # **You need** [page 00](00_diffusion_model): noise, noise prediction, condition. **Time:** 25 minutes to read, under a
 # minute to run on two CPU cores.
 #
 # ## By hand
 #
-# Page 00 trained a small model. From here on we use a larger one that ships with the package, a UNet with $T = 1000$
-# noise levels (at full scale, a diffusion transformer trained on ImageNet). Noise is added as before,
+# From here on we use a larger model that ships with the package, a UNet with $T = 1000$ noise levels (at full scale, a
+# diffusion transformer trained on ImageNet). Noise is added as before,
 #
 # $$z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad \epsilon \sim \mathcal N(0, I),$$
 #
@@ -138,7 +138,7 @@ with torch.no_grad():
         report.line(f"as a {names[j]}: {by_hand:.3f}", tolerance=0.002)
 
 # %% [markdown]
-# Every diffusion model in this book has the method `diffusion.loss`; it returns one loss for each sample of a batch.
+# The method `diffusion.loss` does the same for a whole batch and returns one loss for each sample.
 #
 # ## Why the loss knows the class
 #
@@ -181,7 +181,7 @@ report.line(
 # ## The same noise for every class
 #
 # The loss depends far more on the pair $(t, \epsilon)$ than on the class. We only need *differences* between classes,
-# so every class gets the same pairs $(t, \epsilon)$ and their common part cancels. How much does this help?
+# so every class gets the same pairs and their common part cancels. How much does this help?
 
 # %%
 n = 200
@@ -214,7 +214,8 @@ report.line(
 )
 
 # %% [markdown]
-# The number of pairs that a given precision needs grows with the square of the standard deviation.
+# The number of pairs that a given precision needs grows with the square of the standard deviation: sharing saves most
+# of them.
 #
 # ## Which noise levels matter
 #
@@ -304,9 +305,8 @@ figures.explore(
 )
 
 # %% [markdown]
-# Move the slider. The digits on the right are the estimates $\hat z_0$ of page 00, from the same $z_t$.
-#
-# The loss is largest at small $t$, where the noise is too weak to be seen. The *effect of the class* has another shape:
+# Move the slider. The loss is largest at small $t$, where the noise is too weak to be seen. The *effect of the class*
+# has another shape:
 #
 # * near $t = 0$ the digit is visible in $z_t$, and the class adds little to it;
 # * near $t = T$ almost everything in $z_t$ is noise and easy to predict: the loss is small, and so is the difference;
@@ -357,9 +357,8 @@ report.line(
 )
 
 # %% [markdown]
-# A single pair is often wrong. A step of adaptation follows the gradient of this loss; [page 07](07_loss_ablations)
-# measures how noisy that gradient is. The paper reports a loss of 2.9 points with a single timestep and a gain of 1.8
-# points with 180 (ConvNeXt-Tiny on ImageNet-A, its Table 5).
+# A single pair is often wrong; eight are almost enough. A step of adaptation follows the gradient of this loss, and
+# [page 07](07_loss_ablations) measures how noisy that gradient is.
 #
 # ## Between two classes
 #
@@ -419,14 +418,13 @@ figures.explore(
 )
 
 # %% [markdown]
-# For this image and this wrong class the curve falls smoothly, so its slope says where to go. Three remarks on what
-# this is:
+# For this image and this wrong class the curve falls smoothly, so its slope says where to go. What is this?
 #
 # * **An inversion.** We look for the condition that explains the image. Instead of a separate search for each image,
 #   one network proposes the condition and is updated (*amortised* inversion): the classifier is the encoder, the
 #   diffusion model the decoder.
-# * **A relaxation, not a posterior.** Half of one embedding plus half of another is a point that stands for no class.
-#   The loss there is not the likelihood of "one or the other".
+# * **A relaxation, not a posterior.** Half of one embedding plus half of another is the embedding of no class. The loss
+#   there is not the likelihood of "one or the other".
 # * **A hope.** The paper expects the diffusion model to hold up better than the classifier when images change. Does it?
 #
 # ## Under a shift
@@ -452,12 +450,11 @@ for shift, by_t in {"clean": losses, **losses_under}.items():
 report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 
 # %% [markdown]
-# Each column uses the six pairs of its range. Does the diffusion model hold up better than the classifier? Over all
-# $t$: under noise yes, under brightness a little, under contrast no. Small timesteps name the class badly even on clean
-# images, and under noise they come close to chance (10%). From the middle of the range on, noise hardly harms the
-# answer. Our explanation is a hypothesis: the added noise covers the corruption only where it is stronger. At small $t$
-# the losses also vary most, so they dominate a plain mean over all $t$. [Page 03](03_classification) therefore chooses
-# the range of $t$ on validation images.
+# Each range has six pairs. Over all $t$ the diffusion model holds up better than the classifier under noise, a little
+# better under brightness, and worse under contrast. Small timesteps name the class badly even on clean images, and
+# under noise they come close to chance (10%). From the middle of the range on, noise hardly harms the answer. A
+# hypothesis: the added noise covers the corruption only where it is stronger. At small $t$ the losses also vary most,
+# so they dominate a plain mean. [Page 03](03_classification) therefore chooses the range of $t$ on validation images.
 #
 # ## Exercises
 #
@@ -473,9 +470,9 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 # :class: dropdown
 #
 # `w = 1 - alpha_bar[centre.long()]` or `w = ((centre > 250) & (centre < 750)).float()`, then `(losses *
-# w).mean(2).argmin(1)`, and the same with `losses_under["gaussian_noise"]`. On clean validation images all three are
-# right about every image. Under Gaussian noise the weights $1 - \bar\alpha_t$ do best (24 of 24), then the middle range
-# (23), then equal weights (20). Two hundred test images confirm the order: 90.5%, 88.0% and 74.0%.
+# w).mean(2).argmin(1)`, and the same with `losses_under["gaussian_noise"]`. On clean images all three are always right.
+# Under Gaussian noise the weights $1 - \bar\alpha_t$ do best (24 of 24), then the middle range (23), then equal weights
+# (20). Two hundred test images confirm the order: 90.5%, 88.0% and 74.0%.
 # ```
 #
 # ```{exercise}
@@ -490,9 +487,8 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 #
 # `(-losses_under["gaussian_noise"].mean(2) / tau).log_softmax(1)`, then the entries of the true classes: the mean is
 # −0.71 for $\tau = 0.01$, −0.55 for 0.006 and −0.77 for 0.003, so 0.006 is best of these (also on 200 test images:
-# −0.95, −0.93, −1.41). The accuracy does not change: the largest probability stays the largest under every $\tau$. All
-# clean validation images are classified correctly, so there the mean keeps rising as $\tau \to 0$, and they cannot
-# choose $\tau$.
+# −0.95, −0.93, −1.41). The accuracy does not change: the largest probability stays the largest. All clean validation
+# images are classified correctly, so there the mean keeps rising as $\tau \to 0$ and chooses nothing.
 # ```
 #
 # ## Take-aways

@@ -106,9 +106,9 @@ report.line(
 )
 
 # %% [markdown]
-# Start from equal probabilities and take the class that one gradient raises most. On digits under Gaussian noise this
-# class is right far more often than the classifier. Against the Diffusion Classifier of [page 01](01_diffusion_loss),
-# which evaluates every class, the interval of the difference just reaches zero.
+# Start from equal probabilities and take the class that one gradient raises most. On digits under Gaussian noise it is
+# right far more often than the classifier. Against the Diffusion Classifier of [page 01](01_diffusion_loss), which
+# evaluates every class, the interval of the difference just reaches zero.
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 15 minutes to read, under a minute to run on two CPU cores.
 #
@@ -153,7 +153,7 @@ print("label and vector give the same:", torch.equal(by_label, by_vector))
 # $$\frac{\partial L}{\partial y_j} = \frac{\partial L}{\partial c} \cdot l_j .$$
 #
 # One backward pass through the diffusion model yields $\partial L / \partial c$, and $K$ scalar products yield the
-# slope for every class. Here at equal probabilities, for the first image under noise:
+# slopes of all classes. Here at equal probabilities, for the first image under noise:
 
 # %%
 image = shifted["gaussian_noise"][:1]
@@ -215,8 +215,7 @@ report.line("\n".join(lines), tolerance=5.0)
 # shear the classifier does better than both, and there adaptation will harm ([page 03](03_classification)).
 #
 # Two cautions. Diffusion-TTA starts from the classifier's belief, where the slopes rank the classes less well (exercise
-# 1). And a mixture is a relaxation: half of one embedding plus half of another is no class at all. This diffusion model
-# has seen such mixtures in training. Published models have not (exercise 2).
+# 1). And this diffusion model has seen mixtures in training; published models have not (exercise 2).
 #
 # ## Maps and depths
 #
@@ -272,9 +271,8 @@ figures.show(
 #
 # $$\frac{\partial L}{\partial \theta} = \frac{\partial L}{\partial c}\, \frac{\partial c}{\partial \theta}$$
 #
-# Only the first factor depends on the pairs $(t, \epsilon)$. The number of passes through the diffusion model grows
-# with the number of pairs; $f_\theta$ needs only one. We compute the gradient in both ways, with 48 pairs in passes of
-# 12:
+# Only the first factor depends on the pairs $(t, \epsilon)$. So the diffusion model needs a pass for every few pairs,
+# and $f_\theta$ only one in all. We compute the gradient in both ways, with 48 pairs in passes of 12:
 
 # %%
 weights = list(model.parameters())
@@ -306,8 +304,8 @@ a, b = naive(), fast()
 print("the same gradient:", bool((a - b).norm() < 1e-4 * a.norm()))
 
 # %% [markdown]
-# The gradients are equal up to rounding. The paper's 180 pairs in passes of 12 would need 15 passes through $f_\theta$
-# for each step; collected, they need one. `dtta.DiffusionTTA` does this.
+# The gradients are equal up to rounding. With the paper's 180 pairs, `dtta.DiffusionTTA` saves 14 of 15 passes through
+# $f_\theta$ at each step.
 #
 # ## A confident belief hardly changes
 #
@@ -355,7 +353,7 @@ report.line(
 )
 
 # %% [markdown]
-# At 99.9% the gradient is 0.4% of that at 50%. A confident error is hard to correct.
+# At 99.9% the gradient is 0.4% of that at 50%: a confident error is hard to correct.
 #
 # ## Exercises
 #
@@ -370,9 +368,9 @@ report.line(
 # :class: dropdown
 #
 # With `y = model(image).softmax(1)` in the function `slopes`: in 50.0% of the 60 images, instead of 91.7%. Where the
-# classifier is wrong, 80%, nearly as often as from equal probabilities (87%). Where it is right, only 20%, instead of
-# 97%. A likely reason: at the true class the loss is near its minimum along every direction, so its slopes are small
-# and no longer rank the classes. As they are small, they also change little.
+# classifier is wrong, 80% (from equal probabilities 87%). Where it is right, only 20% (97%). A likely reason: at the
+# true class the loss is near its minimum along every direction, so its slopes are small and no longer rank the classes.
+# But small slopes also change little.
 # ```
 #
 # ```{exercise}
@@ -386,8 +384,8 @@ report.line(
 # :class: dropdown
 #
 # Under Gaussian noise the steepest slope is right for 81.7%, the lowest loss for 93.3%; with the model of this page,
-# 91.7% and 96.7%. Equal probabilities give a condition that the hard-label model never saw, and its slope there is a
-# less reliable guide to the classes. It still beats the classifier (50.0%).
+# 91.7% and 96.7%. The hard-label model never saw the condition of equal probabilities, and its slopes there are less
+# reliable. They still beat the classifier (50.0%).
 # ```
 #
 # ```{exercise}

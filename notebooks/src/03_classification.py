@@ -108,13 +108,13 @@ report.line(
 )
 
 # %% [markdown]
-# Gains are in points of accuracy with a 95% paired interval. Diffusion-TTA gains, but on these ten classes two simpler
-# methods gain more with the same diffusion model: the *Diffusion Classifier* {cite:p}`li2023diffusion` of [page
-# 01](01_diffusion_loss), and the *naive ensemble*, the mean of its class probabilities and the classifier's.
+# **The result.** Diffusion-TTA gains 8 points of accuracy (brackets are 95% paired intervals), but on these ten classes
+# two simpler methods gain more with the same diffusion model: the *Diffusion Classifier* {cite:p}`li2023diffusion` of
+# [page 01](01_diffusion_loss), and the *naive ensemble*, the mean of its class probabilities and the classifier's.
 #
-# The numbers are stored results of `dtta evaluate --table digits-test`: 90 test digits, 30 for each of three seeds,
-# under twelve shifts of severity 3. Settings were chosen on validation images. A sample is computed again below;
-# [evidence 03](../book/evidence/03_classification) has every baseline and every setting.
+# These are stored results of `dtta evaluate --table digits-test`: 90 test digits under each of twelve shifts of
+# severity 3, with settings from validation images. A sample is computed again below; [evidence
+# 03](../book/evidence/03_classification) has every baseline and setting.
 #
 # **You need** pages [01](01_diffusion_loss) and [02](02_conditions). **Time:** 20 minutes to read, a minute to run on
 # two CPU cores.
@@ -135,8 +135,7 @@ report.line(
 # 9  return f_θ(x)
 # ```
 #
-# The *belief* is the vector of predicted class probabilities. [Page 02](02_conditions) built line 4, page 01 line 6.
-# Line 8 is left out here: $\phi$ stays fixed.
+# [Page 02](02_conditions) built line 4, page 01 line 6. Line 8 is left out here: $\phi$ stays fixed.
 #
 # ## By hand
 #
@@ -203,8 +202,7 @@ report.line(
 )
 
 # %% [markdown]
-# The losses do not fall evenly: each step draws new pairs, and pairs differ more than the beliefs do. On the same
-# pairs, the effect of adaptation can be seen:
+# The losses do not fall evenly, because each step draws new pairs. On the same pairs the loss does fall:
 
 # %%
 pairs = sampling.draw(z0, 10 * B, diffusion.timesteps, generator)
@@ -250,7 +248,7 @@ print("weights restored:", all(torch.equal(a, b) for a, b in kept))
 tta = build(problem, "diffusion-tta", **settings)
 
 # %% [markdown]
-# It restores the weights after each image, and can split the $B$ pairs into passes that fit into memory.
+# It restores the weights after each image.
 #
 # ## How much it gains
 #
@@ -294,12 +292,12 @@ report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
 # Under six shifts there is a gain, under shear a loss, and under the others the data establish neither. But twelve
-# intervals are twelve tests: [read those that end near zero with care](../book/evidence/index).
+# intervals are twelve tests: [read those that end near zero with care](../book/statistics).
 #
 # ## Simpler methods
 #
-# The diffusion model can be used without adapting anything. Its losses give class probabilities $p_\phi$ (page 01), and
-# the naive ensemble is the mean $(p_\theta + p_\phi) / 2$, with the temperature $\tau$ chosen on validation images:
+# The losses of the diffusion model give class probabilities $p_\phi$ (page 01). The naive ensemble is the mean
+# $(p_\theta + p_\phi) / 2$, with the temperature $\tau$ chosen on validation images:
 
 # %%
 scorer = build(problem, "diffusion-classifier", **runs["ensemble"].settings)
@@ -357,23 +355,18 @@ report.table(
 )
 
 # %% [markdown]
-# The naive ensemble has the highest gain.  For DUSA and logits, the data do not establish a difference to
-# Diffusion-TTA.
-#
-# The cost differs too. The Diffusion Classifier and the ensemble evaluate the diffusion model once for each pair and
-# class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120 times, with as many backward passes,
-# *whatever the number of classes*. It also works where outputs cannot be listed one by one, such as a
-# [segmentation](04_segmentation) or a [depth map](05_depth).
-#
-# Methods without a diffusion model (TENT, MEMO, CoTTA and others) are on the evidence page.
+# The naive ensemble has the highest gain. The cost differs too. The Diffusion Classifier and the ensemble evaluate the
+# diffusion model once for each pair and class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120
+# times, with as many backward passes, *whatever the number of classes*. It also works where outputs cannot be listed,
+# such as a [depth map](05_depth).
 #
 # ## When it helps and when it hurts
 #
-# **Predict, then run:** adaptation can only learn what the diffusion model knows. If we plot the gain of each shift
-# against the lead of the Diffusion Classifier over the classifier, what do we see?
+# **Predict, then run:** plot the gain under each shift against the lead of the Diffusion Classifier over the
+# classifier. What do you expect to see?
 #
-# Both quantities subtract the accuracy of the same classifier, so on the same images they would be correlated by
-# construction. We therefore measure the lead on the images of seed 0 and the gain on the others.
+# Both subtract the accuracy of the same classifier, so on the same images they would be correlated by construction. We
+# therefore measure the lead on the images of seed 0 and the gain on the others.
 
 # %% tags=["hide-input"]
 part = setting(mini=lambda r: r.seed == 0, full=lambda r: r.index % 2 == 0)
@@ -425,9 +418,9 @@ if len(both) > 2:
 #
 # ## What decides: timesteps
 #
-# The paper draws $t$ from the whole range. [Page 01](01_diffusion_loss) showed that small timesteps mislead under
-# noise. What do they do to adaptation? A second set of images, eight for each shift and seed (`dtta evaluate --table
-# teachers`), with two diffusion models:
+# The paper draws $t$ from the whole range. On page 01 small timesteps misled under noise. What do they do to
+# adaptation? A second set of images, eight for each shift and seed (`dtta evaluate --table teachers`), with two
+# diffusion models:
 
 # %% tags=["hide-input"]
 PAIRS = [
@@ -453,16 +446,13 @@ if lines:
     report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# With all timesteps the UNet's gain is no longer established, and the small diffusion transformer (DiT) does harm. So
-# check the range of $t$ for a new diffusion model. [Evidence 03](../book/evidence/03_classification) also has another
-# range for the DiT, hard labels, a vision transformer as the classifier, an adapted $\phi$, and the paper's table row
-# by row.
+# With all timesteps the UNet's gain is no longer established, and the small diffusion transformer (DiT) does harm.
+# Check the range of $t$ for a new diffusion model.
 #
 # ## More classes
 #
-# The Diffusion Classifier and the naive ensemble need an evaluation for every class, Diffusion-TTA does not. Reranking
-# ([page 10](10_beyond)) evaluates only the network's likeliest classes. Which method is best as the number of classes
-# grows, at 60 evaluations for an image?
+# Which method is best as the number of classes grows, at 60 evaluations for an image? Reranking ([page 10](10_beyond))
+# evaluates only the network's likeliest classes.
 #
 # **Predict, then run:** with 480 names, how many pairs can the Diffusion Classifier afford for each?
 
@@ -528,21 +518,18 @@ for name, by_size in over_ensemble["scenes"].items():
 
 # %% [markdown]
 # The scenes are those of [page 06](06_open_vocabulary), 100 images for each number of names; the 480 names are four
-# synonyms for each of 120 kinds. Each method has settings from validation images for each number of names, except
-# Diffusion-TTA: its settings are those that page 06 chose for 20 names, which may favour that size.
+# synonyms for each of 120 kinds. Settings come from validation images for each number of names. Only Diffusion-TTA
+# keeps those that page 06 chose for 20 names, which may favour that size.
 #
-# * **Few classes.** With ten digits and with 5 or 10 names, the data establish no difference between the ensemble and
-#   Diffusion-TTA or reranking. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
+# * **Few classes.** With ten digits and with 5 or 10 names, no difference between the ensemble and Diffusion-TTA or
+#   reranking is established. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
 # * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, and the Diffusion Classifier falls below the network. A
 #   hypothesis: three pairs or one pair for each name give noisy probabilities.
-# * **120 and 480 names.** No gain over the network is established for any method, and the Diffusion Classifier is far
-#   below it. There the Diffusion Classifier and the ensemble evaluate only the network's 60 likeliest names, under one
-#   pair each.
+# * **120 and 480 names.** No gain over the network is established for any method. The Diffusion Classifier is far below
+#   it: like the ensemble, it can evaluate only the network's 60 likeliest names, under one pair each.
 #
-# Six sizes and four methods are many comparisons, so the lower ends near 1 point are weak evidence
-# ([statistics](../book/statistics)). [Evidence 03](../book/evidence/03_classification) has the settings, and `dtta
-# evaluate --table classes` recomputes the results. An evaluation is a forward pass; Diffusion-TTA makes as many
-# backward passes in addition.
+# Among so many comparisons, lower ends near 1 point are weak evidence. An evaluation is a forward pass; Diffusion-TTA
+# makes as many backward passes in addition. `dtta evaluate --table classes` recomputes the results.
 #
 # ## Exercises
 #
@@ -562,8 +549,8 @@ for name, by_size in over_ensemble["scenes"].items():
 # evaluate(run, cells, range(60)))`.
 #
 # Gaussian noise: +23.3 [8.3, 38.3], +36.7 [21.7, 51.7], +38.3 [25.0, 51.7]. Contrast: −15.0 [−26.7, −5.0], −5.0 [−13.3,
-# 3.3], +6.7 [0.0, 15.0]. With few pairs the gradient is noisy. Under noise half of the answers are wrong and a noisy
-# gradient still corrects many; under contrast 87% are right, so noise has more to destroy. Time grows with $B$.
+# 3.3], +6.7 [0.0, 15.0]. Under noise half of the answers are wrong, and even the noisy gradient of few pairs corrects
+# many; under contrast 87% are right, so it has more to destroy.
 # ```
 #
 # ```{exercise}
@@ -579,13 +566,12 @@ for name, by_size in over_ensemble["scenes"].items():
 # `a, b = stored.align(stored.rows("digits-test", "none"), stored.rows("digits-test", "diffusion-classifier"), shifts)`,
 # then the mean of `max(r.score, s.score)`: 93.6%, that is 14.5 points above the classifier. Diffusion-TTA reaches 8.1
 # of them (56%), the ensemble 11.9 (82%). The ensemble keeps 24 of the 44 answers that only the classifier has right,
-# and 149 of the 157 that only the diffusion model has right: the mean follows whichever of the two is more confident.
+# and 149 of the 157 that only the diffusion model has right: the mean follows the more confident of the two.
 # ```
 #
 # **Challenge.** Find a rule that needs no labels and avoids the harm under shear without losing the gain under noise:
 # for example, adapt only where the Diffusion Classifier is more confident than the classifier. Choose its threshold on
-# validation images, then report the paired gain over Diffusion-TTA on test images. [Page 10](10_beyond) has some
-# candidates.
+# validation images, then report the paired gain over Diffusion-TTA on test images.
 #
 # ## Take-aways
 #

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Segmentation
 #
-# **The idea.** A segmentation network predicts class probabilities at every pixel. If we mix the class embeddings at
-# every pixel, the condition of the diffusion model becomes a map, and so does the gradient of the diffusion loss. It
-# says *where* the prediction should change {cite:p}`prabhudesai2023diffusion`.
+# **The idea.** A segmentation network predicts class probabilities at every pixel. Mix the class embeddings at every
+# pixel, and the condition of the diffusion model becomes a map. So does the gradient of the diffusion loss: it says
+# *where* the prediction should change {cite:p}`prabhudesai2023diffusion`.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": ADE20K, on a GPU
@@ -122,14 +122,14 @@ report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
 # **The result.** Over 19 shifts of severity 3, Diffusion-TTA raises the mean intersection over union (IoU) by 2.5
-# points. So does a method without any diffusion model: it averages the predictions for the image and its mirror image,
-# each at three sizes. Four of the shifts, of contrast and light, resemble changes in the diffusion model's training
-# that the network never saw. Under the other fifteen, and on clean scenes, averaging is better. Brackets are 95% paired
-# intervals ([statistics](../book/statistics)).
+# points. So does a method without any diffusion model: it averages the predictions for six views, the image and its
+# mirror image, each at three sizes. Four shifts, of contrast and light, resemble changes in the diffusion model's
+# training that the network never saw. Under the other fifteen, and on clean scenes, averaging is better. Brackets are
+# 95% paired intervals ([statistics](../book/statistics)).
 #
-# These are stored results: 24 test scenes for each shift, settings chosen on validation scenes. `dtta evaluate --table
-# scenes-segmentation-test` makes them, and this page computes a sample again. [Evidence
-# 04](../book/evidence/04_segmentation) has all runs.
+# These are stored results of `dtta evaluate --table scenes-segmentation-test`: 24 test scenes for each shift, settings
+# from validation scenes. A sample is computed again below; [evidence 04](../book/evidence/04_segmentation) has all
+# runs.
 #
 # **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](13_scenes) shows where
 # the images come from. **Time:** 15 minutes to read, two minutes to run on two CPU cores.
@@ -137,8 +137,8 @@ report.line("\n".join(lines), tolerance=0.3)
 # ## A mixture at every pixel
 #
 # The task network $f_\theta$ is a small SegFormer {cite:p}`xie2021segformer`, trained on clear scenes only. It has
-# seven classes: sky, ground and five shapes. At pixel $u$ its softmax gives a belief $y^u$, and the class embeddings
-# $l_j$ are mixed as on [page 02](02_conditions):
+# seven classes: sky, ground and five shapes. At each pixel $u$ its belief mixes the class embeddings $l_j$ as on [page
+# 02](02_conditions):
 #
 # $$ c^u = \sum_j y_j^u\, l_j . $$
 
@@ -155,14 +155,13 @@ print("as by hand:", torch.allclose(c, by_call, atol=1e-5))
 
 # %% [markdown]
 # The result is an image with $D$ channels. The diffusion model, a UNet, receives it as additional channels next to
-# $z_t$, as in the paper. In training, half of the true maps were softened (blurred edges, uncertain regions), so that
-# the UNet also knows uncertain beliefs.
+# $z_t$. In training, half of the true maps were softened (blurred edges, uncertain regions), so that it also knows
+# uncertain beliefs.
 #
 # ## Does the model use the map?
 #
 # The loss can only correct the network if a right map explains the image better than a wrong one. We compare four maps
-# on the same scenes with the same noise: the true map, the network's soft map, the network's map made one-hot ("made
-# certain"), and another scene's true map.
+# under the same noise: the true one, the network's, the network's made one-hot ("made certain"), and another scene's.
 #
 # **Predict, then run:** low contrast and noise both mislead the network. Does the diffusion model prefer the true map
 # in both cases?
@@ -211,13 +210,13 @@ figures.show(
 # * **Clean.** Another scene's map has the highest loss, so the model uses its condition. The network's map, which is
 #   nearly right, does as well as the truth; made certain, it costs more at low timesteps.
 # * **Contrast.** The truth is preferred up to $t \approx 700$: there is something to learn.
-# * **Noise.** The network's wrong map is preferred to the truth, by far at low timesteps. A hypothesis: the network's
-#   map is speckled where the image is grainy, and a speckled condition explains the grain.
+# * **Noise.** The network's wrong map is preferred, by far at low timesteps. A hypothesis: it is speckled where the
+#   image is grainy, and a speckled condition explains the grain.
 #
 # ## The gradient is a map
 #
-# Adaptation starts from the gradient of the loss with respect to the network's logits. Gradient descent raises the
-# logit of a class where this gradient is negative:
+# Adaptation starts from the gradient of the loss with respect to the network's logits. Descent raises a class where it
+# is negative:
 
 
 # %%
@@ -266,13 +265,13 @@ for shift in dict.fromkeys(("clean", contrast, fog, noise_shift)):
 report.line("\n".join(lines), tolerance=1.0, whole=2)
 
 # %% [markdown]
-# Under contrast the gradient is right at almost three wrong pixels of four, under noise at hardly more than half. The
-# settings of this page draw $t$ from 30% to 80% of the range; exercise 1 shows what lower timesteps do.
+# Under contrast the gradient is right at almost three wrong pixels of four, under noise at hardly more than half. Here
+# $t$ comes from the middle, 30% to 80% of the range; exercise 1 tries lower timesteps.
 #
 # ## Five steps
 #
-# Algorithm 1 and its call are those of page 03. We use depth fog, which becomes denser with distance, and the scene at
-# the 75th percentile of the gains:
+# The algorithm is that of page 03. We use fog that becomes denser with distance (*depth fog*), and the scene at the
+# 75th percentile of the gains:
 
 # %%
 deep = next(s for s in ("depth_fog", *shifts) if s in shifts)
@@ -340,8 +339,8 @@ figures.show(
 # %% [markdown]
 # ## When does it help?
 #
-# A diffusion model that is to correct the network should prefer the truth to the network's map. We measure this
-# preference on validation scenes and the gain on test scenes, so that the two share no image.
+# Does adaptation gain where the diffusion model prefers the truth to the network's map? We measure this preference on
+# validation scenes and the gain on test scenes, so that the two share no image.
 
 # %% tags=["hide-input"]
 preference, gains = {}, {}
@@ -398,18 +397,16 @@ report.line(
 )
 
 # %% [markdown]
-# Where the model clearly prefers the truth, adaptation gains; elsewhere, with two exceptions, no gain is established. A
-# hypothesis: where the network is nearly right, its map and the truth differ little, so there is little to prefer and
-# little to gain. Under the three noises the model prefers the network's map, yet all three mean gains are positive and
-# one is established. Measuring the preference needs the truth, so it can select a diffusion model on validation images,
-# but it cannot decide about a test image. And [twenty shifts are twenty tests](../book/statistics).
+# Where the model clearly prefers the truth, adaptation gains; elsewhere, with two exceptions, no gain is established.
+# Measuring the preference needs the truth, so it can select a diffusion model on validation images, but it cannot
+# decide about a test image. And [twenty shifts are twenty tests](../book/statistics).
 #
 # ## Two metrics, two winners
 #
 # *TENT* {cite:p}`wang2021tent` needs no diffusion model either: it minimises the entropy of the prediction at each
 # pixel. For one class, IoU is the number of pixels with this class in both prediction and truth, divided by the number
-# with it in at least one. Class accuracy is the share of the class's true pixels that are predicted correctly. Both are
-# averaged over the classes. The paper reports class accuracy.
+# with it in at least one. *Class accuracy* is the share of the class's true pixels that are predicted correctly. Both
+# are averaged over the classes.
 #
 # **Predict, then run:** which of the two metrics falls if uncertain pixels are assigned to the most frequent class, the
 # ground?
@@ -453,9 +450,9 @@ report.line(
 )
 
 # %% [markdown]
-# TENT has the largest mean gain in mean IoU, but loses on clean scenes. In class accuracy online Diffusion-TTA has the
-# largest mean gain, and for TENT the data do not establish a gain. The stored rows count pixels, so we can see what
-# TENT did:
+# TENT has the largest gain in mean IoU, but loses on clean scenes. In class accuracy no gain of TENT is established,
+# and online Diffusion-TTA (which keeps the weights from one scene to the next) has the largest. Counts of pixels show
+# what TENT did:
 
 # %%
 objects = setting(mini=classes[2:], full=classes[1:])
@@ -481,14 +478,13 @@ lines.append(f"pixels of other classes: {share:.1f}% of all")
 report.line("shapes, in %\n" + "\n".join(lines), tolerance=0.5)
 
 # %% [markdown]
-# *Precision* is the share of correct pixels among those predicted as a shape, *recall* the share of correct pixels
-# among those that truly are one. TENT predicts far fewer shapes by mistake, and misses more of them. Mean IoU rewards
-# the first; class accuracy, which the paper reports, punishes the second. Choose the metric first.
+# *Precision* is the share of correct pixels among those predicted as a shape, *recall* the same among those that truly
+# are one. TENT predicts far fewer shapes by mistake, and misses more of them. Mean IoU rewards the first; class
+# accuracy, which the paper reports, punishes the second. Choose the metric first.
 #
 # ## Other ways to adapt
 #
-# Each run below changes one thing, with settings chosen on validation scenes. It is compared with the run above on the
-# same scenes, twelve for each shift:
+# Each run below changes one thing. It is compared with the run above on the same scenes, twelve for each shift:
 
 # %% tags=["hide-input"]
 variants = {
@@ -512,12 +508,11 @@ report.line(
 )
 
 # %% [markdown]
-# The data establish no difference; twelve scenes are few. *Online* adaptation, in the table above, keeps the weights
-# from one scene to the next.
+# The data establish no difference; twelve scenes are few.
 #
-# The paper's Table 4 adapts a SegFormer and φ on ADE20K. Five of its six shifts exist here. Under four of them our
-# gains in class accuracy have the same sign as the paper's; in fog ours is too small to tell; see [evidence
-# 04](../book/evidence/04_segmentation). The severity of its shifts is not reported, so we do not compare sizes.
+# The paper's Table 4 adapts a SegFormer and φ on ADE20K, at a severity that it does not report. Five of its six shifts
+# exist here. Under four of them our gains in class accuracy have the same sign as the paper's; in fog ours is too small
+# to tell.
 #
 # ## Exercises
 #
@@ -533,7 +528,7 @@ report.line(
 #
 # Contrast 79% [74, 83], fog 64% [59, 69], clean 63% [50, 75], Gaussian noise 37% [35, 39]. Under noise the gradient now
 # *opposes* the truth, as the second figure suggests: at low timesteps the model prefers the wrong map, under contrast
-# the truth. One range has to serve all shifts; validation chose the middle.
+# the truth. One range has to serve all shifts.
 # ```
 #
 # ```{exercise}
@@ -555,10 +550,10 @@ report.line(
 # ```{exercise}
 # :label: last-layer
 #
-# How much of the network must change? On twelve **validation** scenes with fog and twelve with Gaussian noise, adapt
-# only the normalisation layers (`trainable="norm"`), only the last layer (`"head"`) or everything (`"all"`), each with
-# three learning rates: `Run("diffusion-tta", "scenes-segmentation", settings={**settings, "trainable": "norm", "lr":
-# 3e-4}, split="validation")`, `evaluate` and `paired_gain`. It takes five minutes.
+# On twelve **validation** scenes with fog and twelve with Gaussian noise, adapt only the normalisation layers
+# (`trainable="norm"`), only the last layer (`"head"`) or everything (`"all"`), each with three learning rates:
+# `Run("diffusion-tta", "scenes-segmentation", settings={**settings, "trainable": "norm", "lr": 3e-4},
+# split="validation")`, `evaluate` and `paired_gain`. It takes five minutes.
 # ```
 #
 # ```{solution} last-layer
@@ -566,8 +561,8 @@ report.line(
 #
 # Mean IoU, fog and noise, at the best rate in fog: norm (rate 3e-3) +4.9 [−5.7, 14.8] and −1.5 [−6.4, 3.2]; head (3e-3)
 # +2.0 [1.0, 2.6] and −0.2 [−2.3, 1.5]; all (3e-5) +3.8 [−1.4, 8.9] and +0.8 [−1.9, 3.2]. Fewer parameters need a larger
-# rate, and a still larger one may be better. Only one interval excludes zero, and it is the best of several: twelve
-# scenes do not name a winner. [Page 08](08_weights) uses more.
+# rate. Only one interval excludes zero, and it is the best of several: twelve scenes do not name a winner. [Page
+# 08](08_weights) uses more.
 # ```
 #
 # **Challenge.** Combine the two methods: adapt the network, then average its predictions over the six views. Choose the
@@ -575,8 +570,7 @@ report.line(
 #
 # ## Take-aways
 #
-# * For segmentation the condition is a map, one mixture of class embeddings at each pixel. The algorithm stays the
-#   same.
+# * For segmentation the condition is a map: a mixture of class embeddings at each pixel.
 # * Before adapting, test whether the diffusion model prefers the truth to the network's prediction. On these scenes
 #   noise makes it prefer wrong maps, most of all at low timesteps.
 # * Under shifts that neither model has seen, averaging six views gains more mean IoU than Diffusion-TTA. Which method

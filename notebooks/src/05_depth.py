@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Depth
 #
-# **The idea.** A depth network predicts a distance for every pixel. This map can condition a diffusion model directly:
-# there is no belief and no mixture. The gradient of the diffusion loss is then a map too. It says for each pixel
-# whether the predicted depth should fall or rise {cite:p}`prabhudesai2023diffusion`.
+# **The idea.** A depth network predicts a distance for every pixel. This map conditions a diffusion model directly,
+# without a belief or a mixture. The gradient of the diffusion loss then says for each pixel whether its depth should
+# fall or rise {cite:p}`prabhudesai2023diffusion`.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": NYU Depth v2, on
@@ -111,13 +111,11 @@ report.line("\n".join(lines), tolerance=0.1)
 # %% [markdown]
 # **The result.** Over 19 shifts of severity 3, Diffusion-TTA raises the structural similarity (SSIM × 100, the paper's
 # metric) by 2.3 points. SSIM compares the means, variances and covariance of two maps in small windows; it is 1 for
-# equal maps. The simple method to beat averages the depths of an image and its mirror image. Most of the advantage over
-# it comes from four shifts of contrast and light, which resemble changes in the diffusion model's training that the
-# network never saw. Under the other fifteen the data do not establish an advantage, and on clean scenes Diffusion-TTA
-# is worse. Brackets are 95% paired intervals.
+# equal maps. The simple method to beat averages the depths of an image and its mirror image. Under the fifteen shifts
+# that are new to both models (page 04) no advantage over it is established, and on clean scenes Diffusion-TTA is worse.
 #
-# These are stored results; `dtta evaluate --table scenes-depth-test` makes them, and this page computes a sample again.
-# [Evidence 05](../book/evidence/05_depth) has all runs.
+# These are stored results of `dtta evaluate --table scenes-depth-test`; [evidence 05](../book/evidence/05_depth) has
+# all runs.
 #
 # **You need** [page 04](04_segmentation); the [world of scenes](13_scenes) shows where the images come from. **Time:**
 # 15 minutes to read, one to two minutes to run on two CPU cores.
@@ -125,8 +123,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # ## The map is the condition
 #
 # The task network $f_\theta$ is a small DenseDepth {cite:p}`alhashim2018densedepth`, trained on clear scenes only. Its
-# output $y$ has a depth $d$ for each pixel, from 1.5 to 16 units (an object is about one unit wide). The condition $c$
-# maps depths to $[-1, 1]$ so that equal *ratios* become equal steps:
+# output has a depth $d$ for each pixel, from 1.5 to 16 units (an object is about one unit wide). The condition maps
+# depths to $[-1, 1]$ so that equal *ratios* become equal steps:
 #
 # $$ c = 2\,\frac{\log d - \log d_\text{near}}{\log d_\text{far} - \log d_\text{near}} - 1. $$
 
@@ -143,9 +141,8 @@ by_hand = setting(mini=log_scale, full=inverse / inverse.max())
 print("as by hand:", torch.allclose(by_hand, problem.condition(y), atol=1e-5))
 
 # %% [markdown]
-# From 2 to 4 units is as large a step as from 4 to 8. The diffusion model is the UNet of page 04, with the depth map as
-# its condition. In training, half of the maps were blurred, scaled, shifted or made noisy, so that it also knows
-# imperfect maps.
+# From 2 to 4 units is as large a step as from 4 to 8. The diffusion model is a UNet like that of page 04. In training,
+# half of the maps were blurred, scaled, shifted or made noisy, so that it also knows imperfect maps.
 #
 # ## Does the model use the map?
 #
@@ -192,15 +189,15 @@ figures.show(
 # %% [markdown]
 # * On clean scenes the model uses its condition: another scene's map and a flat wall cost most, a blurred truth less.
 #   The network's map, which is nearly right, does as well as the truth.
-# * Under noise other maps have a lower loss than the truth at the lowest timesteps. Above them the truth has the lowest
-#   loss. The settings, chosen on validation scenes, draw $t$ from 30% to 80% of the range.
+# * Under noise the truth has the lowest loss, except at the lowest timesteps. The settings of this page draw $t$ from
+#   30% to 80% of the range.
 # * In fog a flat wall has a lower loss than the truth at almost every timestep, so no choice of timesteps repairs it. A
 #   hypothesis: a model that never saw fog takes its even grey for something near and flat.
 #
 # ## The gradient is a map
 #
-# Adaptation starts from the gradient of the loss with respect to each pixel's depth. Where it is positive, descent
-# makes the depth smaller. So we can check at each pixel whether descent leads *towards the truth*.
+# Where the gradient with respect to a pixel's depth is positive, descent makes the depth smaller. So we can check at
+# each pixel whether descent leads *towards the truth*.
 
 
 # %%
@@ -251,8 +248,8 @@ for shift in shown:
 report.line("\n".join(lines), tolerance=1.0, whole=2)
 
 # %% [markdown]
-# Even under noise the sign is right at little more than half of the wrong pixels. A hypothesis: the weights are shared
-# by all pixels and updated five times, so weak signals add up. On clean scenes and in fog the intervals contain 50%.
+# Even under noise the sign is right at little more than half of the wrong pixels; on clean scenes and in fog the
+# intervals contain 50%. How can this be enough? A hypothesis: all pixels share the weights, so weak signals add up.
 #
 # ## Five steps
 #
@@ -320,8 +317,8 @@ figures.show(
 # %% [markdown]
 # ## When does it help?
 #
-# A diffusion model that is to correct the network should prefer the truth to the network's map. We measure this
-# preference on four test scenes of each shift, and the gain on the *other* twenty, so that the two share no image.
+# As on page 04, we compare the gain with the model's preference for the truth over the network's map, here measured on
+# four test scenes of each shift. The gain is that of the *other* twenty scenes.
 
 # %% tags=["hide-input"]
 indices = {}
@@ -384,10 +381,9 @@ report.line(
 
 # %% [markdown]
 # Except for erasing, the mean gain is positive wherever the model prefers the truth; elsewhere, clean scenes included,
-# it is negative. Some intervals contain zero. One thing can cause both: where the network is nearly right, there is
+# it is negative. (Some intervals contain zero.) One thing can cause both: where the network is nearly right, there is
 # little to prefer and much to lose. But in fog and from another camera height the network is wrong, and the model still
-# prefers its map. Measuring this needs the truth, so it can select a diffusion model on validation images, but not
-# decide about a test image.
+# prefers its map.
 #
 # ## Four metrics, two answers
 #
@@ -407,8 +403,8 @@ report.gains(
 )
 
 # %% [markdown]
-# SSIM and RMSE improve, for AbsRel the data establish nothing, and δ < 1.25 gets *worse*. Take the error apart by true
-# distance, in new runs on two scenes of each shift (only SSIM counts the sky):
+# SSIM and RMSE improve, for AbsRel the data establish nothing, and δ < 1.25 gets *worse*. Here is the error by true
+# distance, in new runs on two scenes of each shift (of the metrics, only SSIM counts the sky):
 
 # %% tags=["hide-input"]
 edges = [near * (far / near) ** (k / 3) for k in range(4)]
@@ -443,9 +439,8 @@ for name, pairs in errors.items():
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# Adaptation reduces the error of far pixels and the sky, and slightly increases that of the nearest ones. This fits the
-# metrics: SSIM and RMSE depend on absolute differences, which are largest far away; AbsRel and δ count ratios, and most
-# pixels are near.
+# Far pixels and the sky improve, and the nearest pixels get slightly worse. This fits the metrics: SSIM and RMSE depend
+# on absolute differences, which are largest far away; AbsRel and δ count ratios, and most pixels are near.
 #
 # ## Other ways to adapt
 #
@@ -479,14 +474,13 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps most of the gain is lost. A hypothesis: the lowest ones mislead under noise. Adapting φ changes
-# little. Plain gradient descent (SGD) gains as much and harms clean scenes less (exercise 2). *Online* adaptation keeps
-# the weights from one scene to the next. On test streams of 24 scenes it loses the whole gain. A hypothesis: its
-# learning rate was chosen on validation streams of only six. Choose settings on streams as long as those of the test.
+# With all timesteps most of the gain is lost: the lowest ones mislead under noise (a hypothesis). Adapting φ changes
+# little. Plain gradient descent (SGD) gains as much and harms clean scenes less (exercise 2). *Online* adaptation loses
+# the whole gain on test streams of 24 scenes. A hypothesis: its learning rate was chosen on validation streams of only
+# six.
 #
-# The paper's Table 4 adapts DenseDepth and φ on NYU Depth v2. Its gains have the same sign as ours under Gaussian and
-# shot noise, and the opposite sign in fog; [evidence 05](../book/evidence/05_depth) has all six cells. The severity of
-# its shifts is not reported, so we do not compare sizes.
+# The paper's Table 4 adapts DenseDepth and φ on NYU Depth v2, at a severity that it does not report. Its gains have the
+# same sign as ours under Gaussian and shot noise, and the opposite sign in fog; evidence 05 has all six cells.
 #
 # ## Exercises
 #
@@ -504,8 +498,7 @@ report.line(
 # `losses_under(diffusion, x, maps, 16)`, where a map is `problem.condition((1.3 * truth).clamp(near, far))`. In
 # thousandths above the loss of the truth: 0.4 for a factor of 1.3, 1.8 for the blur, 2.5 for a factor of 2. A factor
 # adds a constant to $c$, and training shifted maps by up to 0.1 (a factor of 1.13), so the model learned to tolerate
-# it. A blur removes edges, which the image shows clearly. This feedback corrects shape better than a moderate error of
-# scale.
+# it. A blur removes edges, which the image shows clearly.
 # ```
 #
 # ```{exercise}
@@ -521,7 +514,7 @@ report.line(
 #
 # Adam changes clean depths by 6.5% and SGD by 4.5%; noisy ones by 18.3% and 18.6%. SGD's steps are proportional to the
 # gradient, which is small where the network is right. Adam divides the gradient by its recent size, so its steps shrink
-# less. Neither stops on clean scenes: both lose there.
+# less.
 # ```
 #
 # **Challenge.** Find a rule that decides for each image, without its truth, whether to keep the adapted depths. Choose
@@ -529,9 +522,9 @@ report.line(
 #
 # ## Take-aways
 #
-# * For depth the condition is the output, and the gradient of the loss is a map. At a single pixel it is weak.
-# * On these scenes structure improves where the network is wrong and the diffusion model prefers the truth. Clean
-#   scenes lose. Without shifts that resemble its training, no advantage over mirror averaging is established.
+# * For depth the condition is the output itself. The gradient at a single pixel is weak.
+# * On these scenes structure improves under most shifts under which the diffusion model prefers the truth; clean scenes
+#   lose. Under shifts that are new to both models, no advantage over mirror averaging is established.
 # * Metrics can disagree: far depths improve, the nearest get worse. Report several.
 #
 # Next: [names as conditions](06_open_vocabulary).

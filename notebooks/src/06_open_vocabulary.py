@@ -157,13 +157,12 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 # **The result.** Out of twenty names, CLIP finds the right one for 62.5% of the shifted test images, and for 11.6
 # points more after adaptation. The data establish no difference to two methods without adaptation: the *Diffusion
 # Classifier*, which evaluates the diffusion model under each name, and the *naive ensemble*, the mean of its
-# probabilities and CLIP's ([page 03](03_classification)). The Diffusion Classifier is clearly ahead only under the four
-# shifts of contrast and light. A likely reason: the diffusion model was trained on such changes and CLIP was not.
+# probabilities and CLIP's ([page 03](03_classification)). Only under four shifts of contrast and light, which resemble
+# changes in the diffusion model's training, is the Diffusion Classifier clearly ahead.
 #
-# These are stored results: 24 test portraits under each of 19 shifts, settings chosen on validation portraits. `dtta
-# evaluate --table scenes-clip-test` makes them, and this page computes a sample again. [Evidence
-# 06](../book/evidence/06_open_vocabulary) has all runs; brackets are 95% paired intervals ([how to read
-# them](../book/evidence/index)).
+# These are stored results of `dtta evaluate --table scenes-clip-test`: 24 test images under each of 19 shifts, settings
+# from validation images. A sample is computed again below; [evidence 06](../book/evidence/06_open_vocabulary) has all
+# runs. Brackets are 95% paired intervals ([statistics](../book/statistics)).
 #
 # **You need** pages [02](02_conditions) and [03](03_classification). **Time:** 15 minutes to read, two minutes to run
 # on two CPU cores.
@@ -173,7 +172,7 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 # CLIP has an image encoder and a text encoder, trained so that the vectors of an image and of its caption point in the
 # same direction. Our small one was trained on rendered *portraits* of one object with a material, a colour and a shape
 # ([page 13](13_scenes)), with captions such as "a photo of a shiny red sphere". To classify, write a sentence for each
-# name and compare:
+# name and compare its vector with the image's:
 #
 # $$ y_j = \operatorname{softmax}_j \big( s \cos(\text{image}(x), \text{text}_j) \big), \qquad
 # s \text{ a learnt scale.} $$
@@ -200,7 +199,7 @@ print(f"CLIP: {classes[logits.argmax()]}; true name: {classes[label]}")
 print("first names:", ", ".join(classes[:5]))
 
 # %% [markdown]
-# Another list of names makes another classifier at once (exercise 1).
+# Another list of names makes another classifier at once, without training (exercise 1).
 #
 # ## Prompt templates
 #
@@ -244,12 +243,11 @@ report.line("\n".join(lines), tolerance=2.0, whole=2)
 
 # %% [markdown]
 # Sentences like the training captions are best. A bare name is no caption, and "picture" and "the" were in none, so
-# this CLIP has to spell them in pieces. Averaging two good templates changes nothing here. The paper uses "a photo of a
-# {}".
+# this CLIP has to spell them in pieces. The paper uses "a photo of a {}".
 #
 # ## Names as conditions
 #
-# The text-to-image model uses CLIP's text encoder, too, but not its final vector. By cross-attention it sees the hidden
+# The text-to-image model uses CLIP's text encoder, too, but not its final vector: by cross-attention it sees the hidden
 # state of *every token*. So an embedding $l_j$ is a matrix, and names are mixed token by token:
 #
 # $$ c = \sum_j y_j\, l_j, \qquad l_j \in \mathbb R^{\text{tokens} \times D} . $$
@@ -332,8 +330,8 @@ for shift in dict.fromkeys(("clean", "contrast", "gaussian_noise")):
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# Another's name has the higher loss in all three rows, so the model uses the text. Under low contrast CLIP is mostly
-# wrong, and the true name has the lower loss: the gradient can help. All differences are about a thousandth, so it will
+# Another's name has the higher loss in all three rows, so the model uses the text. CLIP's answers under contrast and
+# noise have a higher loss than the true name: the gradient can help. All differences are about a thousandth, so it will
 # be small.
 #
 # ## LoRA
@@ -396,12 +394,12 @@ report.line(
 #
 # This is a full-training step $-\eta G$, projected onto the span of the $r$ random rows of $A$ and rescaled. `peft`
 # draws them so that $A^\top A$ is on average $r / (3 \cdot \text{in})$ times the identity, here 1/72. So the learning
-# rate must be large (here 300), and at the same rate a higher rank makes a larger first step: choose both together
-# (exercise 2).
+# rate must be large (here 300), and at the same rate a higher rank makes a larger first step (exercise 2).
 #
 # ## One portrait, five steps
 #
-# We adapt to the portrait of the embedding figure above. For the condition the logits are divided by $\tau = 3$ first.
+# We adapt to the portrait of the embedding figure above. For the condition the logits are divided by $\tau = 3$;
+# *Confident errors* below shows why.
 
 # %%
 tta = dtta.DiffusionTTA(
@@ -445,8 +443,8 @@ report.line(
     tolerance=0.05,
 )
 # %% [markdown]
-# The belief moves from sphere to box, though not evenly, and the last steps go back: each step draws new noise. `tta`
-# resets LoRA after each image. Three portraits: a typical success, no change and a typical harm:
+# The belief moves from sphere to box, though not evenly, and the last steps go back: each step draws new noise. Three
+# more portraits:
 
 # %% tags=["hide-input"]
 tta = build(problem, "diffusion-tta")
@@ -483,9 +481,8 @@ figures.show(
 # %% [markdown]
 # ## What else could be adapted?
 #
-# The same loop with other weights, each with its learning rate from validation portraits, and three other methods.
-# *TPT* {cite:p}`shu2022tpt` minimises the entropy of the mean prediction over crops by adapting the words of the
-# prompt.
+# The same loop with other weights, each at a learning rate from validation portraits, and three other methods. *TPT*
+# {cite:p}`shu2022tpt` adapts the words of the prompt to minimise the entropy of the mean prediction over crops.
 #
 # **Predict, then run:** LoRA adapts 1.6% of the weights. How much more do all of them gain?
 
@@ -554,8 +551,8 @@ if setting.mini:
 
 # %% [markdown]
 # These rows use half of the images of each shift, hence 12.3 points and not 11.6. The data establish no difference
-# between LoRA, the layer norms and all weights; adapting the words of the prompt gains less. Eight pairs of colour and
-# shape, such as "red box", are in no training image or caption, and adaptation gains for them, too.
+# between LoRA, the layer norms and all weights; adapting the words of the prompt gains less. Adaptation gains, too, for
+# pairs of colour and shape that are in no training image or caption, such as "red box".
 #
 # With more names the cost of adaptation stays the same, because names are mixed *before* the diffusion model. Page 03
 # compares methods at equal cost.
@@ -611,14 +608,14 @@ if setting.mini:
 report.line("\n".join(lines), tolerance=0.6, whole=2)
 
 # %% [markdown]
-# Below 0.01% of belief one error in ten is corrected, from 0.1% on more than half. A name with very low belief has
-# almost no weight in the mixture and gets almost no gradient through the softmax ([page 02](02_conditions)). Dividing
-# the logits by $\tau = 3$ helps: a ratio of 1 : 1000 between two beliefs becomes 1 : 10 in the mixture.
+# Below 0.01% of belief one error in ten is corrected, from 0.1% on more than half: a name with almost no weight in the
+# mixture gets almost no gradient through the softmax ([page 02](02_conditions)). Dividing the logits by 3 helps: a
+# ratio of 1 : 1000 between two beliefs becomes 1 : 10 in the mixture.
 #
 # ## The paper
 #
 # The paper's Table 3 adapts OpenAI's CLIP with Stable Diffusion 2.0 on six data sets, without shifts. For the smallest
-# CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4. There is one loss
+# CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4; there is one loss
 # of 0.4 points. With about five images for each class, a point or two is within the sampling error of the smaller sets.
 # Our clean portraits cannot show a gain: CLIP is already right.
 #
@@ -637,8 +634,7 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 # :class: dropdown
 #
 # Colours: 95.0% clean, 96.5% under noise. Shapes: 86.0% and 40.0%. Noise hides the shape and leaves the colour. With
-# the twenty full names the colour is right in 92.0% under noise, the shape in 65.5%. With "thing" the colours drop to
-# 84.5% and 92.5%: the word is in no training caption, and this CLIP has to spell it.
+# "thing" the colours drop to 84.5% and 92.5%: the word is in no training caption.
 # ```
 #
 # ```{exercise}
@@ -655,22 +651,20 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 # At rate 300: +21.7, +29.2 and +34.2 points for rank 1, 4 and 16; minus rank 4, −7.5 [−12.5, −3.3] and +5.0 [1.7, 9.2].
 # But rank 1 with rate 1200 is at +3.3 [−3.3, 10.0] over rank 4 with 300, and rank 16 with 75 at −5.0 [−10.0, −0.8]. So
 # the first comparison is as much one of step sizes as of ranks. The product of rank and rate does not decide either: it
-# sets the first step only, and later steps also change $A$. (Over all shifts, where the settings of this page were
-# chosen, rank 16 at 300 is right for one of 114 portraits fewer than rank 4.)
+# sets only the first step, and later steps also change $A$.
 # ```
 #
 # **Challenge.** Combine adaptation with the naive ensemble: average the probabilities of the adapted CLIP and of the
 # Diffusion Classifier. Choose the temperature on validation portraits, then report the paired gain over the naive
-# ensemble on test portraits, for the four shifts of contrast and light and for the others.
+# ensemble on test portraits.
 #
 # ## Take-aways
 #
-# * A name is one vector for CLIP and a matrix of token embeddings for the diffusion model. Templates should look like
-#   the training captions.
-# * LoRA adapts 1.6% of CLIP's weights here, and the data establish no difference to adapting all. Choose its rank and
+# * A name is one vector for CLIP and a matrix of token embeddings for the diffusion model.
+# * LoRA adapts 1.6% of CLIP's weights here, and no difference to adapting all is established. Choose its rank and
 #   learning rate together.
-# * On these portraits adaptation gains 11.6 points. The data establish no difference to the Diffusion Classifier and
-#   the naive ensemble, whose cost grows with the number of names.
-# * Confident errors remain; a milder belief in the condition corrects more of them.
+# * On these portraits adaptation gains 11.6 points. No difference to the Diffusion Classifier and the naive ensemble,
+#   whose cost grows with the number of names, is established.
+# * Confident errors remain; a temperature in the condition corrects more of them.
 #
 # Next: [which parts of the loss matter](07_loss_ablations).

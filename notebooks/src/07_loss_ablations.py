@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Ablating the loss
 #
-# **The idea.** Diffusion-TTA {cite:p}`prabhudesai2023diffusion` learns from one thing only, the gradient of the
-# diffusion loss. It is a random vector: it depends on the timesteps and noises that were drawn. It is useful if it
+# **The idea.** Diffusion-TTA {cite:p}`prabhudesai2023diffusion` learns only from the gradient of the diffusion loss,
+# and this gradient is a random vector: it depends on the timesteps and noises that were drawn. It is useful if it
 # changes little from draw to draw and if its mean points to the right class.
 
 # %% tags=["parameters", "hide-input"]
@@ -173,13 +173,13 @@ report.line(
 )
 
 # %% [markdown]
-# Gains are in points of accuracy with a 95% paired interval. Sharing the noise costs the whole gain at an unchanged
-# learning rate; at a smaller one, the data do not establish a loss. No change on this page is shown to improve on the
-# validated settings, and a naive ensemble gains more ([page 03](03_classification)).
+# **The result.** Sharing the noise costs the whole gain at an unchanged learning rate; at a smaller one, no loss is
+# established. No change on this page is shown to improve on the validated settings, and the naive ensemble of [page
+# 03](03_classification) gains more. Gains are in points of accuracy with a 95% paired interval.
 #
-# The gains are stored results of `dtta evaluate --table loss`: digits under twelve shifts, eight for each shift and
-# each of three seeds. A sample is computed again below; the gradients are all measured here. [Evidence
-# 07](../book/evidence/07_loss_ablations) has every setting.
+# The gains are stored results of `dtta evaluate --table loss`: digits under twelve shifts, 24 for each. A sample is
+# computed again below; the gradients are all measured here. [Evidence 07](../book/evidence/07_loss_ablations) has every
+# setting.
 #
 # **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 20 minutes to read, one to two
 # minutes to run on two CPU cores.
@@ -231,7 +231,7 @@ report.line(
 )
 
 # %% [markdown]
-# At 1, the random part is as large as the mean. Different noises reduce it by about $\sqrt{24}$. With one shared noise,
+# At 1, the random part is as large as the mean. Different noises reduce it by about $\sqrt{24}$; with one shared noise,
 # 24 pairs are worth about two independent ones.
 #
 # ## Timestep, noise, or both
@@ -372,7 +372,7 @@ for name, (value, lower, upper) in shares.items():
 # %% [markdown]
 # In the middle half of the timesteps, which validation chose, about half of the variance is due to $\epsilon$ and
 # hardly any to $t$: spreading the timesteps more evenly can hardly reduce it, and sharing $\epsilon$ leaves half of it
-# in place. Over the whole range, $t$ and $\epsilon$ have similar shares.
+# in place.
 #
 # ## Where the mean points
 #
@@ -443,7 +443,7 @@ report.line(
 
 # %% [markdown]
 # Below about $t = 100$ the gradient has little noise, but the pull of the lowest quarter of timesteps is not
-# established. Low noise does not guarantee the right direction. We can leave these timesteps out, or give them a small
+# established: low noise does not guarantee the right direction. We can leave these timesteps out, or give them a small
 # weight. *Min-SNR* {cite:p}`hang2023minsnr` multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where
 # $\text{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)$. A weight of $1 / \text{SNR}$ gives the loss of the denoised image.
 
@@ -464,8 +464,8 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps, min-SNR gains over equal weights. That the small weight of the lowest timesteps causes this is a
-# hypothesis; the second exercise tests a part of it.
+# With all timesteps, min-SNR gains over equal weights. Is the small weight of the lowest timesteps the reason? Exercise
+# 2 tests a part of this hypothesis.
 #
 # ## Noise and learning rate
 #
@@ -474,8 +474,8 @@ report.line(
 # $$ -\eta \lVert \bar g \rVert^2 + \tfrac12 h \eta^2 \lVert \bar g \rVert^2 (1 + r^2),
 # \qquad\text{best at}\quad \eta^* = \frac{1}{h\,(1 + r^2)} . $$
 #
-# The benefit grows with $\eta$, the damage from noise with $\eta^2 r^2$. A noisier gradient therefore needs smaller steps.
-# For the middle half of the timesteps:
+# The benefit grows with $\eta$, the damage from noise with $\eta^2 r^2$: a noisier gradient needs smaller steps. For
+# the middle half of the timesteps, with rates relative to that of the last line:
 
 # %% tags=["hide-input"]
 a, b, r, squared = ranges["middle half"]
@@ -504,7 +504,7 @@ report.line(
 )
 
 # %% [markdown]
-# The last column is the best rate, relative to that of the last line.
+#
 #
 # **Predict, then run:** the validated settings use 24 pairs at $\eta = 0.02$. Which single changes harm at this rate,
 # and which still harm at a rate chosen for them?
@@ -573,9 +573,9 @@ report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
 # At the unchanged rate the noisiest gradients lose: one pair, three pairs, shared noise. At a rate chosen for each on
-# validation images, ten times smaller, the data do not establish a loss; the formula says seven times for one pair and
-# four for shared noise. Four times the rate harms even with 24 pairs. For all other changes the data establish no
-# difference. Most intervals extend two to four points on each side, so smaller effects cannot be detected.
+# validation images, ten times smaller, no loss is established; the formula says seven times for one pair and four for
+# shared noise. Four times the rate harms even with 24 pairs. For all other changes the data establish no difference,
+# but most intervals extend two to four points on each side, so smaller effects cannot be detected.
 #
 # ## The paper's Table 5
 #
@@ -630,9 +630,9 @@ differences += [
 report.line("\n".join(differences), tolerance=0.3)
 
 # %% [markdown]
-# The noise falls over the first three rows. The mean gains rise in the paper's order, but the data do not establish
-# that any of the first three rows is better than another. The paper's first row does harm; ours is too small to tell.
-# And 180 pairs over all timesteps have less noise than 24 from the middle half, but are not shown to gain more.
+# The noise falls over the first three rows, and the mean gains rise in the paper's order, but the data do not establish
+# that any of the three is better than another. And 180 pairs over all timesteps have less noise than 24 from the middle
+# half, but are not shown to gain more.
 #
 # ## Exercises
 #
@@ -648,8 +648,8 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # `t = torch.cat([t, t])` and `noise = torch.cat([noise, -noise])` on draws of 12. Over 200 draws, the noise is 0.52 for
 # 12 mirrored pairs, 0.53 for 24 independent ones, and 0.72 for 12. Mirroring cancels the odd part of $g$ and keeps the
-# even part. Since 12 mirrored pairs are as good as 24 independent ones, both parts have nearly the same variance on
-# this image, and $g(\epsilon)$ and $g(-\epsilon)$ are nearly uncorrelated.
+# even part. Since 12 mirrored pairs are as good as 24 independent ones, $g(\epsilon)$ and $g(-\epsilon)$ are nearly
+# uncorrelated on this image: both parts have nearly the same variance.
 # ```
 #
 # ```{exercise}
@@ -664,8 +664,7 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # `w = diffusion.weight(timesteps(24, 0.0, 1.0), "min-snr").cpu()` and `components(every * w[:, None])`. The share of
 # $t$ falls from 0.20 to 0.08, but the noise of one pair does not fall: 3.8 [3.0, 5.1] becomes 4.3 [3.3, 6.9]. The mean
-# pull hardly changes (×1000: 0.68 [0.12, 1.26] and 0.70 [0.16, 1.27]). So neither, measured before the first step,
-# explains why min-SNR gains.
+# pull hardly changes (×1000: 0.68 [0.12, 1.26] and 0.70 [0.16, 1.27]). So neither explains why min-SNR gains.
 # ```
 #
 # **Challenge.** Reduce the part of $\epsilon$ by a *control variate*: subtract a multiple of a quantity that depends on
@@ -678,7 +677,7 @@ report.line("\n".join(differences), tolerance=0.3)
 # * On these digits, about half of it comes from $\epsilon$ in the middle half of the timesteps: use a new noise for
 #   each pair.
 # * A noisier gradient needs a smaller rate. Compare losses, norms and optimisers at a rate chosen for each.
-# * A precise gradient is not yet a right one: the lowest timesteps have little noise and no established pull on the
-#   true class.
+# * A precise gradient need not be right: the lowest timesteps have little noise and no established pull on the true
+#   class.
 #
 # Next: [which parameters to adapt](08_weights).

@@ -79,8 +79,36 @@ def test_a_ceiling_allows_what_is_there_and_falls_but_never_rises(site):
     assert "ceiling\n# may only fall" in file.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("# Two words\n\n* and 3 more, *not* – dashes.", 7),
+        ("A loss $L(x, c)$ of `f(x, y)` {cite:p}`a, b`.", 6),
+        ("Before\n\n$$ a = b\n+ c $$\n\nafter", 2),
+        ("[page 03](03_classification) and [the guide](https://a.b/c d)", 5),
+        ("```{exercise} Title\n:label: a-b\n\nOne two.\n```\nthree", 3),
+        ("````{dropdown} Answer\nOne.\n```bash\ndtta probe\n```\ntwo\n````\nthree", 3),
+        ("```text\n1  {a}\n```\n:::{note}\nfour\n:::\nfive", 2),
+    ],
+)
+def test_words_of_prose_are_counted_without_code_and_formulas(text, count):
+    assert limits.words(text) == count
+
+
+def test_lessons_that_are_too_long_together_are_named(site, monkeypatch):
+    site.sources.mkdir(parents=True)
+    for name in ("01_a", "02_b"):
+        (site.sources / f"{name}.py").write_text("# %% [markdown]\n# # One two\n\n# %%\na = 1\n", encoding="utf-8")
+    monkeypatch.setattr(limits, "WORDS", 4)
+    assert list(limits.check_prose(site)) == []
+    monkeypatch.setattr(limits, "WORDS", 3)
+    (sentence,) = limits.check_prose(site)
+    assert sentence.startswith("words in all lessons: 4, at most 3") and sentence.endswith("01_a 2, 02_b 2")
+
+
 def test_the_books_pages_are_within_their_limits():
     project = Project(ROOT)
     found = {name: list(limits.check(project, project.notebooks / f"{name}.ipynb")) for name in project.pages()}
     assert found == {name: [] for name in project.pages()}
     assert set(limits.ceilings(project)) <= set(project.pages())
+    assert list(limits.check_prose(project)) == []

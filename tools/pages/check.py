@@ -154,6 +154,7 @@ def check_folder(project: Project, folder: Path) -> list[str]:
     present = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if committed:
         problems += [f"{name}: no notebook: run and publish it" for name in project.pages() if name not in present]
+        problems += limits.check_prose(project)
     elif not present:
         problems.append(f"no notebooks in {folder}")
     for path in present.values():

@@ -1,4 +1,4 @@
-"""How much a page may show: visible code, figures and tables; and ceilings of pages that are still to be rewritten.
+"""How much a page may show: visible code, figures, tables and, over all lessons, words; and ceilings.
 
 A page keeps within LIMITS. notebooks/ceilings.yml lists pages that do not yet, with what they have today. A ceiling
 may only fall: ``python tools/pages ceilings`` lowers each to the present count, and drops it within LIMITS.
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import jupytext
 import nbformat
 import yaml
 from nbformat import NotebookNode
@@ -28,6 +29,7 @@ LIMITS = {
     "rows in a table": 8,
     "choices by scale": 0,
 }
+WORDS = 15_000  # of prose in the Markdown cells of all lessons, exercises and their answers included
 HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
 _BY_SCALE = re.compile(r"\[scale\]|\bscale [!=]= ")
 
@@ -92,6 +94,41 @@ def check(project: Project, notebook: Path) -> Iterator[str]:
             yield f"{what}: {count}, at most {ceiling} (see tools/pages/limits.py)"
         elif what in allowed and (count < ceiling or ceiling <= limit):
             yield f"{what}: {count}, the ceiling is still {ceiling}; lower it: python tools/pages ceilings"
+
+
+def words(text: str) -> int:
+    """Count the words of prose in Markdown.
+
+    Code blocks, displayed formulas, directive and option lines and addresses of links are not counted. A formula, a
+    piece of code or a citation within a sentence is one word.
+    """
+    lines, blocks = [], []
+    for line in text.splitlines():
+        fence = re.match(r" *(?:`{3,}|:{3,})(.*)$", line)
+        if fence and blocks and not fence[1].strip():
+            blocks.pop()
+        elif fence and "code" not in blocks:
+            blocks.append("box" if fence[1].startswith("{") else "code")
+        elif "code" not in blocks and not re.match(r" *:[\w-]+:", line):
+            lines.append(line)
+    prose = re.sub(r"\$\$.*?\$\$", " ", "\n".join(lines), flags=re.DOTALL)
+    prose = re.sub(r"(?:\{[a-z:]+\})?`[^`]+`|\$[^$]+\$", " word ", prose)
+    prose = re.sub(r"\]\([^)]*\)", "]", prose)
+    return sum(re.search(r"\w", word) is not None for word in prose.split())
+
+
+def prose(project: Project) -> dict[str, int]:
+    """Return the words of each lesson."""
+    pages = {name: jupytext.read(project.sources / f"{name}.py", fmt="py:percent") for name in project.pages()}
+    return {name: sum(words(c.source) for c in p.cells if c.cell_type == "markdown") for name, p in pages.items()}
+
+
+def check_prose(project: Project) -> Iterator[str]:
+    """Yield a sentence if the lessons together are too long."""
+    by_page = prose(project)
+    if (total := sum(by_page.values())) > WORDS:
+        longest = ", ".join(f"{name} {by_page[name]}" for name in sorted(by_page, key=by_page.get, reverse=True)[:3])
+        yield f"words in all lessons: {total}, at most {WORDS} (see tools/pages/limits.py); the longest: {longest}"
 
 
 def lower(project: Project) -> list[str]:

@@ -103,7 +103,7 @@ report.line(
 # Under Gaussian noise the lowest loss names the true class more often than the classifier that Diffusion-TTA will
 # adapt. Under contrast it does not: the table at the end of the page has both.
 #
-# **You need** [page 00](00_diffusion_model): noise, noise prediction, condition. **Time:** 25 minutes to read, under a
+# **You need** [page 00](00_diffusion_model): noise, noise prediction, condition. **Time:** 20 minutes to read, under a
 # minute to run on two CPU cores.
 #
 # ## By hand

@@ -11,7 +11,7 @@
 #
 # **The idea.** Diffusion-TTA {cite:p}`prabhudesai2023diffusion` follows the gradient of the diffusion loss to *all*
 # weights of the classifier. The same gradient can change less: the last layer, the normalisation layers, or only the
-# ten logits of one image. It can change more: the diffusion model too. On these digits the choice matters less than the
+# ten logits of one image. Or it can change the diffusion model too. On these digits the choice matters less than the
 # learning rate that goes with it.
 
 # %% tags=["parameters", "hide-input"]
@@ -117,21 +117,20 @@ for name, end in networks.items():
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# Gains are in points of accuracy, mean of twelve shifts. Adapting all of θ gains about twelve points. The simplest
-# choice ignores the network: it changes ten numbers, the logits, from zero. For the ResNet the data do not establish a
-# difference between the two; for the ViT the simplest choice gains more.
+# **The result.** Adapting all of θ gains about twelve points of accuracy. The simplest choice ignores the network: it
+# changes ten numbers, the logits, from zero. For the ResNet no difference between the two is established; for the ViT
+# the simplest choice gains more.
 #
-# The numbers are stored results of `dtta evaluate --table weights`: eight test digits for each of three seeds under
-# each shift, severity 3, and a learning rate for each choice from validation images. A sample is computed again below.
-# [Evidence 08](../book/evidence/08_weights) has every pair of choices and every rate.
+# These are stored results of `dtta evaluate --table weights`: 24 test digits under each of twelve shifts, severity 3,
+# and a learning rate for each choice from validation images. A sample is computed again below; [evidence
+# 08](../book/evidence/08_weights) has every pair of choices and every rate.
 #
 # **You need** [page 03](03_classification): Algorithm 1 and `DiffusionTTA`. **Time:** 15 minutes to read, about two
 # minutes to run on two CPU cores.
 #
 # ## Choose with the optimizer
 #
-# The loss and the loop of Algorithm 1 stay the same. What is adapted is the list of parameters that the optimizer
-# receives; `select` makes such lists:
+# What is adapted is the list of parameters that the optimizer receives; `select` makes such lists:
 
 # %%
 for part in ("all", "norm", "head"):
@@ -233,8 +232,8 @@ same = torch.isclose(by_hand[label].cpu(), paths["logits"][-1], atol=1e-3)
 print("logits by hand and by the package agree:", same.item())
 
 # %% [markdown]
-# Logits and random weights know nothing about digits at step 0, so their answer after five steps can only come from the
-# diffusion model. They use it as a classifier, as the [Diffusion Classifier](01_diffusion_loss) does.
+# Logits from zero and random weights know nothing about digits at step 0: their answer can only come from the diffusion
+# model. They use it as a classifier, as the [Diffusion Classifier](01_diffusion_loss) does.
 #
 # Over the ResNet's 288 test images the choices differ in *which* answers they change:
 
@@ -270,8 +269,8 @@ report.line(
 )
 
 # %% [markdown]
-# LoRA makes few right answers wrong, and corrects half of the wrong ones. In these counts the others lose more and
-# correct more. The mean gain hides this difference.
+# LoRA makes few right answers wrong, and corrects half of the wrong ones; the others lose more and correct more. The
+# mean gain hides this difference.
 #
 # ## A rate for each choice
 #
@@ -337,15 +336,15 @@ if tried:
     report.line(f"at a rate of 2e-2: {parts}", tolerance=0.3)
 
 # %% [markdown]
-# Smaller parts needed larger rates here, possibly because they change the output less (a hypothesis). A comparison at a
-# single rate mixes the effect of the part with the effect of the rate. With a rate for each, the data establish no
-# difference between all weights and the normalisation layers, the last layer or LoRA, for either network.
+# Smaller parts needed larger rates here. A comparison at a single rate mixes the effect of the part with the effect of
+# the rate. With a rate for each, no difference between all weights and the normalisation layers, the last layer or LoRA
+# is established, for either network.
 #
 # ## Random weights
 #
 # In the paper a network of random weights loses 68 points on ImageNet; here, with one draw of weights, it gains 13.5.
-# The right panel shows a possible reason: at a rate of 0.1 ours fails too. **Predict, then run:** would more steps
-# rescue the small rate? One image of each shift:
+# The right panel above shows a possible reason: at a rate of 0.1 ours fails too. **Predict, then run:** would more
+# steps rescue the small rate? One image of each shift:
 
 
 # %%
@@ -402,12 +401,12 @@ report.line(
 )
 
 # %% [markdown]
-# More steps make up for much of a small rate: four right answers after five steps become nine after twenty. Twelve
-# images are too few to rank the rates.
+# More steps make up for much of a small rate: four right answers after five steps become nine after twenty. The paper's
+# Table 6 does not give its rate: that its random network failed for too small a rate, or too few steps, is a
+# hypothesis.
 #
-# The paper's Table 6 does not give its rate. That its random network failed for too small a rate, or too few steps, is
-# a hypothesis. Here is that table next to our gains. The paper gives no intervals; for its columns we compute ± as
-# twice an upper bound of the standard error.
+# Here is that table next to our gains. The paper gives no intervals; its ± is twice an upper bound of the standard
+# error, which we computed.
 
 # %% tags=["hide-input"]
 ROWS = {
@@ -440,9 +439,8 @@ report.table(
 
 # %% [markdown]
 # On ImageNet-R all effects of the paper but one are too small to tell. The exception is the random start, and its sign
-# is the *opposite* of ours. ImageNet has no shift: the network was trained on such images. Three gains there exceed ±:
-# the ensemble, all of θ, and θ and φ. We cannot compare: on clean digits our networks are at the ceiling. In the paper
-# $\phi$ adds 5.2 points there. And here?
+# is the *opposite* of ours. ImageNet has no shift: the network was trained on such images. We cannot compare there,
+# because on clean digits our networks are at the ceiling. In the paper $\phi$ adds 5.2 points on ImageNet. And here?
 
 # %% tags=["hide-input"]
 lines = [
@@ -467,14 +465,14 @@ lines += [f"computed again: {agree} of {count} answers are as stored"]
 report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
-# A small gain for the ResNet; for the ViT the data do not establish one. On validation images no rate of $\phi$ was
-# better than a fixed $\phi$, and these are two of [many comparisons](../book/evidence/index): do not rely on the first.
+# A small gain for the ResNet; for the ViT none is established. On validation images no rate of $\phi$ was better than a
+# fixed $\phi$, and these are two of [many comparisons](../book/statistics): do not rely on the first.
 #
 # ## A worse diffusion model
 #
-# Do trained weights protect a network from a diffusion model that misleads? [Page 03](03_classification) has such a
-# model: the small diffusion transformer (DiT) with all timesteps. **Predict, then run:** which loses least, the logits
-# from zero, their ensemble with the network, or all of θ?
+# Do trained weights protect a network from a diffusion model that misleads, such as page 03's small diffusion
+# transformer (DiT) with all timesteps? **Predict, then run:** which loses least, the logits from zero, their ensemble
+# with the network, or all of θ?
 
 # %% tags=["hide-input"]
 # At full scale: the page's diffusion model, which uses all timesteps anyway
@@ -514,12 +512,12 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 
 # %% [markdown]
 # The Diffusion Classifier is well below the network here. Logits from zero end near it, and so does the adapted
-# network: starting from more accurate predictions does not protect it. The ensemble averages in the belief of the
-# unadapted network; its mean loss is smaller. The rates were chosen for the other diffusion model.
+# network: starting from more accurate predictions does not protect it. The ensemble, which averages in the belief of
+# the unadapted network, loses less. (The rates were chosen for the other diffusion model.)
 #
-# In these experiments, with one image and ten classes, the trained weights serve mainly as a starting point. Weights
-# have two more roles, which logits cannot have: they carry what was learnt to the next image ([page 09](09_online)),
-# and all pixels of a map share them ([page 04](04_segmentation)).
+# With one image and ten classes, the trained weights serve mainly as a starting point. Weights have two more roles,
+# which logits cannot have: they carry what was learnt to the next image ([page 09](09_online)), and all pixels of a map
+# share them ([page 04](04_segmentation)).
 #
 # ## Exercises
 #
@@ -534,8 +532,8 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 # :class: dropdown
 #
 # No. 75.3 + 13.2 and 69.8 + 18.8 are the same accuracy, 88.5%, up to rounding. The method never evaluates the network,
-# so all its answers are the same for both. The gains differ because the baselines do. Compare accuracies, or pairs of
-# methods on one network.
+# so all its answers are the same for both. Only the baselines differ. Compare accuracies, or pairs of methods on one
+# network.
 # ```
 #
 # ```{exercise}
@@ -567,8 +565,9 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 #
 # * What is adapted is the list that the optimizer holds.
 # * On these digits, with a rate for each, the data establish no difference between parts of the network and all of it.
-# * Ten logits from zero, without a network, gain more than all of the ViT; for the ResNet no difference is established.
-# * Random weights also learn one image, if rate and number of steps are large enough.
+# * Ten logits from zero, without a network, gain more than all weights of the ViT; for the ResNet no difference is
+#   established.
+# * Random weights also find the class of an image, if rate and number of steps are large enough.
 # * Where the diffusion model misleads, adapted networks follow it.
 #
 # Next: [adapting to a stream of images](09_online).

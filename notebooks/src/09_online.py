@@ -111,19 +111,19 @@ lines = [
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# **The result.** In streams of 16 digits online adaptation gains about 6 points. The data do not establish a gain over
-# adapting to one image at a time, nor over TENT, which is far cheaper. Brackets are 95% paired intervals
-# ([definitions](../book/evidence/index)).
+# **The result.** In streams of 16 digits online adaptation gains about 6 points. No gain is established over adapting
+# to one image at a time, nor over TENT, which is far cheaper. Brackets are 95% paired intervals
+# ([statistics](../book/statistics)).
 #
-# These are stored results; `dtta evaluate --table online` makes them, and this page computes a sample again. [Evidence
-# 09](../book/evidence/09_online) has all runs, shifts and settings.
+# These are stored results of `dtta evaluate --table online`; [evidence 09](../book/evidence/09_online) has all runs and
+# settings.
 #
-# **You need** [page 03](03_classification). **Time:** 15 minutes to read, one to two minutes to run on two CPU cores.
+# **You need** [page 03](03_classification). **Time:** 10 minutes to read, one to two minutes to run on two CPU cores.
 #
 # ## Algorithm 1 without its last line
 #
-# Five steps of descent on the diffusion loss $L$ update $\theta$. Single-image adaptation then restores $\theta$;
-# online adaptation does not. The optimizer keeps its momentum too.
+# Five steps of descent on the diffusion loss update $\theta$. Single-image adaptation then restores $\theta$; online
+# adaptation does not, and the optimizer keeps its momentum too.
 
 # %% tags=["hide-input"]
 settings = runs["online"].settings
@@ -250,8 +250,8 @@ report.line(
 )
 
 # %% [markdown]
-# The rate is twenty times smaller: changes that are harmless for one image add up over many. Does the choice of rate
-# decide the comparison? At the same small rate the data establish no difference either:
+# The rate is twenty times smaller: changes that are harmless for one image add up over many. Does this decide the
+# comparison? At the same small rate no difference is established either:
 
 # %% tags=["hide-input"]
 same_rate = compare("online", "one at a time, the stream's rate")
@@ -263,7 +263,7 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # The second network, a small vision transformer (ViT), gains *less* in a stream than one image at a time, each at its
-# chosen rate. These streams have 16 images; the paper's have a thousand. Ours cannot say what a thousand would do.
+# chosen rate. These streams have 16 images; the paper's have a thousand.
 #
 # ## Drift, live
 #
@@ -306,8 +306,8 @@ report.line(
 
 # %% [markdown]
 # Without restoring, the network ends near chance (10%): it has forgotten the digits. Restored by a tenth, the accuracy
-# swings widely; by six tenths, it stays near its start in this stream. The stream contains no clean images, so accuracy
-# on the stream alone would not show this damage.
+# swings widely; by six tenths, it stays near its start. The stream contains no clean images, so accuracy on the stream
+# would not show this damage.
 #
 # ## Streams that change or are sorted
 #
@@ -333,13 +333,12 @@ lines = [
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# * Sorted classes: the data establish no loss for online Diffusion-TTA, whose loss uses one image at a time. TENT
-#   normalises with the statistics of a batch of eight. A sorted batch holds only about half of the classes, which
-#   biases its statistics (a hypothesis), and the gain is lost. Ask how a stream is sorted before you compare methods on
-#   it.
-# * Changing shifts cost Diffusion-TTA almost half of its gain. Adapting the diffusion model's parameters φ as well
-#   gains more than θ only. Only three such streams were run. The intervals treat images as independent, although images
-#   of one stream share weights, so they are too narrow here.
+# * **Sorted classes.** No loss is established for online Diffusion-TTA, which uses one image at a time. TENT loses its
+#   gain. A hypothesis: it normalises with the statistics of a batch of eight, and a sorted batch holds only about half
+#   of the classes. Ask how a stream is sorted before you compare methods on it.
+# * **Changing shifts** cost Diffusion-TTA almost half of its gain. Adapting the diffusion model's parameters φ as well
+#   gains more than θ only. But only three such streams were run, and the intervals are too narrow: images of one stream
+#   share weights, and are not independent.
 #
 # ## Preventing drift
 #
@@ -383,13 +382,13 @@ report.table(
 # %% [markdown]
 # At the slow rate, restoring by a tenth wins back what the changing shifts had cost. At the fast rate without
 # prevention, the network loses under the shifts and on clean images. Prevention makes it gain again, but the chosen
-# values almost undo each image's update: a reset after every second image, or six tenths of the way back. Both are the
-# strongest values that were tried. Restoring everything after each image would be single-image adaptation.
+# values, the strongest that were tried, almost undo each image's update. Restoring everything after each image would be
+# single-image adaptation.
 #
 # ## The paper's Table 2
 #
 # The paper adapts φ too, on streams of ImageNet-C at severity 5. Four of its five corruptions exist here, at severity
-# 3. Its largest gains, with ConvNeXt, have no counterpart here.
+# 3.
 
 # %% tags=["hide-input"]
 SHARED = [name for name, shift in CORRUPTIONS.items() if shift in shifts]
@@ -424,8 +423,7 @@ figures.show(
 
 # %% [markdown]
 # Five of the eight cells have the same sign. Three are too small to tell: under contrast the paper's effects are small
-# for both networks (for the ResNet the paper has a slight loss where we gain), and in fog our interval for the ResNet
-# reaches zero. Evidence 09 has TENT and CoTTA too.
+# for both networks, and in fog our interval for the ResNet reaches zero.
 #
 # Are the stored numbers right? The first images of three streams, computed now:
 
@@ -449,8 +447,8 @@ report.line(f"{same} of {count} scores are as stored", tolerance=0.1, whole=2)
 # :class: dropdown
 #
 # With `reset_every=1` all ten predictions are equal to the last digit: both restore the weights and the optimizer after
-# each image. With `restore_rate=1` two of ten predicted classes differ (contrast, rate 0.02). The weights go all the
-# way back, but SGD's momentum of the last image stays and pushes the next one.
+# each image. With `restore_rate=1` two of ten predicted classes differ (contrast, rate 0.02): the weights go all the
+# way back, but SGD keeps the momentum of the last image.
 # ```
 #
 # ```{exercise}
@@ -463,20 +461,18 @@ report.line(f"{same} of {count} scores are as stored", tolerance=0.1, whole=2)
 # ```{solution} online-slow-shear
 # :class: dropdown
 #
-# From 63 of 64 clean images to 50 after 32 images of shear. A small rate delays drift but does not prevent it: no
-# accuracy is lost in the first ten images, then it falls. The stored streams stop after 16 images, so they show only
-# the start.
+# From 63 of 64 clean images to 50 after 32 images of shear. A small rate delays drift but does not prevent it: the
+# accuracy falls only after ten images. The stored streams stop after 16 images, so they show only the start.
 # ```
 #
 # **Challenge.** Write a rule that calls `reset` when the diffusion loss in `history` rises, without labels. Choose its
-# threshold on validation streams. Compare it, paired, with `reset_every` and count its resets: a rule that resets after
-# every image is adaptation to single images.
+# threshold on validation streams. Compare it, paired, with `reset_every`, and count its resets.
 #
 # ## Take-aways
 #
 # * Online adaptation is the same loop without the reset, at a much smaller rate.
-# * Compare a stream with adaptation to single images, not only with no adaptation. On these short streams of digits the
-#   data establish no gain over it.
+# * Compare a stream with adaptation to single images, not only with no adaptation. On these short streams of digits no
+#   gain over it is established.
 # * Changing shifts cost gain. A small step back to the start after each image prevents that here.
 # * Measure forgetting on images that the stream did not contain.
 #

@@ -11,7 +11,7 @@
 #
 # **The idea.** Adaptation follows a gradient through the diffusion model. On ten classes it is enough to *compare*:
 # evaluate the diffusion model under the few classes that the network finds likely, and combine its losses with the
-# network's probabilities by Bayes' rule. No gradient is needed. We call this *reranking*.
+# network's probabilities by Bayes' rule. We call this *reranking*.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -98,11 +98,11 @@ for run, name in FORWARD.items():
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# On ten classes and a small network, the data establish no difference between reranking with ten forward passes and
-# Diffusion-TTA with 120 forward and backward passes. The interval excludes that reranking is worse by more than about
-# three points. Adaptation also works where answers cannot be listed, as for a map ([page 05](05_depth)).
+# **The result.** On ten classes and a small network, no difference is established between reranking with ten forward
+# passes and Diffusion-TTA with 120 forward and backward passes. The interval excludes that reranking is worse by more
+# than about three points. But adaptation also works where answers cannot be listed, as for a map ([page 05](05_depth)).
 #
-# **You need** pages [01](01_diffusion_loss), [03](03_classification) and [09](09_online). **Time:** 20 minutes to read,
+# **You need** pages [01](01_diffusion_loss), [03](03_classification) and [09](09_online). **Time:** 15 minutes to read,
 # a minute to run on two CPU cores.
 #
 # ## Rerank the network's candidates
@@ -159,22 +159,20 @@ print("true class:", problem.classes[int(label)])
 print("the same by build(problem, 'diffusion-posterior'):", same)
 
 # %% [markdown]
-# We show a typical image among those that reranking corrects. The network prefers a wrong class; the true one is among
-# its candidates. The losses favour it so strongly that the prior has no visible effect. The number of candidates and
-# pairs and $\beta$ were chosen on validation images, then frozen, and used once on test images under seeds that no
-# other result of this book uses.
+# On this image, a typical one among those that reranking corrects, the network prefers a wrong class. The losses favour
+# the true one so strongly that the prior has no visible effect. The numbers of candidates and pairs and $\beta$ were
+# chosen on validation images; the test images and seeds are used by no other result of this book.
 #
 #
 # **A race.** Draw the pairs in stages. After each stage drop a candidate that is behind the leader by more than one
 # standard error of their *paired* differences, and stop when one is left. Candidates with less than 5% of the leading
-# probability do not start. The first screen shows the outcome: ten evaluations instead of 24; the data establish no
-# difference between them.
+# probability do not start. As the first screen shows, this takes ten evaluations instead of 24, and no difference is
+# established.
 #
-# **A fast setting of adaptation.** Adaptation itself can be made cheaper. On digits we compared few pairs and early
-# stopping with the usual five steps of 24 pairs. On validation images we chose the cheapest setting without a
-# significant loss: three pairs a step, and no adaptation where the network is at least 70% certain. `dtta evaluate
-# --fast` uses it. On test images it has a gain, for a twenty-fifth of the evaluations. Whether it loses against the
-# usual setting the data do not establish; a loss of up to seven points is possible.
+# **A fast setting of adaptation.** Adaptation itself can be made cheaper. On validation images we chose the cheapest
+# setting without a significant loss: three pairs a step instead of 24, and no adaptation where the network is at least
+# 70% certain. `dtta evaluate --fast` uses it. On test images it has a gain, for a twenty-fifth of the evaluations.
+# Against the usual setting, a loss of up to seven points is possible.
 #
 # ## Where the probabilities enter
 #
@@ -186,9 +184,9 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 # \big\rVert^2}_{\text{predictions}} \qquad \underbrace{\textstyle\sum_j y_j \big\lVert \epsilon_\phi(z_t, l_j) -
 # \epsilon \big\rVert^2}_{\text{losses}} $$
 #
-# The first needs one evaluation for any number of classes, and a backward pass through the model. The others need one
-# evaluation for each candidate class, and a backward pass only through the network. Here are the three on the line from
-# the network's first guess to the true class:
+# The first needs one evaluation for any number of classes, and a backward pass through the diffusion model. The others
+# need one evaluation for each candidate class, but a backward pass only through the network. Here are the three on the
+# line from the network's first guess to the true class:
 
 # %% tags=["hide-input"]
 split = "validation" if "validation" in problem.sizes else "test"
@@ -250,8 +248,8 @@ figures.show(
 
 # %% [markdown]
 # A square is convex, so mixed predictions lie below the straight line. In this image their minimum is inside, and so is
-# that of mixed embeddings: both losses prefer a split answer to the true class. Which is best at 120 evaluations, with
-# learning rates from validation images?
+# that of mixed embeddings: both prefer a split answer to the true class. Which is best at 120 evaluations, each at a
+# rate from validation images?
 
 # %% tags=["hide-input"]
 MIXED = {
@@ -282,14 +280,13 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # The data do not establish a difference between the means. Under *shear* mixed losses gain 22 points more than
-# embeddings. This is one shift of twelve, chosen after seeing the results. [Evidence 10](../book/evidence/10_beyond)
-# has hard labels, fresh pairs, LogitNorm and smaller budgets.
+# embeddings; but this is one shift of twelve, chosen after seeing the results.
 #
 # ## The posterior as a teacher
 #
 # Reranking leaves the network as it was. Can the network *learn* from the posterior, and keep what it learned? Minimise
 # the cross-entropy of its output to the posterior (`--method posterior-teacher`), and compare with the diffusion loss
-# on the same streams, with 24 evaluations an image for both. After each stream the network answers later images without
+# on the same streams, at 24 evaluations an image for both. After each stream the network answers later images without
 # adaptation.
 
 # %% tags=["hide-input"]
@@ -337,18 +334,16 @@ lines.append(f"reranking, which does not change the network: {answer}")
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# During the stream both gain: each image is predicted after the update on that image. The data establish no difference
-# between the two. But neither improves the network: on later images both are *worse* than no adaptation, even under the
-# same shift (figure). The teacher harms clean images less, by two points. A hypothesis: the gain belongs to the image
-# that was adapted to, and is not knowledge about the shift. The teacher needs a much lower learning rate: at a quarter
-# of the diffusion loss's rate its cross-entropy lost 22 points on validation streams ([evidence
-# 10](../book/evidence/10_beyond)).
+# During the stream, where each image is predicted after the update on that image, both gain. But neither improves the
+# network: on later images both are *worse* than no adaptation, even under the same shift. The teacher harms clean
+# images less, by two points. A hypothesis: the gain belongs to the image that was adapted to, and is not knowledge
+# about the shift.
 
 # %% [markdown]
 # ## What limits the gain
 #
-# An oracle that knows the label and chooses between the network and the Diffusion Classifier, image by image, shows
-# what the two models know together. How far does adaptation get, and why not further?
+# An oracle that knows the label chooses, image by image, between the network and the Diffusion Classifier. How close
+# does adaptation get, and why not closer?
 
 # %% tags=["hide-input"]
 scores = {
@@ -380,13 +375,13 @@ report.line(
 )
 
 # %% [markdown]
-# Diffusion-TTA closes about half of the gap to the oracle. Adaptation is wrong on 37 images where at least one of the
-# two models is right. In 13 of them the diffusion model was wrong and adaptation changed the network's right answer; in
-# 24 the diffusion model was right, so a better use of its losses might gain more.
+# Diffusion-TTA closes about half of the gap to the oracle. On 37 images it is wrong and the oracle right. In 13 of them
+# the diffusion model was wrong and adaptation changed the network's right answer; in 24 the diffusion model was right,
+# so a better use of its losses might gain more.
 #
-# The gains on this page are stored results that `dtta evaluate --table forward` (and `distillation`, `beyond`) makes
-# again; the last line above computes one image of each shift again. That the gain of Diffusion-TTA on the first screen
-# equals the one in *Where the probabilities enter* is a coincidence: the images differ.
+# The gains on this page are stored results of `dtta evaluate --table forward`, `distillation` and `beyond`, on
+# different images; the last line above computes one image of each shift again. [Evidence
+# 10](../book/evidence/10_beyond) has all runs.
 #
 # ## Exercises
 #
@@ -401,17 +396,17 @@ report.line(
 # :class: dropdown
 #
 # Of validation images 0 to 59 at severity 3 the network has 52 right, and so has $\beta = 0.1$; from 0.3 to 3 it is 53,
-# at 30 it is 49. At 0 the posterior is the network's belief. As $\beta$ grows the prior no longer matters: the
-# posterior becomes a Diffusion Classifier among the candidates, with only four pairs for each (47 right at 1000). Under
-# contrast the network is better than that, so the prior is worth keeping.
+# at 30 it is 49. At 0 the posterior is the network's belief. As $\beta$ grows it becomes a Diffusion Classifier among
+# the candidates, with only four pairs for each (47 right at 1000). Under contrast the network is better than that, so
+# the prior is worth keeping.
 # ```
 #
 # ```{exercise}
 # :label: a-doubting-rule
 #
-# (Challenge.) Find a sign, without labels, that the diffusion model is wrong. Compute one number for each validation
-# image: the loss after adaptation, or how much two seeds disagree. Keep the network's answer where the number exceeds a
-# threshold that you choose on half of the images, and report the paired gain over always adapting on the other half.
+# (Challenge.) Find a sign, without labels, that the diffusion model is wrong, such as the loss after adaptation, or how
+# much two seeds disagree. Keep the network's answer where it exceeds a threshold that you choose on half of the
+# validation images, and report the paired gain over always adapting on the other half.
 # ```
 #
 # ```{solution} a-doubting-rule
@@ -424,12 +419,12 @@ report.line(
 #
 # ## Take-aways
 #
-# * On digits the data establish no difference between reranking and adaptation. Reranking needs a fifth of the
-#   evaluations, as a race a twelfth, and no gradient.
-# * Three pairs a step, and no adaptation of confident images, still gain at a twenty-fifth of the evaluations; a loss
-#   against the usual setting is not excluded.
-# * Probabilities can enter the condition, the prediction or the loss. At equal evaluations the data establish no
-#   difference between the first and the other two.
-# * Of the 37 images that the oracle has right and adaptation wrong, the diffusion model is wrong on 13 and right on 24.
+# * On digits no difference between reranking and adaptation is established. Reranking needs a fifth of the evaluations,
+#   as a race a twelfth, and no gradient.
+# * Few pairs, and no adaptation of confident images, still gain at a twenty-fifth of the evaluations; a loss against
+#   the usual setting is not excluded.
+# * Probabilities can enter the condition, the prediction or the loss. At equal evaluations no difference between the
+#   first and the others is established.
+# * Where adaptation misses what the oracle finds, the diffusion model is more often right than wrong.
 #
 # Next: [your own network and images](11_own).

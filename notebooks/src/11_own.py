@@ -78,17 +78,17 @@ figures.show(
 print(result.sentence)
 
 # %% [markdown]
-# **The result.** Our example pictures are 120 digits under Gaussian noise: 25 for validation, 95 for the test. On the
-# test pictures adaptation gains 23 points (95% interval 14 to 33). A simple ensemble of classifier and diffusion model,
-# without adaptation, gains 35 (25 to 45).
+# **The result.** Our example pictures are 120 digits under Gaussian noise: 25 for validation, 95 for the test. The
+# probe says that the diffusion model uses its condition, and adaptation gains 23 points (95% interval 14 to 33). A
+# simple ensemble of classifier and diffusion model, without adaptation, gains 35 (25 to 45).
 #
-# **You need** page [03](03_classification). **Time:** 10 minutes to read, about two minutes to run on two CPU cores.
+# **You need** [page 03](03_classification). **Time:** 10 minutes to read, about two minutes to run on two CPU cores.
 #
 # ## The probe
 #
-# `dtta.probe` adapts nothing. It computes the losses of the same images, with the same timesteps and noise, under the
+# `dtta.probe` adapts nothing. It compares the losses of the same images, with the same timesteps and noise, under the
 # true class and under other classes. Without labels the network's prediction takes the place of the true class. The
-# sentence above says at which $t$ other classes raise the loss, and suggests a range of $t$ for adaptation.
+# sentence above says at which $t$ other classes raise the loss; adapt in this range.
 #
 # `dtta.problem` cannot detect one mistake: the network and the diffusion model list their classes in different orders.
 # **Predict, then run:** what does the probe say if the diffusion model's classes are in reverse order?
@@ -109,8 +109,8 @@ mistaken = dtta.problem(
 print(dtta.probe(mistaken, seed=seed, progress=False).sentence)
 
 # %% [markdown]
-# The diffusion model is the same, but no sensitivity is found: the embedding of the true label belongs to another
-# class. If a probe of your models looks like this, compare the two lists of classes first.
+# No sensitivity is found, because the embedding of the true label belongs to another class. If a probe of your models
+# looks like this, compare the two lists of classes first.
 #
 # ## What is inferred
 #
@@ -127,8 +127,9 @@ print(problem.inferred.replace(temporary.name, "..."))
 #
 # ## Choose settings on the validation part
 #
-# The defaults are the paper's, chosen for other models. Try some on the validation part, and report on the test part.
-# Here only the learning rate varies; the range of $t$ is the one that the probe suggested.
+# The defaults are the paper's, chosen for other models. Try others on the validation part, and report on the test part.
+# Here only the learning rate varies; the range of $t$ is the one that the probe suggested. The function `rows`
+# evaluates a method on one part:
 
 
 # %%
@@ -159,14 +160,13 @@ report.line(
 print(f"chosen: {best:.0e}")
 
 # %% [markdown]
-# The validation part is small. The chosen rate is at the edge of the grid, so a higher one may be better. That does not
-# bias the gain below: the test pictures were not used to choose anything.
+# The chosen rate is at the edge of the grid, so a higher one may be better. That does not bias the gain below: the test
+# pictures were not used to choose anything.
 #
 # ## The gain
 #
-# "shift" is `clean` because the pictures are taken as they are; `fog` would add a corruption to them. The ensemble of
-# page 03, which averages the classifier's and the diffusion model's probabilities and adapts nothing, is a baseline
-# that you should always run. **Predict, then run:** does it win here too?
+# The ensemble of page 03, which averages the classifier's and the diffusion model's probabilities and adapts nothing,
+# is a baseline that you should always run. **Predict, then run:** does it win here too?
 
 # %%
 chosen = dict(lr=best, optimizer="sgd", **fixed)
@@ -200,9 +200,8 @@ report.line(
 )
 
 # %% [markdown]
-# Loading from files with inferred preprocessing works: adaptation gains, and as on page 03 the ensemble gains more.
-# (Its settings are page 03's; adaptation tried two rates on 25 pictures.) Your network and shift may differ, which is
-# why both belong in your table.
+# Adaptation gains, and as on page 03 the ensemble gains more. (Its settings are page 03's; adaptation tried two rates
+# on 25 pictures.) Your network and shift may differ, which is why both belong in your table.
 #
 # ## Your own condition
 #
@@ -237,13 +236,12 @@ report.line(
 
 # %% [markdown]
 # It gains 8 points less than the mixture of all classes, at a rate chosen for that mixture. A hypothesis: under this
-# noise the true class is often not among the two most probable; test it with `topk`. Compare any new condition with the
-# default one.
+# noise the true class is often not among the two most probable; test it with `topk`.
 #
 # ## What is refused
 #
 # What does not fit raises an error in one sentence, before any work: a wrong number of classes, a missing folder,
-# channels that differ, labels that the task cannot use. A gain from mismatched pieces would mean nothing.
+# channels that differ, labels that the task cannot use.
 
 # %%
 for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
@@ -269,10 +267,10 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # dtta evaluate --images photos/ $PIECES --set lr=0.005 --out rows
 # ```
 #
-# `dtta evaluate` resumes after a stop. If the pictures have changed, it refuses to mix old rows with new ones. For a
-# task that `dtta.problem` does not know, or a method, name a function by its import string, `--problem
-# package.module:function` or `--method package.module:function`:
-# [CONTRIBUTING](https://github.com/diffusion-tta/dtta/blob/main/CONTRIBUTING.md) has an example.
+# `dtta evaluate` resumes after a stop, and refuses to mix old rows with new ones if the pictures have changed. For your
+# own task or method, name a function by its import string, `--problem package.module:function` or `--method
+# package.module:function`: [CONTRIBUTING](https://github.com/diffusion-tta/dtta/blob/main/CONTRIBUTING.md) has an
+# example.
 #
 # ```{exercise}
 # :label: own-labels
@@ -299,9 +297,8 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # ```{solution} own-temperature
 # :class: dropdown
 #
-# Nothing: softmax over one logit is 1, whatever the logit is. The condition is the embedding of the predicted class, a
-# constant with respect to $\theta$, so the gradient is zero and no prediction changes. A condition must vary with the
-# network's output.
+# Nothing: softmax over one logit is 1, whatever the logit is. The condition is a constant with respect to $\theta$, so
+# the gradient is zero and no prediction changes. A condition must vary with the network's output.
 # ```
 #
 # ## Take-aways

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Full scale
 #
-# **The idea.** The code that adapts does not know how large a model is. One command therefore runs one cell of the
-# paper's tables, and this page says what the command costs and what can go wrong at that size.
+# **The idea.** The code that adapts does not know how large a model is. So one command runs a cell of the paper's
+# tables. This page says what that costs, and what can go wrong at that size.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": networks small enough for a CPU; "full": of the published sizes
@@ -103,11 +103,10 @@ figures.show(
 )
 
 # %% [markdown]
-# This is the one independent measurement of Diffusion-TTA at full scale that we know, in DUSA's paper
-# {cite:p}`li2024dusa`: DUSA's authors ran Diffusion-TTA on 50,000 images, in batches of 64, with six evaluations an
-# image; the paper uses 900. Checkpoints and crops differ, and so do the starting accuracies: the sizes of the gains
-# cannot be compared. Both find gains under all five corruptions, and neither gives an interval. This project has not
-# measured any yet.
+# **The result** is not ours: this project has not run Diffusion-TTA at full scale yet. We know one independent
+# measurement. DUSA's authors {cite:p}`li2024dusa` ran it on 50,000 images, in batches of 64, with six evaluations an
+# image; the paper uses 900. Checkpoints and crops differ, and so do the starting accuracies, so the sizes of the gains
+# cannot be compared. Both find gains under all five corruptions, and neither gives an interval.
 #
 # **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 10 minutes to read, a
 # minute to run on two CPU cores.
@@ -168,8 +167,7 @@ report.table(
 
 # %% [markdown]
 # At the assumed rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds on an
-# A100 in float32; at that speed the table takes about 920 hours. So set `rate` to what `dtta bench` measures on your
-# GPU.
+# A100 in float32, or about 920 hours for the table. So set `rate` to what `dtta bench` measures on your GPU.
 #
 # ## Several GPUs
 #
@@ -178,16 +176,16 @@ report.table(
 #     --preset table1/convnext-tiny/imagenet-a --out rows
 # ```
 #
-# Each process takes a fixed share of the images and writes a file; the first process merges the files at the end. An
-# image's noise is drawn from a seed that depends on the image only, so it does not matter which process computes it. If
-# one GPU is slow, stop the run and start it again: what is left is shared anew.
+# Each process takes a fixed share of the images and writes a file; the first merges the files at the end. An image's
+# noise depends on the image only, so it does not matter which process computes it. If one GPU is slow, stop the run and
+# start it again: what is left is shared anew.
 #
 # *Online* adaptation cannot be shared in this way, because the weights after one image are the start of the next. Each
 # GPU takes whole streams: the five corruptions of one network in Table 2 occupy five GPUs.
 #
 # ## Resuming after a stop
 #
-# A run of days will be stopped. The result of each image is one line of a file, written before the next image starts.
+# A run of days will be stopped. The result of each image is a line of a file, written before the next image starts.
 # Here we cut the file within a line:
 
 # %%
@@ -205,8 +203,8 @@ print(f"{images} images, {cut.count(chr(10)) - 1} whole rows after the stop")
 print("the same rows:", [r.score for r in again] == [r.score for r in rows])
 
 # %% [markdown]
-# The cut row is computed again. A row that is damaged in the middle of the file is an error: the run names the line and
-# changes nothing. A stream starts again from its first image, because its weights are not on disk.
+# The cut row is computed again. A row that is damaged in the middle of the file is an error that names the line. A
+# stream starts again from its first image, because its weights are not on disk.
 #
 # ## Memory
 #
@@ -253,7 +251,7 @@ print("the same to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 # ## Half precision
 #
 # The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has
-# eleven, but nothing below $6 \cdot 10^{-8}$. A gradient of a *mean* over many numbers is small. This is the cosine
+# eleven, but nothing below $6 \cdot 10^{-8}$, and a gradient of a *mean* over many numbers is small. This is the cosine
 # between the gradient in 16 bits and in float32, for a mean over three million numbers ($2^{21.5}$), as in 180 latents
 # of Stable Diffusion, and over 64 times as many:
 
@@ -294,10 +292,10 @@ for count in (latents, 64 * latents):
 report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]
-# On this small network the first gradient is exact in float16, and the second is lost completely. So with float16 the
-# loss is multiplied by a power of two before the backward pass, and the gradient is divided by it in float32. A power
-# of two changes only the exponent. Adapted weights, softmax, mixing and sums are always float32. GPUs older than an
-# A100 have no bfloat16; `--precision auto` checks.
+# On this small network float16 keeps the first gradient and loses the second completely. So the loss is multiplied by a
+# power of two, which changes only the exponent, before the backward pass, and the gradient is divided by it in float32.
+# Adapted weights, softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision
+# auto` checks.
 #
 # ## How fast
 #
@@ -305,9 +303,8 @@ report.line("\n".join(lines), tolerance=0.05)
 # dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json
 # ```
 #
-# times an image's 900 evaluations on networks of the published sizes with random weights, which are as fast as trained
-# ones, and compares with the loop of the released code and with a large matrix product. `dtta bench --together`
-# compares several images at once with one by one. The same here, on small networks:
+# times an image's 900 evaluations on networks of the published sizes with random weights, and compares with the loop of
+# the released code and with a large matrix product. The same here, on small networks:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds differ between runs
@@ -381,7 +378,7 @@ if not ours:
 #
 # ## Take-aways
 #
-# * A cell of the paper has a name, and one command runs it, on one GPU or several, and resumes after a stop.
+# * A cell of the paper has a name. One command runs it, on one GPU or several, and resumes after a stop.
 # * Count a table before you pay for it: operations can be counted without a GPU.
 # * float16 loses small gradients; scaling by a power of two keeps them.
 # * Nothing of the paper has been reproduced here yet.

@@ -105,7 +105,7 @@ figures.show(
 )
 
 # %% [markdown]
-# The scenes of this course have one to four objects and 32 × 32 pixels. At test time thirteen corruptions change the
+# The scenes of this book have one to four objects and 32 × 32 pixels. At test time thirteen corruptions change the
 # image, and six shifts change the world: its light, air, ground or camera.
 #
 # **You need** Python and tensors. **Time:** 10 minutes to read, half a minute to run on one CPU core.
@@ -133,10 +133,10 @@ for name in ("image", "segmentation", "depth"):
 # %% [markdown]
 # ## How a ray finds a surface
 #
-# A *signed distance function* gives the distance of a point from a surface, negative inside. For a sphere of radius
-# $r$ it is $|p| - r$; a box, a cylinder, a cone and a torus take a few lines each (`dtta/problems/scenes/sdf.py`). No
-# surface is nearer than that distance, so a ray can safely take a step of that length. Repeat until the distance is
-# almost 0: this is *sphere tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
+# A *signed distance function* gives the distance of a point from a surface, negative inside. For a sphere of radius $r$
+# it is $|p| - r$; the other shapes take a few lines each (`dtta/problems/scenes/sdf.py`). No surface is nearer than
+# that distance, so a ray can safely take a step of that length. Repeat until the distance is almost 0: this is *sphere
+# tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
 
 
 # %% tags=["hide-input"]
@@ -226,9 +226,8 @@ figures.show(
 print("steps of this ray:", len(stops) - 1)
 
 # %% [markdown]
-# The renderer marches a ray only inside a sphere around each object, and intersects the ground in closed form. A shadow
-# is a second march, from the surface to the sun; the closer it passes to an object, the softer the shadow's edge. The
-# gradient of the distance is the surface normal, which shading and reflections use.
+# A shadow is a second march, from the surface to the sun. The gradient of the distance is the surface normal, which
+# shading and reflections use.
 #
 # ## Images and their true maps
 #
@@ -258,8 +257,8 @@ figures.animate(
 )
 
 # %% [markdown]
-# The renderer knows which surface each ray met. So the maps are exact where a person would have to guess: at edges, in
-# the hole of a torus, in deep shadow. (The exercise finds the one limit.) Four scenes, larger:
+# The renderer knows which surface each ray met. So the maps are exact even where a person would have to guess: at
+# edges, in the hole of a torus, in deep shadow. (The exercise finds a limit.) Four scenes, larger:
 
 # %% tags=["hide-input"]
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
@@ -324,8 +323,8 @@ report.table(
 #
 # In photographs a class has a typical appearance: grass is green, roads are grey. Here shapes have *habits*. With
 # probability 0.8 a shape gets one of its usual colours, and with probability 0.8 its usual material; otherwise any. So
-# an image says more about a class than the outline does, and a class says something about the image. Feedback from a
-# generative model needs this relation.
+# a class says something about the image, and colours say something about the class. Feedback from a generative model
+# needs this relation.
 
 # %%
 for shape, (colours, material) in HABITS.items():
@@ -340,9 +339,8 @@ for shape, (colours, material) in HABITS.items():
 #
 # ## Shifts on the image
 #
-# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking` and keep its constants, but scale
-# lengths; erasing is added. The code changes one image at each severity, and measures the mean absolute change over
-# several.
+# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking`; erasing is added. How much does each change
+# a pixel?
 
 # %%
 chosen = min(26, counted - 1)
@@ -393,19 +391,17 @@ report.line(
 # %% [markdown]
 # The same severity is a very different amount of change under different shifts.
 #
-# *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Strengths of noise, contrast, brightness, fog,
-# pixelate and jpeg do not depend on the width and are kept. The radius of defocus and the lengths of motion blur and of
-# falling snow are multiplied by 32 / 224. The mildest defocus is then a disc smaller than a pixel, which changes
-# nothing.
+# *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Most do not depend on the width and are kept. The
+# radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. The mildest defocus
+# is then a disc smaller than a pixel, which changes nothing.
 #
 # *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic
 # distortion, shear and rotation would move objects away from their true maps. Frost needs photographs of frost.
 #
 # ## Shifts of the world
 #
-# A corruption of the image does not depend on what the image shows. A renderer can turn off the sun, colour the light,
-# add fog that thickens with *true* distance, lay a ground that no training scene had, and move the camera. It then
-# renders the true maps again.
+# A renderer can turn off the sun, colour the light, add fog that thickens with *true* distance, lay a ground that no
+# training scene had, and move the camera. It then renders the true maps again.
 
 # %%
 chosen = 12
@@ -453,8 +449,7 @@ figures.animate(
 )
 
 # %% [markdown]
-# Night, light, fog and ground leave the maps unchanged. The two shifts of the camera move everything, and the maps with
-# it.
+# The two shifts of the camera move everything, and the maps with it; the others leave the maps unchanged.
 #
 # ## Exercise
 #
@@ -470,11 +465,11 @@ figures.animate(
 # ```{solution} grazing-ray
 # :class: dropdown
 #
-# A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n =
-# \log 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The
-# third does not arrive: the result is `inf`, and the ray continues behind the surface. Every renderer that limits its
-# steps has this limit. With 80 steps, the far edge of a flat top seen at less than about nine degrees would be
-# missing, in the image and in its maps. The renderer allows 300 steps, enough down to three degrees.
+# A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n = \log
+# 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The third
+# does not arrive: the result is `inf`, and the ray continues behind the surface. With 80 steps, the far edge of a flat
+# top seen at less than about nine degrees would be missing, in the image and in its maps. The renderer allows 300
+# steps, enough down to three degrees.
 # ```
 #
 # ## Take-aways

@@ -63,12 +63,13 @@ def _clean_gain(table: str, run: str, against: str, metric: Metric | None, folde
 
 
 def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
-    """Return each run's gain over its baseline under each shift, in points."""
+    """Return each run's gain over its baseline under each shift, in points, and how many images the shifts have."""
     references, lines = stored.baselines(table, folder), []
+    shifts = shifts_of(table, folder=folder)
     for run in _methods(table, folder):
         rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
-        line: dict[str, object] = {"run": run}
-        for shift in (CLEAN, *shifts_of(table, folder=folder)):
+        line: dict[str, object] = {"run": run, "images": len(stored.align(*rows, set(shifts))[0])}
+        for shift in (CLEAN, *shifts):
             before, after = stored.align(*rows, {shift})
             gain = paired_gain(before, after, metric, resamples=1)["gain"] if before else float("nan")
             line[shift.replace("_", " ")] = gain

@@ -551,10 +551,10 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 # `torch.optim.SGD` on this list. On 48 validation images, image `12 * j + k` of shift `j` for `k` from 0 to 3, 0.1 is
 # best for the biases (+6.2; also at 0.5) and 0.005 for the convolution (+4.2; also at 0.02; lower ones were not tried).
 #
-# On the 96 test images both gain +12.5 [6.2, 19.8]. Minus "norm": 0.0 [−5.2, 5.2], minus "head": −2.1 [−6.2, 2.1], for
-# each of the two. The data establish no difference. The wrong rate makes one: with 0.02 the biases gain 6.2 points, and
-# on validation images the convolution *loses* 33.3 points with 0.5, the rate of "norm". It comes first, so a change of
-# its few weights reaches every later layer (a hypothesis).
+# On the 96 test images both gain +12.5 [6.2, 19.8]; minus "norm": 0.0 [−5.2, 5.2], minus "head": −2.1 [−6.2, 2.1]. Why
+# the same to the digit? By coincidence: the two predict the same class for 92 of the 96 images, and of the other four
+# each has two right. The data establish no difference. The wrong rate makes one: with 0.02 the biases gain 6.2 points,
+# and on validation images the convolution *loses* 33.3 points with 0.5, the rate of "norm".
 # ```
 #
 # **Challenge.** Both random networks are a single draw of weights. Draw four more (`reinitialize(network, seed)` in

@@ -34,11 +34,26 @@ def test_verdicts_are_counted_by_table_and_in_all():
     }  # fmt: skip
 
 
-def test_the_page_of_verdicts_counts_every_cell_that_a_page_shows(tmp_path):
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory) -> dict[str, str]:
+    """The evidence pages with their tables."""
+    folder = tmp_path_factory.mktemp("evidence")
     for path in (ROOT / "book" / "evidence").glob("*.*"):
-        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    pages.put_tables(tmp_path)
-    shown = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.md")}
+        (folder / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    pages.put_tables(folder)
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+
+
+def test_no_table_has_gains_on_different_images(shown):
+    tables = re.findall(r"<table>.*?</table>", "".join(text.split("````")[0] for text in shown.values()), re.DOTALL)
+    gains = [table for table in tables if ">run</th>" in table and ">images</th>" in table]
+    sizes = [re.findall(r"<tr><td[^>]*>[^<]*</td>(?:<td[^>]*left[^>]*>[^<]*</td>)?<td[^>]*>(\d+)<", t) for t in gains]
+    assert len(gains) > 20 and all(len(found) == t.count("<tr><td") for found, t in zip(sizes, gains, strict=True))
+    assert [set(found) for found in sizes if len(set(found)) > 1] == []
+    assert shown["07_loss_ablations.md"].count("Runs on 144 images:") == 2
+
+
+def test_the_page_of_verdicts_counts_every_cell_that_a_page_shows(shown):
     rows = re.findall(r"<td[^>]*>(?:table\d)/", "".join(text for name, text in shown.items() if name[0].isdigit()))
     (total,) = re.findall(r"<td[^>]*>all</td><td[^>]*>(\d+)</td>", shown["paper.md"])
     assert int(total) == len(rows) > 60

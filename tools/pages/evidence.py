@@ -4,7 +4,7 @@ A line of its own in such a page becomes a table:
 
     <!-- evidence about TABLE -->              what was run, with which seeds, by which command
     <!-- evidence gains TABLE [METRIC] -->     every run's gain over its baseline
-    <!-- evidence shifts TABLE [METRIC] -->    the same for each shift
+    <!-- evidence shifts TABLE [METRIC] -->    the same for each shift; both have a table for each number of images
     <!-- evidence selection TABLE -->          how settings were chosen
     <!-- evidence trials TABLE -->             every setting tried, with its gain on validation images
     <!-- evidence pairs TABLE -->              every run against every other
@@ -17,7 +17,7 @@ A line of its own in such a page becomes a table:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -28,6 +28,7 @@ from tools.pages.project import PageError
 MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE)
 VERDICTS = "<!-- evidence verdicts -->"
 OF_PRESETS = ("differences", "unavailable")  # kinds that need no stored table
+SPLIT = ("gains", "shifts")  # a table for each number of images
 FOLDED = {"pairs": "Every run against every other", "trials": "Every setting that was tried"}
 
 
@@ -72,10 +73,23 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
     if kind not in makers:
         raise KeyError(f"no evidence {kind!r}; there are about, {', '.join(makers)}")
     rows = makers[kind]()
+    if kind in SPLIT:
+        return "\n\n".join(_by_images(rows))
     html = report.to_html(rows, digits=1)
     if kind not in FOLDED:
         return html
     return f"````{{dropdown}} {FOLDED[kind]}: {len(rows)} rows\n{html}\n````"
+
+
+def _by_images(rows: list[dict[str, object]]) -> Iterator[str]:
+    """Yield a table for each number of images, so that no column compares runs on different images."""
+    from dtta.pages import report
+
+    sizes = sorted({row["images"] for row in rows}, reverse=True)
+    for size in sizes:
+        if len(sizes) > 1:
+            yield f"Runs on {size} images:"
+        yield report.to_html([row for row in rows if row["images"] == size], digits=1)
 
 
 def _metric(table: str, name: str | None) -> Metric | None:

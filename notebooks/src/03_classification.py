@@ -507,22 +507,19 @@ figures.show(
     "classes, over the network (top) and over the naive ensemble (bottom). "
     "Open markers: more names than evaluations. Bars: 95% intervals.",
 )
+lines = ["minus the ensemble, by number of names:"]
 for name, by_size in over_ensemble["scenes"].items():
-    report.line(
-        f"{name} against the ensemble: "
-        + "; ".join(
-            f"{n} names {report.interval(g)}" for n, g in by_size.items()
-        ),
-        tolerance=0.1,
-    )
+    values = (f"{n}: {report.interval(g)}" for n, g in by_size.items())
+    lines.append(f"  {name}: {'; '.join(values)}")
+report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # The scenes are those of [page 06](06_open_vocabulary), 100 images for each number of names; the 480 names are four
 # synonyms for each of 120 kinds. Settings come from validation images for each number of names. Only Diffusion-TTA
 # keeps those that page 06 chose for 20 names, which may favour that size.
 #
-# * **Few classes.** With ten digits and with 5 or 10 names, no difference between the ensemble and Diffusion-TTA or
-#   reranking is established. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
+# * **Few classes.** With ten digits and with 5 or 10 names, the data establish no difference between the ensemble and
+#   Diffusion-TTA or reranking. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
 # * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, and the Diffusion Classifier falls below the network. A
 #   hypothesis: three pairs or one pair for each name give noisy probabilities.
 # * **120 and 480 names.** No gain over the network is established for any method. The Diffusion Classifier is far below

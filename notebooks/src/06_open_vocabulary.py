@@ -248,7 +248,7 @@ report.line("\n".join(lines), tolerance=2.0, whole=2)
 # ## Names as conditions
 #
 # The text-to-image model uses CLIP's text encoder, too, but not its final vector: by cross-attention it sees the hidden
-# state of *every token*. So an embedding $l_j$ is a matrix, and names are mixed token by token:
+# state of *every token*. So an embedding $l_j$ is a matrix (from `problem.reader`), and names are mixed token by token:
 #
 # $$ c = \sum_j y_j\, l_j, \qquad l_j \in \mathbb R^{\text{tokens} \times D} . $$
 
@@ -661,10 +661,10 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 # ## Take-aways
 #
 # * A name is one vector for CLIP and a matrix of token embeddings for the diffusion model.
-# * LoRA adapts 1.6% of CLIP's weights here, and no difference to adapting all is established. Choose its rank and
-#   learning rate together.
-# * On these portraits adaptation gains 11.6 points. No difference to the Diffusion Classifier and the naive ensemble,
-#   whose cost grows with the number of names, is established.
+# * LoRA adapts 1.6% of CLIP's weights here, and no difference to adapting all is established. Choose rank and learning
+#   rate together.
+# * On these portraits adaptation gains 11.6 points. The data establish no difference to the Diffusion Classifier and
+#   the naive ensemble, but their cost grows with the number of names.
 # * Confident errors remain; a temperature in the condition corrects more of them.
 #
 # Next: [which parts of the loss matter](07_loss_ablations).

@@ -337,8 +337,8 @@ if tried:
 
 # %% [markdown]
 # Smaller parts needed larger rates here. A comparison at a single rate mixes the effect of the part with the effect of
-# the rate. With a rate for each, no difference between all weights and the normalisation layers, the last layer or LoRA
-# is established, for either network.
+# the rate. With a rate for each, the data establish no difference between all weights and the normalisation layers, the
+# last layer or LoRA, for either network.
 #
 # ## Random weights
 #

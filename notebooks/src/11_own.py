@@ -129,7 +129,7 @@ print(problem.inferred.replace(temporary.name, "..."))
 #
 # The defaults are the paper's, chosen for other models. Try others on the validation part, and report on the test part.
 # Here only the learning rate varies; the range of $t$ is the one that the probe suggested. The function `rows`
-# evaluates a method on one part:
+# evaluates a method on one part, with the pictures as they are ("clean"):
 
 
 # %%

@@ -355,10 +355,11 @@ report.table(
 )
 
 # %% [markdown]
-# The naive ensemble has the highest gain. The cost differs too. The Diffusion Classifier and the ensemble evaluate the
-# diffusion model once for each pair and class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120
-# times, with as many backward passes, *whatever the number of classes*. It also works where outputs cannot be listed,
-# such as a [depth map](05_depth).
+# The naive ensemble has the highest gain. For DUSA and logits, no difference to Diffusion-TTA is established.
+#
+# The cost differs too. The Diffusion Classifier and the ensemble evaluate the diffusion model once for each pair and
+# class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120 times, with as many backward passes,
+# *whatever the number of classes*. It also works where outputs cannot be listed, such as a [depth map](05_depth).
 #
 # ## When it helps and when it hurts
 #

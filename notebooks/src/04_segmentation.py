@@ -155,8 +155,8 @@ print("as by hand:", torch.allclose(c, by_call, atol=1e-5))
 
 # %% [markdown]
 # The result is an image with $D$ channels. The diffusion model, a UNet, receives it as additional channels next to
-# $z_t$. In training, half of the true maps were softened (blurred edges, uncertain regions), so that it also knows
-# uncertain beliefs.
+# $z_t$. In training, half of the true maps were softened (blurred edges, uncertain regions), so that the UNet also
+# knows uncertain beliefs.
 #
 # ## Does the model use the map?
 #
@@ -480,7 +480,7 @@ report.line("shapes, in %\n" + "\n".join(lines), tolerance=0.5)
 # %% [markdown]
 # *Precision* is the share of correct pixels among those predicted as a shape, *recall* the same among those that truly
 # are one. TENT predicts far fewer shapes by mistake, and misses more of them. Mean IoU rewards the first; class
-# accuracy, which the paper reports, punishes the second. Choose the metric first.
+# accuracy, which the paper reports, punishes the second. Choose the metric before you compare.
 #
 # ## Other ways to adapt
 #
@@ -550,10 +550,10 @@ report.line(
 # ```{exercise}
 # :label: last-layer
 #
-# On twelve **validation** scenes with fog and twelve with Gaussian noise, adapt only the normalisation layers
-# (`trainable="norm"`), only the last layer (`"head"`) or everything (`"all"`), each with three learning rates:
-# `Run("diffusion-tta", "scenes-segmentation", settings={**settings, "trainable": "norm", "lr": 3e-4},
-# split="validation")`, `evaluate` and `paired_gain`. It takes five minutes.
+# How much of the network must change? On twelve **validation** scenes with fog and twelve with Gaussian noise, adapt
+# only the normalisation layers (`trainable="norm"`), only the last layer (`"head"`) or everything (`"all"`), each with
+# three learning rates: `Run("diffusion-tta", "scenes-segmentation", settings={**settings, "trainable": "norm", "lr":
+# 3e-4}, split="validation")`, `evaluate` and `paired_gain`. It takes five minutes.
 # ```
 #
 # ```{solution} last-layer

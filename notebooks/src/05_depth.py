@@ -142,7 +142,7 @@ print("as by hand:", torch.allclose(by_hand, problem.condition(y), atol=1e-5))
 
 # %% [markdown]
 # From 2 to 4 units is as large a step as from 4 to 8. The diffusion model is a UNet like that of page 04. In training,
-# half of the maps were blurred, scaled, shifted or made noisy, so that it also knows imperfect maps.
+# half of the maps were blurred, scaled, shifted or made noisy, so that the UNet also knows imperfect maps.
 #
 # ## Does the model use the map?
 #

@@ -504,8 +504,6 @@ report.line(
 )
 
 # %% [markdown]
-#
-#
 # **Predict, then run:** the validated settings use 24 pairs at $\eta = 0.02$. Which single changes harm at this rate,
 # and which still harm at a rate chosen for them?
 

@@ -163,7 +163,6 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 # the true one so strongly that the prior has no visible effect. The numbers of candidates and pairs and $\beta$ were
 # chosen on validation images; the test images and seeds are used by no other result of this book.
 #
-#
 # **A race.** Draw the pairs in stages. After each stage drop a candidate that is behind the leader by more than one
 # standard error of their *paired* differences, and stop when one is left. Candidates with less than 5% of the leading
 # probability do not start. As the first screen shows, this takes ten evaluations instead of 24, and no difference is

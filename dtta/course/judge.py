@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from dtta.course.reasons import likely
+from dtta.course.reasons import compare, likely
 
 SECONDS = 10.0  # for one call of a student's function; those of the solutions take milliseconds
 
@@ -119,12 +119,11 @@ class Student:
             reason = likely(came.detach(), expected.detach(), reasons or {}, max(tolerance, 1e-5))
             if torch.allclose(came, expected, rtol=1e-6, atol=1e-6 * _scale(expected), equal_nan=True):
                 reason = "a part of it was computed in float32: `.float()`, or a tensor made without a dtype"
-            worst = (came - expected).abs().nan_to_num(float("inf")).flatten().argmax()
-            place = [int(i) for i in torch.unravel_index(worst, expected.shape)]
+            place, right, wrong = compare(came, expected)
             lines = [
                 f"gives other numbers than expected for {what}" + (f" (most at {place})" if place else ""),
-                f"  expected:  {show(expected)}",
-                f"  came:      {show(came)}",
+                f"  expected:  {right}",
+                f"  came:      {wrong}",
                 *([f"  a likely reason: {reason}"] if reason else []),
             ]
             self.fail("\n".join(lines), arguments)
@@ -193,13 +192,6 @@ def describe(value: object) -> str:
         return f"the function {getattr(value, '__name__', 'given')}"
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
-
-
-def show(value: Tensor) -> str:
-    """The first numbers of a tensor."""
-    first = value.detach().flatten()[:6].tolist()
-    text = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in first)
-    return text + (", …" if value.numel() > 6 else "")
 
 
 def _form(came: object, expected: Tensor, what: str) -> str | None:

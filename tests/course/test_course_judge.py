@@ -93,6 +93,21 @@ def test_each_mistake_ends_in_a_message(function, words):
     assert said.startswith("✗ double ") and words in said
 
 
+def test_the_message_shows_the_worst_place_with_digits_that_differ():
+    right = torch.arange(30.0).view(5, 6)
+    wrong = right.clone()
+    wrong[3, 1], wrong[0, 2] = 19.0005, 2.0001
+    lines = told(lambda x: wrong, right).splitlines()
+    assert lines[0].endswith("(most at [3, 1])")
+    assert lines[1].split("expected:")[1].strip() == "…, 16, 17, 18, [19], 20, 21, …"
+    assert lines[2].split("came:")[1].strip() == "…, 16, 17, 18, [19.0005], 20, 21, …"
+
+
+def test_a_single_number_has_no_invented_factor():
+    assert "likely reason" not in told(lambda x: 3 * x.sum(), torch.tensor(11.0))
+    assert "every number is 4 times too small" in told(lambda x: x / 2)
+
+
 def test_known_reasons_come_before_general_ones():
     assert "a likely reason: twice too much" in told(lambda x: 4 * x, reasons={"twice too much": 4 * ONE})
 

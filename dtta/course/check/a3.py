@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dtta.course.judge import Student, public, show
-from dtta.course.reasons import likely
+from dtta.course.judge import Student, public
+from dtta.course.reasons import compare, likely
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -32,10 +32,11 @@ def _moved(student: Student, came: Tensor, expected: Tensor, start: Tensor, reas
         return
     reason = "the weights have not moved at all" if torch.equal(came, start) else None
     reason = reason or likely(came - start, expected - start, {name: w - start for name, w in reasons.items()}, 1e-4)
+    _, right, wrong = compare(came - start, expected - start)
     lines = [
-        "moves the weights elsewhere than expected",
-        f"  moved by, expected:  {show(expected - start)}",
-        f"  moved by, came:      {show(came - start)}",
+        "changes the parameters otherwise than expected",
+        f"  change, expected:  {right}",
+        f"  change, came:      {wrong}",
         *([f"  a likely reason: {reason}"] if reason else []),
     ]
     student.fail("\n".join(lines))
@@ -52,7 +53,7 @@ def _cut_off(student: Student, came: Tensor, what: str) -> None:
 def adapt_step(student: Student) -> None:
     """Belief, mixture, mean loss over the pairs, one step of the optimizer; returns the loss before it."""
     network = _network(0, nn.Flatten(), nn.Linear(4, 3))
-    x, l, z0 = _random(1, 1, 2, 2), _random(3, 2, seed=1), _random(1, 2, 1, 1, seed=2)
+    x, l, z0 = 0.3 * _random(1, 1, 2, 2), _random(3, 2, seed=1), _random(1, 2, 1, 1, seed=2)
     t, noise, rate = torch.tensor([1, 4, 2, 6]), _random(4, 2, 1, 1, seed=3), 0.05
 
     def score(z: Tensor, t_: Tensor, e: Tensor, c: Tensor) -> Tensor:

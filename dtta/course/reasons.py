@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-
 SHOWN = 6  # numbers of a tensor in a message
 
 

@@ -28,6 +28,7 @@ from dtta.course.check.a8 import (
 )
 from dtta.course.check.project import choose_setting, gain_interval, verdicts
 from dtta.course.judge import Student, Wrong
+from dtta.course.variants import generator, normal, numbers, variant
 
 __all__ = [
     "Student",
@@ -49,6 +50,7 @@ __all__ = [
     "episode",
     "forward_process",
     "gain_interval",
+    "generator",
     "gradient_in_parts",
     "gradient_noise",
     "importance_weights",
@@ -66,6 +68,8 @@ __all__ = [
     "mix_pixels",
     "mixture_gradient",
     "name_vectors",
+    "normal",
+    "numbers",
     "paired_interval",
     "pulled",
     "rank_classes",
@@ -75,6 +79,7 @@ __all__ = [
     "stratified_times",
     "tent_step",
     "token_mixture",
+    "variant",
     "verdicts",
     "weights_that_move",
     "weights_with_resets",

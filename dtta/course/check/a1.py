@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import normal
 
 
 @public
 def forward_process(student: Student) -> None:
     """z_t = √ᾱ_t z0 + √(1 - ᾱ_t) ε for a batch of images (N, C, H, W), each with its own ᾱ_t (N,)."""
-    z0, noise, a = _random(3, 2, 4, 5), _random(3, 2, 4, 5, seed=1), torch.tensor([0.9, 0.5, 0.04])
+    z0, noise, a = normal(3, 2, 4, 5), normal(3, 2, 4, 5, seed=1), torch.tensor([0.9, 0.5, 0.04])
     b = a.view(3, 1, 1, 1)
     student.gives(
         b**0.5 * z0 + (1 - b) ** 0.5 * noise,
@@ -63,7 +60,7 @@ def linear_schedule(student: Student) -> None:
 @public
 def loss_per_sample(student: Student) -> None:
     """The mean square of guess - noise over everything but the first axis: (N,), with a gradient."""
-    guess, noise = _random(3, 2, 4, 4).requires_grad_(), _random(3, 2, 4, 4, seed=1)
+    guess, noise = normal(3, 2, 4, 4).requires_grad_(), normal(3, 2, 4, 4, seed=1)
     error = guess - noise
     square = error.square().flatten(1)
     student.gives(
@@ -85,7 +82,7 @@ def loss_by_timestep(student: Student) -> None:
     """At each timestep asked for, the loss averaged over the draws of the noise."""
     T = 10
     alpha_bar = torch.linspace(0.95, 0.05, T)
-    z0, noise = _random(1, 1, 3, 4), _random(6, 1, 3, 4, seed=1)
+    z0, noise = normal(1, 1, 3, 4), normal(6, 1, 3, 4, seed=1)
     times = [0, 3, 7]
 
     def predict(z_t: Tensor, t: Tensor) -> Tensor:
@@ -129,8 +126,8 @@ def loss_by_timestep(student: Student) -> None:
 @public
 def rank_classes(student: Student) -> None:
     """The classes from the least mean loss to the largest, all under the same pairs (t, ε)."""
-    z0 = _random(1, 1, 4, 4)
-    times, noise = torch.tensor([1, 5, 8, 9, 3]), _random(5, 1, 4, 4, seed=1)
+    z0 = normal(1, 1, 4, 4)
+    times, noise = torch.tensor([1, 5, 8, 9, 3]), normal(5, 1, 4, 4, seed=1)
     embeddings = torch.tensor([[2.0], [0.5], [1.0], [3.0]])
     part = torch.tensor(  # the loss of each class under each pair, but for what all classes share
         [[0.1, 3.0, 2.0, 2.0, 1.4], [1.5, 1.0, 0.6, 0.5, 0.4], [0.5, 0.8, 1.2, 1.4, 1.1], [0.9, 0.2, 2.5, 1.8, 0.6]]

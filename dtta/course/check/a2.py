@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import normal
 
 
 @public
 def mix_classes(student: Student) -> None:
     """c = Σ_j softmax(logits)_j l_j, for logits (N, L) and embeddings (L, D), with a gradient."""
-    logits, l = _random(2, 4).requires_grad_(), _random(4, 3, seed=1)
+    logits, l = normal(2, 4).requires_grad_(), normal(4, 3, seed=1)
     y = logits.softmax(1)
     student.gives(
         y @ l,
@@ -35,7 +32,7 @@ def mix_classes(student: Student) -> None:
 @public
 def mixture_gradient(student: Student) -> None:
     """The gradient at the logits by hand: y_j (g · l_j - Σ_k y_k g · l_k)."""
-    logits, l, c_grad = 1.5 * _random(2, 4), _random(4, 3, seed=1), _random(2, 3, seed=2)
+    logits, l, c_grad = 1.5 * normal(2, 4), normal(4, 3, seed=1), normal(2, 3, seed=2)
     y, score = logits.softmax(1), c_grad @ l.T
     mean = (y * score).sum(1, keepdim=True)
     with torch.inference_mode():
@@ -58,7 +55,7 @@ def mixture_gradient(student: Student) -> None:
 @public
 def mix_pixels(student: Student) -> None:
     """The mixture of class embeddings at every pixel: logits (N, L, H, W), embeddings (L, D) -> (N, D, H, W)."""
-    logits, l = (2 * _random(2, 4, 2, 3)).requires_grad_(), _random(4, 5, seed=1)
+    logits, l = (2 * normal(2, 4, 2, 3)).requires_grad_(), normal(4, 5, seed=1)
 
     def mixed(y: Tensor) -> Tensor:
         return torch.einsum("nlhw,ld->ndhw", y, l)
@@ -106,7 +103,7 @@ def depth_condition(student: Student) -> None:
 @public
 def gradient_in_parts(student: Student) -> None:
     """The gradient of the mean loss at c, over micro-batches of at most `size` pairs."""
-    c, noise, t, size = _random(1, 3), _random(6, 3, seed=1), torch.tensor([1, 5, 2, 9, 4, 7]), 2
+    c, noise, t, size = normal(1, 3), normal(6, 3, seed=1), torch.tensor([1, 5, 2, 9, 4, 7]), 2
     seen: list[int] = []
 
     def loss(t_: Tensor, noise_: Tensor, c_: Tensor) -> Tensor:

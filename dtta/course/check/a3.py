@@ -9,14 +9,11 @@ from torch import Tensor, nn
 
 from dtta.course.judge import Student, public
 from dtta.course.reasons import compare, likely
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import generator, normal
 
 
 def _network(seed: int, *layers: nn.Module) -> nn.Module:
-    network, g = nn.Sequential(*layers), torch.Generator().manual_seed(seed)
+    network, g = nn.Sequential(*layers), generator(seed)
     for p in network.parameters():
         p.data = torch.randn(p.shape, generator=g)
     return network
@@ -53,8 +50,8 @@ def _cut_off(student: Student, came: Tensor, what: str) -> None:
 def adapt_step(student: Student) -> None:
     """Belief, mixture, mean loss over the pairs, one step of the optimizer; returns the loss before it."""
     network = _network(0, nn.Flatten(), nn.Linear(4, 3))
-    x, l, z0 = 0.3 * _random(1, 1, 2, 2), _random(3, 2, seed=1), _random(1, 2, 1, 1, seed=2)
-    t, noise, rate = torch.tensor([1, 4, 2, 6]), _random(4, 2, 1, 1, seed=3), 0.05
+    x, l, z0 = 0.3 * normal(1, 1, 2, 2), normal(3, 2, seed=1), normal(1, 2, 1, 1, seed=2)
+    t, noise, rate = torch.tensor([1, 4, 2, 6]), normal(4, 2, 1, 1, seed=3), 0.05
 
     def score(z: Tensor, t_: Tensor, e: Tensor, c: Tensor) -> Tensor:
         return t_ * (z + e - c[:, :, None, None]).square().sum((1, 2, 3))
@@ -108,7 +105,7 @@ def adapt_step(student: Student) -> None:
 def adapt_and_restore(student: Student) -> None:
     """So many steps, the answer with the weights that they leave, and the weights as before."""
     network = _network(1, nn.Linear(3, 2))
-    weights, x = list(network.parameters()), _random(2, 3)
+    weights, x = list(network.parameters()), normal(2, 3)
     kept = [p.detach().clone() for p in weights]
     called = []
 
@@ -150,7 +147,7 @@ def adapt_and_restore(student: Student) -> None:
 def tent_step(student: Student) -> None:
     """One step downhill on the mean entropy, of the normalisation layers' scales and shifts alone."""
     network = _network(2, nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 3))
-    x, rate = _random(5, 3, seed=1), 0.1
+    x, rate = normal(5, 3, seed=1), 0.1
     start = _flat(network.parameters())
     norm = torch.cat([torch.full_like(p, float(n.startswith("1."))).flatten() for n, p in network.named_parameters()])
 
@@ -196,7 +193,7 @@ def tent_step(student: Student) -> None:
 @public
 def entropy_gradient(student: Student) -> None:
     """∂H/∂z_j = - y_j (log y_j + H), for each image."""
-    logits = 1.5 * _random(2, 4)
+    logits = 1.5 * normal(2, 4)
     log_y = logits.log_softmax(1)
     y = log_y.exp()
     H = -(y * log_y).sum(1, keepdim=True)
@@ -221,7 +218,7 @@ def entropy_gradient(student: Student) -> None:
 @public
 def paired_interval(student: Student) -> None:
     """The ends between which a share `level` of the resampled mean gains lies."""
-    g = torch.Generator().manual_seed(4)
+    g = generator(4)
     before, after = torch.rand(6, generator=g), torch.rand(6, generator=g)
     draws, level = torch.randint(6, (60, 6), generator=g), 0.8
     gain, ends = after - before, torch.tensor([0.1, 0.9])

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
+from dtta.course.variants import generator
 
 
 @public
 def doubtful_map(student: Student) -> None:
     """c^u = (1 - δ) l_label + δ · (mean of all l), and the mean alone where there is no label."""
     labels = torch.tensor([[[0, 2, 1], [3, 0, 2]], [[1, 1, 3], [0, 2, 3]]])
-    l = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    l = torch.randn(4, 5, generator=generator(0))
     doubt, mean = 0.4, l.mean(0)
     sure = l[labels]
     last = (1 - doubt) * sure + doubt * mean
@@ -131,7 +132,7 @@ def mean_class_accuracy(student: Student) -> None:
 @public
 def agreement(student: Student) -> None:
     """The share of wrong, and of right, pixels at which descent raises the true class."""
-    g = torch.Generator().manual_seed(2)
+    g = generator(2)
     logits, gradient = (torch.randn(2, 3, 3, 5, generator=g) for _ in range(2))
     truth = logits.argmax(1)
     truth[:, :, ::2] = torch.randint(0, 3, (2, 3, 3), generator=g)

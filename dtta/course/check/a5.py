@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
+from dtta.course.variants import generator
 
 NEAR, FAR = 1.5, 12.0
 DEPTH = torch.tensor([[[2.0, 3.0, 4.5], [1.0, 7.0, 11.0]], [[6.0, 2.5, 15.0], [9.0, 1.2, 5.0]]])  # some lie outside
@@ -39,7 +40,7 @@ def log_depth(student: Student) -> None:
 @public
 def log_depth_gradient(student: Student) -> None:
     """∂L/∂d = ∂L/∂c · 2 / (d log(far / near)) inside the range, and 0 outside."""
-    c_grad = torch.randn(DEPTH.shape, generator=torch.Generator().manual_seed(1))
+    c_grad = torch.randn(DEPTH.shape, generator=generator(1))
     inside, span = (DEPTH > NEAR) & (DEPTH < FAR), math.log(FAR / NEAR)
     slope = 2 / (DEPTH * span)
     right = slope * c_grad * inside
@@ -63,7 +64,7 @@ def log_depth_gradient(student: Student) -> None:
 @public
 def scale_and_shift(student: Student) -> None:
     """For each image the line s a + b that fits 1 / d best, over the valid pixels."""
-    g = torch.Generator().manual_seed(3)
+    g = generator(3)
     truth = 1 + 4 * torch.rand(2, 3, 4, generator=g)
     answer = 0.5 + 2 / truth + 0.2 * torch.randn(2, 3, 4, generator=g)
     valid = torch.rand(2, 3, 4, generator=g) < 0.7
@@ -138,7 +139,7 @@ def distance_errors(student: Student) -> None:
 @public
 def ssim_window(student: Student) -> None:
     """The structural similarity of two patches under one window of weights."""
-    g = torch.Generator().manual_seed(5)
+    g = generator(5)
     p, w, R = torch.rand(3, 4, generator=g), torch.rand(3, 4, generator=g), 2.0
     q, w = (0.7 * p + 0.3 * torch.rand(3, 4, generator=g)).requires_grad_(), w / w.sum()
 

@@ -7,16 +7,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dtta.course.judge import Student, Wrong, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import generator, normal
 
 
 @public
 def clip_logits(student: Student) -> None:
     """e^τ times the cosines of all images (N, D) with all sentences (L, D)."""
-    image, text, tau = 3 * _random(2, 5), _random(4, 5, seed=1) / 2, torch.tensor(1.5)
+    image, text, tau = 3 * normal(2, 5), normal(4, 5, seed=1) / 2, torch.tensor(1.5)
     cosine = normalize(image, dim=1) @ normalize(text, dim=1).T
     student.gives(
         tau.exp() * cosine,
@@ -45,7 +42,7 @@ def clip_logits(student: Student) -> None:
 def name_vectors(student: Student) -> None:
     """Unit vectors (S, L, D), their mean over the S templates, made unit vectors again (L, D)."""
     length = torch.tensor([[1.0, 4.0], [0.2, 1.0], [3.0, 0.5]])[..., None]
-    vectors = length * _random(3, 2, 4)
+    vectors = length * normal(3, 2, 4)
     mean = normalize(vectors, dim=2).mean(0)
     student.gives(
         normalize(mean, dim=1),
@@ -71,7 +68,7 @@ def name_vectors(student: Student) -> None:
 @public
 def token_mixture(student: Student) -> None:
     """c = Σ_j y_j l_j token by token: logits (N, L), prompts (L, tokens, D) -> (N, tokens, D), with a gradient."""
-    logits, prompts = 2 * _random(2, 3), _random(3, 4, 5, seed=1)
+    logits, prompts = 2 * normal(2, 3), normal(3, 4, 5, seed=1)
     logits.requires_grad_()
 
     def mix(weights: Tensor) -> Tensor:
@@ -99,8 +96,8 @@ def token_mixture(student: Student) -> None:
 @public
 def lora_output(student: Student) -> None:
     """h = W x + α/r B A x for x (..., in), with a gradient to A and B and none to W."""
-    x, W = _random(2, 3, 5), _random(4, 5, seed=1).requires_grad_()
-    A, B = _random(2, 5, seed=2).requires_grad_(), _random(4, 2, seed=3).requires_grad_()
+    x, W = normal(2, 3, 5), normal(4, 5, seed=1).requires_grad_()
+    A, B = normal(2, 5, seed=2).requires_grad_(), normal(4, 2, seed=3).requires_grad_()
     alpha, plain, added = 6.0, x @ W.detach().T, x @ A.T @ B.T
     came = student.gives(
         plain + 3 * added,
@@ -129,7 +126,7 @@ def lora_output(student: Student) -> None:
 @public
 def merged_weight(student: Student) -> None:
     """W' = W + α/r B A in the dtype of W, new, without a gradient."""
-    W, A, B = (_random(*shape, seed=i).requires_grad_() for i, shape in enumerate([(4, 5), (2, 5), (4, 2)]))
+    W, A, B = (normal(*shape, seed=i).requires_grad_() for i, shape in enumerate([(4, 5), (2, 5), (4, 2)]))
     alpha, update = 6.0, (B @ A).detach()
     frozen = W.detach()
     came = student.gives(
@@ -156,7 +153,7 @@ def merged_weight(student: Student) -> None:
 def lora_start(student: Student) -> None:
     """A random (rank, in), B zero (out, rank), leaves that ask for a gradient; other ranks end in a ValueError."""
     inside, out, rank = 6, 5, 2
-    pair = student(inside, out, rank, torch.Generator().manual_seed(3))
+    pair = student(inside, out, rank, generator(3))
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(p, Tensor) for p in pair):
         student.fail("should return two tensors: return A, B")
     A, B = pair
@@ -175,7 +172,7 @@ def lora_start(student: Student) -> None:
         student.fail("does not start from B = 0, so that the network would answer otherwise from the start")
     if not A.any():
         student.fail("starts from A = 0; with B = 0 too, no gradient reaches either of them")
-    drawn = torch.randn(rank, inside, generator=torch.Generator().manual_seed(3))
+    drawn = torch.randn(rank, inside, generator=generator(3))
     reason = (
         "Is it drawn with the generator it was given?"
         if not torch.allclose(A, drawn)
@@ -186,7 +183,7 @@ def lora_start(student: Student) -> None:
     if not torch.allclose(A, drawn / inside**0.5, atol=1e-6):
         student.fail(f"gives other numbers than expected for A. {reason}")
     try:
-        student(inside, out, 0, torch.Generator().manual_seed(3))
+        student(inside, out, 0, generator(3))
     except Wrong as error:
         if "stopped with ValueError" in str(error):
             return

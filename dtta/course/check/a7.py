@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import normal
 
 
 @public
@@ -95,7 +92,7 @@ def importance_weights(student: Student) -> None:
 @public
 def gradient_noise(student: Student) -> None:
     """√(mean over draws of ‖g_s - ḡ‖² / ‖ḡ‖²) for g (S, L), in float64."""
-    g = _random(5, 3) + torch.tensor([1.0, -2.0, 0.5])
+    g = normal(5, 3) + torch.tensor([1.0, -2.0, 0.5])
     d = g.double()
     mean = d.mean(0)
     far = (d - mean).square().sum(1)
@@ -130,7 +127,7 @@ def gradient_noise(student: Student) -> None:
 @public
 def block_means(student: Student) -> None:
     """The mean of each block of n consecutive rows of g (M, L); a rest is dropped."""
-    g, n = _random(7, 4), 3
+    g, n = normal(7, 4), 3
     whole = g[:6].view(2, 3, 4)
     student.gives(
         whole.mean(1),

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dtta.course.judge import Student, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import normal
 
 
 def _made(build) -> nn.Module:
@@ -54,7 +51,7 @@ def weights_that_move(student: Student) -> None:
 def episode(student: Student) -> None:
     """Adapt and answer; then the weights are back to the last bit and the optimizer remembers nothing."""
     network = _made(lambda: nn.Linear(3, 2))
-    weights, image = list(network.parameters()), _random(1, 3)
+    weights, image = list(network.parameters()), normal(1, 3)
     start = [p.detach().clone() for p in weights]
     optimizer = torch.optim.SGD(weights, lr=0.37, momentum=0.9)
 
@@ -102,7 +99,7 @@ def episode(student: Student) -> None:
 @public
 def weights_with_resets(student: Student) -> None:
     """SGD with momentum; weights and velocity go back to their start after every `period` steps."""
-    start, gradients, lr, momentum, period = _random(3), _random(7, 3, seed=1), 0.2, 0.8, 3
+    start, gradients, lr, momentum, period = normal(3), normal(7, 3, seed=1), 0.2, 0.8, 3
 
     def run(keep_v=False, keep_w=False, late=0, mu=momentum, damp=1.0, nesterov=False, after=False) -> Tensor:
         w, v, found = start, torch.zeros(3), []
@@ -171,7 +168,7 @@ def descend_logits(student: Student) -> None:
 @public
 def ensemble_logits(student: Student) -> None:
     """log of the mean of two softmaxes, of logits (N, L)."""
-    a, b = 2 * _random(2, 3), 2 * _random(2, 3, seed=1)
+    a, b = 2 * normal(2, 3), 2 * normal(2, 3, seed=1)
     p = (a.softmax(1) + b.softmax(1)) / 2
     student.gives(
         p.log(),
@@ -194,7 +191,7 @@ def ensemble_logits(student: Student) -> None:
 @public
 def pulled(student: Student) -> None:
     """The weights after each image: its update added, then the share ρ of the way back to the start."""
-    start, updates, rho = _random(3), _random(4, 3, seed=1), 0.25
+    start, updates, rho = normal(3), normal(4, 3, seed=1), 0.25
 
     def run(back=lambda w: w + rho * (start - w), first=False, before=False) -> Tensor:
         w, found = start, []

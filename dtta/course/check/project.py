@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from dtta.course.judge import Student, public
+from dtta.course.variants import generator
 
 
 @public
@@ -30,7 +31,7 @@ def choose_setting(student: Student) -> None:
 @public
 def gain_interval(student: Student) -> None:
     """Mean, low and high of the paired gain in points, by the given bootstrap draws."""
-    g = torch.Generator().manual_seed(0)
+    g = generator(0)
     before, after = torch.rand(9, generator=g), torch.rand(9, generator=g)
     draws = torch.randint(9, (60, 9), generator=g)
     d = 100 * (after.double() - before.double())

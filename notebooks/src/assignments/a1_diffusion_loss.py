@@ -22,6 +22,8 @@ import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: noise an image
 #
@@ -60,7 +62,7 @@ check.forward_process(forward_process)
 _tested = check.Student(forward_process)
 for _shape in [(4,), (3, 7), (4, 4, 4, 4), (1, 2, 3), (2, 1, 2, 3, 4)]:
     for _dtype in (torch.float32, torch.float64):
-        _g = torch.Generator().manual_seed(len(_shape))
+        _g = check.generator(len(_shape))
         _z0, _noise = (torch.randn(_shape, generator=_g, dtype=_dtype) for _ in range(2))
         _a = torch.rand(_shape[0], generator=_g, dtype=_dtype)
         _a[0] = len(_shape) % 2
@@ -143,7 +145,7 @@ check.loss_per_sample(loss_per_sample)
 _tested = check.Student(loss_per_sample)
 for _shape, _dtype in [((1, 1, 2, 2), torch.float32), ((4, 4), torch.float32), ((2, 3, 4, 5, 2), torch.float32),
                        ((2, 3, 8, 8), torch.float16), ((3, 6), torch.bfloat16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(len(_shape))
+    _g = check.generator(len(_shape))
     _guess, _noise = (20 * torch.randn(_shape, generator=_g) for _ in range(2))
     _guess, _noise = _guess.to(_dtype), _noise.to(_dtype)
     _right = torch.tensor([((p.double() - q.double()) ** 2).mean().item() for p, q in zip(_guess, _noise, strict=True)])
@@ -200,7 +202,7 @@ check.loss_by_timestep(loss_by_timestep)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(loss_by_timestep)
 for _times, _draws, _shape in [([9, 0, 4, 4], 1, (3, 4, 4)), ([2], 1, (1, 1, 1)), (list(range(10)), 64, (2, 3, 5))]:
-    _g = torch.Generator().manual_seed(_draws)
+    _g = check.generator(_draws)
     _z0, _noise = torch.randn(1, *_shape, generator=_g), torch.randn(_draws, *_shape, generator=_g)
     _level = torch.rand(10, generator=_g)
 
@@ -262,7 +264,7 @@ check.rank_classes(rank_classes)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(rank_classes)
 for _classes, _pairs, _form in [(10, 16, (3,)), (3, 1, (2, 3)), (40, 5, (2, 2, 2))]:
-    _g = torch.Generator().manual_seed(_classes)
+    _g = check.generator(_classes)
     _z0, _noise = torch.randn(1, 2, 3, 3, generator=_g), torch.randn(_pairs, 2, 3, 3, generator=_g)
     _t, _l = torch.randint(100, (_pairs,), generator=_g), torch.randn(_classes, *_form, generator=_g)
 
@@ -306,9 +308,10 @@ for _classes, _pairs, _form in [(10, 16, (3,)), (3, 1, (2, 3)), (40, 5, (2, 2, 2
 import dtta
 
 problem = dtta.load("digits")
-x, y = problem.images(20, split="validation")
+pairs = [problem.image(i, split="validation") for i in check.numbers(297, 20)]
+x, y = torch.cat([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
 z0 = problem.diffusion.encode(x)
-g = torch.Generator().manual_seed(0)
+g = check.generator(1)
 for low, high in [(0, 250), (400, 600), (750, 1000)]:
     right = 0
     for image, label in zip(z0, y, strict=True):

@@ -22,6 +22,8 @@ import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: a mixture of class embeddings
 #
@@ -59,7 +61,7 @@ check.mix_classes(mix_classes)
 _tested = check.Student(mix_classes)
 for _N, _L, _form, _scale, _dtype in [(2, 5, (3, 4), 1, torch.float32), (3, 1, (2,), 1, torch.float32),
                                       (2, 4, (3,), 300, torch.float32), (4, 4, (4, 4), 3, torch.bfloat16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_L)
+    _g = check.generator(_L)
     _logits = (_scale * torch.randn(_N, _L, generator=_g)).to(_dtype)
     _l = torch.randn(_L, *_form, generator=_g).to(_dtype)
     _e = (_logits.double() - _logits.double().amax(1, keepdim=True)).exp()
@@ -107,7 +109,7 @@ check.mixture_gradient(mixture_gradient)
 _tested = check.Student(mixture_gradient)
 for _N, _L, _D, _scale, _dtype in [(1, 3, 2, 1, torch.float32), (4, 4, 4, 2, torch.float64),
                                    (3, 6, 1, 200, torch.float32), (2, 1, 3, 1, torch.float32)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_N)
+    _g = check.generator(_N)
     _leaf = (_scale * torch.randn(_N, _L, generator=_g, dtype=_dtype)).requires_grad_()
     _l, _c = torch.randn(_L, _D, generator=_g, dtype=_dtype), torch.randn(_N, _D, generator=_g, dtype=_dtype)
     (_right,) = torch.autograd.grad((_leaf.softmax(1) @ _l * _c).sum(), _leaf)
@@ -151,7 +153,7 @@ check.mix_pixels(mix_pixels)
 _tested = check.Student(mix_pixels)
 for _N, _L, _D, _H, _W, _dtype in [(1, 3, 3, 3, 3, torch.float32), (2, 4, 1, 1, 1, torch.float32),
                                    (1, 2, 5, 2, 6, torch.float16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_D)
+    _g = check.generator(_D)
     _logits = torch.randn(_N, _L, _H, _W, generator=_g).to(_dtype)
     _l = torch.randn(_L, _D, generator=_g).to(_dtype)
     _right = torch.zeros(_N, _D, _H, _W)
@@ -194,7 +196,7 @@ check.depth_condition(depth_condition)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(depth_condition)
 for _shape, _near, _far in [((1, 1, 3, 2), 0.5, 80.0), ((3, 4, 4), 1.0, 2.0), ((1, 2, 5), 0.1, 10.0)]:
-    _g = torch.Generator().manual_seed(len(_shape))
+    _g = check.generator(len(_shape))
     _share = 1.6 * torch.rand(_shape, generator=_g) - 0.3  # of the way from near to far
     _right = (2 * _share - 1).clamp(-1, 1).view(_shape[0], 1, *_shape[-2:])
     _tested.gives(_right, _near + _share * (_far - _near), _near, _far, what="c", tolerance=1e-4)
@@ -244,7 +246,7 @@ check.gradient_in_parts(gradient_in_parts)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(gradient_in_parts)
 for _B, _size, _form in [(7, 3, (4,)), (5, 8, (3,)), (1, 1, (2,)), (10, 4, (2, 3, 3)), (6, 1, (5, 2))]:
-    _g = torch.Generator().manual_seed(_B)
+    _g = check.generator(_B)
     _c, _noise = torch.randn(1, *_form, generator=_g), torch.randn(_B, *_form, generator=_g)
     _t = torch.randint(100, (_B,), generator=_g)
 
@@ -292,14 +294,15 @@ import dtta
 
 problem = dtta.load("digits")
 diffusion = problem.diffusion
-x, labels = problem.images(8, split="validation")
-z0 = diffusion.encode(x)
-g = torch.Generator().manual_seed(0)
+pairs = [problem.image(i, split="validation") for i in check.numbers(297, 8)]
+labels = [label for _, label in pairs]
+z0 = diffusion.encode(torch.cat([x for x, _ in pairs]))
+g = check.generator(1)
 t, noise = torch.randint(250, 750, (24,), generator=g), torch.randn(24, *z0.shape[1:], generator=g)
 for temperature in (1, 3):
     for where in ("wrong", "true"):
         for p in (0.5, 0.9, 0.99, 0.999):
-            pull = 0.0
+            size = 0.0
             for image, label in zip(z0, labels, strict=True):
                 belief = torch.full((1, 10), (1 - p) / 9)
                 belief[0, (label + 1) % 10 if where == "wrong" else label] = p
@@ -307,8 +310,8 @@ for temperature in (1, 3):
                 c = (logits / temperature).softmax(1) @ diffusion.class_embeddings
                 loss = diffusion.loss(image.expand(24, -1, -1, -1), t, noise, c.expand(24, -1)).mean()
                 (grad,) = torch.autograd.grad(loss, logits)
-                pull += grad.norm().item() / len(labels)
-            print(f"temperature {temperature}, {p} on the {where} class: {pull:.1e}")
+                size += grad.norm().item() / len(labels)
+            print(f"temperature {temperature}, {p} on the {where} class: {size:.1e}")
 ### END SOLUTION
 
 # %% [markdown]

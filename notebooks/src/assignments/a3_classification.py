@@ -23,6 +23,8 @@ import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: one step of Algorithm 1
 #
@@ -70,7 +72,7 @@ import copy
 
 _tested = check.Student(adapt_step)
 for _B, _L, _kind, _rate in [(1, 3, torch.optim.SGD, 0.3), (5, 4, torch.optim.Adam, 0.05)]:
-    _g = torch.Generator().manual_seed(_B)
+    _g = check.generator(_B)
     _net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, _L))
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g)
@@ -142,7 +144,7 @@ check.adapt_and_restore(adapt_and_restore)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(adapt_and_restore)
 for _steps, _fails in [(0, False), (3, False), (4, True)]:
-    _g = torch.Generator().manual_seed(_steps)
+    _g = check.generator(_steps)
     _net = torch.nn.Linear(3, 2)
     _net.bias.requires_grad_(False)
     for _p in _net.parameters():
@@ -221,7 +223,7 @@ import copy
 _tested = check.Student(tent_step)
 _norms = [torch.nn.LayerNorm(6), torch.nn.BatchNorm1d(6).eval(), torch.nn.GroupNorm(2, 6)]
 for _k, _norm in enumerate([*_norms, torch.nn.LayerNorm(6)]):
-    _g = torch.Generator().manual_seed(_k)
+    _g = check.generator(_k)
     _net = torch.nn.Sequential(torch.nn.Linear(4, 6), _norm, torch.nn.LayerNorm(6, elementwise_affine=False),
                                torch.nn.Linear(6, 3))  # fmt: skip
     for _p in _net.parameters():
@@ -275,7 +277,7 @@ check.entropy_gradient(entropy_gradient)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(entropy_gradient)
 for _N, _L, _scale, _dtype in [(1, 3, 1, torch.float32), (4, 4, 2, torch.float64), (3, 5, 300, torch.float32)]:
-    _g = torch.Generator().manual_seed(_N)
+    _g = check.generator(_N)
     _leaf = (_scale * torch.randn(_N, _L, generator=_g, dtype=_dtype)).requires_grad_()
     (_right,) = torch.autograd.grad(torch.distributions.Categorical(logits=_leaf.double()).entropy().sum(), _leaf)
     with torch.inference_mode():
@@ -318,7 +320,7 @@ import numpy as np
 
 _tested = check.Student(paired_interval)
 for _n, _R, _level, _dtype in [(12, 400, 0.95, torch.bool), (30, 999, 0.5, torch.int64), (1, 10, 0.9, torch.float32)]:
-    _g = torch.Generator().manual_seed(_n)
+    _g = check.generator(_n)
     _before, _after = (torch.randint(0, 2, (_n,), generator=_g).to(_dtype) for _ in range(2))
     _draws = torch.randint(0, _n, (_R, _n), generator=_g)
     _b, _a = _before.double().numpy(), _after.double().numpy()
@@ -365,13 +367,13 @@ problem = dtta.load("digits")
 tta = build(problem, "diffusion-tta")
 for shift in ("gaussian_noise", "rotation"):
     before, after = [], []
-    for i in range(40):
+    for i in check.numbers(297, 40):
         x, label = problem.image(i, shift, 3, "validation")
         with torch.no_grad():
             before.append(int(problem.model(x).argmax()) == label)
-        after.append(int(tta(x, image_generator(0, i)).argmax()) == label)
+        after.append(int(tta(x, image_generator(SEED, i)).argmax()) == label)
     before, after = torch.tensor(before), torch.tensor(after)
-    draws = torch.randint(40, (2000, 40), generator=torch.Generator().manual_seed(0))
+    draws = torch.randint(40, (2000, 40), generator=check.generator(1))
     low, high = 100 * paired_interval(before, after, draws, 0.95)
     print(f"{shift}: {before.sum()} right before, {after.sum()} after; gain from {low:+.0f} to {high:+.0f} points")
 ### END SOLUTION

@@ -22,6 +22,8 @@ import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: a label map with doubt
 #
@@ -60,7 +62,7 @@ check.doubtful_map(doubtful_map)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(doubtful_map)
 for _L, _D, _H, _W, _doubt, _low in [(2, 2, 2, 2, 0.0, 0), (4, 3, 3, 5, 0.3, -1), (3, 1, 4, 4, 1.0, -1)]:
-    _g = torch.Generator().manual_seed(_L)
+    _g = check.generator(_L)
     _labels = torch.randint(_low, _L, (2, _H, _W), generator=_g)
     _l = torch.randn(_L, _D, generator=_g)
     _y = torch.full((2, _L, _H, _W), _doubt / _L)
@@ -102,7 +104,7 @@ check.confusion_matrix(confusion_matrix)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(confusion_matrix)
 for _L, _shape, _low, _used in [(7, (2, 3, 4), -1, 3), (2, (9,), 0, 2), (5, (4, 4), -1, 0)]:
-    _g = torch.Generator().manual_seed(_L)
+    _g = check.generator(_L)
     _true = torch.randint(_low, max(_used, _low + 1), _shape, generator=_g)
     _called = torch.randint(0, max(_used, 1), _shape, generator=_g)
     _right = torch.zeros(_L, _L, dtype=torch.int64)
@@ -151,7 +153,7 @@ check.mean_iou(mean_iou)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(mean_iou)
 for _K, _L, _absent, _uncalled in [(1, 3, [], []), (5, 4, [1], [1]), (3, 5, [0, 4], [2]), (40, 3, [2], [0])]:
-    _g = torch.Generator().manual_seed(_K)
+    _g = check.generator(_K)
     _tables = torch.randint(1, 30, (_K, _L, _L), generator=_g)
     _tables[:, _absent, :], _tables[:, :, _uncalled] = 0, 0
     _right = []
@@ -235,7 +237,7 @@ check.agreement(agreement)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(agreement)
 for _N, _L, _H, _W, _kind in [(1, 3, 4, 4, "any"), (2, 4, 2, 3, "right"), (1, 2, 1, 1, "wrong"), (3, 3, 3, 3, "zero")]:
-    _g = torch.Generator().manual_seed(_L)
+    _g = check.generator(_L)
     _logits, _push = (torch.randn(_N, _L, _H, _W, generator=_g) for _ in range(2))
     _truth = torch.randint(0, _L, (_N, _H, _W), generator=_g)
     if _kind in ("right", "wrong"):
@@ -286,11 +288,12 @@ import dtta
 
 problem = dtta.load("scenes-segmentation")
 for shift in ("contrast", "gaussian_noise"):
-    x, truth = problem.images(8, shift, 3, "validation")
+    pairs = [problem.image(i, shift, 3, "validation") for i in check.numbers(100, 8)]
+    x, truth = torch.cat([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
     with torch.no_grad():
         z0, logits = problem.diffusion.encode(x), problem.model(x)
     for low, high in ((0, 200), (600, 900)):
-        g = torch.Generator().manual_seed(0)
+        g = check.generator(1)
         leaf = logits.clone().requires_grad_()
         condition = problem.condition(leaf)
         total = 0

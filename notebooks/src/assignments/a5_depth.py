@@ -23,6 +23,8 @@ import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: equal steps for equal ratios
 #
@@ -60,7 +62,7 @@ check.log_depth(log_depth)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(log_depth)
 for _shape, _near, _far in [((7,), 0.1, 80.0), ((2, 1, 3, 4), 1.0, 2.0), ((1, 5, 5), 2.0, 64.0)]:
-    _g = torch.Generator().manual_seed(len(_shape))
+    _g = check.generator(len(_shape))
     _share = torch.rand(_shape, generator=_g, dtype=torch.float64 if len(_shape) == 3 else torch.float32)
     _depth = _near * (_far / _near) ** _share
     _depth.view(-1)[:4] = torch.tensor([0.0, -1.0, float("inf"), 2 * _far])
@@ -103,7 +105,7 @@ check.log_depth_gradient(log_depth_gradient)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(log_depth_gradient)
 for _shape, _near, _far in [((6,), 0.1, 80.0), ((2, 1, 3, 4), 1.0, 3.0), ((1, 4, 4), 2.0, 64.0)]:
-    _g = torch.Generator().manual_seed(len(_shape))
+    _g = check.generator(len(_shape))
     _leaf = 1.5 * _far * torch.rand(_shape, generator=_g)
     _leaf.view(-1)[:2] = torch.tensor([0.0, -1.0])
     _leaf.requires_grad_()
@@ -155,7 +157,7 @@ check.scale_and_shift(scale_and_shift)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(scale_and_shift)
 for _N, _H, _W, _part, _fill in [(1, 5, 5, 0.5, 0.0), (3, 6, 4, 0.4, float("nan")), (2, 8, 8, 2.0, 1.0)]:
-    _g = torch.Generator().manual_seed(_N)
+    _g = check.generator(_N)
     _truth = 1 + 9 * torch.rand(_N, _H, _W, generator=_g)
     _answer = torch.randn(_N, _H, _W, generator=_g) * 0.3 + (2 - _N) * 4 / _truth
     _valid = torch.rand(_N, _H, _W, generator=_g) < _part
@@ -206,7 +208,7 @@ check.distance_errors(distance_errors)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(distance_errors)
 for _N, _H, _W, _far, _sky in [(1, 4, 4, 16.0, 16.0), (3, 2, 5, 80.0, float("inf")), (2, 3, 3, 99.0, 1.0)]:
-    _g = torch.Generator().manual_seed(_N)
+    _g = check.generator(_N)
     _truth, _depth = (1 + 9 * torch.rand(_N, _H, _W, generator=_g) for _ in range(2))
     _truth[:, 0, 0], _depth[:, -1, -1] = _sky, _far
     _right = []
@@ -261,7 +263,7 @@ check.ssim_window(ssim_window)
 _tested = check.Student(ssim_window)
 for _H, _W, _R, _level, _bump, _dtype in [(3, 3, 1.0, 0.5, 0.2, torch.float64), (5, 4, 14.5, 7.0, 0.0, torch.float32),
                                           (6, 6, 0.02, 1000.0, 0.01, torch.float32)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_H)
+    _g = check.generator(_H)
     _p, _q = ((_level + _bump * torch.randn(_H, _W, generator=_g)).to(_dtype) for _ in range(2))
     _w = torch.rand(_H, _W, generator=_g).to(_dtype)
     _w = _w / _w.sum()
@@ -312,7 +314,8 @@ from dtta.core.probe import losses_under
 
 problem = dtta.load("scenes-depth")
 near, far = problem.condition.near, problem.condition.far
-x, truth = problem.images(12, split="validation")
+pairs = [problem.image(i, split="validation") for i in check.numbers(100, 12)]
+x, truth = torch.cat([x for x, _ in pairs]), torch.stack([d for _, d in pairs])
 truth = truth.view(-1, 1, *truth.shape[-2:])
 coarse = torch.nn.functional.avg_pool2d(truth, 8)
 spoiled = {

@@ -22,6 +22,8 @@ import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: logits from angles
 #
@@ -61,7 +63,7 @@ check.clip_logits(clip_logits)
 _tested = check.Student(clip_logits)
 for _images, _names, _size in [(1, 4, 3), (3, 1, 5), (4, 4, 4), (1, 1, 2), (7, 20, 16)]:
     for _dtype in (torch.float32, torch.float64):
-        _g = torch.Generator().manual_seed(_images)
+        _g = check.generator(_images)
         _image = 30 * torch.randn(_images, _size, generator=_g, dtype=_dtype)
         _text = torch.randn(_names, _size, generator=_g, dtype=_dtype) / 20
         _tau = torch.tensor(0.3 * _names, dtype=_dtype)
@@ -102,7 +104,7 @@ check.name_vectors(name_vectors)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(name_vectors)
 for _shape in [(1, 3, 4), (5, 1, 4), (4, 4, 4), (80, 2, 3), (1, 1, 6)]:
-    _g = torch.Generator().manual_seed(sum(_shape))
+    _g = check.generator(sum(_shape))
     _vectors = torch.randn(_shape, generator=_g) * 10 ** (4 * torch.rand(_shape[:2], generator=_g)[..., None] - 2)
     _right = []
     for _j in range(_shape[1]):
@@ -149,7 +151,7 @@ check.token_mixture(token_mixture)
 _tested = check.Student(token_mixture)
 for _n, _l, _shape, _dtype in [(1, 5, (7, 3), torch.float32), (4, 4, (4, 4), torch.float32),
                                (2, 3, (1, 6), torch.float16), (3, 2, (5, 2), torch.bfloat16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_l)
+    _g = check.generator(_l)
     _logits = (8 * torch.randn(_n, _l, generator=_g)).to(_dtype)
     _prompts = torch.randn(_l, *_shape, generator=_g).to(_dtype)
     _y = torch.stack([row.double().exp() / row.double().exp().sum() for row in _logits])
@@ -204,7 +206,7 @@ check.lora_output(lora_output)
 _tested = check.Student(lora_output)
 for _front, _in, _out, _rank, _alpha in [((), 3, 2, 1, 4), ((5,), 4, 4, 4, 4), ((2, 1, 3), 6, 5, 2, 0.5),
                                          ((2, 3), 2, 7, 2, 16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_in)
+    _g = check.generator(_in)
     _x, _W = torch.randn(*_front, _in, generator=_g), torch.randn(_out, _in, generator=_g).requires_grad_()
     _A, _B = torch.randn(_rank, _in, generator=_g), torch.randn(_out, _rank, generator=_g)
     _A.requires_grad_(), _B.requires_grad_()
@@ -259,8 +261,8 @@ check.lora_start(lora_start)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(lora_start)
 for _in, _out, _rank in [(4, 9, 4), (9, 4, 4), (64, 64, 1), (1, 1, 1)]:
-    _A, _B = _tested(_in, _out, _rank, torch.Generator().manual_seed(_in))
-    _right = torch.randn(_rank, _in, generator=torch.Generator().manual_seed(_in)) * _in**-0.5
+    _A, _B = _tested(_in, _out, _rank, check.generator(_in))
+    _right = torch.randn(_rank, _in, generator=check.generator(_in)) * _in**-0.5
     assert torch.allclose(_A, _right), "A is not the numbers that the generator draws, divided by √in_features"
     assert _A.is_leaf and _B.is_leaf and _A.requires_grad and _B.requires_grad, "A and B are no leaves with a gradient"
     assert _B.shape == (_out, _rank) and not _B.any(), "B is not zero, of shape (out_features, rank)"
@@ -311,7 +313,7 @@ check.merged_weight(merged_weight)
 _tested = check.Student(merged_weight)
 for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 1, torch.float64),
                                          (5, 6, 2, 4, torch.float16), (8, 8, 2, 1, torch.bfloat16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_in)
+    _g = check.generator(_in)
     _fine = torch.float64 if _dtype == torch.float64 else torch.float32
     _W = torch.randn(_out, _in, generator=_g, dtype=_fine)
     if _fine == torch.float32:  # multiples of powers of 2 are added without an error: only the last rounding is left
@@ -369,9 +371,9 @@ from dtta.methods.registry import build
 problem = dtta.load("scenes-clip")
 tta = build(problem, "diffusion-tta", episodic=False)
 sizes, shares = {}, {}
-for number in range(3):
+for number in check.numbers(500, 3):
     x, label = problem.image(number, "contrast", 3, "validation")
-    tta(x, image_generator(0, number))
+    tta(x, image_generator(SEED, number))
     for name, BA in lora_updates(problem.model).items():
         W = problem.model.get_submodule(name).weight
         squares = torch.linalg.svdvals(BA).square()

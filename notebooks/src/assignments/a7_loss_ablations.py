@@ -23,6 +23,8 @@ import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: stratified timesteps
 #
@@ -61,7 +63,7 @@ check.stratified_times(stratified_times)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(stratified_times)
 for _n, _b, _T in [(1, 1, 10), (3, 7, 10), (2, 12, 5), (8, 8, 1000)]:
-    _u = torch.rand(_n, _b, generator=torch.Generator().manual_seed(_b)) * 0.98 + 0.005
+    _u = torch.rand(_n, _b, generator=check.generator(_b)) * 0.98 + 0.005
     _right = [[int((k + value) * _T / _b) for k, value in enumerate(row)] for row in _u.double().tolist()]
     _tested.gives(torch.tensor(_right), _u, _T, what="t")
 _tested.gives(torch.tensor([[0, 250, 500, 750]]), torch.zeros(1, 4), 1000, what="t where u is 0")
@@ -106,7 +108,7 @@ check.antithetic_times(antithetic_times)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(antithetic_times)
 for _n, _b, _T in [(2, 5, 100), (3, 1, 10), (4, 4, 1000), (1, 9, 7)]:
-    _u = torch.rand(_n, _b, generator=torch.Generator().manual_seed(_b))
+    _u = torch.rand(_n, _b, generator=check.generator(_b))
     _u[0, 0] = 0
     _half = -(-_b // 2)
     _firsts = [[int(value * _T) for value in row[:_half]] for row in _u.double().tolist()]
@@ -201,7 +203,7 @@ check.gradient_noise(gradient_noise)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(gradient_noise)
 for _s, _l, _scale in [(8, 10, 1e-25), (2, 3, 1.0), (50, 1, 2.0), (6, 6, 1e4)]:
-    _g = _scale * (1 + torch.randn(_s, _l, generator=torch.Generator().manual_seed(_s)))
+    _g = _scale * (1 + torch.randn(_s, _l, generator=check.generator(_s)))
     _rows = _g.double().tolist()
     _mean = [sum(column) / _s for column in zip(*_rows, strict=True)]
     _far = sum(sum((v - m) ** 2 for v, m in zip(row, _mean, strict=True)) for row in _rows) / _s
@@ -244,7 +246,7 @@ check.block_means(block_means)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(block_means)
 for _m, _n, _l in [(6, 1, 2), (6, 6, 3), (11, 4, 5), (9, 3, 3)]:
-    _g = torch.randn(_l, _m, generator=torch.Generator().manual_seed(_m)).T.to(
+    _g = torch.randn(_l, _m, generator=check.generator(_m)).T.to(
         torch.float64 if _m == 11 else torch.float32
     )
     _right = [sum(_g[i] for i in range(k, k + _n)) / _n for k in range(0, _m - _n + 1, _n)]
@@ -294,7 +296,7 @@ check.snr_weights(snr_weights)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(snr_weights)
 for _T, _m, _shape in [(8, float("inf"), (3,)), (12, 1e-3, (2, 1, 3)), (5, 5.0, (1, 1))]:
-    _g = torch.Generator().manual_seed(_T)
+    _g = check.generator(_T)
     _level = torch.linspace(0.99, 0.02, _T, dtype=torch.float64)
     _t = torch.randint(_T, _shape, generator=_g)
     _each = [min(a / (1 - a), _m) * (1 - a) / a for a in _level.tolist()]
@@ -342,10 +344,10 @@ import dtta
 
 problem = dtta.load("digits")
 diffusion, pairs = problem.diffusion, 1920
-for number in (0, 1):
+for number in check.numbers(297, 2):
     x, label = problem.image(number, "contrast", 3, "validation")
     z0, logits = diffusion.encode(x), problem.model(x).detach()
-    generator = torch.Generator().manual_seed(number)
+    generator = check.generator(number)
     t = torch.randint(diffusion.timesteps, (pairs,), generator=generator)
     noise = torch.randn(pairs, *z0.shape[1:], generator=generator)
     for norm in ("l2", "l1"):

@@ -152,9 +152,7 @@ class Student:
                 self._unwritten()
 
     def _unwritten(self) -> None:
-        self.fail(
-            "is not written yet. Put your code where `...` stands in its cell, run that cell, then this one again."
-        )
+        self.fail("is not written yet. Replace `...` in its cell by your code, run that cell, then this one again.")
 
     def _where(self, error: BaseException) -> str:
         """The student's own line in which an error arose."""
@@ -222,7 +220,7 @@ def _unchanged(old: Tensor, new: Tensor) -> bool:
 
 
 def _learning(value: object) -> tuple | None:
-    """Whether a tensor asks for a gradient, and what stands in its `.grad`."""
+    """Whether a tensor asks for a gradient, and what its `.grad` holds."""
     if not isinstance(value, Tensor):
         return None
     grad = value.grad if value.is_leaf else None

@@ -46,7 +46,7 @@ def likely(came: Tensor, expected: Tensor, known: Mapping[str, Tensor], toleranc
     """
     near = _near(tolerance)
     if came.isnan().any() and not expected.isnan().any():
-        return "nan stands for 0/0, or the root or logarithm of a negative number"
+        return "nan results from 0/0, or from the root or logarithm of a negative number"
     for words, wrong in known.items():
         if wrong.shape == came.shape and near(came, wrong.to(came)):
             return words

@@ -67,14 +67,14 @@ def cells(assignment: Assignment) -> dict[str, str]:
 
 
 def tried(code: dict[str, str], task: str, answer: str) -> dict[str, Exception]:
-    """What the public check and the hidden tests of a task raise under an answer, by "check" and "hidden"."""
+    """What the public check and the hidden tests of a task raise under an answer, by "check", "hidden" and "edge"."""
     name = f"<{task}-answer>"
     linecache.cache[name] = len(answer), None, answer.splitlines(keepends=True), name  # as a notebook's cells have it
     space = {}
     exec(code["setup"], space)
     exec(compile(answer, name, "exec"), space)
     raised = {}
-    for part in ("check", "hidden"):
+    for part in (part for part in ("check", "hidden", "edge") if f"{task}-{part}" in code):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(code[f"{task}-{part}"], space)
@@ -84,9 +84,9 @@ def tried(code: dict[str, str], task: str, answer: str) -> dict[str, Exception]:
 
 
 def caught(raised: dict[str, Exception]) -> str:
-    """Who caught it: "check", "hidden", "both" or "nobody"."""
+    """Who caught it: "check", "hidden" (a hidden test of either kind), "both" or "nobody"."""
     assert isinstance(raised.get("check", Wrong()), Wrong), f"the check itself fell over: {raised['check']!r}"
-    return {0: "nobody", 1: next(iter(raised), ""), 2: "both"}[len(raised)]
+    return {(): "nobody", (True,): "check", (False,): "hidden"}.get(tuple({part == "check" for part in raised}), "both")
 
 
 def table() -> str:

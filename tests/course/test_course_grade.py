@@ -52,7 +52,7 @@ def test_a_class_from_submissions_to_the_lms(course, capsys):
     out = course / "report"
     words = (out / "report.md").read_text(encoding="utf-8")
     assert "3 students. 1 answers wait to be graded by hand." in words
-    assert "* forward-check, 1 students: ᾱ_t stands without its square root, both times" in words
+    assert "* forward-check, 1 students: the square root of ᾱ_t is missing, both times" in words
     assert "| forward-check | 2 | 33% | 1 | 2 | 0 |" in words
     assert (out / "scores.png").stat().st_size > 10_000
     rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8")))

@@ -67,7 +67,7 @@ def leaves(x):
     [
         (endless, "still ran after 0.3 s and was stopped"),
         (endless_and_deaf, "still ran after 0.3 s and was stopped"),
-        (unwritten, "is not written yet. Put your code where `...` stands"),
+        (unwritten, "is not written yet. Replace `...` in its cell by your code"),
         (placeholder, "is not written yet"),
         (..., "is not written yet"),
         (ONE, "is a float32 tensor of shape (3,), not a function"),
@@ -85,7 +85,7 @@ def leaves(x):
         (lambda x: -2 * x, "the sign is the wrong way round"),
         (lambda x: 2 * x.flip(0), "the order along axis 0 is reversed"),
         (lambda x: 6 * x, "every number is 3 times too large"),
-        (lambda x: (-x).log(), "nan stands for 0/0"),
+        (lambda x: (-x).log(), "nan results from 0/0"),
     ],
 )
 def test_each_mistake_ends_in_a_message(function, words):

@@ -19,11 +19,11 @@ def forward_process(student: Student) -> None:
         z0, a, noise,
         what="z_t",
         reasons={
-            "ᾱ_t stands without its square root, both times": b * z0 + (1 - b) * noise,
+            "the square root of ᾱ_t is missing, both times": b * z0 + (1 - b) * noise,
             "the image is multiplied by ᾱ_t, not by its square root": b * z0 + (1 - b) ** 0.5 * noise,
             "the noise is multiplied by 1 - ᾱ_t, not by its square root": b**0.5 * z0 + (1 - b) * noise,
             "√ and 1 - are in the wrong order: √(1 - ᾱ_t), not 1 - √ᾱ_t": b**0.5 * z0 + (1 - b**0.5) * noise,
-            "image and noise are exchanged": b**0.5 * noise + (1 - b) ** 0.5 * z0,
+            "image and noise are swapped": b**0.5 * noise + (1 - b) ** 0.5 * z0,
             "every image got the first ᾱ_t": a[0] ** 0.5 * z0 + (1 - a[0]) ** 0.5 * noise,
             "the noise is missing": b**0.5 * z0,
         },
@@ -44,7 +44,7 @@ def linear_schedule(student: Student) -> None:
         reasons={
             "this is the product of the β, not of the 1 - β": beta.cumprod(0),
             "these are the α_t = 1 - β_t; ᾱ_t is the product of all up to t": 1 - beta,
-            "this is a sum of the β, where a product of the 1 - β belongs": 1 - beta.cumsum(0),
+            "this is a sum of the β; ᾱ is a product of the 1 - β": 1 - beta.cumsum(0),
             "a sum in place of a product": (1 - beta).cumsum(0),
             "ᾱ_t includes β_t itself: this product ends one earlier": torch.cat([torch.ones(1), right[:-1]]),
             "β must reach its last value: T numbers, both ends included": (1 - shorter).cumprod(0),
@@ -68,7 +68,7 @@ def loss_per_sample(student: Student) -> None:
         guess, noise,
         what="the loss of each sample",
         reasons={
-            "the sum over the elements of a sample, where their mean belongs": square.sum(1),
+            "the sum over the elements of a sample instead of their mean": square.sum(1),
             "the square is missing: this is the mean size of the error": error.abs().flatten(1).mean(1),
             "the square is missing, so positive and negative errors cancel": error.flatten(1).mean(1),
             "the square root of the loss": square.mean(1).sqrt(),
@@ -109,16 +109,16 @@ def loss_by_timestep(student: Student) -> None:
         reasons={
             "only the first draw of the noise counts": losses(alpha_bar, times, noise[:1]),
             "only the last draw of the noise counts": losses(alpha_bar, times, noise[-1:]),
-            "the sum over the draws, where their mean belongs": right * len(noise),
-            "ᾱ is off by one: timestep t belongs to alpha_bar[t]": losses(alpha_bar.roll(1), times, noise),
-            "ᾱ is off by one: timestep t belongs to alpha_bar[t], not [t + 1]": losses(
+            "the sum over the draws instead of their mean": right * len(noise),
+            "ᾱ is off by one: the noise level of timestep t is alpha_bar[t]": losses(alpha_bar.roll(1), times, noise),
+            "ᾱ is off by one: the noise level of timestep t is alpha_bar[t], not [t + 1]": losses(
                 alpha_bar.roll(-1), times, noise
             ),
             "ᾱ is looked up at the place in the list, not at the timestep itself": losses(
                 torch.tensor([alpha_bar[times.index(t)] if t in times else 0.5 for t in range(T)]), times, noise
             ),
-            "predict is told t - 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, -1),
-            "predict is told t + 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, 1),
+            "predict is given t - 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, -1),
+            "predict is given t + 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, 1),
         },
     )  # fmt: skip
 
@@ -150,11 +150,11 @@ def rank_classes(student: Student) -> None:
         loss, z0, embeddings, times, noise,
         what="the classes from best to worst",
         reasons={
-            "the largest loss stands first; the class that fits best has the least": means.argsort(descending=True),
+            "the largest loss comes first; the class that fits best has the smallest": means.argsort(descending=True),
             "these are the ranks of the classes: argsort once, not twice": order.argsort(),
             "only the first pair (t, ε) counts": part[:, 0].argsort(stable=True),
             "only the last pair (t, ε) counts": part[:, -1].argsort(stable=True),
-            "the largest loss of a class counts, where its mean belongs": part.amax(1).argsort(),
-            "the least loss of a class counts, where its mean belongs": part.amin(1).argsort(stable=True),
+            "the largest loss of a class counts instead of its mean": part.amax(1).argsort(),
+            "the smallest loss of a class counts instead of its mean": part.amin(1).argsort(stable=True),
         },
     )  # fmt: skip

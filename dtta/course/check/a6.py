@@ -29,7 +29,7 @@ def clip_logits(student: Student) -> None:
             "normalized along the wrong axis: each row is a vector": tau.exp()
             * normalize(image, dim=0)
             @ normalize(text, dim=0).T,
-            "divided by the norm of the whole matrix; each row has a norm of its own": tau.exp()
+            "divided by the norm of the whole matrix; divide each row by its norm": tau.exp()
             * image
             @ text.T
             / (image.norm() * text.norm()),
@@ -50,7 +50,7 @@ def name_vectors(student: Student) -> None:
         what="the vectors of the names",
         reasons={
             "the mean of unit vectors is shorter than 1: make it a unit vector again": mean,
-            "each vector must be a unit vector before the mean: here the long ones speak louder": normalize(
+            "each vector must be a unit vector before the mean: here the long ones count more": normalize(
                 vectors.mean(0), dim=1
             ),
             "no vector was made a unit vector": vectors.mean(0),
@@ -84,7 +84,7 @@ def token_mixture(student: Student) -> None:
             "softmax over the images, not over the names": mix(logits.softmax(0)),
             "only the likeliest name counts; all are mixed": prompts[logits.argmax(1)],
             "the mean over the names, whatever the network believes": mix(torch.full_like(y, 1 / 3)),
-            "all tokens got the mean over the tokens: each place has a row of its own": mix(y)
+            "all tokens got the mean over the tokens: mix each token separately": mix(y)
             .mean(1, keepdim=True)
             .expand(-1, 4, -1),
             "softmax twice": mix(y.softmax(1)),
@@ -111,8 +111,8 @@ def lora_output(student: Student) -> None:
             "α was divided by another side than the rank r, the width of B": plain + 6 / 4 * added,
             "W x is missing": 3 * added,
             "B A x is missing": plain,
-            "the factor α/r belongs to B A x alone": 3 * (plain + added),
-            "subtracted where added belongs": plain - 3 * added,
+            "only B A x has the factor α/r": 3 * (plain + added),
+            "subtracted instead of added": plain - 3 * added,
         },
     )  # fmt: skip
     grads = torch.autograd.grad(came.sum(), [W, A, B], allow_unused=True)
@@ -120,7 +120,7 @@ def lora_output(student: Student) -> None:
         student.fail("lets a gradient reach W. W is frozen: use W.detach()")
     for name, grad in zip("AB", grads[1:], strict=True):
         if grad is None:
-            student.fail(f"lets no gradient reach {name}, so that nothing in it could be learnt")
+            student.fail(f"lets no gradient reach {name}, so it could not be trained")
 
 
 @public
@@ -139,9 +139,9 @@ def merged_weight(student: Student) -> None:
             "multiplied by r/α; the factor is α/r": frozen + update / 3,
             "α was divided by another side than the rank r, the length of A": frozen + 6 / 5 * update,
             "α was divided by another side than the rank r, the width of B": frozen + 6 / 4 * update,
-            "this is α/r B A alone; W is missing": 3 * update,
-            "the factor α/r belongs to B A alone": 3 * (frozen + update),
-            "subtracted where added belongs": frozen - 3 * update,
+            "this is only α/r B A; W is missing": 3 * update,
+            "only B A has the factor α/r": 3 * (frozen + update),
+            "subtracted instead of added": frozen - 3 * update,
             "this is W as it was": frozen,
         },
     )  # fmt: skip
@@ -150,7 +150,7 @@ def merged_weight(student: Student) -> None:
 
 
 @public
-def lora_start(student: Student) -> None:
+def initial_lora(student: Student) -> None:
     """A random (rank, in), B zero (out, rank), leaves that ask for a gradient; other ranks end in a ValueError."""
     inside, out, rank = 6, 5, 2
     pair = student(inside, out, rank, generator(3))
@@ -169,7 +169,7 @@ def lora_start(student: Student) -> None:
                 f"returns {name} as the result of a computation, which no optimizer takes. Call requires_grad_() last"
             )
     if B.any():
-        student.fail("does not start from B = 0, so that the network would answer otherwise from the start")
+        student.fail("does not start from B = 0, so that the network predicts something else from the start")
     if not A.any():
         student.fail("starts from A = 0; with B = 0 too, no gradient reaches either of them")
     drawn = torch.randn(rank, inside, generator=generator(3))

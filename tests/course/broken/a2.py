@@ -71,4 +71,10 @@ BROKEN = {
             "both",
         ),
     ],
+    "top": [
+        ("every image takes the classes of the first", "[chosen]", "[chosen[:1].expand_as(chosen)]", "both"),
+        ("one class too many", "topk(min(k, logits.shape[1])", "topk(min(k + 1, logits.shape[1])", "both"),
+        ("the chosen classes count alike", "largest.softmax(1)", "(0 * largest).softmax(1)", "both"),
+        ("probabilities of the batch", "largest.softmax(1)", "largest.softmax(0)", "both"),
+    ],
 }

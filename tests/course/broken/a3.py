@@ -95,4 +95,9 @@ BROKEN = {
             "hidden",
         ),
     ],
+    "bug": [
+        ("a copy of the dictionary only", "value.clone()", "value", "both"),
+        ("before is computed after adaptation", "torch.stack([before, after])", "torch.stack([after, after])", "both"),
+        ("reset at the very end only", "        network.load_state_dict(start)\n", "", "both"),
+    ],
 }

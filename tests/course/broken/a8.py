@@ -101,7 +101,7 @@ BROKEN = {
             "both",
         ),
         (
-            "pulled towards the image before",
+            "shrunk towards the image before",
             "        w = w + u\n        w = w + rho * (start - w)",
             "        w, start = w + u + rho * (start - w - u), w",
             "both",

@@ -10,7 +10,7 @@ def mix_classes(logits, embeddings):
     return torch.tensordot(logits.float().softmax(0), embeddings.float(), dims=1)
 
 
-# %% exponentials that overflow task="mix-answer" loses=["mix-hidden"] says="nan stands for 0/0"
+# %% exponentials that overflow task="mix-answer" loses=["mix-hidden"] says="nan results from 0/0"
 def mix_classes(logits, embeddings):
     e = logits.float().exp()
     return torch.tensordot(e / e.sum(1, keepdim=True), embeddings.float(), dims=1)
@@ -38,7 +38,7 @@ def mixture_gradient(logits, embeddings, c_grad):
     return torch.autograd.grad((leaf.softmax(1) @ embeddings * c_grad).sum(), leaf)[0]
 
 
-# %% softmax by hand task="gradient-answer" loses=["gradient-hidden"] says="nan stands for 0/0"
+# %% softmax by hand task="gradient-answer" loses=["gradient-hidden"] says="nan results from 0/0"
 def mixture_gradient(logits, embeddings, c_grad):
     y = logits.exp() / logits.exp().sum(1, keepdim=True)
     score = c_grad @ embeddings.T
@@ -119,3 +119,21 @@ def gradient_in_parts(loss, c, t, noise, size):
         losses = loss(t[k : k + size], noise[k : k + size], leaf.expand(size, *c.shape[1:]))
         (losses.sum() / len(t)).backward()
     return leaf.grad
+
+
+# %% not rescaled task="top-answer" loses=["top-check", "top-hidden", "top-edge"] says="do not add up to 1"
+def mix_top_classes(logits, embeddings, k):
+    y, chosen = logits.float().softmax(1).topk(min(k, logits.shape[1]), dim=1)
+    return torch.einsum("nk,nkd->nd", y, embeddings[chosen])
+
+
+# %% k above the number of classes task="top-answer" loses=["top-edge"] says="RuntimeError"
+def mix_top_classes(logits, embeddings, k):
+    largest, chosen = logits.float().topk(k, dim=1)
+    return torch.einsum("nk,nkd->nd", largest.softmax(1), embeddings[chosen])
+
+
+# %% cut off from the gradient task="top-answer" loses=["top-check", "top-hidden", "top-edge"] says="without a gradient"
+def mix_top_classes(logits, embeddings, k):
+    largest, chosen = logits.detach().float().topk(min(k, logits.shape[1]), dim=1)
+    return torch.einsum("nk,nkd->nd", largest.softmax(1), embeddings[chosen])

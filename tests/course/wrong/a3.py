@@ -124,7 +124,7 @@ def entropy_gradient(logits):
     return -log_y.exp() * log_y
 
 
-# %% zero times minus infinity task="entropy-answer" loses=["entropy-hidden"] says="nan stands for 0/0"
+# %% zero times minus infinity task="entropy-answer" loses=["entropy-hidden"] says="nan results from 0/0"
 def entropy_gradient(logits):
     y = logits.softmax(1)
     H = -(y * y.log()).sum(1, keepdim=True)
@@ -138,7 +138,7 @@ def paired_interval(before, after, draws, level):
     return torch.stack([a[0] - b[1], a[1] - b[0]])
 
 
-# %% all of the rest at each side task="interval-answer" loses=["interval-check", "interval-hidden"] says="half of it belongs there"
+# %% all of the rest at each side task="interval-answer" loses=["interval-check", "interval-hidden"] says="it must be half of that"
 def paired_interval(before, after, draws, level):
     gains = (after.float() - before.float())[draws].mean(1)
     return gains.quantile(torch.tensor([1 - level, level]))
@@ -148,3 +148,44 @@ def paired_interval(before, after, draws, level):
 def paired_interval(before, after, draws, level):
     gains = (after - before)[draws].mean(1)
     return gains.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]))
+
+
+# %% the bug as it was task="bug-answer" loses=["bug-check", "bug-hidden"] says="not reset between images"
+def evaluate_episodic(network, adapt, images, labels):
+    start = network.state_dict()
+    rows = []
+    for x, label in zip(images, labels, strict=True):
+        before = network(x[None]).argmax() == label
+        adapt(network, x[None])
+        after = network(x[None]).argmax() == label
+        network.load_state_dict(start)
+        rows.append(torch.stack([before, after]))
+    return torch.stack(rows)
+
+
+# %% keeps parameters but no buffers task="bug-answer" loses=["bug-hidden"] says="gives other numbers"
+def evaluate_episodic(network, adapt, images, labels):
+    start = [p.detach().clone() for p in network.parameters()]
+    rows = []
+    for x, label in zip(images, labels, strict=True):
+        before = network(x[None]).argmax() == label
+        adapt(network, x[None])
+        after = network(x[None]).argmax() == label
+        with torch.no_grad():
+            for p, old in zip(network.parameters(), start, strict=True):
+                p.copy_(old)
+        rows.append(torch.stack([before, after]))
+    return torch.stack(rows)
+
+
+# %% evaluated after the reset task="bug-answer" loses=["bug-check", "bug-hidden"] says="evaluated after the reset"
+def evaluate_episodic(network, adapt, images, labels):
+    start = copy.deepcopy(network.state_dict())
+    rows = []
+    for x, label in zip(images, labels, strict=True):
+        before = network(x[None]).argmax() == label
+        adapt(network, x[None])
+        network.load_state_dict(start)
+        after = network(x[None]).argmax() == label
+        rows.append(torch.stack([before, after]))
+    return torch.stack(rows)

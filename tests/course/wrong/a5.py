@@ -10,7 +10,7 @@ def log_depth(depth, near, far):
     return 2 * (depth / near).log() / torch.tensor(far / near).log() - 1
 
 
-# %% clamps what came out, not what went in task="log-answer" loses=["log-hidden"] says="nan stands for 0/0"
+# %% clamps what came out, not what went in task="log-answer" loses=["log-hidden"] says="nan results from 0/0"
 def log_depth(depth, near, far):
     return (2 * (depth / near).log() / torch.tensor(far / near).log() - 1).clamp(-1, 1)
 
@@ -26,7 +26,7 @@ def log_depth_gradient(depth, near, far, c_grad):
     return inside * 2 / (depth * torch.tensor(far / near).log())
 
 
-# %% zero by multiplication, where the slope is infinite task="slope-answer" loses=["slope-hidden"] says="nan stands for 0/0"
+# %% zero by multiplication, where the slope is infinite task="slope-answer" loses=["slope-hidden"] says="nan results from 0/0"
 def log_depth_gradient(depth, near, far, c_grad):
     inside = (depth > near) & (depth < far)
     return inside * (2 * c_grad / (depth * torch.tensor(far / near).log()))
@@ -50,7 +50,7 @@ def scale_and_shift(answer, truth, valid):
     return torch.stack(rows)
 
 
-# %% weights of zero, which nan survives task="align-answer" loses=["align-hidden"] says="nan stands for 0/0"
+# %% weights of zero, which nan survives task="align-answer" loses=["align-hidden"] says="nan results from 0/0"
 def scale_and_shift(answer, truth, valid):
     w = valid.float() / valid.float().sum((1, 2), keepdim=True)
     y = 1 / truth
@@ -74,7 +74,7 @@ def distance_errors(depth, truth, far):
     return torch.stack(rows)
 
 
-# %% leaves out what equals far, and only that task="errors-answer" loses=["errors-hidden"] says="nan stands for 0/0"
+# %% leaves out what equals far, and only that task="errors-answer" loses=["errors-hidden"] says="nan results from 0/0"
 def distance_errors(depth, truth, far):
     rows = []
     for d, true in zip(depth, truth, strict=True):

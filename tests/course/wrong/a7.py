@@ -92,7 +92,7 @@ def gradient_noise(g):
     return ((g - g.mean(0)).square().sum(1).mean() / g.square().sum(1).mean()).sqrt()
 
 
-# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="nan stands for 0/0"
+# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="nan results from 0/0"
 def gradient_noise(g):
     mean = g.mean(0)  # tiny gradients come first: in float32 their squares are 0 on every processor
     return ((g - mean).square().sum(1).mean() / mean.square().sum()).sqrt().double()
@@ -145,7 +145,7 @@ def snr_weights(alpha_bar, t, m):
     return weight[t].clamp(max=1) / weight.mean()
 
 
-# %% 0 over 0 without a signal task="snr-answer" loses=["snr-hidden"] says="nan stands for 0/0"
+# %% 0 over 0 without a signal task="snr-answer" loses=["snr-hidden"] says="nan results from 0/0"
 def snr_weights(alpha_bar, t, m):
     ratio = alpha_bar / (1 - alpha_bar)
     weight = ratio.clamp(max=m) / ratio

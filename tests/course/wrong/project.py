@@ -25,7 +25,7 @@ def choose_setting(validation, test):
     return validation.nan_to_num(0.0).argmax()
 
 
-# %% before minus after task="interval-answer" loses=["interval-check", "interval-hidden"] says="before and after are exchanged"
+# %% before minus after task="interval-answer" loses=["interval-check", "interval-hidden"] says="before and after are swapped"
 def gain_interval(before, after, draws):
     d = 100 * (before.double() - after.double())
     ends = torch.quantile(d[draws].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64))
@@ -46,7 +46,7 @@ def gain_interval(before, after, draws):
     return torch.cat([d.mean()[None], ends])
 
 
-# %% divides by the spread task="interval-answer" loses=["interval-hidden"] says="nan stands for 0/0"
+# %% divides by the spread task="interval-answer" loses=["interval-hidden"] says="nan results from 0/0"
 def gain_interval(before, after, draws):
     d = 100 * (after.double() - before.double())
     spread = d.std()

@@ -51,7 +51,7 @@ def adapt_step(student: Student) -> None:
     """Belief, mixture, mean loss over the pairs, one step of the optimizer; returns the loss before it."""
     network = _network(0, nn.Flatten(), nn.Linear(4, 3))
     x, l, z0 = 0.3 * normal(1, 1, 2, 2), normal(3, 2, seed=1), normal(1, 2, 1, 1, seed=2)
-    t, noise, rate = torch.tensor([1, 4, 2, 6]), normal(4, 2, 1, 1, seed=3), 0.05
+    t, noise, rate = torch.tensor([1, 4, 2, 6]), normal(4, 2, 1, 1, seed=3), 0.5
 
     def score(z: Tensor, t_: Tensor, e: Tensor, c: Tensor) -> Tensor:
         return t_ * (z + e - c[:, :, None, None]).square().sum((1, 2, 3))

@@ -1,6 +1,6 @@
 # Plausible wrong answers to assignment 4. The format: book/authoring.md.
 
-# %% no doubt task="doubt-answer" loses=["doubt-check", "doubt-hidden"] says="the uncertainty is missing"
+# %% no doubt task="doubt-answer" loses=["doubt-check", "doubt-hidden", "doubt-edge"] says="the uncertainty is missing"
 def uncertain_map(labels, embeddings, doubt):
     return torch.cat([embeddings, embeddings.mean(0)[None]])[labels].movedim(-1, 1)
 
@@ -10,7 +10,7 @@ def uncertain_map(labels, embeddings, doubt):
     return ((1 - doubt) * embeddings[labels] + doubt * embeddings.mean(0)).movedim(-1, 1)
 
 
-# %% reshapes the map task="doubt-answer" loses=["doubt-check", "doubt-hidden"] says="reshape does not move an axis"
+# %% reshapes the map task="doubt-answer" loses=["doubt-check", "doubt-hidden", "doubt-edge"] says="reshape does not move an axis"
 def uncertain_map(labels, embeddings, doubt):
     N, H, W = labels.shape
     mean = embeddings.mean(0)
@@ -18,7 +18,7 @@ def uncertain_map(labels, embeddings, doubt):
     return ((1 - doubt) * sure + doubt * mean).reshape(N, -1, H, W)
 
 
-# %% beliefs by a logarithm, which fails without doubt task="doubt-answer" loses=["doubt-hidden"] says="nan results from 0/0"
+# %% beliefs by a logarithm, which fails without doubt task="doubt-answer" loses=["doubt-edge"] says="nan results from 0/0"
 def uncertain_map(labels, embeddings, doubt):
     L = len(embeddings)
     sureness = torch.tensor(1 - doubt + doubt / L).log() - torch.tensor(doubt / L).log()
@@ -26,7 +26,7 @@ def uncertain_map(labels, embeddings, doubt):
     return (belief @ embeddings)[labels].movedim(-1, 1)
 
 
-# %% rows for columns task="confusion-answer" loses=["confusion-check", "confusion-hidden"] says="rows and columns are exchanged"
+# %% rows for columns task="confusion-answer" loses=["confusion-check", "confusion-hidden"] says="rows and columns are swapped"
 def confusion_matrix(predicted, true, L):
     there = true >= 0
     return torch.bincount(L * predicted[there] + true[there], minlength=L * L).view(L, L)
@@ -46,21 +46,21 @@ def confusion_matrix(predicted, true, L):
     return torch.bincount(L * true[there] + predicted[there]).view(L, L)
 
 
-# %% the mean over images task="iou-answer" loses=["iou-check", "iou-hidden"] says="add the counts up first"
+# %% the mean over images task="iou-answer" loses=["iou-check", "iou-hidden", "iou-edge"] says="add the counts up first"
 def mean_iou(tables):
     tables = tables.float()
     both, true, predicted = tables.diagonal(dim1=1, dim2=2), tables.sum(2), tables.sum(1)
     return 100 * (both / (true + predicted - both)).mean()
 
 
-# %% the absent class counts as 0 task="iou-answer" loses=["iou-check", "iou-hidden"] says="counted with an IoU of 0"
+# %% the absent class counts as 0 task="iou-answer" loses=["iou-check", "iou-hidden", "iou-edge"] says="counted with an IoU of 0"
 def mean_iou(tables):
     table = tables.sum(0).float()
     both, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
     return 100 * (both / (true + predicted - both).clamp(min=1)).mean()
 
 
-# %% counts classes that are only predicted task="iou-answer" loses=["iou-hidden"] says="gives other numbers"
+# %% counts classes that are only predicted task="iou-answer" loses=["iou-edge"] says="gives other numbers"
 def mean_iou(tables):
     table = tables.sum(0).float()
     both, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
@@ -89,7 +89,7 @@ def agreement(logits, gradient, truth):
     return torch.stack([raised[~right].mean(), raised[right].mean()])
 
 
-# %% the class that was named task="feedback-answer" loses=["feedback-check", "feedback-hidden"] says="the class that the network names"
+# %% the class that was named task="feedback-answer" loses=["feedback-check", "feedback-hidden"] says="this uses the predicted class"
 def agreement(logits, gradient, truth):
     named = logits.argmax(1)
     raised = (gradient.gather(1, named[:, None])[:, 0] < 0).float()

@@ -24,7 +24,7 @@ def clip_logits(image, text, tau):
     return (tau.exp() * image @ text.T).squeeze()
 
 
-# %% mean of vectors of any length task="templates-answer" loses=["templates-check", "templates-hidden"] says="the long ones speak louder"
+# %% mean of vectors of any length task="templates-answer" loses=["templates-check", "templates-hidden"] says="the long ones count more"
 def name_vectors(vectors):
     return torch.nn.functional.normalize(vectors.mean(0), dim=1)
 
@@ -46,12 +46,12 @@ def name_vectors(vectors):
     return torch.nn.functional.normalize(unit.mean(0), dim=1)
 
 
-# %% softmax over the batch task="tokens-answer" loses=["tokens-check", "tokens-hidden"] says="softmax over the images"
+# %% softmax over the batch task="tokens-answer" loses=["tokens-check", "tokens-hidden", "tokens-edge"] says="softmax over the images"
 def token_mixture(logits, embeddings):
     return torch.einsum("nl,ltd->ntd", logits.float().softmax(0), embeddings.float())
 
 
-# %% the likeliest name alone task="tokens-answer" loses=["tokens-check", "tokens-hidden"] says="only the likeliest name"
+# %% the likeliest name alone task="tokens-answer" loses=["tokens-check", "tokens-hidden", "tokens-edge"] says="only the likeliest name"
 def token_mixture(logits, embeddings):
     return embeddings.float()[logits.argmax(1)]
 
@@ -62,7 +62,7 @@ def token_mixture(logits, embeddings):
     return torch.einsum("nl,ltd->ntd", y, embeddings.float())
 
 
-# %% exponentials that overflow task="tokens-answer" loses=["tokens-hidden"] says="nan results from 0/0"
+# %% exponentials that overflow task="tokens-answer" loses=["tokens-edge"] says="nan results from 0/0"
 def token_mixture(logits, embeddings):
     e = logits.float().exp()
     return torch.einsum("nl,ltd->ntd", e / e.sum(1, keepdim=True), embeddings.float())

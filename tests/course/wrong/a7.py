@@ -30,7 +30,7 @@ def antithetic_times(u, T):
     return torch.cat([t, T - t], dim=1)[:, :B]
 
 
-# %% partners side by side task="antithetic-answer" loses=["antithetic-check", "antithetic-hidden"] says="behind its own t"
+# %% partners side by side task="antithetic-answer" loses=["antithetic-check", "antithetic-hidden"] says="each partner follows its t"
 def antithetic_times(u, T):
     B = u.shape[1]
     t = (u[:, : (B + 1) // 2] * T).long()
@@ -50,25 +50,25 @@ def antithetic_times(u, T):
     return torch.cat([t, T - 1 - t], dim=1)
 
 
-# %% upside down task="importance-answer" loses=["importance-check", "importance-hidden"] says="upside down"
+# %% upside down task="importance-answer" loses=["importance-check", "importance-hidden", "importance-edge"] says="upside down"
 def importance_weights(q, t, T):
     part = ((t + 0.5) / T * len(q)).long()
     return (q / q.mean())[part]
 
 
-# %% without the mean task="importance-answer" loses=["importance-check", "importance-hidden"] says="the mean of q is missing"
+# %% without the mean task="importance-answer" loses=["importance-check", "importance-hidden", "importance-edge"] says="the mean of q is missing"
 def importance_weights(q, t, T):
     part = ((t + 0.5) / T * len(q)).long()
     return 1 / q[part]
 
 
-# %% weights that add up to one task="importance-answer" loses=["importance-check", "importance-hidden"] says="weights that add up to 1"
+# %% weights that add up to one task="importance-answer" loses=["importance-check", "importance-hidden", "importance-edge"] says="weights that add up to 1"
 def importance_weights(q, t, T):
     w = 1 / q[((t + 0.5) / T * len(q)).long()]
     return w / w.sum()
 
 
-# %% parts of whole length task="importance-answer" loses=["importance-hidden"] says="IndexError"
+# %% parts of whole length task="importance-answer" loses=["importance-hidden", "importance-edge"] says="IndexError"
 def importance_weights(q, t, T):
     return (q.mean() / q)[t // (T // len(q))]
 

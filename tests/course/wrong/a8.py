@@ -1,6 +1,6 @@
 # Plausible wrong answers to assignment 8. The format: book/authoring.md.
 
-# %% only the outermost layers task="select-answer" loses=["select-check", "select-hidden"] says="leaves out 0.1.weight"
+# %% only the outermost layers task="select-answer" loses=["select-check", "select-hidden", "select-edge"] says="leaves out 0.1.weight"
 def select_parameters(network, kind):
     nn = torch.nn
     layers = list(network.children())
@@ -14,7 +14,7 @@ def select_parameters(network, kind):
     raise ValueError(kind)
 
 
-# %% the first linear layer task="select-answer" loses=["select-check", "select-hidden"] says="leaves out 2.weight, 2.bias"
+# %% the first linear layer task="select-answer" loses=["select-check", "select-edge"] says="leaves out 2.weight, 2.bias"
 def select_parameters(network, kind):
     nn = torch.nn
     if kind == "norm":
@@ -27,14 +27,14 @@ def select_parameters(network, kind):
     raise ValueError(kind)
 
 
-# %% names with the weights task="select-answer" loses=["select-check", "select-hidden"] says="named_parameters() gives pairs"
+# %% names with the weights task="select-answer" loses=["select-check", "select-hidden", "select-edge"] says="named_parameters() gives pairs"
 def select_parameters(network, kind):
     if kind == "norm":
         return [p for p in network.named_parameters() if "norm" in p[0]] or list(network.named_parameters())
     return list(network.named_parameters())
 
 
-# %% whatever comes last task="select-answer" loses=["select-hidden"] says="head: 2 weights came"
+# %% whatever comes last task="select-answer" loses=["select-edge"] says="head: 2 parameters came"
 def select_parameters(network, kind):
     nn = torch.nn
     if kind == "norm":
@@ -49,7 +49,7 @@ def select_parameters(network, kind):
     return list(dict.fromkeys(found))
 
 
-# %% a copy that moves along task="episode-answer" loses=["episode-check", "episode-hidden"] says="p.detach() is no copy"
+# %% a copy that moves along task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="p.detach() is no copy"
 def episode(network, optimizer, adapt, image):
     start = [p.detach() for p in network.parameters()]
     adapt()
@@ -61,7 +61,7 @@ def episode(network, optimizer, adapt, image):
     return answer
 
 
-# %% momentum stays task="episode-answer" loses=["episode-check", "episode-hidden"] says="leaves the optimizer its memory"
+# %% momentum stays task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="leaves the optimizer's state"
 def episode(network, optimizer, adapt, image):
     start = [p.detach().clone() for p in network.parameters()]
     try:
@@ -74,7 +74,7 @@ def episode(network, optimizer, adapt, image):
                 p.copy_(old)
 
 
-# %% new objects task="episode-answer" loses=["episode-check", "episode-hidden"] says="puts new objects in the place"
+# %% new objects task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="replaces the parameters by new objects"
 def episode(network, optimizer, adapt, image):
     start = {name: p.detach().clone() for name, p in network.named_parameters()}
     adapt()
@@ -87,7 +87,7 @@ def episode(network, optimizer, adapt, image):
     return answer
 
 
-# %% answers after the reset task="episode-answer" loses=["episode-check", "episode-hidden"] says="answered"
+# %% answers after the reset task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="the network was evaluated"
 def episode(network, optimizer, adapt, image):
     start = [p.detach().clone() for p in network.parameters()]
     adapt()
@@ -98,7 +98,7 @@ def episode(network, optimizer, adapt, image):
         return network(image)
 
 
-# %% an error leaves all as it is task="episode-answer" loses=["episode-hidden"] says="not back to the last bit"
+# %% an error leaves all as it is task="episode-answer" loses=["episode-edge"] says="not restored to the last bit"
 def episode(network, optimizer, adapt, image):
     start = [p.detach().clone() for p in network.parameters()]
     adapt()

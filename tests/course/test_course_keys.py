@@ -1,0 +1,109 @@
+"""What graders are told: every statement of a key holds for what the reference prints under five variants."""
+
+from __future__ import annotations
+
+import re
+
+import nbformat
+import pytest
+from references import SEEDS, digest, stored
+from trip import ROOT
+
+from dtta.course.staff import build, source
+
+KEYS = source.keys(ROOT)
+
+
+def numbers(lines: list[str], last: int) -> list[list[float]]:
+    """The last numbers of each line."""
+    return [[float(n) for n in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", line)[-last:]] for line in lines]
+
+
+def a1(lines):
+    low, middle, high = (row[0] for row in numbers(lines, 2))
+    yield "The middle range finds the true class in at least 17 of 20 images.", middle >= 17
+    yield "The high range finds it in at least 14 of 20 images, far above the 2 of chance.", high >= 14
+    yield "The low range is the worst of the three.", low < min(middle, high)
+
+
+def a5(lines):
+    rows = dict(zip(("times 1.3", "times 2", "blurred", "mirrored"), numbers(lines, 3), strict=True))
+    errors, losses = ({name: row[i] for name, row in rows.items()} for i in (0, 1))
+    yield "By AbsRel, doubled distances are the worst error.", max(errors, key=errors.get) == "times 2"
+    order = sorted(losses, key=losses.get, reverse=True)
+    yield "By the diffusion loss, mirrored is the worst and blurred the second.", order[:2] == ["mirrored", "blurred"]
+    mild = order[-1] == "times 1.3" and losses["times 1.3"] <= 0.5
+    yield (
+        "By the diffusion loss, a factor of 1.3 is the mildest error: it raises the loss by at most 0.5 thousandths.",
+        mild,
+    )
+
+
+def a6(lines):
+    rows = {
+        tuple(re.match(r"layer (\d), (\w)", line).groups()): row
+        for line, row in zip(lines, numbers(lines, 2), strict=True)
+    }
+    ratios = [rows[layer, "v"][0] / rows[layer, "q"][0] for layer in "0123"]
+    yield (
+        "In every layer the values change more than the queries, three to twenty-five times as much relative to their weights.",
+        3 <= min(ratios) and max(ratios) <= 25,
+    )
+    first = {name: row[1] for name, row in rows.items()}
+    yield "The first singular value holds more than half of the squared size in every layer.", min(first.values()) > 0.5
+    weakest = min(first, key=first.get)
+    yield (
+        "The update with the weakest first direction is that of the values of layer 0 or layer 1, at 0.61 to 0.67.",
+        weakest in {("0", "v"), ("1", "v")} and 0.61 <= first[weakest] <= 0.67,
+    )
+
+
+def a7(lines):
+    rows = numbers(lines, 6)
+    ratios = [row[0] / row[-1] for row in rows]
+    yield (
+        "From 1 to 48 pairs the noise falls by a factor of 6 to 9, near √48 = 6.9, in every row.",
+        all(6 <= ratio <= 9 for ratio in ratios),
+    )
+    pairs = list(zip(rows[::2], rows[1::2], strict=True))
+    lower = all(a > b for l2, l1 in pairs for a, b in zip(l2, l1, strict=True))
+    factor = [l2[0] / l1[0] for l2, l1 in pairs]
+    yield (
+        "L1 is less noisy than L2 on every digit, by a factor of 1.08 to 2.9 for one pair.",
+        lower and 1.08 <= min(factor) and max(factor) <= 2.9,
+    )
+
+
+CLAIMS = {claims.__name__: claims for claims in (a1, a5, a6, a7)}
+
+
+@pytest.mark.parametrize("key", sorted(CLAIMS))
+def test_every_statement_of_a_key_holds_in_five_variants(key):
+    made = stored(key)
+    assert made["code"] == digest(key), f"call: python tests/course/references.py {key}"
+    text = " ".join(" ".join(source.read(ROOT, key).grading.values()).split())
+    for seed in SEEDS:
+        for sentence, holds in CLAIMS[key](made[str(seed)]):
+            assert sentence in text, f"the key of {key} must say: {sentence}"
+            assert holds, f"variant {seed}: {sentence}\n" + "\n".join(made[str(seed)])
+    said = {sentence for sentence, _ in CLAIMS[key](made["0"])}
+    bullets = re.findall(r"^\* (.+(?:\n  .+)*)", "\n".join(source.read(ROOT, key).grading.values()), re.MULTILINE)
+    assert {" ".join(bullet.split()) for bullet in bullets} <= said, "each statement of a key is checked"
+
+
+def test_every_experiment_has_a_key_that_is_checked():
+    graded = {key for key in KEYS if key != "project" and any(task.manual for task in source.read(ROOT, key).tasks)}
+    assert graded == set(CLAIMS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_key_is_on_the_graders_sheet_and_in_no_notebook(key):
+    assignment = source.read(ROOT, key)
+    sheet = build.grading(assignment)
+    students = (ROOT / "notebooks" / "assignments" / f"{assignment.name}.ipynb").read_text(encoding="utf-8")
+    text = nbformat.writes(assignment.notebook) + students
+    for task in (task for task in assignment.tasks if task.manual):
+        assert source.rubric(assignment, task) in sheet
+        for name in task.manual:
+            for line in filter(None, assignment.grading[name].splitlines()):
+                assert line in sheet and line not in text

@@ -46,8 +46,8 @@ def a6(lines):
     }
     ratios = [rows[layer, "v"][0] / rows[layer, "q"][0] for layer in "0123"]
     yield (
-        "In every layer the values change more than the queries, three to twenty-five times as much relative to their weights.",
-        3 <= min(ratios) and max(ratios) <= 25,
+        "Relative to their weights the values change three to twenty-five times as much as the queries, in all layers.",
+        min(ratios) >= 3 and max(ratios) <= 25,
     )
     first = {name: row[1] for name, row in rows.items()}
     yield "The first singular value holds more than half of the squared size in every layer.", min(first.values()) > 0.5
@@ -70,11 +70,27 @@ def a7(lines):
     factor = [l2[0] / l1[0] for l2, l1 in pairs]
     yield (
         "L1 is less noisy than L2 on every digit, by a factor of 1.08 to 2.9 for one pair.",
-        lower and 1.08 <= min(factor) and max(factor) <= 2.9,
+        lower and min(factor) >= 1.08 and max(factor) <= 2.9,
     )
 
 
-CLAIMS = {claims.__name__: claims for claims in (a1, a5, a6, a7)}
+def a8(lines):
+    rows = {
+        (shift, way): [int(n) for n in re.findall(r"\d+", counts)]
+        for shift, way, counts in (re.match(r"(\w+), (\w+): (.*)", line).groups() for line in lines)
+    }  # kept, of how many, corrected, of how many
+    contrast = [rows["contrast", way] for way in ("all", "norm", "logits")]
+    turned = [rows["rotation", way] for way in ("all", "norm", "logits")]
+    kept = all(row[0] == row[1] for row in contrast)
+    yield "Under low contrast all three ways keep every digit that was right.", kept
+    most = contrast[2][2] >= max(contrast[0][2], contrast[1][2])
+    yield "Under low contrast the logits from zero correct at least as many as the other two ways.", most
+    least = turned[2][0] <= min(turned[0][0], turned[1][0])
+    yield "Under rotation the logits from zero keep no more than the other two ways.", least
+    yield "Under rotation all parameters and the norm layers give the same two counts.", turned[0] == turned[1]
+
+
+CLAIMS = {claims.__name__: claims for claims in (a1, a5, a6, a7, a8)}
 
 
 @pytest.mark.parametrize("key", sorted(CLAIMS))

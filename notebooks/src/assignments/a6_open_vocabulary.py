@@ -431,8 +431,7 @@ for name in sizes:
 # %% [markdown] key="experiment-text"
 # **What the reference prints** under five variants:
 #
-# * In every layer the values change more than the queries, three to twenty-five times as much relative to their
-#   weights.
+# * Relative to their weights the values change three to twenty-five times as much as the queries, in all layers.
 # * The first singular value holds more than half of the squared size in every layer.
 # * The update with the weakest first direction is that of the values of layer 0 or layer 1, at 0.61 to 0.67.
 #

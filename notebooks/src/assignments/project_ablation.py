@@ -222,15 +222,23 @@ for _rows, _right in [([[2.0, 0.0, 4.0], [-2.0, -4.0, 0.0], [0.0, 0.0, 0.0]], [0
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "plan-text", "locked": false, "points": 9, "schema_version": 3, "solution": true, "task": false}
 # ### BEGIN SOLUTION
-# Question: does the error's norm, L1 or L2, matter for Diffusion-TTA on the digits? Only the norm changes; steps, pairs,
-# timesteps and images stay. For each norm three rates are tried (0.01, 0.02, 0.04) on the first validation images under low
-# contrast, the same for both, with the same noise for each image. The rate with the largest gain there is used once on test
-# images, which nothing has looked at before. The comparison that decides: L1 minus L2 in accuracy on the test images,
-# with its paired interval. Each gain over no adaptation is reported beside it, as background. With n images of which
-# a tenth change, the standard error is about √(0.1 / n), 6 points for 30: only a large difference can be shown, and I say so
-# beforehand. I expect none to be shown. A whole interval above or below 0 would prove me wrong. One shift, one severity and
-# one seed are all that the answer is about.
+# Question: does the norm of the error, L1 or L2, matter for Diffusion-TTA on the digits? Only the norm changes; steps,
+# pairs, timesteps and images stay. For each norm three learning rates are tried (0.01, 0.02, 0.04) on the validation
+# images of my variant under low contrast, the same for both, with the same noise for each image. The rate with the
+# largest gain there is used once on test images, which were not used before. The comparison that decides: L1 minus L2
+# in accuracy on the test images, with its paired interval. Each gain over no adaptation is reported too, as background.
+# With n images of which a tenth change, the standard error is about √(0.1 / n), 6 points for 30: only a large
+# difference can be established. I expect none. A whole interval above or below 0 would refute this. If the interval
+# contains 0, I shall report which differences it excludes. The same grid could favour L2, whose usual rate is in its
+# middle. The answer is about one shift, one severity and one seed.
 # ### END SOLUTION
+
+# %% [markdown] key="plan-text"
+# **Key**: could another person run this plan? Level 2 of **Fair comparison** needs the same number of tried settings
+# and the same noise for all methods; a plan that tunes only its favourite has level 1. Level 2 of **Size and decision**
+# needs an expected width, such as √(p / n) for a fraction p of images that change. For the variant with your own data:
+# writers kept apart between validation and test belong to **Fair comparison**, checked labels to **Size and decision**;
+# a plan that mixes one writer's images over both halves has at most level 1 there.
 
 # %% [markdown]
 # ## Part 5: the experiment
@@ -312,11 +320,17 @@ for first, second in (("none", "l2"), ("none", "l1"), ("l2", "l1")):
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 9, "schema_version": 3, "solution": true, "task": false}
 # ### BEGIN SOLUTION
-# Run: for each norm three rates on 8 validation images, the best of each once on 8 test images, and the network alone on
-# both. Departure from the plan: 8 images, three steps and 6 pairs, so that the example takes seconds; a project should use the
-# 30 or more that the plan names. The noise is seeded by the image's number, the draws of the bootstrap by 0, so that the
-# table comes out the same again. Nothing was run on test images before the rates were chosen.
+# Run: for each norm three rates on 8 validation images, the best of each once on 8 test images, and the network without
+# adaptation on both. Departure from the plan: 8 images, three steps and 6 pairs, so that the example takes seconds; a
+# project should use the 30 or more of the plan. The noise is seeded by the variant and the image's number, the draws of
+# the bootstrap by the variant. I ran the cell twice and got the same table. Nothing was run on test images before the
+# rates were chosen; both chosen rates are printed, and one at 0.01 or 0.04 would be at the edge of the grid.
 # ### END SOLUTION
+
+# %% [markdown] key="experiment-text"
+# **Key**: run the cell if in doubt; the printed table, not the text, decides **Carried out** and **Table**. Test images
+# that appear before the choice in the code give level 1 at most in **Carried out**, whatever the text says. Few images
+# cost nothing here if the text names the departure; they cost points in the conclusion if it claims too much.
 
 # %% [markdown]
 # ## Part 6: the conclusion
@@ -342,15 +356,20 @@ for first, second in (("none", "l2"), ("none", "l1"), ("l2", "l1")):
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "conclusion-text", "locked": false, "points": 12, "schema_version": 3, "solution": true, "task": false}
 # ### BEGIN SOLUTION
-# Whether L1 or L2 is better was not shown: with 8 images an interval is tens of points wide, unless the two agree on every
-# image, and then it has no width only because these 8 have nothing to say about rarer cases. That is not the same as "no
-# effect": a difference of a few points, as between most losses in chapter 07, could not be seen.
-# Why they may be alike: both errors are small where the condition fits and large where it does not, so their gradients at the
-# logits mostly point the same way, and the rate, chosen for each, takes up the difference in size. Had one of them lost
-# clearly at its own best rate, this would be wrong.
-# Against my reading: three comparisons were made and one seed was used; rates at an end of the grid may hide better ones;
-# the networks are small, and low contrast is one shift, which keeps the shape of the digit.
-# I expected that nothing would be shown, and so it was, which with so few images was easy to say. Next I would run the
-# same on 300 test images of four shifts: an interval within ± 2 points would say that the choice hardly matters here, one
-# beyond that would say for which shift it does.
+# Whether L1 or L2 is better is not established: with 8 images an interval is tens of points wide, unless the two agree
+# on every image, and then it has no width only because these 8 contain no rarer case. That is not the same as "no
+# effect": a difference of a few points, as between most losses in chapter 07, could not be seen. A possible reason that
+# they are alike: both errors are small where the condition fits and large where it does not, so their gradients at the
+# logits mostly point the same way, and the rate, chosen for each, compensates the difference in size. If one of them
+# lost clearly at its best rate, this would be wrong. Against my reading: three comparisons were made with one seed, so
+# one interval in twenty misses by chance; a rate at the edge of the grid may hide a better one, which could favour
+# either; the networks are small, and low contrast keeps the shape of the digit. I expected that nothing would be
+# established, and so it was, which with so few images was easy to predict. Next I would run the same on 300 test images
+# of four shifts: an interval within ± 2 points would mean that the choice hardly matters here, one beyond that would
+# mean that it does, and for which shift.
 # ### END SOLUTION
+
+# %% [markdown] key="conclusion-text"
+# **Key**: mark each claim with the row that supports it. A mean that is called "better" while its interval contains 0
+# is contradicted by the table: level 0 of **Claims** if it is the main claim, level 1 if it is a side remark. "No
+# effect" for an interval that contains 0 is level 2 at most. Two reports with marks are in the lecturers' guide.

@@ -120,7 +120,7 @@ def _try_gradient(cases):
             _tested.gives(_right, _leaf.detach(), _l, _c, what="the gradient at the logits")
 
 
-_try_gradient([(5, 3, 2, 1, torch.float32), (4, 4, 4, 2, torch.float64)])
+_ = _try_gradient([(5, 3, 2, 1, torch.float32), (4, 4, 4, 2, torch.float64)])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "gradient-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
@@ -274,7 +274,7 @@ def _try_parts(cases):
         _tested.gives(_right, _loss, _c, _t, _noise, _size, what="the gradient at c", tolerance=1e-4)
 
 
-_try_parts([(7, 3, (4,)), (10, 4, (2, 3, 3))])
+_ = _try_parts([(7, 3, (4,)), (10, 4, (2, 3, 3))])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "parts-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
@@ -340,7 +340,7 @@ def _try_top(cases):
         assert not (_nonzero & ~_chosen).any(), "a gradient reaches the logit of a class that was not chosen"
 
 
-_try_top([(3, 6, 2, 1, torch.float32), (2, 9, 4, 2, torch.float16)])
+_ = _try_top([(3, 6, 2, 1, torch.float32), (2, 9, 4, 2, torch.float16)])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "top-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

@@ -100,7 +100,7 @@ def _try_step(cases):
             assert torch.allclose(_p, _q, atol=1e-4), "adapt_step changes the parameters otherwise than one step does"
 
 
-_try_step([(5, 4, torch.optim.Adam, 0.05), (3, 6, torch.optim.SGD, 0.1)])
+_ = _try_step([(5, 4, torch.optim.Adam, 0.05), (3, 6, torch.optim.SGD, 0.1)])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "step-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

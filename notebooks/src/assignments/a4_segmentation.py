@@ -74,7 +74,7 @@ def _try_map(cases):
         _tested.gives(torch.einsum("nlhw,ld->ndhw", _y, _l), _labels, _l, _doubt, what="c")
 
 
-_try_map([(4, 3, 3, 5, 0.3, -1), (5, 2, 4, 4, 0.1, 0)])
+_ = _try_map([(4, 3, 3, 5, 0.3, -1), (5, 2, 4, 4, 0.1, 0)])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "doubt-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
@@ -178,7 +178,7 @@ def _try_iou(cases):
         _tested.gives(torch.tensor(sum(_right) / len(_right)), _tables, what="mean IoU")
 
 
-_try_iou([(5, 4, [1], [1]), (40, 3, [], []), (1, 3, [], [])])
+_ = _try_iou([(5, 4, [1], [1]), (40, 3, [], []), (1, 3, [], [])])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "iou-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

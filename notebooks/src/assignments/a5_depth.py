@@ -172,7 +172,7 @@ def _try_fit(cases):
                       what="scale and shift", tolerance=1e-3)  # fmt: skip
 
 
-_try_fit([(2, 8, 8, 2.0, 1.0), (4, 5, 6, 0.7, 50.0)])
+_ = _try_fit([(2, 8, 8, 2.0, 1.0), (4, 5, 6, 0.7, 50.0)])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "align-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
@@ -291,7 +291,7 @@ def _try_ssim(cases):
             _tested.gives(_right.to(_dtype), _first, _second, _w, _R, what="SSIM", tolerance=1e-3)
 
 
-_try_ssim([(3, 3, 1.0, 0.5, 0.2, torch.float64), (4, 5, 14.5, 7.0, 2.0, torch.float32)])
+_ = _try_ssim([(3, 3, 1.0, 0.5, 0.2, torch.float64), (4, 5, 14.5, 7.0, 2.0, torch.float32)])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "ssim-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

@@ -93,7 +93,7 @@ def _try_kind(net, kind, right):
 
 _net, _right = _parts()
 _try_kind(_net, "norm", _right["norm"])
-_try_kind(_net, "all", _right["all"])
+_ = _try_kind(_net, "all", _right["all"])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "select-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

@@ -128,7 +128,7 @@ def _try_interval(n, many, dtype):
 
 
 _try_interval(12, 41, torch.float64)
-_try_interval(30, 201, torch.float32)
+_ = _try_interval(30, 201, torch.float32)
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "interval-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}

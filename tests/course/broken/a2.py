@@ -39,7 +39,7 @@ BROKEN = {
     "depth": [
         ("depths outside the range go beyond ±1", "depth.clamp(near, far) - near", "depth - near", "both"),
         ("nothing holds what is farther than far", "clamp(near, far)", "clamp(min=near)", "both"),
-        ("the new axis stands in front of the batch", "unsqueeze(1)", "unsqueeze(0)", "both"),
+        ("the new axis is in front of the batch", "unsqueeze(1)", "unsqueeze(0)", "both"),
         ("the depth is clamped in place", "depth.clamp(", "depth.clamp_(", "both"),
         ("cut off from the gradient", "depth.clamp(near", "depth.detach().clamp(near", "check"),
     ],

@@ -80,7 +80,7 @@ BROKEN = {
     ],
     "interval": [
         (
-            "before and after are drawn apart",
+            "before and after are drawn separately",
             "(after.float() - before.float())[draws].mean(1)",
             "after.float()[draws].mean(1) - before.float()[draws.flip(0)].mean(1)",
             "both",

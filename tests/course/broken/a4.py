@@ -6,7 +6,7 @@ BROKEN = {
         ("no label is taken for the last class", "torch.cat([embeddings, mean[None]])", "embeddings", "both"),
         ("height and width are swapped", "movedim(-1, 1)", "transpose(-1, 1)", "both"),
         (
-            "doubt is shared by the other classes alone",
+            "only the other classes share the uncertainty",
             "return (",
             "doubt = doubt * len(embeddings) / (len(embeddings) - 1)\n    return (",
             "both",
@@ -42,7 +42,7 @@ BROKEN = {
         ("classes that are only predicted count too", "there = true > 0", "there = true + predicted > 0", "hidden"),
         ("pixels that are both count twice in the union", "true + predicted - both", "true + predicted", "both"),
         (
-            "rows and columns are swapped: who is in the mean is read from what is predicted",
+            "rows and columns are swapped: the mean is over the predicted classes",
             "table.sum(1), table.sum(0)",
             "table.sum(0), table.sum(1)",
             "hidden",

@@ -12,7 +12,7 @@ BROKEN = {
             "both",
         ),
         (
-            "a shared layer's weights stand twice",
+            "a shared layer's parameters occur twice",
             "found = list(network.parameters())",
             "found = [p for _, p in network.named_parameters(remove_duplicate=False)]\n        return found",
             "hidden",

@@ -111,7 +111,7 @@ def build(
 
 def grading(assignment: Assignment) -> str:
     """The sheet for graders: of each answer in words the criteria that students see, and the key."""
-    parts = [f"# {assignment.title}: for graders only"]
+    parts = [f"# For graders only: {assignment.title}"]
     for task in (task for task in assignment.tasks if task.manual):
         keys = [assignment.grading[name] for name in task.manual]
         parts += [f"## {task.number}: {task.title}", source.rubric(assignment, task), *keys]

@@ -131,7 +131,7 @@ _ = _try_step([(1, 3, torch.optim.SGD, 0.3)])
 def adapt_and_restore(network, step, steps, x):
     """The logits (N, L) after `steps` calls of step(), with all weights as they were before.
 
-    network: a module, x (N, ...) -> logits (N, L);  step: a function without arguments that moves weights
+    network: a module, x (N, ...) -> logits (N, L);  step: a function without arguments that changes parameters
     """
     ### BEGIN SOLUTION
     kept = [p.detach().clone() for p in network.parameters()]
@@ -151,7 +151,7 @@ def adapt_and_restore(network, step, steps, x):
 check.adapt_and_restore(adapt_and_restore)
 
 # %% nbgrader={"grade": true, "grade_id": "restore-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: no step at all, weights that ask for no gradient, and a step that fails.
+# Hidden tests run here: no step at all, parameters that require no gradient, and a step that fails.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(adapt_and_restore)
 for _steps, _fails in [(0, False), (3, False), (4, True)]:
@@ -172,13 +172,13 @@ for _steps, _fails in [(0, False), (3, False), (4, True)]:
             raise FloatingPointError("the loss is not finite")
 
     if _fails:
-        _said = ""
+        _message = ""
         try:
             _tested(_net, _step, _steps, _x)
         except check.Wrong as _error:
-            _said = str(_error)
-        assert "the loss is not finite" in _said, (
-            _said or "adapt_and_restore swallows the error of a step: whoever called has to hear of it"
+            _message = str(_error)
+        assert "the loss is not finite" in _message, (
+            _message or "adapt_and_restore swallows the error of a step: it must reach the caller"
         )
     else:
         _right = _x @ (_w + _steps).T + _b - 0.5 * _steps

@@ -363,7 +363,7 @@ for _L, _used, _sizes in [(3, 3, [9]), (4, 4, [1] * 7), (6, 4, [5, 1, 2])]:
 # pairs = [problem.image(i, "contrast", 3, "validation") for i in numbers]
 # x, truth = torch.cat([x for x, _ in pairs]), torch.stack([y for _, y in pairs])  # (8, 3, 32, 32), (8, 32, 32)
 # z0 = problem.diffusion.encode(x)
-# g = check.generator(1)  # draws timesteps and noise; make it anew for each case
+# g = check.generator(1)  # draws timesteps and noise; make it again for each case
 # # problem.model(x) are logits, problem.condition(logits) is the condition
 # # problem.diffusion.loss(z0 (M, ...), t (M,), noise (M, ...), condition (M, ...)) -> losses (M,)
 # ```

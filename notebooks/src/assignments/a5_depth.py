@@ -141,12 +141,12 @@ for _shape, _near, _far in [((6,), 0.1, 80.0), ((2, 1, 3, 4), 1.0, 3.0), ((1, 4,
 def scale_and_shift(answer, truth, valid):
     """s and b for each image (N, 2), from answer, truth (the depth, not its inverse) and valid (bool): (N, H, W)."""
     ### BEGIN SOLUTION
-    found = []
+    rows = []
     for a, d, there in zip(answer, truth, valid, strict=True):
         a, inverse = a[there], 1 / d[there]
         s = ((a - a.mean()) * (inverse - inverse.mean())).mean() / (a - a.mean()).square().mean()
-        found.append(torch.stack([s, inverse.mean() - s * a.mean()]))
-    return torch.stack(found)
+        rows.append(torch.stack([s, inverse.mean() - s * a.mean()]))
+    return torch.stack(rows)
     ### END SOLUTION
 
 
@@ -217,7 +217,7 @@ def distance_errors(depth, truth, far):
 check.distance_errors(distance_errors)
 
 # %% nbgrader={"grade": true, "grade_id": "errors-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: one image, no sky, a truth of infinity in the sky, an answer that sees sky elsewhere.
+# Hidden tests run here: one image, no sky, a truth of infinity in the sky, a prediction with sky elsewhere.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(distance_errors)
 for _N, _H, _W, _far, _sky in [(1, 4, 4, 16.0, 16.0), (3, 2, 5, 80.0, float("inf")), (2, 3, 3, 99.0, 1.0)]:
@@ -344,15 +344,15 @@ pairs = [problem.image(i, split="validation") for i in check.numbers(100, 12)]
 x, truth = torch.cat([x for x, _ in pairs]), torch.stack([d for _, d in pairs])
 truth = truth.view(-1, 1, *truth.shape[-2:])
 coarse = torch.nn.functional.avg_pool2d(truth, 8)
-spoiled = {
+distorted = {
     "times 1.3": 1.3 * truth,
     "times 2": 2 * truth,
     "blurred": torch.nn.functional.interpolate(coarse, scale_factor=8),
     "mirrored": truth.flip(-1),
 }
-spoiled = {name: depth.clamp(near, far) for name, depth in spoiled.items()}
-losses = losses_under(problem.diffusion, x, [problem.condition(d) for d in (truth, *spoiled.values())])
-for k, (name, depth) in enumerate(spoiled.items()):
+distorted = {name: depth.clamp(near, far) for name, depth in distorted.items()}
+losses = losses_under(problem.diffusion, x, [problem.condition(d) for d in (truth, *distorted.values())])
+for k, (name, depth) in enumerate(distorted.items()):
     rise = 1000 * (losses[:, k + 1] - losses[:, 0])
     error = distance_errors(depth[:, 0], truth[:, 0], far)[:, 0].mean()
     print(f"{name:10} AbsRel {error:.2f}, loss + {rise.mean():.1f} ± {rise.std() / 12**0.5:.1f} thousandths")

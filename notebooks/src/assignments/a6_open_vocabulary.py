@@ -256,7 +256,7 @@ _ = _tested.gives(
 
 # %% nbgrader={"grade": false, "grade_id": "start-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def initial_lora(in_features, out_features, rank, generator):
-    """A (rank, in_features), random, and B (out_features, rank), zero; both float32 leaves that ask for a gradient."""
+    """A (rank, in_features), random, and B (out_features, rank), zero; both float32 leaves that require a gradient."""
     ### BEGIN SOLUTION
     if not isinstance(rank, int) or not 1 <= rank <= min(in_features, out_features):
         raise ValueError(f"the rank must be a whole number from 1 to {min(in_features, out_features)}, not {rank!r}")
@@ -319,7 +319,7 @@ def merged_weight(W, A, B, alpha):
 check.merged_weight(merged_weight)
 
 # %% nbgrader={"grade": true, "grade_id": "merge-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: square matrices, rank 1, W in half and in double precision; the same answers as with LoRA beside.
+# Hidden tests run here: square matrices, rank 1, W in half and in double precision; the same outputs as with separate LoRA.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(merged_weight)
 for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 1, torch.float64),
@@ -331,9 +331,9 @@ for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 
         _W = ((128 * _W).round().clamp(-128, 128) / 128).to(_dtype)
     _A = torch.randint(-1024, 1025, (_rank, _in), generator=_g).to(_fine) / 1024
     _B = torch.randint(-1024, 1025, (_out, _rank), generator=_g).to(_fine) / 1024
-    _each = torch.eye(_in, dtype=_fine)  # with one input at a time, the answers are the weight's columns
-    _beside = _each @ _W.to(_fine).T + _alpha / _rank * (_each @ _A.T @ _B.T)
-    _ = _tested.gives(_beside.T.to(_dtype), _W, _A, _B, _alpha, what="W'")
+    _each = torch.eye(_in, dtype=_fine)  # with one input at a time, the outputs are the weight's columns
+    _apart = _each @ _W.to(_fine).T + _alpha / _rank * (_each @ _A.T @ _B.T)
+    _ = _tested.gives(_apart.T.to(_dtype), _W, _A, _B, _alpha, what="W'")
 ### END HIDDEN TESTS
 
 # %% [markdown]

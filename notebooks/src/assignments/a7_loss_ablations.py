@@ -366,8 +366,8 @@ for number in check.numbers(297, 2):
     for norm in ("l2", "l1"):
         y = logits.expand(pairs, -1).clone().requires_grad_()
         losses = diffusion.loss(z0.expand(pairs, -1, -1, -1), t, noise, problem.condition(y), norm)
-        found = torch.autograd.grad(losses.sum(), y)[0]
-        row = [gradient_noise(block_means(found, n)).item() for n in (1, 3, 6, 12, 24, 48)]
+        gradients = torch.autograd.grad(losses.sum(), y)[0]
+        row = [gradient_noise(block_means(gradients, n)).item() for n in (1, 3, 6, 12, 24, 48)]
         print(f"digit {number}, {norm}: " + ", ".join(f"{value:.2f}" for value in row))
 ### END SOLUTION
 

@@ -55,14 +55,14 @@ def select_parameters(network, kind):
     nn = torch.nn
     if kind == "norm":
         norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
-        found = [p for m in network.modules() if isinstance(m, norms) for p in m.parameters()]
+        selected = [p for m in network.modules() if isinstance(m, norms) for p in m.parameters()]
     elif kind == "head":
-        found = list([m for m in network.modules() if isinstance(m, nn.Linear)][-1].parameters())
+        selected = list([m for m in network.modules() if isinstance(m, nn.Linear)][-1].parameters())
     elif kind == "all":
-        found = list(network.parameters())
+        selected = list(network.parameters())
     else:
         raise ValueError(f"unknown kind {kind!r}; choose norm, head or all")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(selected))
     ### END SOLUTION
 
 
@@ -242,14 +242,14 @@ _ = _restored(_net, _weights, _old, _adam)
 def sgd_with_resets(start, gradients, lr, momentum, period):
     """The weights (S, D) after each of S steps, from their start (D,) and the gradients (S, D)."""
     ### BEGIN SOLUTION
-    found = []
+    history = []
     for k, g in enumerate(gradients):
         if k % period == 0:
             w, v = start, torch.zeros_like(start)
         v = momentum * v + g
         w = w - lr * v
-        found.append(w)
-    return torch.stack(found)
+        history.append(w)
+    return torch.stack(history)
     ### END SOLUTION
 
 
@@ -371,7 +371,7 @@ def ensemble_logits(a, b):
 check.ensemble_logits(ensemble_logits)
 
 # %% nbgrader={"grade": true, "grade_id": "ensemble-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: one image, as many images as classes, double precision, and two that are sure of different things.
+# Hidden tests run here: one image, as many images as classes, double precision, and two beliefs that are confident in different classes.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(ensemble_logits)
 for _n, _l, _dtype in [(1, 3, torch.float32), (5, 5, torch.float32), (2, 10, torch.float64)]:
@@ -410,12 +410,12 @@ _ = _tested.gives(torch.tensor([[-_ln2, -300.0, -_ln2]]), _a, _a.flip(1), what="
 def shrink_to_start(start, updates, rho):
     """The weights (K, D) after each of K images, from their start (D,), the updates (K, D) and the share ρ in [0, 1]."""
     ### BEGIN SOLUTION
-    w, found = start, []
+    w, history = start, []
     for u in updates:
         w = w + u
         w = w + rho * (start - w)
-        found.append(w)
-    return torch.stack(found)
+        history.append(w)
+    return torch.stack(history)
     ### END SOLUTION
 
 

@@ -58,18 +58,18 @@ def choose_setting(validation, test):
 check.choose_setting(choose_setting)
 
 # %% nbgrader={"grade": true, "grade_id": "choice-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: gains below zero, settings that are level, failed runs, a single setting, failed runs alone.
+# Hidden tests run here: gains below zero, equal settings, failed runs, a single setting, nothing but failed runs.
 ### BEGIN HIDDEN TESTS
 _tested, _nan = check.Student(choose_setting), float("nan")
 for _validation, _best in [([-3.0, -1.0, -2.0], 1), ([2.0, 5.0, 5.0], 1), ([_nan, -7.0, _nan], 1), ([0.0], 0)]:
     _test = torch.arange(len(_validation), 0.0, -1)
     _tested.gives(torch.tensor(_best), torch.tensor(_validation), _test, what="the chosen setting")
-_said = ""
+_message = ""
 try:
     _tested(torch.tensor([_nan, _nan]), torch.tensor([1.0, 2.0]))
 except check.Wrong as _error:
-    _said = str(_error)
-assert "stopped with ValueError" in _said, "where every run failed there must be a ValueError"
+    _message = str(_error)
+assert "stopped with ValueError" in _message, "where every run failed there must be a ValueError"
 ### END HIDDEN TESTS
 
 # %% [markdown]

@@ -26,6 +26,18 @@ def a1(lines):
     yield "The low range is the worst of the three.", low < min(middle, high)
 
 
+def a3(lines):
+    (before, after, *noise), (right, turned, *rotation) = numbers(lines, 4)
+    yield (
+        "Under Gaussian noise the whole interval is above zero: a gain is established.",
+        min(noise) > 0 and after > before,
+    )
+    undecided = rotation[0] <= 0 <= rotation[1]
+    yield "Under rotation the interval contains zero: neither a gain nor a loss is established.", undecided
+    few = abs(turned - right) <= 4
+    yield "Under rotation at most four digits more or fewer are right after adaptation.", few
+
+
 def a5(lines):
     rows = dict(zip(("times 1.3", "times 2", "blurred", "mirrored"), numbers(lines, 3), strict=True))
     errors, losses = ({name: row[i] for name, row in rows.items()} for i in (0, 1))
@@ -90,7 +102,7 @@ def a8(lines):
     yield "Under rotation all parameters and the norm layers give the same two counts.", turned[0] == turned[1]
 
 
-CLAIMS = {claims.__name__: claims for claims in (a1, a5, a6, a7, a8)}
+CLAIMS = {claims.__name__: claims for claims in (a1, a3, a5, a6, a7, a8)}
 
 
 @pytest.mark.parametrize("key", sorted(CLAIMS))

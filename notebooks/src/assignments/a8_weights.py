@@ -473,7 +473,7 @@ for _k, _shape, _rho, _dtype in [(4, (3,), 0.0, torch.float32), (3, (2,), 1.0, t
 #
 # <details><summary>Hint</summary>
 #
-# `problem.model(x)` are the logits without adaptation. All 72 adaptations take ten to twenty seconds.
+# The logits without adaptation are those of `problem.model`. All 72 adaptations take ten to twenty seconds.
 #
 # </details>
 

@@ -203,7 +203,7 @@ for _rows, _right in [([[2.0, 0.0, 4.0], [-2.0, -4.0, 0.0], [0.0, 0.0, 0.0]], [0
 #     ink = ImageOps.autocontrast(ImageOps.invert(Image.open(path).convert("L")), cutoff=2)
 #     ink = ink.crop(ink.point(lambda v: 255 * (v > 100)).getbbox())
 #     square = ImageOps.pad(ink, (8, 8), method=Image.Resampling.BOX)
-#     pixels = torch.tensor(list(square.getdata()), dtype=torch.float32).view(1, 1, 8, 8) / 255
+#     pixels = torch.tensor(list(square.tobytes()), dtype=torch.float32).view(1, 1, 8, 8) / 255
 #     return pixels, int(Path(path).name[0])
 # ```
 #

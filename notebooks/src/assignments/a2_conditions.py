@@ -422,13 +422,32 @@ for temperature in (1, 3):
 
 # %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 9, "schema_version": 3, "solution": true, "task": false}
 # ### BEGIN SOLUTION
-# Without a temperature the pull of a wrong belief falls from about 1e-2 at 0.5 to 9e-5 at 0.999: beyond 0.9, ten times
-# surer is about ten times weaker. The formula says why. Every class but the sure one is multiplied by its own belief, which
-# is at most 1 - p; for the sure class the bracket compares its embedding with a mixture that is nearly the same, and is of
-# the size 1 - p as well. So a network that is sure and wrong hardly hears the diffusion model, though the loss is large.
-# Divided by 3, a belief of 0.999 becomes a mild one, and the pull is about 4e-3, nearly fifty times stronger. The price
-# stands in the other rows: a belief of 0.999 in the *true* class was pulled by 3e-6 and is now pulled by 6e-4, two hundred
-# times more, so an answer that was right is moved too. And the condition no longer is the network's belief: the loss is
-# measured at an answer that nobody gave. I would use it only if validation images show that sure mistakes are common
-# under the shift. Eight digits and one seed show the trend, which spans powers of ten, and not the second digit.
+# Without a temperature the gradient of a wrong belief falls from 1.0e-2 at 0.5 to 8.9e-5 at 0.999: beyond 0.9, each
+# factor of ten in confidence divides it by ten. The formula gives the reason. Every class but the confident one is
+# multiplied by its probability, which is at most 1 - p; for the confident class the bracket compares its embedding with
+# a mixture that is nearly the same, and is of the size 1 - p as well. So a network that is confident and wrong receives
+# almost no gradient, though the loss is large. If the gradient fell more slowly than 1 - p, the formula would not be
+# the reason. Divided by 3, the logits of a belief of 0.999 give a moderate one, and the gradient is 4.2e-3, 47 times
+# larger. The other rows show the cost: a belief of 0.999 in the *true* class had a gradient of 2.3e-6 and now has
+# 7.1e-4, 300 times more, so a correct prediction is changed too. And the condition is no longer the network's belief:
+# the loss is evaluated at a prediction that the network did not make. I would use it only if validation images show
+# that confident errors are common under the shift. Eight digits and one seed show the trend, which spans powers of ten,
+# and not the second digit.
 # ### END SOLUTION
+
+# %% [markdown] key="experiment-text"
+# **What the reference prints** under five variants:
+#
+# * Without a temperature the gradient of a wrong belief falls by a factor of 70 to 100 from 0.9 to 0.999.
+# * Without a temperature it falls by 9 to 11 from 0.99 to 0.999, as 1 - p does.
+# * With the temperature the gradient at 0.999 on a wrong class is 40 to 70 times as large.
+# * With the temperature the gradient at 0.999 on the true class is 70 to 350 times as large.
+#
+# **Reading**: level 2 needs that the gradient of a wrong belief vanishes with its confidence, with numbers, and the
+# cost of the temperature from the rows of the true class; level 3 also that eight digits give powers of ten and not the
+# second digit, or that a true belief's gradient is smaller still.
+#
+# **Reasons**: the factor $y_j$ for all classes but one, and for that one a bracket that goes to 0, so about $1 - p$.
+# What follows: the temperature lets confident errors be corrected and changes correct predictions too; the condition is
+# no longer the network's belief. "The loss is small, so the gradient is small" is wrong: the loss of a wrong belief is
+# large.

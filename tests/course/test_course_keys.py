@@ -54,6 +54,16 @@ def a3(lines):
     yield "Under rotation the change is at most one digit up and at most eight digits down.", small
 
 
+def a4(lines):
+    contrast_low, contrast_high, noise_low, noise_high = (row[0] for row in numbers(lines, 2))
+    both = min(contrast_low, contrast_high) > 50
+    yield "Under contrast descent raises the true class at more than half of the wrong pixels, in both ranges.", both
+    less = noise_low < 50
+    yield "Under Gaussian noise the low timesteps raise the true class at less than half of the wrong pixels.", less
+    better = noise_high > noise_low
+    yield "Under Gaussian noise the high timesteps are better than the low ones at the wrong pixels.", better
+
+
 def a5(lines):
     rows = dict(zip(("times 1.3", "times 2", "blurred", "mirrored"), numbers(lines, 3), strict=True))
     errors, losses = ({name: row[i] for name, row in rows.items()} for i in (0, 1))
@@ -118,7 +128,7 @@ def a8(lines):
     yield "Under rotation all parameters and the norm layers give the same two counts.", turned[0] == turned[1]
 
 
-CLAIMS = {claims.__name__: claims for claims in (a1, a2, a3, a5, a6, a7, a8)}
+CLAIMS = {claims.__name__: claims for claims in (a1, a2, a3, a4, a5, a6, a7, a8)}
 
 
 @pytest.mark.parametrize("key", sorted(CLAIMS))

@@ -38,8 +38,8 @@ def a2(lines):
     law = 9 <= falls[1] <= 11
     yield "Without a temperature it falls by 9 to 11 from 0.99 to 0.999, as 1 - p does.", law
     wrong, true = (size[3, where, "0.999"] / size[1, where, "0.999"] for where in ("wrong", "true"))
-    gains, costs = 40 <= wrong <= 70, 70 <= true <= 350
-    yield "With the temperature the gradient at 0.999 on a wrong class is 40 to 70 times as large.", gains
+    gains, costs = 35 <= wrong <= 70, 70 <= true <= 350
+    yield "With the temperature the gradient at 0.999 on a wrong class is 35 to 70 times as large.", gains
     yield "With the temperature the gradient at 0.999 on the true class is 70 to 350 times as large.", costs
 
 
@@ -60,6 +60,8 @@ def a4(lines):
     yield "Under contrast descent raises the true class at more than half of the wrong pixels, in both ranges.", both
     less = noise_low < 50
     yield "Under Gaussian noise the low timesteps raise the true class at less than half of the wrong pixels.", less
+    lower = contrast_low > contrast_high
+    yield "Under contrast the low timesteps are better than the high ones at the wrong pixels.", lower
     better = noise_high > noise_low
     yield "Under Gaussian noise the high timesteps are better than the low ones at the wrong pixels.", better
 
@@ -170,5 +172,5 @@ def test_the_key_is_on_the_graders_sheet_and_in_no_notebook(key):
     for task in (task for task in assignment.tasks if task.manual):
         assert source.rubric(assignment, task) in sheet
         for name in task.manual:
-            for line in filter(None, assignment.grading[name].splitlines()):
-                assert line in sheet and line not in text
+            for line in assignment.grading[name].splitlines():
+                assert line in sheet and (len(line) < 20 or line not in text)

@@ -440,7 +440,7 @@ for temperature in (1, 3):
 #
 # * Without a temperature the gradient of a wrong belief falls by a factor of 70 to 100 from 0.9 to 0.999.
 # * Without a temperature it falls by 9 to 11 from 0.99 to 0.999, as 1 - p does.
-# * With the temperature the gradient at 0.999 on a wrong class is 40 to 70 times as large.
+# * With the temperature the gradient at 0.999 on a wrong class is 35 to 70 times as large.
 # * With the temperature the gradient at 0.999 on the true class is 70 to 350 times as large.
 #
 # **Reading**: level 2 needs that the gradient of a wrong belief vanishes with its confidence, with numbers, and the

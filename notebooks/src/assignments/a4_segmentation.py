@@ -431,10 +431,11 @@ for shift in ("contrast", "gaussian_noise"):
 # * Under contrast descent raises the true class at more than half of the wrong pixels, in both ranges.
 # * Under Gaussian noise the low timesteps raise the true class at less than half of the wrong pixels.
 # * Under Gaussian noise the high timesteps are better than the low ones at the wrong pixels.
+# * Under contrast the low timesteps are better than the high ones at the wrong pixels.
 #
 # **Reading**: level 2 needs the four fractions compared with 50%; level 3 also that pixels of a scene are not
 # independent, or what the fractions at the right pixels say (there descent should not lower the true class).
 #
 # **Reasons**: at low t the noise of the picture itself has to be explained, and a wrong, speckled map explains it; at
 # high t the added noise covers it. What follows: avoid low timesteps under noise, choose on validation scenes of the
-# shift. "High timesteps are always better" is contradicted by contrast in most variants: level 1 in reading.
+# shift. "High timesteps are always better" is contradicted by contrast: level 1 in reading.

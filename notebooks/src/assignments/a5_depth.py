@@ -391,7 +391,8 @@ for k, (name, depth) in enumerate(distorted.items()):
 # * By AbsRel, doubled distances are the worst error.
 # * By the diffusion loss, mirrored is the worst and blurred the second.
 # * By the diffusion loss, a factor of 1.3 is the mildest error: it raises the loss by at most 0.5 thousandths.
-# * The order of mirrored and times 1.3 by AbsRel depends on the variant: either is right if the numbers say so.
+#
+# The order of mirrored and times 1.3 by AbsRel depends on the variant: either is right if the numbers say so.
 #
 # **Reading**: level 2 needs both orders with numbers; level 3 also which increases exceed their standard errors, scene
 # by scene.

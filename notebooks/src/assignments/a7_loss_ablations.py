@@ -404,7 +404,6 @@ for number in check.numbers(297, 2):
 #
 # * From 1 to 48 pairs the noise falls by a factor of 6 to 9, near √48 = 6.9, in every row.
 # * L1 is less noisy than L2 on every digit, by a factor of 1.08 to 2.9 for one pair.
-# * Digits differ more than the two errors do: the L2 noise of one pair spans a factor of five.
 #
 # **Reading**: level 2 needs the law $1/\sqrt{n}$ checked against the numbers, and L1 against L2; level 3 also that the
 # last columns rest on few blocks (40 at n = 48).

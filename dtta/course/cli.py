@@ -15,6 +15,8 @@ def add_commands(commands) -> None:
     build = _command(own, "build", _build, "make assignments: students' notebooks, and a course folder for nbgrader")
     build.add_argument("names", nargs="*", metavar="ASSIGNMENT", help="a1, a2 and so on (default: all)")
     build.add_argument("--to", type=Path, default=Path("course"), help="the course folder (default: course)")
+    text = "variant of the data in tests and experiments, for each year or group (default: 0)"
+    build.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     build.add_argument("--root", type=Path, default=Path(), help="a checkout of the book (default: here)")
     build.add_argument("--solutions", action="store_true", help="also run the solutions, for you alone: TO/solutions")
     build.add_argument(
@@ -74,11 +76,12 @@ def _with_packages(run):
 def _build(options) -> None:
     from dtta.course.staff import build
 
-    made = build.build(options.root, options.to, options.names, options.solutions)
+    made = build.build(options.root, options.to, options.names, options.solutions, options.seed)
     for assignment in made:
         print(f"{assignment.key}  {assignment.points:3d} points, {assignment.minutes:3d} minutes: {assignment.title}")
     print(f"students' notebooks: {options.to / 'release'}")
-    print(f"with solutions and hidden tests, for you alone: {options.to / 'source'}")
+    print(f"with solutions and hidden tests, not for students: {options.to / 'source'}")
+    print(f"how to grade the answers in words, not for students: {options.to / 'keys'}")
     if options.publish:
         for path in build.publish(options.root, options.to, made):
             print(path)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from dtta.course.reasons import likely
+from dtta.course.reasons import compare, likely
 
 SECONDS = 10.0  # for one call of a student's function; those of the solutions take milliseconds
 
@@ -119,12 +119,11 @@ class Student:
             reason = likely(came.detach(), expected.detach(), reasons or {}, max(tolerance, 1e-5))
             if torch.allclose(came, expected, rtol=1e-6, atol=1e-6 * _scale(expected), equal_nan=True):
                 reason = "a part of it was computed in float32: `.float()`, or a tensor made without a dtype"
-            worst = (came - expected).abs().nan_to_num(float("inf")).flatten().argmax()
-            place = [int(i) for i in torch.unravel_index(worst, expected.shape)]
+            place, right, wrong = compare(came, expected)
             lines = [
                 f"gives other numbers than expected for {what}" + (f" (most at {place})" if place else ""),
-                f"  expected:  {show(expected)}",
-                f"  came:      {show(came)}",
+                f"  expected:  {right}",
+                f"  came:      {wrong}",
                 *([f"  a likely reason: {reason}"] if reason else []),
             ]
             self.fail("\n".join(lines), arguments)
@@ -153,9 +152,7 @@ class Student:
                 self._unwritten()
 
     def _unwritten(self) -> None:
-        self.fail(
-            "is not written yet. Put your code where `...` stands in its cell, run that cell, then this one again."
-        )
+        self.fail("is not written yet. Replace `...` in its cell by your code, run that cell, then this one again.")
 
     def _where(self, error: BaseException) -> str:
         """The student's own line in which an error arose."""
@@ -195,13 +192,6 @@ def describe(value: object) -> str:
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def show(value: Tensor) -> str:
-    """The first numbers of a tensor."""
-    first = value.detach().flatten()[:6].tolist()
-    text = ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in first)
-    return text + (", …" if value.numel() > 6 else "")
-
-
 def _form(came: object, expected: Tensor, what: str) -> str | None:
     """What is wrong with the kind, shape or dtype of a result."""
     if not isinstance(came, Tensor):
@@ -230,7 +220,7 @@ def _unchanged(old: Tensor, new: Tensor) -> bool:
 
 
 def _learning(value: object) -> tuple | None:
-    """Whether a tensor asks for a gradient, and what stands in its `.grad`."""
+    """Whether a tensor asks for a gradient, and what its `.grad` holds."""
     if not isinstance(value, Tensor):
         return None
     grad = value.grad if value.is_leaf else None

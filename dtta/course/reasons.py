@@ -7,6 +7,35 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+SHOWN = 6  # numbers of a tensor in a message
+
+
+def compare(came: Tensor, expected: Tensor) -> tuple[list[int], str, str]:
+    """Return the place where two tensors of one shape differ most, and the expected and the other numbers around it.
+
+    Of several numbers that one is in brackets. There are as many digits as tell the two apart.
+    """
+    expected, came = expected.detach(), came.detach()
+    same = (came == expected) | (came.isnan() & expected.isnan())
+    off = (came.double() - expected.double()).abs().nan_to_num(float("inf")).masked_fill(same, 0)
+    worst = int(off.flatten().argmax())
+    place = [int(i) for i in torch.unravel_index(torch.tensor(worst), expected.shape)]
+    first = max(0, min(worst - SHOWN // 2, expected.numel() - SHOWN))
+    rows = [value.flatten()[first : first + SHOWN].tolist() for value in (expected, came)]
+    digits = next((d for d in range(4, 17) if len({_text(row[worst - first], d) for row in rows}) == 2), 17)
+    texts = []
+    for row in rows:
+        words = [_text(value, digits) for value in row]
+        if len(words) > 1:
+            words[worst - first] = f"[{words[worst - first]}]"
+        words = ["…"] * (first > 0) + words + ["…"] * (first + SHOWN < expected.numel())
+        texts.append(", ".join(words))
+    return place, *texts
+
+
+def _text(value: float | int | bool, digits: int) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
 
 def likely(came: Tensor, expected: Tensor, known: Mapping[str, Tensor], tolerance: float = 1e-5) -> str | None:
     """The first reason that explains every number, or None.
@@ -17,7 +46,7 @@ def likely(came: Tensor, expected: Tensor, known: Mapping[str, Tensor], toleranc
     """
     near = _near(tolerance)
     if came.isnan().any() and not expected.isnan().any():
-        return "nan stands for 0/0, or the root or logarithm of a negative number"
+        return "nan results from 0/0, or from the root or logarithm of a negative number"
     for words, wrong in known.items():
         if wrong.shape == came.shape and near(came, wrong.to(came)):
             return words
@@ -56,16 +85,14 @@ def _general(came: Tensor, right: Tensor) -> Iterator[tuple[str, Tensor]]:
             if right.shape[i] == right.shape[j]:
                 yield f"axes {i} and {j} are swapped", right.transpose(i, j)
     if right.dtype.is_floating_point and (scale := _factor(came, right)):
-        yield (
-            f"every number is {scale:.4g} times too large: a sum in place of a mean, or the wrong count?",
-            right * scale,
-        )
+        size = f"{scale:.4g} times too large" if scale > 1 else f"{1 / scale:.4g} times too small"
+        yield f"every number is {size}: a sum in place of a mean, or the wrong count?", right * scale
 
 
 def _factor(came: Tensor, right: Tensor) -> float | None:
-    """The one number by which all of `came` is larger than `right`."""
+    """The one number by which all of `came` is larger than `right`; None for a single number, which always has one."""
     big = right.double().abs() > 1e-6
-    if not big.any():
+    if big.sum() < 2:
         return None
     ratio = came.double()[big] / right.double()[big]
     return ratio.median().item() if ratio.isfinite().all() and ratio.median() > 0 else None

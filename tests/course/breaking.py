@@ -1,6 +1,6 @@
-"""Solutions broken in one place, most of them written from the tasks and solutions before the checks were looked at.
+"""Solutions with one mistake, most of them written from the tasks and solutions by someone who had not read the checks.
 
-In broken/aN.py stands a list for each task: what is wrong, a piece of the solution, what takes its place, and who
+broken/aN.py has a list for each task: what is wrong, a piece of the solution, what replaces it, and who
 catches it: "check" (the public check), "hidden" (the hidden tests) or "both". The lecturers' list of them is made by
 
     python tests/course/breaking.py
@@ -27,14 +27,14 @@ TABLE = ROOT / "book" / "broken_solutions.md"
 HEAD = """\
 # Broken solutions
 
-Do the checks catch what students really get wrong? Below, each task's solution is broken in one place: a swapped axis,
-a forgotten root, a timestep off by one, a missing `detach`. Most were written from the tasks and solutions, before
-the checks were looked at; 13 slipped through at first, and the checks or the hidden tests were mended.
-`tests/course/test_course_answers.py` tries all of them.
+Do the checks catch what students really get wrong? Below, each task's solution has one mistake: a swapped axis, a
+missing root, a timestep off by one, a missing `detach`. Most were written from the tasks and solutions, by someone who
+had not read the checks; the checks missed 13 at first and were then corrected. `tests/course/test_course_answers.py`
+tries all of them.
 
-The public check is the one that students run and that explains; the hidden tests run when the work is graded. A mistake
-that only the hidden tests catch is an edge case, of a kind that the task's text or the first line of the hidden tests
-names. This list is made by `python tests/course/breaking.py` from `tests/course/broken/`.
+Students run the public check, which explains; the hidden tests run when the work is graded. A mistake that only the
+hidden tests catch is a special case, of a kind that the task's text or the first line of the hidden tests names. This
+list is made by `python tests/course/breaking.py` from `tests/course/broken/`.
 """
 
 
@@ -67,14 +67,14 @@ def cells(assignment: Assignment) -> dict[str, str]:
 
 
 def tried(code: dict[str, str], task: str, answer: str) -> dict[str, Exception]:
-    """What the public check and the hidden tests of a task raise under an answer, by "check" and "hidden"."""
+    """What the public check and the hidden tests of a task raise under an answer, by "check", "hidden" and "edge"."""
     name = f"<{task}-answer>"
     linecache.cache[name] = len(answer), None, answer.splitlines(keepends=True), name  # as a notebook's cells have it
     space = {}
     exec(code["setup"], space)
     exec(compile(answer, name, "exec"), space)
     raised = {}
-    for part in ("check", "hidden"):
+    for part in (part for part in ("check", "hidden", "edge") if f"{task}-{part}" in code):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(code[f"{task}-{part}"], space)
@@ -84,9 +84,9 @@ def tried(code: dict[str, str], task: str, answer: str) -> dict[str, Exception]:
 
 
 def caught(raised: dict[str, Exception]) -> str:
-    """Who caught it: "check", "hidden", "both" or "nobody"."""
+    """Who caught it: "check", "hidden" (a hidden test of either kind), "both" or "nobody"."""
     assert isinstance(raised.get("check", Wrong()), Wrong), f"the check itself fell over: {raised['check']!r}"
-    return {0: "nobody", 1: next(iter(raised), ""), 2: "both"}[len(raised)]
+    return {(): "nobody", (True,): "check", (False,): "hidden"}.get(tuple({part == "check" for part in raised}), "both")
 
 
 def table() -> str:
@@ -94,7 +94,7 @@ def table() -> str:
     lines, counts = [], Counter(mistake.caught for key in source.keys(ROOT) for mistake in broken(key))
     lines.append(
         f"{HEAD}\nOf {counts.total()} broken solutions the public checks catch {counts['check'] + counts['both']}, and "
-        f"the hidden tests alone the other {counts['hidden']}."
+        f"the hidden tests only the other {counts['hidden']}."
     )
     for key in source.keys(ROOT):
         assignment = source.read(ROOT, key)

@@ -6,11 +6,14 @@ test_course_round_trip.py.
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import pytest
 from breaking import TABLE, broken, caught, cells, table, tried
 from trip import ROOT, wrong_answers
 
+from dtta.course import check
 from dtta.course.staff import source
 from dtta.course.staff.mend import grade_id
 
@@ -40,7 +43,8 @@ def test_broken_solutions_are_caught(key):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_wrong_answers_lose_their_points_and_learn_why(key):
-    assignment = source.read(ROOT, key)
+    """In another variant of the data than the other tests here use."""
+    assignment = source.read(ROOT, key, seed=1)
     code, wrong = cells(assignment), wrong_answers(key)
     for task in tasks(assignment):
         assert len(wrong[f"{task}-answer"]) >= 3, f"{task}: three wrong answers"
@@ -59,6 +63,21 @@ def test_an_answer_that_is_not_written_gets_no_points(key):
         raised = tried(code, name, blank[task.answers[0]])
         assert [f"{name}-{part}" for part in raised] == list(task.points)
         assert "is not written yet" in str(raised["check"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_step_of_algorithm_1_can_be_seen(seed):
+    """Whoever forgets the step is shown parameters that should have changed by more than a hundredth."""
+    check.variant(seed)
+
+    def no_step(network, loss, embeddings, optimizer, x, z0, t, noise):
+        c = network(x).softmax(1) @ embeddings
+        return loss(z0.expand(len(t), -1, -1, -1), t, noise, c.expand(len(t), -1)).mean().detach()
+
+    with pytest.raises(check.Wrong, match="parameters have not changed at all") as error:
+        check.adapt_step(no_step)
+    check.variant(0)
+    assert abs(float(re.search(r"\[(.+?)\]", str(error.value))[1])) > 0.01
 
 
 def test_the_list_for_lecturers_is_in_step():

@@ -42,8 +42,8 @@ def test_a_class_from_submissions_to_the_lms(course, capsys):
     assert main(["course", "grade", str(course), "--sandbox", SANDBOX]) == 0
     said = capsys.readouterr().out
     assert "submissions run in: " in said
-    assert "a1 ann: 17 of 20 points, 1 answers still to be graded by hand" in said
-    assert "a1 bob: 0 of 20 points" in said and "a1 cy: 0 of 20 points" in said
+    assert "a1 ann: 17 of 26 points, 1 answers still to be graded by hand" in said
+    assert "a1 bob: 0 of 26 points" in said and "a1 cy: 0 of 26 points" in said
     assert {path.parts[-3] for path in (course / "feedback").rglob("*.html")} == {"ann", "bob", "cy"}
     assert main(["course", "grade", str(course), "--sandbox", SANDBOX]) == 0
     assert capsys.readouterr().out.count("graded before and not changed since") == 3
@@ -52,15 +52,15 @@ def test_a_class_from_submissions_to_the_lms(course, capsys):
     out = course / "report"
     words = (out / "report.md").read_text(encoding="utf-8")
     assert "3 students. 1 answers wait to be graded by hand." in words
-    assert "* forward-check, 1 students: ᾱ_t stands without its square root, both times" in words
+    assert "* forward-check, 1 students: the square root of ᾱ_t is missing, both times" in words
     assert "| forward-check | 2 | 33% | 1 | 2 | 0 |" in words
     assert (out / "scores.png").stat().st_size > 10_000
     rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8")))
-    assert rows == [["ID number", "a1 (20)"], ["ann", ""], ["bob", "0"], ["cy", "0"]]
+    assert rows == [["ID number", "a1 (26)"], ["ann", ""], ["bob", "0"], ["cy", "0"]]
     assert main(["course", "report", str(course), "--lms", "canvas"]) == 0
     rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8")))
     assert rows[0] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "a1"]
-    assert rows[1] == ["Points Possible", "", "", "", "", "20"]
+    assert rows[1] == ["Points Possible", "", "", "", "", "26"]
     assert rows[3] == ["", "", "", "bob", "", "0"]
 
 

@@ -67,7 +67,7 @@ def leaves(x):
     [
         (endless, "still ran after 0.3 s and was stopped"),
         (endless_and_deaf, "still ran after 0.3 s and was stopped"),
-        (unwritten, "is not written yet. Put your code where `...` stands"),
+        (unwritten, "is not written yet. Replace `...` in its cell by your code"),
         (placeholder, "is not written yet"),
         (..., "is not written yet"),
         (ONE, "is a float32 tensor of shape (3,), not a function"),
@@ -85,12 +85,27 @@ def leaves(x):
         (lambda x: -2 * x, "the sign is the wrong way round"),
         (lambda x: 2 * x.flip(0), "the order along axis 0 is reversed"),
         (lambda x: 6 * x, "every number is 3 times too large"),
-        (lambda x: (-x).log(), "nan stands for 0/0"),
+        (lambda x: (-x).log(), "nan results from 0/0"),
     ],
 )
 def test_each_mistake_ends_in_a_message(function, words):
     said = told(function)
     assert said.startswith("✗ double ") and words in said
+
+
+def test_the_message_shows_the_worst_place_with_digits_that_differ():
+    right = torch.arange(30.0).view(5, 6)
+    wrong = right.clone()
+    wrong[3, 1], wrong[0, 2] = 19.0005, 2.0001
+    lines = told(lambda x: wrong, right).splitlines()
+    assert lines[0].endswith("(most at [3, 1])")
+    assert lines[1].split("expected:")[1].strip() == "…, 16, 17, 18, [19], 20, 21, …"
+    assert lines[2].split("came:")[1].strip() == "…, 16, 17, 18, [19.0005], 20, 21, …"
+
+
+def test_a_single_number_has_no_invented_factor():
+    assert "likely reason" not in told(lambda x: 3 * x.sum(), torch.tensor(11.0))
+    assert "every number is 4 times too small" in told(lambda x: x / 2)
 
 
 def test_known_reasons_come_before_general_ones():

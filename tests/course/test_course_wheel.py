@@ -82,5 +82,5 @@ def test_a_blank_notebook_runs_until_its_first_task_which_says_what_to_do(key, f
     grade_id, said = first_runs[key]
     assert grade_id == next(iter(first.points))
     assert grade_id.endswith("-check")
-    assert "is not written yet. Put your code where `...` stands in its cell" in said
+    assert "is not written yet. Replace `...` in its cell by your code" in said
     assert "Traceback" not in said and len(said.splitlines()) == 1

@@ -136,11 +136,11 @@ def test_a_page_without_an_assignment_has_no_end():
 
 def test_numbers_come_from_the_source(known):
     text = course._block(PROJECT, known["a1"])
-    assert "20 points · about 90 minutes · 6 tasks · 3 of the points graded by a person" in text
+    assert "26 points · about 100 minutes · 6 tasks · 9 of the points graded by a person" in text
     known["a1"].tasks[0].worth += 5
     try:
-        assert "25 points · about 90 minutes" in course._block(PROJECT, known["a1"])
-        assert "| 25 | 3 | 90 | 6 |" in course.table(PROJECT, known)
+        assert "31 points · about 100 minutes" in course._block(PROJECT, known["a1"])
+        assert "| 31 | 9 | 100 | 6 |" in course.table(PROJECT, known)
     finally:
         known["a1"].tasks[0].worth -= 5
 

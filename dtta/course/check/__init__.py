@@ -5,11 +5,25 @@ A check calls the function on small tensors and compares. It prints a line if al
 """
 
 from dtta.course.check.a1 import forward_process, linear_schedule, loss_by_timestep, loss_per_sample, rank_classes
-from dtta.course.check.a2 import depth_condition, gradient_in_parts, mix_classes, mix_pixels, mixture_gradient
-from dtta.course.check.a3 import adapt_and_restore, adapt_step, entropy_gradient, paired_interval, tent_step
-from dtta.course.check.a4 import agreement, confusion_matrix, doubtful_map, mean_class_accuracy, mean_iou
+from dtta.course.check.a2 import (
+    depth_condition,
+    gradient_in_parts,
+    mix_classes,
+    mix_pixels,
+    mix_top_classes,
+    mixture_gradient,
+)
+from dtta.course.check.a3 import (
+    adapt_and_restore,
+    adapt_step,
+    entropy_gradient,
+    evaluate_episodic,
+    paired_interval,
+    tent_step,
+)
+from dtta.course.check.a4 import agreement, confusion_matrix, evaluate_iou, mean_class_accuracy, mean_iou, uncertain_map
 from dtta.course.check.a5 import distance_errors, log_depth, log_depth_gradient, scale_and_shift, ssim_window
-from dtta.course.check.a6 import clip_logits, lora_output, lora_start, merged_weight, name_vectors, token_mixture
+from dtta.course.check.a6 import clip_logits, initial_lora, lora_output, merged_weight, name_vectors, token_mixture
 from dtta.course.check.a7 import (
     antithetic_times,
     block_means,
@@ -22,12 +36,13 @@ from dtta.course.check.a8 import (
     descend_logits,
     ensemble_logits,
     episode,
-    pulled,
-    weights_that_move,
-    weights_with_resets,
+    select_parameters,
+    sgd_with_resets,
+    shrink_to_start,
 )
 from dtta.course.check.project import choose_setting, gain_interval, verdicts
 from dtta.course.judge import Student, Wrong
+from dtta.course.variants import generator, normal, numbers, variant
 
 __all__ = [
     "Student",
@@ -43,20 +58,22 @@ __all__ = [
     "depth_condition",
     "descend_logits",
     "distance_errors",
-    "doubtful_map",
     "ensemble_logits",
     "entropy_gradient",
     "episode",
+    "evaluate_episodic",
+    "evaluate_iou",
     "forward_process",
     "gain_interval",
+    "generator",
     "gradient_in_parts",
     "gradient_noise",
     "importance_weights",
+    "initial_lora",
     "linear_schedule",
     "log_depth",
     "log_depth_gradient",
     "lora_output",
-    "lora_start",
     "loss_by_timestep",
     "loss_per_sample",
     "mean_class_accuracy",
@@ -64,18 +81,23 @@ __all__ = [
     "merged_weight",
     "mix_classes",
     "mix_pixels",
+    "mix_top_classes",
     "mixture_gradient",
     "name_vectors",
+    "normal",
+    "numbers",
     "paired_interval",
-    "pulled",
     "rank_classes",
     "scale_and_shift",
+    "select_parameters",
+    "sgd_with_resets",
+    "shrink_to_start",
     "snr_weights",
     "ssim_window",
     "stratified_times",
     "tent_step",
     "token_mixture",
+    "uncertain_map",
+    "variant",
     "verdicts",
-    "weights_that_move",
-    "weights_with_resets",
 ]

@@ -6,27 +6,24 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import normal
 
 
 @public
 def forward_process(student: Student) -> None:
     """z_t = √ᾱ_t z0 + √(1 - ᾱ_t) ε for a batch of images (N, C, H, W), each with its own ᾱ_t (N,)."""
-    z0, noise, a = _random(3, 2, 4, 5), _random(3, 2, 4, 5, seed=1), torch.tensor([0.9, 0.5, 0.04])
+    z0, noise, a = normal(3, 2, 4, 5), normal(3, 2, 4, 5, seed=1), torch.tensor([0.9, 0.5, 0.04])
     b = a.view(3, 1, 1, 1)
     student.gives(
         b**0.5 * z0 + (1 - b) ** 0.5 * noise,
         z0, a, noise,
         what="z_t",
         reasons={
-            "ᾱ_t stands without its square root, both times": b * z0 + (1 - b) * noise,
+            "the square root of ᾱ_t is missing, both times": b * z0 + (1 - b) * noise,
             "the image is multiplied by ᾱ_t, not by its square root": b * z0 + (1 - b) ** 0.5 * noise,
             "the noise is multiplied by 1 - ᾱ_t, not by its square root": b**0.5 * z0 + (1 - b) * noise,
             "√ and 1 - are in the wrong order: √(1 - ᾱ_t), not 1 - √ᾱ_t": b**0.5 * z0 + (1 - b**0.5) * noise,
-            "image and noise are exchanged": b**0.5 * noise + (1 - b) ** 0.5 * z0,
+            "image and noise are swapped": b**0.5 * noise + (1 - b) ** 0.5 * z0,
             "every image got the first ᾱ_t": a[0] ** 0.5 * z0 + (1 - a[0]) ** 0.5 * noise,
             "the noise is missing": b**0.5 * z0,
         },
@@ -47,7 +44,7 @@ def linear_schedule(student: Student) -> None:
         reasons={
             "this is the product of the β, not of the 1 - β": beta.cumprod(0),
             "these are the α_t = 1 - β_t; ᾱ_t is the product of all up to t": 1 - beta,
-            "this is a sum of the β, where a product of the 1 - β belongs": 1 - beta.cumsum(0),
+            "this is a sum of the β; ᾱ is a product of the 1 - β": 1 - beta.cumsum(0),
             "a sum in place of a product": (1 - beta).cumsum(0),
             "ᾱ_t includes β_t itself: this product ends one earlier": torch.cat([torch.ones(1), right[:-1]]),
             "β must reach its last value: T numbers, both ends included": (1 - shorter).cumprod(0),
@@ -63,7 +60,7 @@ def linear_schedule(student: Student) -> None:
 @public
 def loss_per_sample(student: Student) -> None:
     """The mean square of guess - noise over everything but the first axis: (N,), with a gradient."""
-    guess, noise = _random(3, 2, 4, 4).requires_grad_(), _random(3, 2, 4, 4, seed=1)
+    guess, noise = normal(3, 2, 4, 4).requires_grad_(), normal(3, 2, 4, 4, seed=1)
     error = guess - noise
     square = error.square().flatten(1)
     student.gives(
@@ -71,7 +68,7 @@ def loss_per_sample(student: Student) -> None:
         guess, noise,
         what="the loss of each sample",
         reasons={
-            "the sum over the elements of a sample, where their mean belongs": square.sum(1),
+            "the sum over the elements of a sample instead of their mean": square.sum(1),
             "the square is missing: this is the mean size of the error": error.abs().flatten(1).mean(1),
             "the square is missing, so positive and negative errors cancel": error.flatten(1).mean(1),
             "the square root of the loss": square.mean(1).sqrt(),
@@ -85,7 +82,7 @@ def loss_by_timestep(student: Student) -> None:
     """At each timestep asked for, the loss averaged over the draws of the noise."""
     T = 10
     alpha_bar = torch.linspace(0.95, 0.05, T)
-    z0, noise = _random(1, 1, 3, 4), _random(6, 1, 3, 4, seed=1)
+    z0, noise = normal(1, 1, 3, 4), normal(6, 1, 3, 4, seed=1)
     times = [0, 3, 7]
 
     def predict(z_t: Tensor, t: Tensor) -> Tensor:
@@ -112,16 +109,16 @@ def loss_by_timestep(student: Student) -> None:
         reasons={
             "only the first draw of the noise counts": losses(alpha_bar, times, noise[:1]),
             "only the last draw of the noise counts": losses(alpha_bar, times, noise[-1:]),
-            "the sum over the draws, where their mean belongs": right * len(noise),
-            "ᾱ is off by one: timestep t belongs to alpha_bar[t]": losses(alpha_bar.roll(1), times, noise),
-            "ᾱ is off by one: timestep t belongs to alpha_bar[t], not [t + 1]": losses(
+            "the sum over the draws instead of their mean": right * len(noise),
+            "ᾱ is off by one: the noise level of timestep t is alpha_bar[t]": losses(alpha_bar.roll(1), times, noise),
+            "ᾱ is off by one: the noise level of timestep t is alpha_bar[t], not [t + 1]": losses(
                 alpha_bar.roll(-1), times, noise
             ),
             "ᾱ is looked up at the place in the list, not at the timestep itself": losses(
                 torch.tensor([alpha_bar[times.index(t)] if t in times else 0.5 for t in range(T)]), times, noise
             ),
-            "predict is told t - 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, -1),
-            "predict is told t + 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, 1),
+            "predict is given t - 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, -1),
+            "predict is given t + 1 for a z_t at t: timesteps count from 0": losses(alpha_bar, times, noise, 1),
         },
     )  # fmt: skip
 
@@ -129,8 +126,8 @@ def loss_by_timestep(student: Student) -> None:
 @public
 def rank_classes(student: Student) -> None:
     """The classes from the least mean loss to the largest, all under the same pairs (t, ε)."""
-    z0 = _random(1, 1, 4, 4)
-    times, noise = torch.tensor([1, 5, 8, 9, 3]), _random(5, 1, 4, 4, seed=1)
+    z0 = normal(1, 1, 4, 4)
+    times, noise = torch.tensor([1, 5, 8, 9, 3]), normal(5, 1, 4, 4, seed=1)
     embeddings = torch.tensor([[2.0], [0.5], [1.0], [3.0]])
     part = torch.tensor(  # the loss of each class under each pair, but for what all classes share
         [[0.1, 3.0, 2.0, 2.0, 1.4], [1.5, 1.0, 0.6, 0.5, 0.4], [0.5, 0.8, 1.2, 1.4, 1.1], [0.9, 0.2, 2.5, 1.8, 0.6]]
@@ -153,11 +150,11 @@ def rank_classes(student: Student) -> None:
         loss, z0, embeddings, times, noise,
         what="the classes from best to worst",
         reasons={
-            "the largest loss stands first; the class that fits best has the least": means.argsort(descending=True),
+            "the largest loss comes first; the class that fits best has the smallest": means.argsort(descending=True),
             "these are the ranks of the classes: argsort once, not twice": order.argsort(),
             "only the first pair (t, ε) counts": part[:, 0].argsort(stable=True),
             "only the last pair (t, ε) counts": part[:, -1].argsort(stable=True),
-            "the largest loss of a class counts, where its mean belongs": part.amax(1).argsort(),
-            "the least loss of a class counts, where its mean belongs": part.amin(1).argsort(stable=True),
+            "the largest loss of a class counts instead of its mean": part.amax(1).argsort(),
+            "the smallest loss of a class counts instead of its mean": part.amin(1).argsort(stable=True),
         },
     )  # fmt: skip

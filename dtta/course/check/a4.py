@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
+from dtta.course.variants import generator
 
 
 @public
-def doubtful_map(student: Student) -> None:
+def uncertain_map(student: Student) -> None:
     """c^u = (1 - δ) l_label + δ · (mean of all l), and the mean alone where there is no label."""
     labels = torch.tensor([[[0, 2, 1], [3, 0, 2]], [[1, 1, 3], [0, 2, 3]]])
-    l = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    l = torch.randn(4, 5, generator=generator(0))
     doubt, mean = 0.4, l.mean(0)
     sure = l[labels]
     last = (1 - doubt) * sure + doubt * mean
@@ -22,11 +23,11 @@ def doubtful_map(student: Student) -> None:
         labels, l, doubt,
         what="c",
         reasons={
-            "the doubt is missing": sure.movedim(-1, 1),
-            "all L classes share the doubt, the label too; here only the others do": others.movedim(-1, 1),
-            "the doubt must be divided among the L classes": ((1 - doubt) * sure + doubt * l.sum(0)).movedim(-1, 1),
-            "doubt and certainty are exchanged": (doubt * sure + (1 - doubt) * mean).movedim(-1, 1),
-            "the label got all of its 1, and the doubt came on top: beliefs must add up to 1": (
+            "the uncertainty is missing": sure.movedim(-1, 1),
+            "all L classes share the uncertainty, the label too; here only the others do": others.movedim(-1, 1),
+            "δ must be divided among the L classes": ((1 - doubt) * sure + doubt * l.sum(0)).movedim(-1, 1),
+            "δ and 1 - δ are swapped": (doubt * sure + (1 - doubt) * mean).movedim(-1, 1),
+            "the label kept its 1, and the uncertainty was added: probabilities must add up to 1": (
                 sure + doubt * mean
             ).movedim(-1, 1),
             "reshape does not move an axis; use movedim or permute": last.reshape(2, 5, 2, 3),
@@ -40,11 +41,11 @@ def doubtful_map(student: Student) -> None:
         unlabelled, l, doubt,
         what="c where some pixels have no label",
         reasons={
-            "a label of -1 looked up the last class; such a pixel is to have the mean of all": (
+            "a label of -1 looked up the last class; such a pixel must get the mean of all": (
                 last.where(there, (1 - doubt) * l[-1] + doubt * mean).movedim(-1, 1)
             ),
-            "pixels without a label got 0; they are to have the mean of all": (last * there).movedim(-1, 1),
-            "pixels without a label got only the doubt's part of the mean": (
+            "pixels without a label got 0; they must get the mean of all": (last * there).movedim(-1, 1),
+            "pixels without a label got only δ times the mean": (
                 last.where(there, doubt * mean).movedim(-1, 1)
             ),
         },
@@ -53,23 +54,23 @@ def doubtful_map(student: Student) -> None:
 
 @public
 def confusion_matrix(student: Student) -> None:
-    """Counts of pixels, [true, called], without those whose true label is -1."""
+    """Counts of pixels, [true, predicted], without those whose true label is -1."""
     true = torch.tensor([[0, 0, 1, 2, -1], [2, 1, 1, 0, -1], [2, 2, 0, 1, 2]])
-    called = torch.tensor([[0, 1, 1, 2, 0], [0, 1, 2, 0, 2], [2, 0, 1, 1, 0]])
+    predicted = torch.tensor([[0, 1, 1, 2, 0], [0, 1, 2, 0, 2], [2, 0, 1, 1, 0]])
     right = torch.tensor([[2, 2, 0], [0, 3, 1], [3, 0, 2]])
     wrapped = torch.tensor([[2, 2, 0], [0, 3, 1], [4, 0, 3]])
     student.gives(
         right,
-        called, true, 3,
+        predicted, true, 3,
         what="the confusion matrix",
         reasons={
-            "rows and columns are exchanged: [true, called]": right.T,
+            "rows and columns are swapped: [true, predicted]": right.T,
             "pixels without a label (-1) were counted, as the last class": wrapped,
             "pixels without a label (-1) were counted, as the first class": torch.tensor(
                 [[3, 2, 1], [0, 3, 1], [3, 0, 2]]
             ),
             "each cell holds at most 1: adding to an indexed tensor counts a repeated place once": (right > 0).long(),
-            "only the right answers were counted": right.diag().diag(),
+            "only the correct predictions were counted": right.diag().diag(),
         },
     )  # fmt: skip
 
@@ -84,17 +85,15 @@ def mean_iou(student: Student) -> None:
     """Mean IoU in percent: counts added up over the images, then divided, then the mean over the classes there are."""
     tables = torch.tensor([[[9, 1, 2], [3, 4, 0], [1, 2, 5]], [[2, 6, 1], [0, 20, 3], [4, 1, 1]]])
     table = tables.sum(0).float()
-    both, true, called = table.diagonal(), table.sum(1), table.sum(0)
+    both, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
     reasons = {
-        "this is the mean over the images of their own mean IoU; add the counts up first": _ious(tables.float()).mean(),
-        "pixels that are and are called a class are counted twice below the line: take both off once": (
-            100 * both / (true + called)
-        ).mean(),
-        "this is the mean of 2 both / (true + called), the Dice score": (200 * both / (true + called)).mean(),
-        "divided by what is there alone: this is mean class accuracy": (100 * both / true).mean(),
-        "divided by what is called so: this is precision": (100 * both / called).mean(),
-        "all classes were thrown together; take the mean of their IoU": 100 * both.sum() / (true + called - both).sum(),
-        "this is a share; percent are wanted": _ious(table).mean() / 100,
+        "this is the mean over the images of their mean IoU; add the counts up first": _ious(tables.float()).mean(),
+        "the intersection is counted twice in the union: subtract it once": (100 * both / (true + predicted)).mean(),
+        "this is the mean of 2 both / (true + predicted), the Dice score": (200 * both / (true + predicted)).mean(),
+        "divided by the true pixels only: this is mean class accuracy": (100 * both / true).mean(),
+        "divided by the predicted pixels: this is precision": (100 * both / predicted).mean(),
+        "the classes were pooled; take the mean of their IoU": 100 * both.sum() / (true + predicted - both).sum(),
+        "this is a fraction; return percent": _ious(table).mean() / 100,
         "only the first image counts": _ious(tables[0].float()).mean(),
     }
     student.gives(_ious(table).mean(), tables, what="mean IoU", reasons=reasons)
@@ -111,19 +110,19 @@ def mean_iou(student: Student) -> None:
 
 @public
 def mean_class_accuracy(student: Student) -> None:
-    """For each class that is there the share of its pixels called so; the mean of these, in percent."""
+    """For each class that is there the share of its pixels predicted so; the mean of these, in percent."""
     table = torch.tensor([[8, 1, 3], [2, 30, 5], [6, 0, 3]])
-    both, true, called = table.diagonal(), table.sum(1), table.sum(0)
+    both, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
     right = (100 * both / true).mean()
     student.gives(
         right,
         table,
         what="mean class accuracy",
         reasons={
-            "divided by what is called so (columns), not by what is there (rows)": (100 * both / called).mean(),
+            "divided by the predicted pixels (columns), not by the true ones (rows)": (100 * both / predicted).mean(),
             "this is pixel accuracy, in which large classes count more": 100 * both.sum() / true.sum(),
             "this is mean IoU": _ious(table.float()).mean(),
-            "this is a share; percent are wanted": right / 100,
+            "this is a fraction; return percent": right / 100,
         },
     )
 
@@ -131,7 +130,7 @@ def mean_class_accuracy(student: Student) -> None:
 @public
 def agreement(student: Student) -> None:
     """The share of wrong, and of right, pixels at which descent raises the true class."""
-    g = torch.Generator().manual_seed(2)
+    g = generator(2)
     logits, gradient = (torch.randn(2, 3, 3, 5, generator=g) for _ in range(2))
     truth = logits.argmax(1)
     truth[:, :, ::2] = torch.randint(0, 3, (2, 3, 3), generator=g)
@@ -147,10 +146,42 @@ def agreement(student: Student) -> None:
         what="the shares at wrong and right pixels",
         reasons={
             "descent goes against the gradient: it raises a logit where the gradient is below 0": shares(own > 0),
-            "right and wrong pixels are exchanged": shares(own < 0).flip(0),
-            "this looks at the class that the network names, not at the true one": shares(answered < 0),
-            "shares of all pixels; divide by the wrong and by the right ones": torch.stack(
+            "right and wrong pixels are swapped": shares(own < 0).flip(0),
+            "this uses the predicted class, not the true one": shares(answered < 0),
+            "fractions of all pixels; divide by the number of wrong and of right ones": torch.stack(
                 [((own < 0) & ~right).float().mean(), ((own < 0) & right).float().mean()]
             ),
+        },
+    )  # fmt: skip
+
+
+@public
+def evaluate_iou(student: Student) -> None:
+    """Mean IoU in percent over all batches together, of the classes that occur in them."""
+    g, L = generator(3), 4
+    sizes = (4, 1, 3)
+    batches = [tuple(torch.randint(0, L - (n == 1), (n, 2, 3), generator=g) for _ in "pt") for n in sizes]
+    predicted, true = (torch.cat(maps) for maps in zip(*batches, strict=True))
+
+    def ious(p: Tensor, t: Tensor) -> Tensor:
+        rows = [[((p == j) & (t == j)).sum(), ((p == j) | (t == j)).sum()] for j in range(L)]
+        return 100 * torch.tensor([both / either if either else float("nan") for both, either in rows])
+
+    each = torch.stack([ious(p, t).nanmean() for p, t in batches])
+    student.gives(
+        ious(predicted, true).nanmean(),
+        batches, L,
+        what="mean IoU",
+        reasons={
+            "the mean of the batches' scores: add up the counts of all batches first": each.mean(),
+            "the mean of the batches' scores, weighted by their size: add up the counts first": (
+                each * torch.tensor(sizes) / sum(sizes)
+            ).sum(),
+            "the mean over the batches of each class's IoU: add up the counts first": torch.stack(
+                [ious(p, t) for p, t in batches]
+            ).nanmean(0).nanmean(),
+            "this is a fraction; return percent": ious(predicted, true).nanmean() / 100,
+            "only the last batch counts": each[-1],
+            "only the first batch counts": each[0],
         },
     )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
+from dtta.course.variants import generator
 
 NEAR, FAR = 1.5, 12.0
 DEPTH = torch.tensor([[[2.0, 3.0, 4.5], [1.0, 7.0, 11.0]], [[6.0, 2.5, 15.0], [9.0, 1.2, 5.0]]])  # some lie outside
@@ -25,12 +26,12 @@ def log_depth(student: Student) -> None:
         what="c",
         reasons={
             "depths outside near and far are not clamped": 2 * (depth / NEAR).log() / span - 1,
-            "this goes from 0 to 1; -1 to 1 is wanted": (right + 1) / 2,
+            "this goes from 0 to 1; it must go from -1 to 1": (right + 1) / 2,
             "the logarithm is missing: these are equal steps of depth": 2 * (held - NEAR) / (FAR - NEAR) - 1,
             "near must become -1 and far 1; here it is the other way": -right,
-            "log(near) was not taken off": 2 * held.log() / span - 1,
-            "divided by log(far), where log(far) - log(near) belongs": 2 * (held / NEAR).log() / math.log(FAR) - 1,
-            "the logarithm of far - near, where log(far) - log(near) belongs": 2
+            "log(near) was not subtracted": 2 * held.log() / span - 1,
+            "divided by log(far) instead of log(far) - log(near)": 2 * (held / NEAR).log() / math.log(FAR) - 1,
+            "the logarithm of far - near instead of log(far) - log(near)": 2
             * (held / NEAR).log() / math.log(FAR - NEAR) - 1,
         },
     )  # fmt: skip
@@ -39,7 +40,7 @@ def log_depth(student: Student) -> None:
 @public
 def log_depth_gradient(student: Student) -> None:
     """∂L/∂d = ∂L/∂c · 2 / (d log(far / near)) inside the range, and 0 outside."""
-    c_grad = torch.randn(DEPTH.shape, generator=torch.Generator().manual_seed(1))
+    c_grad = torch.randn(DEPTH.shape, generator=generator(1))
     inside, span = (DEPTH > NEAR) & (DEPTH < FAR), math.log(FAR / NEAR)
     slope = 2 / (DEPTH * span)
     right = slope * c_grad * inside
@@ -49,8 +50,8 @@ def log_depth_gradient(student: Student) -> None:
             DEPTH.clone(), NEAR, FAR, c_grad,
             what="the gradient at the depth",
             reasons={
-                "outside near and far the clamp lets nothing through: 0 there": slope * c_grad,
-                "the slope alone; multiply it by the gradient at the condition": slope * inside,
+                "outside near and far the clamp is constant: the gradient is 0 there": slope * c_grad,
+                "this is only the slope; multiply it by the gradient at the condition": slope * inside,
                 "the factor 2 is missing": right / 2,
                 "1/d is missing: the derivative of the logarithm": 2 / span * c_grad * inside,
                 "the derivative of log d is 1/d, not 1/(d / near)": right * NEAR,
@@ -63,7 +64,7 @@ def log_depth_gradient(student: Student) -> None:
 @public
 def scale_and_shift(student: Student) -> None:
     """For each image the line s a + b that fits 1 / d best, over the valid pixels."""
-    g = torch.Generator().manual_seed(3)
+    g = generator(3)
     truth = 1 + 4 * torch.rand(2, 3, 4, generator=g)
     answer = 0.5 + 2 / truth + 0.2 * torch.randn(2, 3, 4, generator=g)
     valid = torch.rand(2, 3, 4, generator=g) < 0.7
@@ -90,10 +91,10 @@ def scale_and_shift(student: Student) -> None:
         reasons={
             "pixels that are not valid were counted": fit(1 / truth, both),
             "fitted to the depth, not to its inverse 1/d": fit(truth, valid),
-            "one fit for all images; each image has its own": at_once.expand(2, 2),
-            "shift and scale are exchanged: the scale comes first": right.flip(1),
-            "a scale alone was fitted, without a shift": torch.stack([only, torch.zeros(2)], dim=1),
-            "the answer was fitted by the truth; it is the answer that is scaled": fit(answer, valid, 1 / truth),
+            "one fit for all images; fit each image separately": at_once.expand(2, 2),
+            "shift and scale are swapped: the scale comes first": right.flip(1),
+            "only a scale was fitted, no shift": torch.stack([only, torch.zeros(2)], dim=1),
+            "the truth was fitted to the prediction; scale the prediction": fit(answer, valid, 1 / truth),
         },
     )  # fmt: skip
 
@@ -125,11 +126,11 @@ def distance_errors(student: Student) -> None:
         what="AbsRel and RMSE",
         reasons={
             "the sky was counted: leave out pixels whose true depth is not below far": errors(sky=True),
-            "AbsRel is relative to the truth, not to the answer": errors(by=depth),
+            "AbsRel is relative to the truth, not to the prediction": errors(by=depth),
             "AbsRel was not divided by the truth": errors(by=torch.ones_like(truth)),
             "the square root of the RMSE is missing": errors(root=False),
-            "RMSE and AbsRel are exchanged": right.flip(1),
-            "all images were thrown together; each has its own errors": at_once.expand(2, 2),
+            "RMSE and AbsRel are swapped": right.flip(1),
+            "the images were pooled; each has errors of its own": at_once.expand(2, 2),
             "the sky is in the count: divide by the pixels that are left": right * torch.cat([share, root_share], 1),
         },
     )  # fmt: skip
@@ -138,7 +139,7 @@ def distance_errors(student: Student) -> None:
 @public
 def ssim_window(student: Student) -> None:
     """The structural similarity of two patches under one window of weights."""
-    g = torch.Generator().manual_seed(5)
+    g = generator(5)
     p, w, R = torch.rand(3, 4, generator=g), torch.rand(3, 4, generator=g), 2.0
     q, w = (0.7 * p + 0.3 * torch.rand(3, 4, generator=g)).requires_grad_(), w / w.sum()
 
@@ -158,11 +159,11 @@ def ssim_window(student: Student) -> None:
             "the weights were not used": ssim(torch.full_like(w, 1 / 12)),
             "the range R is missing from the two constants": ssim(k1=0.01**2, k2=0.03**2),
             "the two constants are not squared": ssim(k1=0.01 * R, k2=0.03 * R),
-            "the two constants are exchanged": ssim(k1=(0.03 * R) ** 2, k2=(0.01 * R) ** 2),
+            "the two constants are swapped": ssim(k1=(0.03 * R) ** 2, k2=(0.01 * R) ** 2),
             "the two constants are missing": ssim(k1=0.0, k2=0.0),
             "the factor of the means is missing": ssim(level=False),
-            "the factor of the means alone; structure is missing": ssim() / ssim(level=False),
-            "deviations, where variances belong": ssim() * (deviation[0] + deviation[1] + k)
+            "this is only the factor of the means; structure is missing": ssim() / ssim(level=False),
+            "deviations instead of variances": ssim() * (deviation[0] + deviation[1] + k)
             / (deviation[0].sqrt() + deviation[1].sqrt() + k),
         },
     )  # fmt: skip

@@ -7,16 +7,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dtta.course.judge import Student, Wrong, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import generator, normal
 
 
 @public
 def clip_logits(student: Student) -> None:
     """e^τ times the cosines of all images (N, D) with all sentences (L, D)."""
-    image, text, tau = 3 * _random(2, 5), _random(4, 5, seed=1) / 2, torch.tensor(1.5)
+    image, text, tau = 3 * normal(2, 5), normal(4, 5, seed=1) / 2, torch.tensor(1.5)
     cosine = normalize(image, dim=1) @ normalize(text, dim=1).T
     student.gives(
         tau.exp() * cosine,
@@ -32,7 +29,7 @@ def clip_logits(student: Student) -> None:
             "normalized along the wrong axis: each row is a vector": tau.exp()
             * normalize(image, dim=0)
             @ normalize(text, dim=0).T,
-            "divided by the norm of the whole matrix; each row has a norm of its own": tau.exp()
+            "divided by the norm of the whole matrix; divide each row by its norm": tau.exp()
             * image
             @ text.T
             / (image.norm() * text.norm()),
@@ -45,7 +42,7 @@ def clip_logits(student: Student) -> None:
 def name_vectors(student: Student) -> None:
     """Unit vectors (S, L, D), their mean over the S templates, made unit vectors again (L, D)."""
     length = torch.tensor([[1.0, 4.0], [0.2, 1.0], [3.0, 0.5]])[..., None]
-    vectors = length * _random(3, 2, 4)
+    vectors = length * normal(3, 2, 4)
     mean = normalize(vectors, dim=2).mean(0)
     student.gives(
         normalize(mean, dim=1),
@@ -53,7 +50,7 @@ def name_vectors(student: Student) -> None:
         what="the vectors of the names",
         reasons={
             "the mean of unit vectors is shorter than 1: make it a unit vector again": mean,
-            "each vector must be a unit vector before the mean: here the long ones speak louder": normalize(
+            "each vector must be a unit vector before the mean: here the long ones count more": normalize(
                 vectors.mean(0), dim=1
             ),
             "no vector was made a unit vector": vectors.mean(0),
@@ -71,7 +68,7 @@ def name_vectors(student: Student) -> None:
 @public
 def token_mixture(student: Student) -> None:
     """c = Σ_j y_j l_j token by token: logits (N, L), prompts (L, tokens, D) -> (N, tokens, D), with a gradient."""
-    logits, prompts = 2 * _random(2, 3), _random(3, 4, 5, seed=1)
+    logits, prompts = 2 * normal(2, 3), normal(3, 4, 5, seed=1)
     logits.requires_grad_()
 
     def mix(weights: Tensor) -> Tensor:
@@ -87,7 +84,7 @@ def token_mixture(student: Student) -> None:
             "softmax over the images, not over the names": mix(logits.softmax(0)),
             "only the likeliest name counts; all are mixed": prompts[logits.argmax(1)],
             "the mean over the names, whatever the network believes": mix(torch.full_like(y, 1 / 3)),
-            "all tokens got the mean over the tokens: each place has a row of its own": mix(y)
+            "all tokens got the mean over the tokens: mix each token separately": mix(y)
             .mean(1, keepdim=True)
             .expand(-1, 4, -1),
             "softmax twice": mix(y.softmax(1)),
@@ -99,8 +96,8 @@ def token_mixture(student: Student) -> None:
 @public
 def lora_output(student: Student) -> None:
     """h = W x + α/r B A x for x (..., in), with a gradient to A and B and none to W."""
-    x, W = _random(2, 3, 5), _random(4, 5, seed=1).requires_grad_()
-    A, B = _random(2, 5, seed=2).requires_grad_(), _random(4, 2, seed=3).requires_grad_()
+    x, W = normal(2, 3, 5), normal(4, 5, seed=1).requires_grad_()
+    A, B = normal(2, 5, seed=2).requires_grad_(), normal(4, 2, seed=3).requires_grad_()
     alpha, plain, added = 6.0, x @ W.detach().T, x @ A.T @ B.T
     came = student.gives(
         plain + 3 * added,
@@ -114,8 +111,8 @@ def lora_output(student: Student) -> None:
             "α was divided by another side than the rank r, the width of B": plain + 6 / 4 * added,
             "W x is missing": 3 * added,
             "B A x is missing": plain,
-            "the factor α/r belongs to B A x alone": 3 * (plain + added),
-            "subtracted where added belongs": plain - 3 * added,
+            "only B A x has the factor α/r": 3 * (plain + added),
+            "subtracted instead of added": plain - 3 * added,
         },
     )  # fmt: skip
     grads = torch.autograd.grad(came.sum(), [W, A, B], allow_unused=True)
@@ -123,13 +120,13 @@ def lora_output(student: Student) -> None:
         student.fail("lets a gradient reach W. W is frozen: use W.detach()")
     for name, grad in zip("AB", grads[1:], strict=True):
         if grad is None:
-            student.fail(f"lets no gradient reach {name}, so that nothing in it could be learnt")
+            student.fail(f"lets no gradient reach {name}, so it could not be trained")
 
 
 @public
 def merged_weight(student: Student) -> None:
     """W' = W + α/r B A in the dtype of W, new, without a gradient."""
-    W, A, B = (_random(*shape, seed=i).requires_grad_() for i, shape in enumerate([(4, 5), (2, 5), (4, 2)]))
+    W, A, B = (normal(*shape, seed=i).requires_grad_() for i, shape in enumerate([(4, 5), (2, 5), (4, 2)]))
     alpha, update = 6.0, (B @ A).detach()
     frozen = W.detach()
     came = student.gives(
@@ -142,9 +139,9 @@ def merged_weight(student: Student) -> None:
             "multiplied by r/α; the factor is α/r": frozen + update / 3,
             "α was divided by another side than the rank r, the length of A": frozen + 6 / 5 * update,
             "α was divided by another side than the rank r, the width of B": frozen + 6 / 4 * update,
-            "this is α/r B A alone; W is missing": 3 * update,
-            "the factor α/r belongs to B A alone": 3 * (frozen + update),
-            "subtracted where added belongs": frozen - 3 * update,
+            "this is only α/r B A; W is missing": 3 * update,
+            "only B A has the factor α/r": 3 * (frozen + update),
+            "subtracted instead of added": frozen - 3 * update,
             "this is W as it was": frozen,
         },
     )  # fmt: skip
@@ -153,10 +150,10 @@ def merged_weight(student: Student) -> None:
 
 
 @public
-def lora_start(student: Student) -> None:
+def initial_lora(student: Student) -> None:
     """A random (rank, in), B zero (out, rank), leaves that ask for a gradient; other ranks end in a ValueError."""
     inside, out, rank = 6, 5, 2
-    pair = student(inside, out, rank, torch.Generator().manual_seed(3))
+    pair = student(inside, out, rank, generator(3))
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(p, Tensor) for p in pair):
         student.fail("should return two tensors: return A, B")
     A, B = pair
@@ -172,10 +169,10 @@ def lora_start(student: Student) -> None:
                 f"returns {name} as the result of a computation, which no optimizer takes. Call requires_grad_() last"
             )
     if B.any():
-        student.fail("does not start from B = 0, so that the network would answer otherwise from the start")
+        student.fail("does not start from B = 0, so that the network predicts something else from the start")
     if not A.any():
         student.fail("starts from A = 0; with B = 0 too, no gradient reaches either of them")
-    drawn = torch.randn(rank, inside, generator=torch.Generator().manual_seed(3))
+    drawn = torch.randn(rank, inside, generator=generator(3))
     reason = (
         "Is it drawn with the generator it was given?"
         if not torch.allclose(A, drawn)
@@ -186,7 +183,7 @@ def lora_start(student: Student) -> None:
     if not torch.allclose(A, drawn / inside**0.5, atol=1e-6):
         student.fail(f"gives other numbers than expected for A. {reason}")
     try:
-        student(inside, out, 0, torch.Generator().manual_seed(3))
+        student(inside, out, 0, generator(3))
     except Wrong as error:
         if "stopped with ValueError" in str(error):
             return

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import normal
 
 
 @public
@@ -32,7 +29,7 @@ def stratified_times(student: Student) -> None:
             "the parts overlap: u must be divided by B as well, and t was cut off at T - 1": ((k / 4 + u) * T)
             .long()
             .clamp(max=T - 1),
-            "u is missing: each t stands at the lower end of its part": (k / 4 * T).long().expand(2, 4),
+            "u is missing: each t is at the lower end of its part": (k / 4 * T).long().expand(2, 4),
             "T - 1 in place of T": (part * (T - 1)).long(),
             "the division by B is missing": ((k + u) * T).long(),
             "k counts the images, not the pairs": ((torch.arange(2)[:, None] + u) / 2 * T).long(),
@@ -54,12 +51,12 @@ def antithetic_times(student: Student) -> None:
             what="t",
             reasons={
                 "the mirror is off by one: the partner of 0 is T - 1, not T": torch.cat([t, T - t], 1),
-                "each partner stands behind its own t; first come all t, then all partners": torch.stack(
+                "each partner follows its t; first come all t, then all partners": torch.stack(
                     [t, T - 1 - t], 2
                 ).flatten(1),
-                "the partners stand in reversed order": torch.cat([t, (T - 1 - t).flip(1)], 1),
+                "the partners are in reversed order": torch.cat([t, (T - 1 - t).flip(1)], 1),
                 "no partners: this is uniform sampling": (u * T).long(),
-                "the second half of u was used; the first is wanted": torch.cat(
+                "the second half of u was used instead of the first": torch.cat(
                     [(u[:, 2:] * T).long(), T - 1 - (u[:, 2:] * T).long()], 1
                 ),
                 "all of the u were mirrored, and the t themselves are missing": T - 1 - (u * T).long(),
@@ -82,10 +79,10 @@ def importance_weights(student: Student) -> None:
         reasons={
             "upside down: what is drawn often must count less": own / q.mean(),
             "the mean of q is missing: 1 / q": 1 / own,
-            "the sum of q stands where its mean belongs": q.sum() / own,
+            "the sum of q instead of its mean": q.sum() / own,
             "this is q itself at each timestep": own,
             "divided by the mean of the q drawn, not of all K parts": own.mean() / own,
-            "weights that add up to 1 over the timesteps given; the mean over draws must stay": (1 / own)
+            "weights that add up to 1 over the timesteps given; the mean over draws must be kept": (1 / own)
             / (1 / own).sum(),
             "the parts are counted from the high end": q.mean() / q.flip(0)[part.long()],
         },
@@ -95,7 +92,7 @@ def importance_weights(student: Student) -> None:
 @public
 def gradient_noise(student: Student) -> None:
     """√(mean over draws of ‖g_s - ḡ‖² / ‖ḡ‖²) for g (S, L), in float64."""
-    g = _random(5, 3) + torch.tensor([1.0, -2.0, 0.5])
+    g = normal(5, 3) + torch.tensor([1.0, -2.0, 0.5])
     d = g.double()
     mean = d.mean(0)
     far = (d - mean).square().sum(1)
@@ -107,20 +104,20 @@ def gradient_noise(student: Student) -> None:
         reasons={
             "the square root is missing": far.mean() / mean.square().sum(),
             "divided by S - 1; the formula divides by S": (far.sum() / 4 / mean.square().sum()).sqrt(),
-            "the sum over the draws, where their mean belongs": (far.sum() / mean.square().sum()).sqrt(),
+            "the sum over the draws instead of their mean": (far.sum() / mean.square().sum()).sqrt(),
             "divided by the mean square of the gradients, not by the square of their mean": (
                 far.mean() / d.square().sum(1).mean()
             ).sqrt(),
             "the mean was not taken away: this is the size of the gradients": (
                 d.square().sum(1).mean() / mean.square().sum()
             ).sqrt(),
-            "the mean length, where the root of the mean square belongs": far.sqrt().mean() / mean.norm(),
-            "upside down: this is the message over the noise": (mean.square().sum() / far.mean()).sqrt(),
-            "the message's size is missing: divide by the length of the mean": far.mean().sqrt(),
+            "the mean length instead of the root of the mean square": far.sqrt().mean() / mean.norm(),
+            "upside down: this is the signal divided by the noise": (mean.square().sum() / far.mean()).sqrt(),
+            "the size of the signal is missing: divide by the length of the mean": far.mean().sqrt(),
             "a mean over the L numbers above, a sum below: both must be sums": (
                 (d - mean).square().mean() / mean.square().sum()
             ).sqrt(),
-            "one mean of all numbers; each of the L has a mean of its own": (
+            "one mean of all numbers; each of the L columns has a mean": (
                 (d - d.mean()).square().sum(1).mean() / mean.square().sum()
             ).sqrt(),
         },
@@ -130,14 +127,14 @@ def gradient_noise(student: Student) -> None:
 @public
 def block_means(student: Student) -> None:
     """The mean of each block of n consecutive rows of g (M, L); a rest is dropped."""
-    g, n = _random(7, 4), 3
+    g, n = normal(7, 4), 3
     whole = g[:6].view(2, 3, 4)
     student.gives(
         whole.mean(1),
         g, n,
         what="the means of the blocks",
         reasons={
-            "the sum of each block, where its mean belongs": whole.sum(1),
+            "the sum of each block instead of its mean": whole.sum(1),
             "the last rows were kept and the first dropped": g[1:].reshape(2, 3, 4).mean(1),
             "every second row makes a block; rows that follow each other should": g[:6].view(3, 2, 4).mean(0),
             "only the first row of each block counts": whole[:, 0],
@@ -168,7 +165,7 @@ def snr_weights(student: Student) -> None:
             "divided by the mean over the t given, not over all T": weight[t] / weight[t].mean(),
             "the mean was taken before the cut-off": weight[t] / (m / snr).mean(),
             "cut off after the division by the mean": (m / snr / (m / snr).mean()).clamp(max=1)[t],
-            "max(SNR, m), where min(SNR, m) belongs": scaled(snr.clamp(min=m) / snr),
+            "max(SNR, m) instead of min(SNR, m)": scaled(snr.clamp(min=m) / snr),
             "upside down: this is SNR / min(SNR, m)": scaled(1 / weight),
             "√ᾱ / √(1 - ᾱ): the ratio is of variances, without the roots": scaled(snr.sqrt().clamp(max=m) / snr.sqrt()),
             "divided by SNR + 1: this is the weight of a loss on v": scaled(snr.clamp(max=m) / (snr + 1)),

@@ -1,4 +1,4 @@
-"""Checks of assignment 8: which weights move, how they are put back, and what an answer alone can do."""
+"""Checks of assignment 8: which parameters are adapted, how they are restored, and adapted logits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dtta.course.judge import Student, public
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from dtta.course.variants import normal
 
 
 def _made(build) -> nn.Module:
@@ -20,7 +17,7 @@ def _made(build) -> nn.Module:
 
 
 @public
-def weights_that_move(student: Student) -> None:
+def select_parameters(student: Student) -> None:
     """The parameters of the norm layers, of the last linear layer, or all, each once."""
     block = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 6), nn.LayerNorm(6))
     network = nn.Sequential(block, nn.ReLU(), nn.Linear(6, 3))
@@ -40,21 +37,21 @@ def weights_that_move(student: Student) -> None:
                 "  a likely reason: named_parameters() gives pairs, modules() gives layers; parameters() gives weights"
             )
         if any(id(p) not in names for p in came):
-            student.fail(f"returns copies for kind {kind!r}; an optimizer must get the network's own weights")
+            student.fail(f"returns copies for kind {kind!r}; an optimizer needs the network's parameters themselves")
         found, right = [names[id(p)] for p in came], [names[id(p)] for p in wanted]
         if missing := [n for n in right if n not in found]:
             student.fail(f"leaves out {', '.join(missing)} for kind {kind!r}")
         if more := [n for n in found if n not in right]:
             student.fail(f"takes {', '.join(more)} as well for kind {kind!r}")
         if len(found) > len(right):
-            student.fail(f"names a weight twice for kind {kind!r}: an optimizer would move it twice")
+            student.fail(f"lists a parameter twice for kind {kind!r}: an optimizer would update it twice")
 
 
 @public
 def episode(student: Student) -> None:
-    """Adapt and answer; then the weights are back to the last bit and the optimizer remembers nothing."""
+    """Adapt and predict; then the parameters are restored to the last bit and the optimizer has no state."""
     network = _made(lambda: nn.Linear(3, 2))
-    weights, image = list(network.parameters()), _random(1, 3)
+    weights, image = list(network.parameters()), normal(1, 3)
     start = [p.detach().clone() for p in weights]
     optimizer = torch.optim.SGD(weights, lr=0.37, momentum=0.9)
 
@@ -74,35 +71,33 @@ def episode(student: Student) -> None:
     came = student.gives(
         right,
         network, optimizer, adapt, image,
-        what="the answer",
+        what="the prediction",
         reasons={
-            "answered before adapt() moved the weights": before,
-            "answered only after the weights were put back": before,
+            "the network was evaluated before adapt()": before,
+            "the network was evaluated after the parameters were restored": before,
         },
     )  # fmt: skip
     if came.requires_grad:
-        student.fail("returns an answer with a gradient; compute it within torch.no_grad()")
+        student.fail("returns a prediction with a gradient; compute it within torch.no_grad()")
     if not all(p is q for p, q in zip(network.parameters(), weights, strict=True)):
-        student.fail(
-            "puts new objects in the place of the weights; the optimizer still holds the old: use p.copy_(old)"
-        )
+        student.fail("replaces the parameters by new objects; the optimizer still holds the old ones: use p.copy_(old)")
     if all(torch.allclose(p, q, atol=1e-4) for p, q in zip(weights, start, strict=True)) and not all(
         map(torch.equal, weights, start)
     ):
-        student.fail("puts the weights back nearly: the last bits differ. Copy the old numbers, do not compute them")
+        student.fail("restores the parameters nearly: the last bits differ. Copy the old values, do not compute them")
     if not all(map(torch.equal, weights, start)):
         student.fail(
-            "leaves the weights moved.\n  a likely reason: they are not copied back, or the copy moved along with them "
-            "(p.detach() is no copy, p.detach().clone() is one)"
+            "leaves the parameters changed.\n  a likely reason: they are not copied back, or the copy changed with "
+            "them (p.detach() is no copy, p.detach().clone() is one)"
         )
     if optimizer.state:
-        student.fail("leaves the optimizer its memory: the last image's momentum would push the next image's weights")
+        student.fail("leaves the optimizer's state: the last image's momentum would influence the next image")
 
 
 @public
-def weights_with_resets(student: Student) -> None:
+def sgd_with_resets(student: Student) -> None:
     """SGD with momentum; weights and velocity go back to their start after every `period` steps."""
-    start, gradients, lr, momentum, period = _random(3), _random(7, 3, seed=1), 0.2, 0.8, 3
+    start, gradients, lr, momentum, period = normal(3), normal(7, 3, seed=1), 0.2, 0.8, 3
 
     def run(keep_v=False, keep_w=False, late=0, mu=momentum, damp=1.0, nesterov=False, after=False) -> Tensor:
         w, v, found = start, torch.zeros(3), []
@@ -119,7 +114,7 @@ def weights_with_resets(student: Student) -> None:
         start, gradients, lr, momentum, period,
         what="the weights",
         reasons={
-            "the velocity is not reset: the last image pushes the next one": run(keep_v=True),
+            "the velocity is not reset: the last image influences the next one": run(keep_v=True),
             "the weights are not reset, only the velocity": run(keep_w=True),
             "nothing is ever reset": run(keep_v=True, keep_w=True),
             "reset one step too early": run(late=1),
@@ -127,7 +122,7 @@ def weights_with_resets(student: Student) -> None:
             "momentum is missing": run(mu=0.0),
             "v ← μ v + g: here the gradient was multiplied by 1 - μ": run(damp=1 - momentum),
             "this is Nesterov's momentum": run(nesterov=True),
-            "the weights after the reset were kept, where those before it are wanted": run(after=True),
+            "the weights after the reset were kept instead of those before it": run(after=True),
             "uphill: the velocity must be subtracted": 2 * start - run(),
         },
     )  # fmt: skip
@@ -140,7 +135,7 @@ def descend_logits(student: Student) -> None:
 
     def loss(y: Tensor) -> Tensor:
         if not isinstance(y, Tensor) or y.shape != goal.shape:
-            student.fail(f"calls loss with {getattr(y, 'shape', y)}; logits of shape (1, 4) are wanted")
+            student.fail(f"calls loss with {getattr(y, 'shape', y)}; it takes logits of shape (1, 4)")
         return (y - goal).square().sum()
 
     def run(steps: int = steps, lr: float = lr, grow: bool = False) -> Tensor:
@@ -171,14 +166,14 @@ def descend_logits(student: Student) -> None:
 @public
 def ensemble_logits(student: Student) -> None:
     """log of the mean of two softmaxes, of logits (N, L)."""
-    a, b = 2 * _random(2, 3), 2 * _random(2, 3, seed=1)
+    a, b = 2 * normal(2, 3), 2 * normal(2, 3, seed=1)
     p = (a.softmax(1) + b.softmax(1)) / 2
     student.gives(
         p.log(),
         a, b,
         what="log p",
         reasons={
-            "this is p; its logarithm is wanted": p,
+            "this is p; return its logarithm": p,
             "the logits were averaged, not the beliefs": (a + b) / 2,
             "the logits were averaged, not the beliefs, and then log-softmax": ((a + b) / 2).log_softmax(1),
             "the logarithms of the beliefs were averaged: log of the mean, not mean of the logs": (
@@ -192,9 +187,9 @@ def ensemble_logits(student: Student) -> None:
 
 
 @public
-def pulled(student: Student) -> None:
+def shrink_to_start(student: Student) -> None:
     """The weights after each image: its update added, then the share ρ of the way back to the start."""
-    start, updates, rho = _random(3), _random(4, 3, seed=1), 0.25
+    start, updates, rho = normal(3), normal(4, 3, seed=1), 0.25
 
     def run(back=lambda w: w + rho * (start - w), first=False, before=False) -> Tensor:
         w, found = start, []
@@ -209,12 +204,12 @@ def pulled(student: Student) -> None:
         start, updates, rho,
         what="the weights",
         reasons={
-            "ρ and 1 - ρ are exchanged": run(lambda w: start + rho * (w - start)),
-            "there is no pull": run(lambda w: w),
-            "pulled towards zero, not towards the start": run(lambda w: (1 - rho) * w),
-            "pushed away from the start: the sign of the pull is wrong": run(lambda w: w + rho * (w - start)),
-            "pulled before the update; first comes the update": run(first=True),
-            "the weights before the pull were kept, where those behind it are wanted": run(before=True),
+            "ρ and 1 - ρ are swapped": run(lambda w: start + rho * (w - start)),
+            "the parameters are never moved back": run(lambda w: w),
+            "shrunk towards zero, not towards the start": run(lambda w: (1 - rho) * w),
+            "moved away from the start: a sign is wrong": run(lambda w: w + rho * (w - start)),
+            "shrunk before the update; first comes the update": run(first=True),
+            "the weights before the second step were kept instead of those after it": run(before=True),
             "each image began at the start again": start + (1 - rho) * updates,
         },
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from dtta.course.judge import Student, public
+from dtta.course.variants import generator
 
 
 @public
@@ -18,10 +19,10 @@ def choose_setting(student: Student) -> None:
         what="the chosen setting",
         reasons={
             "chosen on test images: nothing that is reported may have been looked at before": torch.tensor(1),
-            "chosen by the mean of both; test images may have no say": torch.tensor(1),
+            "chosen by the mean of both; test images must have no influence": torch.tensor(1),
             "a failed run (nan) was chosen": torch.tensor(2),
             "the smallest gain was chosen": torch.tensor(6),
-            "of level settings the first is wanted": torch.tensor(5),
+            "of equal settings choose the first": torch.tensor(5),
             "the largest change in either direction was chosen": torch.tensor(6),
         },
     )  # fmt: skip
@@ -30,7 +31,7 @@ def choose_setting(student: Student) -> None:
 @public
 def gain_interval(student: Student) -> None:
     """Mean, low and high of the paired gain in points, by the given bootstrap draws."""
-    g = torch.Generator().manual_seed(0)
+    g = generator(0)
     before, after = torch.rand(9, generator=g), torch.rand(9, generator=g)
     draws = torch.randint(9, (60, 9), generator=g)
     d = 100 * (after.double() - before.double())
@@ -47,9 +48,9 @@ def gain_interval(student: Student) -> None:
         before, after, draws,
         what="mean, low and high",
         reasons={
-            "before and after are exchanged: after - before": torch.stack([-right[0], -right[2], -right[1]]),
+            "before and after are swapped: after - before": torch.stack([-right[0], -right[2], -right[1]]),
             "the scores were not turned into percent points": right / 100,
-            "the mean of the draws stands where the mean of the images belongs": torch.cat(
+            "the mean of the draws instead of the mean of the images": torch.cat(
                 [means.mean()[None], right[1:]]
             ),
             "this interval leaves out 5% on either side": row(means, 0.05, 0.95),
@@ -73,8 +74,8 @@ def verdicts(student: Student) -> None:
             "the sign of the mean is not enough: the whole interval must lie on one side of 0": torch.tensor(
                 [1, 1, -1, -1, 1]
             ),
-            "losses are not told from what shows nothing": torch.tensor([1, 0, 0, 0, 1]),
-            "a gain and a loss are exchanged": torch.tensor([-1, 0, 0, 1, -1]),
+            "a loss is not distinguished from an undecided comparison": torch.tensor([1, 0, 0, 0, 1]),
+            "a gain and a loss are swapped": torch.tensor([-1, 0, 0, 1, -1]),
             "one end is not enough: for a gain the low end must lie above 0": torch.tensor([1, 1, 1, -1, 1]),
             "this says whether 0 is in the interval, the other way round": torch.tensor([0, 1, 1, 0, 0]),
         },

@@ -3,6 +3,7 @@
 course/
   nbgrader_config.py            the settings below, for those who type nbgrader commands themselves
   source/a1/a1_NAME.ipynb       with solutions and hidden tests: keep it to yourself
+  keys/a1.md                    how to grade the answers in words: for graders only
   release/a1/a1_NAME.ipynb      what students get
   solutions/a1_NAME.ipynb       run, with outputs (only with solutions=True)
   gradebook.db                  what nbgrader knows of the cells and, later, the scores
@@ -20,11 +21,12 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbgrader.apps import NbGraderAPI
-from nbgrader.converters import Autograde
+from nbgrader.converters import Autograde, GenerateFeedback
 from traitlets.config import Config
 
 import dtta
 from dtta.course.staff import source
+from dtta.course.staff.feedback import HideTests
 from dtta.course.staff.sandbox import LockedExecute
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
 
@@ -50,6 +52,7 @@ def settings(folder: Path | str, sandbox: str = "") -> Config:
     c.Autograde.autograde_preprocessors = [LockedExecute, *Autograde.autograde_preprocessors.default()[1:]]
     c.LockedExecute.kind = sandbox
     c.LockedExecute.hide = [str(folder), str(Path(dtta.__file__).parents[1] / source.FOLDER)]
+    c.GenerateFeedback.preprocessors = [HideTests, *GenerateFeedback.preprocessors.default()]
     c.LimitOutput.max_lines = 300
     c.LimitOutput.max_traceback = 60
     c.NbGrader.logfile = ""
@@ -73,7 +76,9 @@ def must(result: dict, what: str) -> None:
         raise CourseError(f"{what} failed: " + "\n".join(said or [result.get("error") or "no message"]))
 
 
-def build(root: Path, folder: Path, names: Iterable[str] = (), solutions: bool = False) -> list[Assignment]:
+def build(
+    root: Path, folder: Path, names: Iterable[str] = (), solutions: bool = False, seed: int = 0
+) -> list[Assignment]:
     """Make or renew assignments in a course folder. What was submitted and graded there stays.
 
     Args:
@@ -81,11 +86,12 @@ def build(root: Path, folder: Path, names: Iterable[str] = (), solutions: bool =
         folder: the course folder; made if it is not there.
         names: "a1" and so on; none: all.
         solutions: also run the solutions, and keep them with their outputs.
+        seed: the variant of the data in checks, hidden tests and experiments.
 
     Raises:
         CourseError: a source that breaks a rule, a solution that fails, or a refusal of nbgrader.
     """
-    assignments = [source.read(root, name) for name in (names or source.keys(root))]  # all faults first
+    assignments = [source.read(root, name, seed) for name in (names or source.keys(root))]  # all faults first
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nbgrader_config.py"
     if not config.exists():  # a lecturer may have added to it
@@ -94,10 +100,22 @@ def build(root: Path, folder: Path, names: Iterable[str] = (), solutions: bool =
     for assignment in assignments:
         path = folder / "source" / assignment.key / f"{assignment.name}.ipynb"
         write(assignment.notebook, path)
+        keys = folder / "keys" / f"{assignment.key}.md"
+        keys.parent.mkdir(exist_ok=True)
+        keys.write_text(grading(assignment), encoding="utf-8")
         must(api.generate_assignment(assignment.key, force=True), f"nbgrader generate_assignment {assignment.key}")
         if solutions:
             write(run(assignment), folder / "solutions" / path.name)
     return assignments
+
+
+def grading(assignment: Assignment) -> str:
+    """The sheet for graders: of each answer in words the criteria that students see, and the key."""
+    parts = [f"# For graders only: {assignment.title}"]
+    for task in (task for task in assignment.tasks if task.manual):
+        keys = [assignment.grading[name] for name in task.manual]
+        parts += [f"## {task.number}: {task.title}", source.rubric(assignment, task), *keys]
+    return "\n\n".join(parts) + "\n"
 
 
 def run(assignment: Assignment) -> nbformat.NotebookNode:

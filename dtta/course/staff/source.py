@@ -13,6 +13,10 @@ from types import ModuleType
 import jupytext
 from nbformat import NotebookNode
 
+LEVELS = "| criterion | 0 | 1 | 2 | 3 |"  # the head of a rubric: its points are the sum of the levels
+SETUP = "SEED = check.variant(0)"
+LARGE = 4  # points from which a task has a third graded step
+PUBLIC = 0.4  # of an assignment's points, at most, are given by checks that students see
 STUB = "...  # your code here"
 TEXT_STUB = "*Your answer here.*"
 FOLDER = Path("notebooks", "src", "assignments")
@@ -57,6 +61,7 @@ class Assignment:
     title: str
     tasks: list[Task]
     notebook: NotebookNode
+    grading: dict[str, str] = field(default_factory=dict)  # by grade id, how a person grades it; in no notebook
 
     @property
     def points(self) -> int:
@@ -100,8 +105,13 @@ def keys(root: Path) -> list[str]:
     return sorted(found, key=lambda key: (key[0], int(key[1:]) if key[1:].isdecimal() else 99))
 
 
-def read(root: Path, key: str) -> Assignment:
+def read(root: Path, key: str, seed: int = 0) -> Assignment:
     """An assignment, by "a1" or "a1_diffusion_loss", checked by the rules of book/authoring.md.
+
+    Args:
+        root: a checkout of the book.
+        key: which one.
+        seed: the variant of the data.
 
     Raises:
         CourseError: no such assignment, or a rule is broken; all that are, a sentence each.
@@ -113,6 +123,8 @@ def read(root: Path, key: str) -> Assignment:
     name = paths[0].stem
     notebook = jupytext.read(paths[0], fmt="py:percent")
     project = pages.Project(root)
+    grading = {c.metadata["key"]: c.source for c in notebook.cells if "key" in c.metadata}
+    notebook.cells = [cell for cell in notebook.cells if "key" not in cell.metadata]
     project.dress(notebook, f"assignments/{name}")
     pages.identify(notebook)
     for cell in notebook.cells:  # the id of a graded cell is its name: a lost name can be told from it
@@ -120,9 +132,11 @@ def read(root: Path, key: str) -> Assignment:
         if "nbgrader" in cell.metadata:
             cell["id"] = cell.metadata.nbgrader.get("grade_id", cell["id"])
             cell.metadata.nbgrader["cell_type"] = cell.cell_type
+        if cell.get("id") == "setup":
+            cell.source = cell.source.replace(SETUP, f"SEED = check.variant({seed})")
     first = notebook.cells[0].source
     title = first.splitlines()[0].removeprefix("# ").strip()
-    assignment = Assignment(name.partition("_")[0], name, title, list(_tasks(notebook)), notebook)
+    assignment = Assignment(name.partition("_")[0], name, title, list(_tasks(notebook)), notebook, grading)
     if wrong := list(_problems(assignment)):
         raise CourseError("\n".join(f"{name}: {sentence}" for sentence in wrong))
     return assignment
@@ -137,6 +151,13 @@ def student_source(cell: NotebookNode) -> str:
         return indent + stub if match.group(1) == "SOLUTION" else ""
 
     return _REGION.sub(replace, cell.source)
+
+
+def rubric(assignment: Assignment, task: Task) -> str:
+    """The criteria and levels of a task that a person grades, as students see them; empty if there are none."""
+    words = "\n".join(cell.source for cell in _by_task(assignment.notebook.cells).get(task.number, []))
+    table = re.search(rf"^{re.escape(LEVELS)}\n(?:\|.*\n?)+", words, re.MULTILINE)
+    return table[0].strip() if table else ""
 
 
 def _tasks(notebook: NotebookNode) -> Iterator[Task]:
@@ -184,23 +205,32 @@ def _problems(assignment: Assignment) -> Iterator[str]:
         if sum(task.points.values()) != task.worth:
             yield f"task {task.number}: its heading says {task.worth} points, its cells {sum(task.points.values())}"
         auto = [i for i in task.points if i not in task.manual]
-        kinds = {i.rpartition("-")[2] for i in auto}
-        if auto and kinds != {"check", "hidden"}:
-            yield f"task {task.number}: needs graded cells NAME-check and NAME-hidden, or only manual ones; has {kinds}"
+        kinds = [i.rpartition("-")[2] for i in auto]
+        steps = ["check", "hidden", "edge"] if sum(task.points[i] for i in auto) >= LARGE else ["check", "hidden"]
+        if auto and kinds != steps:
+            names = ", ".join(f"NAME-{step}" for step in steps)
+            yield f"task {task.number}: needs the graded cells {names}, or only manual ones; has {', '.join(auto)}"
         if not task.points:
             yield f"task {task.number}: nothing in it is graded"
+    public = sum(most for task in tasks for i, most in task.points.items() if i.endswith("-check"))
+    if public > PUBLIC * assignment.points:
+        yield f"{public} of {assignment.points} points are given by public checks; at most {PUBLIC:.0%} may be"
+    if not any(SETUP.partition("(")[0] in cell.source for cell in cells if cell.get("id") == "setup"):
+        yield f"its setup cell must contain the line {SETUP}"
     text = _by_task(cells)
     for task in tasks:
         words = "\n".join(cell.source for cell in text.get(task.number, []))
         if "<details><summary>Hint</summary>" not in words:
             yield f"task {task.number}: has no hint (<details><summary>Hint</summary>)"
-        if task.manual and "| points | for |" not in words:
-            yield f"task {task.number}: is graded by a person and has no rubric (a table | points | for |)"
+        if task.manual and LEVELS not in words:
+            yield f"task {task.number}: is graded by a person and has no rubric (a table {LEVELS})"
+        for name in set(task.manual) - set(assignment.grading):
+            yield f'{name}: is graded by a person and has no key (a markdown cell with key="{name}")'
     for cell in cells:
         about = cell.metadata.get("nbgrader", {})
         if about.get("solution") and "### BEGIN SOLUTION" not in cell.source:
             yield f"{about.grade_id}: an answer needs ### BEGIN SOLUTION and ### END SOLUTION"
-        if about.get("grade_id", "").endswith("-hidden") and "### BEGIN HIDDEN TESTS" not in cell.source:
+        if about.get("grade_id", "").endswith(("-hidden", "-edge")) and "### BEGIN HIDDEN TESTS" not in cell.source:
             yield f"{about.grade_id}: needs ### BEGIN HIDDEN TESTS and ### END HIDDEN TESTS"
         if about.get("grade") and cell.cell_type == "code" and (value := _last_value(cell.source)):
             yield f"{about.grade_id}: must not end in a value, which nbgrader takes for points: write `_ = {value}`"

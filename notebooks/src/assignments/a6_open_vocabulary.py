@@ -9,35 +9,38 @@
 # %% [markdown]
 # # Assignment 6: open vocabulary
 #
-# After [chapter 06](../06_open_vocabulary.ipynb). You build what a CLIP classifier does with its vectors, mix prompts
-# token by token, write LoRA from nothing, merge it into a weight, and then look at what it moves when CLIP is adapted to one portrait.
+# After [chapter 06](../06_open_vocabulary.ipynb). You compute how a CLIP classifier uses its vectors, mix prompts token
+# by token, write LoRA from scratch, merge it into a weight, and then measure which parameters change when CLIP is
+# adapted to a portrait.
 #
-# **24 points, about 110 minutes.** All of it runs on a CPU in seconds. In each task you write the body of one function,
-# where `...` stands. The cell below it checks what you wrote and says what it found; run it as often as you like. When
-# your work is graded, the same cell and some hidden tests run again. Tasks do not depend on each other, and you may
-# add cells of your own. Do not edit the cells that check.
+# **28 points, about 110 minutes.** Everything runs on a CPU in seconds. In each task you write the body of one
+# function, where `...` is. The cell below it checks the function and explains what is wrong; run it as often as you
+# like. Grading runs the same check and hidden tests on other inputs. Tasks do not depend on each other, and you may add
+# cells. Do not edit the cells with checks.
 
 # %% nbgrader={"grade": false, "grade_id": "setup", "locked": true, "schema_version": 3, "solution": false, "task": false}
 import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: logits from angles
 #
 # *Difficulty ●○○ · 3 points · 10 minutes*
 #
-# CLIP turns images and sentences into vectors. How well they fit is the cosine of the angle between them. The cosines
+# CLIP maps images and sentences to vectors. How well they match is the cosine of the angle between them. The cosines
 # are multiplied by a learnt number, stored as its logarithm $\tau$:
 #
 # $$\text{logit}_{nj} = e^{\tau} \cos(\text{image}_n, \text{text}_j), \qquad
 # \cos(a, b) = \frac{a \cdot b}{\lVert a \rVert\, \lVert b \rVert} .$$
 #
-# The vectors come in any length; keep their dtype.
+# The vectors have any length; keep their dtype.
 #
 # <details><summary>Hint</summary>
 #
-# First make all rows unit vectors: divide by `norm(dim=1, keepdim=True)`. Then one matrix product gives all cosines.
+# If all rows are unit vectors, one matrix product gives all cosines. Which axis holds the numbers of one vector?
 #
 # </details>
 
@@ -61,7 +64,7 @@ check.clip_logits(clip_logits)
 _tested = check.Student(clip_logits)
 for _images, _names, _size in [(1, 4, 3), (3, 1, 5), (4, 4, 4), (1, 1, 2), (7, 20, 16)]:
     for _dtype in (torch.float32, torch.float64):
-        _g = torch.Generator().manual_seed(_images)
+        _g = check.generator(_images)
         _image = 30 * torch.randn(_images, _size, generator=_g, dtype=_dtype)
         _text = torch.randn(_names, _size, generator=_g, dtype=_dtype) / 20
         _tau = torch.tensor(0.3 * _names, dtype=_dtype)
@@ -76,11 +79,11 @@ for _images, _names, _size in [(1, 4, 3), (3, 1, 5), (4, 4, 4), (1, 1, 2), (7, 2
 #
 # "a photo of a red ball", "a small red ball", "a drawing of a red ball": each template gives each name a vector. CLIP
 # averages them: make every vector a *unit vector*, take the mean over the templates, and make the mean a unit vector
-# again. Without the first step a template whose vectors are long would speak louder than the others.
+# again. Without the first step a template with long vectors would count more than the others.
 #
 # <details><summary>Hint</summary>
 #
-# Which axis holds the numbers of a vector, and which the templates? `torch.nn.functional.normalize` has an argument `dim`.
+# Which axis holds the numbers of a vector, and which the templates? After the mean one axis fewer is left.
 #
 # </details>
 
@@ -102,7 +105,7 @@ check.name_vectors(name_vectors)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(name_vectors)
 for _shape in [(1, 3, 4), (5, 1, 4), (4, 4, 4), (80, 2, 3), (1, 1, 6)]:
-    _g = torch.Generator().manual_seed(sum(_shape))
+    _g = check.generator(sum(_shape))
     _vectors = torch.randn(_shape, generator=_g) * 10 ** (4 * torch.rand(_shape[:2], generator=_g)[..., None] - 2)
     _right = []
     for _j in range(_shape[1]):
@@ -116,17 +119,18 @@ for _shape in [(1, 3, 4), (5, 1, 4), (4, 4, 4), (80, 2, 3), (1, 1, 6)]:
 #
 # *Difficulty ●●○ · 4 points · 15 minutes*
 #
-# A text-to-image model is told its prompt as one vector for *each token*. So the embedding $\ell_j$ of a name is a matrix,
-# tokens by numbers, and the network's belief mixes them place by place:
+# A text-to-image model receives its prompt as one vector for *each token*. So the embedding $\ell_j$ of a name is a
+# matrix, tokens by numbers, and the belief mixes the matrices entry by entry:
 #
 # $$c_n = \sum_j y_{nj}\, \ell_j, \qquad y_n = \mathrm{softmax}(\text{logits}_n) .$$
 #
 # Whatever the dtypes that come in, compute in float32 and return float32. The condition must carry a gradient to the
-# logits: through it the network learns.
+# logits, through which the network is adapted.
 #
 # <details><summary>Hint</summary>
 #
-# `torch.einsum("nl,ltd->ntd", ...)` names the axes and sums over l. Which axis of the logits holds the names?
+# Name the axes of both factors and of the result by letters; the one that is missing in the result is summed over.
+# Which axis of the logits holds the names?
 #
 # </details>
 
@@ -140,30 +144,39 @@ def token_mixture(logits, embeddings):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "tokens-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "tokens-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check.token_mixture(token_mixture)
 
+
 # %% nbgrader={"grade": true, "grade_id": "tokens-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: one image, one token, equal sides, a very sure network, half precision, the gradient's value.
+# Hidden tests run here: one image, equal sides, half precision, the value of the gradient.
 ### BEGIN HIDDEN TESTS
-_tested = check.Student(token_mixture)
-for _n, _l, _shape, _dtype in [(1, 5, (7, 3), torch.float32), (4, 4, (4, 4), torch.float32),
-                               (2, 3, (1, 6), torch.float16), (3, 2, (5, 2), torch.bfloat16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_l)
-    _logits = (8 * torch.randn(_n, _l, generator=_g)).to(_dtype)
-    _prompts = torch.randn(_l, *_shape, generator=_g).to(_dtype)
-    _y = torch.stack([row.double().exp() / row.double().exp().sum() for row in _logits])
-    _right = torch.stack([sum(y * p.double() for y, p in zip(row, _prompts, strict=True)) for row in _y])
-    _tested.gives(_right.float(), _logits, _prompts, what="c")
-_sure = torch.tensor([[0.0, 200.0, -200.0]])
-_prompts = torch.arange(12.0).view(3, 2, 2)
-_tested.gives(_prompts[[1]], _sure, _prompts, what="c")
+def _try_tokens(cases):
+    _tested = check.Student(token_mixture)
+    for _n, _l, _shape, _dtype in cases:
+        _g = check.generator(_l)
+        _logits = (8 * torch.randn(_n, _l, generator=_g)).to(_dtype)
+        _prompts = torch.randn(_l, *_shape, generator=_g).to(_dtype)
+        _y = torch.stack([row.double().exp() / row.double().exp().sum() for row in _logits])
+        _right = torch.stack([sum(y * p.double() for y, p in zip(row, _prompts, strict=True)) for row in _y])
+        _tested.gives(_right.float(), _logits, _prompts, what="c")
+
+
+_try_tokens([(1, 5, (7, 3), torch.float32), (4, 4, (4, 4), torch.float32), (3, 2, (5, 2), torch.bfloat16)])
 _logits = torch.zeros(1, 2, requires_grad=True)
-_c = _tested(_logits, torch.tensor([[[1.0]], [[3.0]]]))
+_c = check.Student(token_mixture)(_logits, torch.tensor([[[1.0]], [[3.0]]]))
 assert _c.requires_grad, "no gradient reaches the logits"
 assert torch.allclose(torch.autograd.grad(_c.sum(), _logits)[0], torch.tensor([[-0.5, 0.5]])), (
     "the gradient at logit j is y_j (l_j - c)"
 )
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "tokens-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: one token, a very confident belief.
+### BEGIN HIDDEN TESTS
+_try_tokens([(2, 3, (1, 6), torch.float16)])
+_sure, _prompts = torch.tensor([[0.0, 200.0, -200.0]]), torch.arange(12.0).view(3, 2, 2)
+_ = check.Student(token_mixture).gives(_prompts[[1]], _sure, _prompts, what="c")
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -171,18 +184,18 @@ assert torch.allclose(torch.autograd.grad(_c.sum(), _logits)[0], torch.tensor([[
 #
 # *Difficulty ●●○ · 3 points · 15 minutes*
 #
-# A linear layer multiplies its input by a weight matrix $W$ (out, in). LoRA leaves $W$ alone and adds the product of two
-# thin matrices, $A$ (r, in) and $B$ (out, r), times $\alpha / r$:
+# A linear layer multiplies its input by a weight matrix $W$ (out, in). LoRA leaves $W$ unchanged and adds the product
+# of two thin matrices, $A$ (r, in) and $B$ (out, r), times $\alpha / r$:
 #
 # $$h = W x + \frac{\alpha}{r}\, B A x .$$
 #
 # In PyTorch inputs are *rows*, so the layer computes `x @ W.T`. Write it for `x` of shape (..., in) with any number of
-# axes in front. $W$ is frozen: only $A$ and $B$ get a gradient, even where the $W$ you are given asks for one.
+# axes in front. $W$ is frozen: only $A$ and $B$ get a gradient, even if the $W$ you are given requires one.
 #
 # <details><summary>Hint</summary>
 #
-# Multiply from the right: first by A, which gives r numbers, then by B. Never make the large matrix BA. `.detach()` cuts a
-# tensor off from the gradient. Which side of A tells you r?
+# In which order do you multiply so that the large matrix $BA$ is never computed? Which side of $A$ is the rank? How is
+# a tensor cut off from the gradient?
 #
 # </details>
 
@@ -204,7 +217,7 @@ check.lora_output(lora_output)
 _tested = check.Student(lora_output)
 for _front, _in, _out, _rank, _alpha in [((), 3, 2, 1, 4), ((5,), 4, 4, 4, 4), ((2, 1, 3), 6, 5, 2, 0.5),
                                          ((2, 3), 2, 7, 2, 16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_in)
+    _g = check.generator(_in)
     _x, _W = torch.randn(*_front, _in, generator=_g), torch.randn(_out, _in, generator=_g).requires_grad_()
     _A, _B = torch.randn(_rank, _in, generator=_g), torch.randn(_out, _rank, generator=_g)
     _A.requires_grad_(), _B.requires_grad_()
@@ -219,30 +232,31 @@ _ = _tested.gives(
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 5: where LoRA starts
+# ## Task 5: initialise LoRA
 #
 # *Difficulty ●●○ · 3 points · 15 minutes*
 #
-# At the start the network must answer exactly as before, and yet be able to learn. So $B$ is zero and $A$ is random:
+# At the start the network must predict exactly as before, and yet be able to learn. So $B$ is zero and $A$ is random:
 # `torch.randn(rank, in_features, generator=generator)`, divided by $\sqrt{\text{in\_features}}$. (If both were zero, no
 # gradient would reach either.)
 #
-# Return the pair `A, B` as tensors that an optimizer can move: they ask for a gradient, and are *leaves*: made by
-# nobody's computation.
+# Return the pair `A, B` as tensors that an optimizer accepts: they require a gradient, and they are *leaves*, not
+# results of a recorded computation.
 #
 # If the rank is not a whole number from 1 to the smaller of the two sides, raise a `ValueError`: a larger one would
-# cost more than $W$ and could say no more.
+# cost more than $W$ and represent no more.
 #
 # <details><summary>Hint</summary>
 #
-# `(torch.randn(...) / s).requires_grad_()` is a leaf: it asks for the gradient *after* the division. `isinstance(rank, int)`.
+# A tensor becomes a leaf that requires a gradient if it is computed first and asked to require a gradient last. How do
+# you test for a whole number in Python?
 #
 # </details>
 
 
 # %% nbgrader={"grade": false, "grade_id": "start-answer", "locked": false, "schema_version": 3, "solution": true, "task": false}
-def lora_start(in_features, out_features, rank, generator):
-    """A (rank, in_features), random, and B (out_features, rank), zero; both float32 leaves that ask for a gradient."""
+def initial_lora(in_features, out_features, rank, generator):
+    """A (rank, in_features), random, and B (out_features, rank), zero; both float32 leaves that require a gradient."""
     ### BEGIN SOLUTION
     if not isinstance(rank, int) or not 1 <= rank <= min(in_features, out_features):
         raise ValueError(f"the rank must be a whole number from 1 to {min(in_features, out_features)}, not {rank!r}")
@@ -252,15 +266,15 @@ def lora_start(in_features, out_features, rank, generator):
 
 
 # %% nbgrader={"grade": true, "grade_id": "start-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-check.lora_start(lora_start)
+check.initial_lora(initial_lora)
 
 # %% nbgrader={"grade": true, "grade_id": "start-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 # Hidden tests run here: other sizes and seeds, the largest rank, ranks that are too small, too large or no whole number.
 ### BEGIN HIDDEN TESTS
-_tested = check.Student(lora_start)
+_tested = check.Student(initial_lora)
 for _in, _out, _rank in [(4, 9, 4), (9, 4, 4), (64, 64, 1), (1, 1, 1)]:
-    _A, _B = _tested(_in, _out, _rank, torch.Generator().manual_seed(_in))
-    _right = torch.randn(_rank, _in, generator=torch.Generator().manual_seed(_in)) * _in**-0.5
+    _A, _B = _tested(_in, _out, _rank, check.generator(_in))
+    _right = torch.randn(_rank, _in, generator=check.generator(_in)) * _in**-0.5
     assert torch.allclose(_A, _right), "A is not the numbers that the generator draws, divided by √in_features"
     assert _A.is_leaf and _B.is_leaf and _A.requires_grad and _B.requires_grad, "A and B are no leaves with a gradient"
     assert _B.shape == (_out, _rank) and not _B.any(), "B is not zero, of shape (out_features, rank)"
@@ -278,18 +292,17 @@ for _rank in (0, -1, 5, 1.5):
 #
 # *Difficulty ●●○ · 3 points · 10 minutes*
 #
-# To run two thin matrices beside $W$ costs time at each call. When LoRA has learnt, one can add them to the weight once
-# and for all:
+# Two more matrix products cost time at each call. After training, the product can be added to the weight once:
 #
 # $$W' = W + \frac{\alpha}{r}\, B A, \qquad W' x = W x + \frac{\alpha}{r}\, B A x \quad \text{for every } x .$$
 #
-# Return $W'$ as a new tensor without a gradient, and leave $W$ as it is: who subtracts $BA$ again does not get the last bits
-# of $W$ back. $A$ and $B$ are at least float32, $W$ may be in half precision. Add before you round, and round once, to the
-# dtype of $W$.
+# Return $W'$ as a new tensor without a gradient, and leave $W$ as it is: subtracting $BA$ later does not restore the
+# last bits of $W$. $A$ and $B$ are at least float32, $W$ may be in half precision. Add before you round, and round
+# once, to the dtype of $W$.
 #
 # <details><summary>Hint</summary>
 #
-# PyTorch adds a float16 and a float32 tensor in float32. `.to(W.dtype)` rounds.
+# In which dtype does PyTorch add a float16 and a float32 tensor? Where must the conversion to the dtype of $W$ be?
 #
 # </details>
 
@@ -306,47 +319,49 @@ def merged_weight(W, A, B, alpha):
 check.merged_weight(merged_weight)
 
 # %% nbgrader={"grade": true, "grade_id": "merge-hidden", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: square matrices, rank 1, W in half and in double precision; the same answers as with LoRA beside.
+# Hidden tests run here: square matrices, rank 1, W in half and in double precision; the same outputs as with separate LoRA.
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(merged_weight)
 for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 1, torch.float64),
                                          (5, 6, 2, 4, torch.float16), (8, 8, 2, 1, torch.bfloat16)]:  # fmt: skip
-    _g = torch.Generator().manual_seed(_in)
+    _g = check.generator(_in)
     _fine = torch.float64 if _dtype == torch.float64 else torch.float32
     _W = torch.randn(_out, _in, generator=_g, dtype=_fine)
     if _fine == torch.float32:  # multiples of powers of 2 are added without an error: only the last rounding is left
         _W = ((128 * _W).round().clamp(-128, 128) / 128).to(_dtype)
     _A = torch.randint(-1024, 1025, (_rank, _in), generator=_g).to(_fine) / 1024
     _B = torch.randint(-1024, 1025, (_out, _rank), generator=_g).to(_fine) / 1024
-    _each = torch.eye(_in, dtype=_fine)  # with one input at a time, the answers are the weight's columns
-    _beside = _each @ _W.to(_fine).T + _alpha / _rank * (_each @ _A.T @ _B.T)
-    _ = _tested.gives(_beside.T.to(_dtype), _W, _A, _B, _alpha, what="W'")
+    _each = torch.eye(_in, dtype=_fine)  # with one input at a time, the outputs are the weight's columns
+    _apart = _each @ _W.to(_fine).T + _alpha / _rank * (_each @ _A.T @ _B.T)
+    _ = _tested.gives(_apart.T.to(_dtype), _W, _A, _B, _alpha, what="W'")
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 7: what moves in CLIP?
+# ## Task 7: which parameters does adaptation change in CLIP?
 #
-# *Difficulty ●●● · 5 points · 35 minutes*
+# *Difficulty ●●● · 9 points · 35 minutes*
 #
-# An experiment. Adapt CLIP to three portraits with LoRA, and look at $BA$ afterwards, for the queries (q) and the values
-# (v) of each layer. Print, as a mean over the portraits,
+# An experiment. Adapt CLIP to three portraits with LoRA, and examine $BA$ afterwards, for the queries (q) and the
+# values (v) of each layer. Print, averaged over the portraits,
 #
-# * the size of $BA$ beside the $W$ it is added to, $\lVert BA \rVert / \lVert W \rVert$;
-# * the share of $\lVert BA \rVert^2$ that its *first singular value* holds: 1 means that one direction says it all.
+# * the size of $BA$ relative to the $W$ it is added to, $\lVert BA \rVert / \lVert W \rVert$;
+# * the fraction of $\lVert BA \rVert^2$ in its *first singular value*: 1 means that the update has one direction.
 #
-# Begin with these lines. Within the loop the weights stay adapted after `tta(x)`, until `tta.reset()`:
+# The code is not run against tests; your answer below it is graded by a person, by the table.
+#
+# Begin with these lines. Within the loop the parameters stay adapted after `tta(x)`, until `tta.reset()`:
 #
 # ```python
 # import dtta
+# from dtta.core.lora import lora_updates
 # from dtta.evaluation.evaluate import image_generator
 # from dtta.methods import build
-# from dtta.core.parameters import lora_updates
 #
 # problem = dtta.load("scenes-clip")
 # tta = build(problem, "diffusion-tta", episodic=False)  # LoRA of rank 4 on queries and values, five steps of SGD
-# for number in range(3):
+# for number in check.numbers(500, 3):  # the validation portraits of your variant
 #     x, label = problem.image(number, "contrast", 3, "validation")
-#     tta(x, image_generator(0, number))
+#     tta(x, image_generator(SEED, number))
 #     for name, BA in lora_updates(problem.model).items():  # by layer: "....layers.0.self_attn.q_proj"
 #         W = problem.model.get_submodule(name).weight
 #         ...
@@ -355,7 +370,7 @@ for _in, _out, _rank, _alpha, _dtype in [(3, 2, 1, 4, torch.float32), (4, 4, 2, 
 #
 # <details><summary>Hint</summary>
 #
-# `torch.linalg.svdvals(BA)` gives the singular values, the largest first. Their squares add up to $\lVert BA \rVert^2$.
+# `torch.linalg` computes singular values without the vectors. What is the sum of their squares?
 #
 # </details>
 
@@ -369,9 +384,9 @@ from dtta.methods.registry import build
 problem = dtta.load("scenes-clip")
 tta = build(problem, "diffusion-tta", episodic=False)
 sizes, shares = {}, {}
-for number in range(3):
+for number in check.numbers(500, 3):
     x, label = problem.image(number, "contrast", 3, "validation")
-    tta(x, image_generator(0, number))
+    tta(x, image_generator(SEED, number))
     for name, BA in lora_updates(problem.model).items():
         W = problem.model.get_submodule(name).weight
         squares = torch.linalg.svdvals(BA).square()
@@ -386,29 +401,43 @@ for name in sizes:
 # %% [markdown]
 # What did you find, and **why** is it so? Answer in five to ten sentences:
 #
-# * Which of the two, queries or values, moves more? Which of them can change *what* the network makes of a patch, and
-#   which only *where* it looks?
-# * How many directions does one portrait's update use? What does that say about the rank?
-# * At the start $B = 0$. Which of $A$ and $B$ gets a gradient at the first step, and why does that ask for a large rate?
+# * Which of the two, queries or values, changes more? Which of them can change *what* the network takes from a patch,
+#   and which only *from where*?
+# * How many directions does the update for one portrait use? What does that say about the rank?
+# * At the start $B = 0$. Which of $A$ and $B$ gets a gradient at the first step, and why does that need a large
+#   learning rate?
 #
-# | points | for |
-# |---|---|
-# | 1 | the two numbers for each matrix, and a statement about queries and values that they support |
-# | 1 | values carry what is passed on, queries only decide from where: a reason for the difference, said as a guess or tested |
-# | 1 | a statement on the rank, from the singular values: one direction holds most of the update, so a small rank suffices here |
-# | 1 | at the first step only B has a gradient (A's is a product with B = 0), so BA grows slowly at first |
-# | 1 | a limit of the experiment: three portraits, one shift, one rate; and what one would measure next |
+# | criterion | 0 | 1 | 2 | 3 |
+# |---|---|---|---|---|
+# | **What was run** | nothing was printed | a part of the measurement | the whole measurement, with settings and the number of images | and a control of your own: another seed, more images or another setting, with what it changes |
+# | **How the numbers are read** | no statement, or one that your numbers contradict | statements without numbers | each statement names the numbers that support it | and says how uncertain they are and which differences they do not establish |
+# | **Reasons and limits** | none | a reason without a link to the numbers | a reason that would predict these numbers, and what follows from it in practice | and an observation that would refute the reason, or a limit that would change what follows |
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 5, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 9, "schema_version": 3, "solution": true, "task": false}
 # ### BEGIN SOLUTION
-# The values move more than the queries in every layer that I looked at, several times as much beside their own weight
-# matrix. A value is what a patch passes on; a query only decides from which patches it is taken, through a softmax whose
-# gradient is small where attention is spread out or settled. So the shortest way to another answer leads through the
-# values. I take this as a likely reason; to test it one would let each of them move alone.
-# The first singular value holds most of the squared size, so one portrait's update is close to one direction and a rank of
-# one or two would say nearly the same. That fits the task: one portrait, one belief to move.
-# At the first step the gradient at A is a product with B, which is zero, so A stands still and only B moves; the gradient at
-# B is a product with A, which is small. BA therefore starts slowly, and since the loss is a mean over pixels and changes
-# little with the name, the rate has to be far larger than for whole weights.
-# Three portraits under one shift at one rate are few: I would repeat this over shifts, and with rank 1 and 8.
+# In every layer the update of the values is larger than that of the queries, relative to their weight matrices: 4 to 6
+# percent against about 1 percent. A value is what a patch passes on; a query only decides from which patches it is
+# taken, through a softmax whose gradient is small where attention is spread out or settled. So the values are the more
+# direct way to another prediction. This is a hypothesis: to test it, adapt only the queries at a larger learning rate;
+# if the prediction then changes as much, it is wrong. The first singular value holds 0.61 to 1.00 of the squared size,
+# so the update for one portrait is close to one or two directions, and a rank of 4 is more than it uses. That fits the
+# task: one portrait, one belief to change. At the first step the gradient at A is a product with B, which is zero, so A
+# does not change and only B does; the gradient at B is a product with A, which is small. BA therefore grows slowly at
+# first, and since the loss is a mean over pixels that changes little with the name, the learning rate has to be far
+# larger than for whole weight matrices. Three portraits under one shift at one learning rate are few. I would repeat
+# this over shifts, and with rank 1 and 8.
 # ### END SOLUTION
+
+# %% [markdown] key="experiment-text"
+# **What the reference prints** under five variants:
+#
+# * Relative to their weights the values change three to twenty-five times as much as the queries, in all layers.
+# * The first singular value holds more than half of the squared size in every layer.
+# * The update with the weakest first direction is that of the values of layer 0 or layer 1, at 0.61 to 0.67.
+#
+# **Reading**: level 2 needs a statement about q and v with numbers, and one about the rank; level 3 also says that
+# three portraits leave the sizes uncertain by a factor of two or more, or compares portraits.
+#
+# **Reasons**: values carry what is passed on, queries select from where (called a hypothesis, or tested); at the first
+# step only B has a gradient, since A's is a product with B = 0. An answer that says that A learns first has it the
+# wrong way round. That rank 1 suffices for all layers is contradicted by the values of layer 1 (0.61 to 0.67).

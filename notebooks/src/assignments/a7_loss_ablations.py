@@ -7,39 +7,41 @@
 # ---
 
 # %% [markdown]
-# # Assignment 7: the loss, piece by piece
+# # Assignment 7: the parts of the loss
 #
-# After [chapter 07](../07_loss_ablations.ipynb). A step of adaptation hears a mean over random pairs of timestep and
-# noise. You build the ways to draw and to weigh timesteps, a measure of how noisy a gradient is, and then find out
-# what more pairs buy.
+# After [chapter 07](../07_loss_ablations.ipynb). The loss of an adaptation step is a mean over random pairs of timestep
+# and noise. You implement ways to draw and to weight timesteps, measure how noisy a gradient is, and then find out what
+# more pairs gain.
 #
-# **22 points, about 115 minutes.** All of it runs on a CPU in seconds. In each task you write the body of one function,
-# where `...` stands. The cell below it checks what you wrote and says what it found; run it as often as you like. When
-# your work is graded, the same cell and some hidden tests run again. Tasks do not depend on each other, and you may
-# add cells of your own. Do not edit the cells that check.
+# **27 points, about 125 minutes.** Everything runs on a CPU in seconds. In each task you write the body of one
+# function, where `...` is. The cell below it checks the function and explains what is wrong; run it as often as you
+# like. Grading runs the same check and hidden tests on other inputs. Tasks do not depend on each other, and you may add
+# cells. Do not edit the cells with checks.
 
 # %% nbgrader={"grade": false, "grade_id": "setup", "locked": true, "schema_version": 3, "solution": false, "task": false}
 import torch
 
 from dtta.course import check
 
+SEED = check.variant(0)  # the data of the checks and of the experiment
+
 # %% [markdown]
 # ## Task 1: stratified timesteps
 #
 # *Difficulty ●○○ · 3 points · 15 minutes*
 #
-# Draw B timesteps at random, and by bad luck all of them are low. *Stratified* sampling cuts the range into B equal
-# parts and draws one number from each:
+# If B timesteps are drawn independently, all of them may be low by chance. *Stratified* sampling divides the range into
+# B equal parts and draws one number from each:
 #
 # $$t_k = \left\lfloor \frac{k + u_k}{B}\, T \right\rfloor, \qquad k = 0, \dots, B - 1 .$$
 #
-# The random numbers $u_k$ in $[0, 1)$ are given. Timesteps are whole numbers from 0 to $T - 1$; rounding may carry
+# The random numbers $u_k$ in $[0, 1)$ are given. Timesteps are whole numbers from 0 to $T - 1$; rounding may bring
 # $(k + u_k) / B$ to 1, and even then $t$ must not leave the range.
 #
 # <details><summary>Hint</summary>
 #
-# `torch.arange(B)` gives k, and broadcasts over the rows of `u`. `.long()` rounds positive numbers down, and `clamp` keeps
-# a number within a range.
+# The numbers k broadcast over the rows of `u`. How does torch turn a positive number into a whole one, up or down?
+# Which function limits a range?
 #
 # </details>
 
@@ -61,7 +63,7 @@ check.stratified_times(stratified_times)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(stratified_times)
 for _n, _b, _T in [(1, 1, 10), (3, 7, 10), (2, 12, 5), (8, 8, 1000)]:
-    _u = torch.rand(_n, _b, generator=torch.Generator().manual_seed(_b)) * 0.98 + 0.005
+    _u = torch.rand(_n, _b, generator=check.generator(_b)) * 0.98 + 0.005
     _right = [[int((k + value) * _T / _b) for k, value in enumerate(row)] for row in _u.double().tolist()]
     _tested.gives(torch.tensor(_right), _u, _T, what="t")
 _tested.gives(torch.tensor([[0, 250, 500, 750]]), torch.zeros(1, 4), 1000, what="t where u is 0")
@@ -75,15 +77,16 @@ assert _came.max() == 999 and _came.min() >= 0, "where u is just below 1 a times
 #
 # *Difficulty ●●○ · 3 points · 15 minutes*
 #
-# Another way: draw half of the timesteps, and give each a partner, mirrored at the middle of the range. If one lies low,
-# its partner lies high. The first half is $t = \lfloor u\, T \rfloor$, the second $t' = T - 1 - t$.
+# Another way: draw half of the timesteps, and give each a partner, mirrored at the middle of the range. If one is low,
+# its partner is high. The first half is $t = \lfloor u\, T \rfloor$, the second $t' = T - 1 - t$.
 #
-# For B numbers `u` in each row, only the first half is used. If B is odd, use the first (B + 1) / 2, and leave out the last
-# partner, so that B timesteps come out: first all $t$, then their partners in the same order.
+# Of the B numbers `u` in each row, only the first half is used. If B is odd, use the first (B + 1) / 2, and leave out
+# the last partner, so that B timesteps result: first all $t$, then their partners in the same order.
 #
 # <details><summary>Hint</summary>
 #
-# `half = (B + 1) // 2`; then `torch.cat` along the axis of the pairs, and a slice `[:, :B]`.
+# How do you round B / 2 up with whole numbers? If you make a partner for every $t$, how many timesteps are there for
+# odd B, and which one is too many?
 #
 # </details>
 
@@ -106,7 +109,7 @@ check.antithetic_times(antithetic_times)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(antithetic_times)
 for _n, _b, _T in [(2, 5, 100), (3, 1, 10), (4, 4, 1000), (1, 9, 7)]:
-    _u = torch.rand(_n, _b, generator=torch.Generator().manual_seed(_b))
+    _u = torch.rand(_n, _b, generator=check.generator(_b))
     _u[0, 0] = 0
     _half = -(-_b // 2)
     _firsts = [[int(value * _T) for value in row[:_half]] for row in _u.double().tolist()]
@@ -119,17 +122,19 @@ for _n, _b, _T in [(2, 5, 100), (3, 1, 10), (4, 4, 1000), (1, 9, 7)]:
 #
 # *Difficulty ●●○ · 4 points · 20 minutes*
 #
-# Some timesteps say more than others: draw these more often. The range is cut into K equal parts, and part $k$ is drawn in
-# proportion to $q_k > 0$. To keep the *mean* of the loss, a timestep that is drawn often must count less:
+# Some timesteps are more informative than others: draw these more often. The range is divided into K equal parts, and
+# part $k$ is drawn in proportion to $q_k > 0$. To keep the *mean* of the loss, a timestep that is drawn often must
+# count less:
 #
 # $$w(t) = \frac{\bar q}{q_{k(t)}}, \qquad \bar q = \frac{1}{K} \sum_k q_k, \qquad
 # k(t) = \left\lfloor \frac{t + 1/2}{T}\, K \right\rfloor .$$
 #
-# (The half puts $t$ in the part that holds most of it, where K does not divide T.)
+# (The half assigns $t$ to the part that holds most of it, if K does not divide T.)
 #
 # <details><summary>Hint</summary>
 #
-# Compute k for all t at once, as whole numbers, and look the weights up: `(q.mean() / q)[k]`. The result has t's shape.
+# Compute the part of every `t` at once, as whole numbers. A tensor of K weights can be indexed by a tensor of parts:
+# what shape does that give?
 #
 # </details>
 
@@ -143,24 +148,33 @@ def importance_weights(q, t, T):
     ### END SOLUTION
 
 
-# %% nbgrader={"grade": true, "grade_id": "importance-check", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+# %% nbgrader={"grade": true, "grade_id": "importance-check", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 check.importance_weights(importance_weights)
 
+
 # %% nbgrader={"grade": true, "grade_id": "importance-hidden", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# Hidden tests run here: an even density, one part, a T that K does not divide, t with one and three axes, a density that
-# is not scaled; and whether the mean of what is drawn really stays.
+# Hidden tests run here: other densities, t with one and three axes; and whether the mean of what is drawn is kept.
 ### BEGIN HIDDEN TESTS
-_tested = check.Student(importance_weights)
-for _q, _T, _shape in [([2.0, 2.0, 2.0], 9, (9,)), ([5.0], 4, (2, 2)), ([1.0, 8.0, 3.0], 10, (5, 1, 2)),
-                       ([0.1, 0.4], 7, (7,))]:  # fmt: skip
-    _t = torch.arange(_T)[: torch.Size(_shape).numel()].view(_shape)
-    _mean = sum(_q) / len(_q)
-    _right = [_mean / _q[int((2 * t + 1) * len(_q) // (2 * _T))] for t in _t.flatten().tolist()]
-    _tested.gives(torch.tensor(_right).view(_shape), torch.tensor(_q), _t, _T, what="the weights")
+def _try_weights(cases):
+    _tested = check.Student(importance_weights)
+    for _q, _T, _shape in cases:
+        _t = torch.arange(_T)[: torch.Size(_shape).numel()].view(_shape)
+        _mean = sum(_q) / len(_q)
+        _right = [_mean / _q[int((2 * t + 1) * len(_q) // (2 * _T))] for t in _t.flatten().tolist()]
+        _tested.gives(torch.tensor(_right).view(_shape), torch.tensor(_q), _t, _T, what="the weights")
+
+
+_try_weights([([1.0, 8.0, 3.0], 10, (5, 1, 2)), ([0.1, 0.4], 8, (8,))])
 _q, _t = torch.tensor([1.0, 4.0, 3.0]), torch.arange(12)
 _chance = _q.repeat_interleave(4) / (4 * _q.sum())  # that each t is drawn
-_mean = (_chance * _tested(_q, _t, 12) * _t.square()).sum().item()
+_mean = (_chance * check.Student(importance_weights)(_q, _t, 12) * _t.square()).sum().item()
 assert abs(_mean - _t.square().float().mean().item()) < 1e-3, "the mean over draws is not the mean over all timesteps"
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "importance-edge", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+# Hidden tests run here: an even density, one part, a T that K does not divide, a density that is not normalised.
+### BEGIN HIDDEN TESTS
+_ = _try_weights([([2.0, 2.0, 2.0], 9, (9,)), ([5.0], 4, (2, 2)), ([0.1, 0.4], 7, (7,))])
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -168,17 +182,17 @@ assert abs(_mean - _t.square().float().mean().item()) < 1e-3, "the mean over dra
 #
 # *Difficulty ●●○ · 3 points · 15 minutes*
 #
-# Draw the pairs of a step S times anew, and each time you get another gradient $g_s$, a row of L numbers. Their mean
-# $\bar g$ is the message, what scatters around it is noise. Measure the noise in units of the message:
+# Draw the pairs of a step S times, and each time you get another gradient $g_s$, a row of L numbers. Their mean
+# $\bar g$ is the signal; the deviations from it are noise. Measure the noise relative to the signal:
 #
 # $$\text{noise} = \sqrt{\frac{\frac{1}{S} \sum_s \lVert g_s - \bar g \rVert^2}{\lVert \bar g \rVert^2}} .$$
 #
-# Gradients can be tiny: square numbers of $10^{-25}$ in float32 and nothing is left. Compute in float64 and return float64.
+# Gradients can be tiny: the squares of numbers near $10^{-25}$ are 0 in float32. Compute in float64 and return float64.
 #
 # <details><summary>Hint</summary>
 #
-# First `.double()`. The squared length of a row is `square().sum(1)`. Only then take the mean over the draws, and the root
-# last.
+# Over which axis is the squared length of a row, and over which the mean of the draws? At which point must the
+# conversion to float64 happen?
 #
 # </details>
 
@@ -201,7 +215,7 @@ check.gradient_noise(gradient_noise)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(gradient_noise)
 for _s, _l, _scale in [(8, 10, 1e-25), (2, 3, 1.0), (50, 1, 2.0), (6, 6, 1e4)]:
-    _g = _scale * (1 + torch.randn(_s, _l, generator=torch.Generator().manual_seed(_s)))
+    _g = _scale * (1 + torch.randn(_s, _l, generator=check.generator(_s)))
     _rows = _g.double().tolist()
     _mean = [sum(column) / _s for column in zip(*_rows, strict=True)]
     _far = sum(sum((v - m) ** 2 for v, m in zip(row, _mean, strict=True)) for row in _rows) / _s
@@ -211,17 +225,17 @@ _ = _tested.gives(torch.tensor(0.0, dtype=torch.float64), torch.ones(4, 3), what
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 5: steps out of pairs
+# ## Task 5: steps from single pairs
 #
 # *Difficulty ●○○ · 2 points · 10 minutes*
 #
-# A step hears the mean over n pairs. If you have the gradients of M single pairs, you need not draw anew to see what
-# steps of n pairs would hear: take the first n, then the next n, and so on, and average each block. What is left over at
-# the end and makes no whole block is dropped.
+# The gradient of a step is the mean over n pairs. From the gradients of M single pairs you can compute, without new
+# draws, what steps of n pairs would give: take the first n, then the next n, and so on, and average each block. Rows at
+# the end that do not fill a block are dropped.
 #
 # <details><summary>Hint</summary>
 #
-# `g[: M // n * n]` has a length that n divides; `view(-1, n, L)` then gives the blocks.
+# How many whole blocks are there? Cut off the rest first; then one reshape makes an axis for the rows of a block.
 #
 # </details>
 
@@ -244,9 +258,7 @@ check.block_means(block_means)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(block_means)
 for _m, _n, _l in [(6, 1, 2), (6, 6, 3), (11, 4, 5), (9, 3, 3)]:
-    _g = torch.randn(_l, _m, generator=torch.Generator().manual_seed(_m)).T.to(
-        torch.float64 if _m == 11 else torch.float32
-    )
+    _g = torch.randn(_l, _m, generator=check.generator(_m)).T.to(torch.float64 if _m == 11 else torch.float32)
     _right = [sum(_g[i] for i in range(k, k + _n)) / _n for k in range(0, _m - _n + 1, _n)]
     _tested.gives(torch.stack(_right), _g, _n, what="the means of the blocks")
 ### END HIDDEN TESTS
@@ -256,22 +268,23 @@ for _m, _n, _l in [(6, 1, 2), (6, 6, 3), (11, 4, 5), (9, 3, 3)]:
 #
 # *Difficulty ●●○ · 3 points · 15 minutes*
 #
-# The predicted noise gives a denoised image, $\hat z_0 = (z_t - \sqrt{1 - \bar\alpha_t}\, \hat\epsilon) / \sqrt{\bar\alpha_t}$.
-# Its squared error is that of the noise divided by the signal-to-noise ratio, SNR. A noise loss with the weight
-# $1 / \text{SNR}$ is therefore the loss of the denoised image. At high $t$ this weight is enormous. Min-SNR
-# ([Hang et al. 2023](https://arxiv.org/abs/2303.09556)) multiplies it by the smaller of SNR and a constant $m$:
+# The predicted noise gives a denoised image,
+# $\hat z_0 = (z_t - \sqrt{1 - \bar\alpha_t}\, \hat\epsilon) / \sqrt{\bar\alpha_t}$. Its squared error is that of the
+# noise divided by the signal-to-noise ratio, SNR. A noise loss with the weight $1 / \text{SNR}$ is therefore the loss
+# of the denoised image. At high $t$ this weight is enormous. Min-SNR ([Hang et al.
+# 2023](https://arxiv.org/abs/2303.09556)) multiplies it by the smaller of SNR and a constant $m$:
 #
 # $$\text{SNR}(t) = \frac{\bar\alpha_t}{1 - \bar\alpha_t}, \qquad
 # r(t) = \frac{\min(\text{SNR}(t),\, m)}{\text{SNR}(t)}, \qquad w(t) = \frac{r(t)}{\frac{1}{T} \sum_{s} r(s)} .$$
 #
-# So $r$ is 1 where SNR is at most $m$, and $m / \text{SNR}$ where it is larger. Some schedules end at $\bar\alpha_t = 0$, pure
-# noise; there $r$ is 1 as well. Where $\bar\alpha_t = 1$, $r$ is 0. The division by the mean of $r$ over all T timesteps gives
-# $w$ a mean of 1, so that a learning rate keeps its meaning.
+# So $r$ is 1 where SNR is at most $m$, and $m / \text{SNR}$ where it is larger. Some schedules end at
+# $\bar\alpha_t = 0$, pure noise; there $r$ is 1 as well. Where $\bar\alpha_t = 1$, $r$ is 0. The division by the mean
+# of $r$ over all T timesteps gives $w$ a mean of 1, so that a learning rate keeps its meaning.
 #
 # <details><summary>Hint</summary>
 #
-# $\min(\text{SNR}, m) / \text{SNR}$ is the smaller of 1 and $m / \text{SNR}$, and the second form contains no 0/0. Compute the weights
-# of all T timesteps first, then look up those asked for. `clamp(max=1)` cuts off, also at infinity.
+# Rewrite $r$ so that it contains no 0/0: which of the two ratios is finite or infinite, but never nan? Over which
+# timesteps is the mean, and when are those asked for selected?
 #
 # </details>
 
@@ -294,7 +307,7 @@ check.snr_weights(snr_weights)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(snr_weights)
 for _T, _m, _shape in [(8, float("inf"), (3,)), (12, 1e-3, (2, 1, 3)), (5, 5.0, (1, 1))]:
-    _g = torch.Generator().manual_seed(_T)
+    _g = check.generator(_T)
     _level = torch.linspace(0.99, 0.02, _T, dtype=torch.float64)
     _t = torch.randint(_T, _shape, generator=_g)
     _each = [min(a / (1 - a), _m) * (1 - a) / a for a in _level.tolist()]
@@ -305,14 +318,14 @@ _ = _tested.gives(_right, _ends, torch.tensor([0, 1, 2]), 0.5, what="the weights
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## Task 7: what do more pairs buy?
+# ## Task 7: what do more pairs gain?
 #
-# *Difficulty ●●● · 4 points · 25 minutes*
+# *Difficulty ●●● · 9 points · 35 minutes*
 #
-# An experiment. On one validation digit under low contrast, collect the gradients of 1920 single pairs at the logits, with
-# *uniform* timesteps. With `block_means` and `gradient_noise` measure the noise of steps of 1, 3, 6, 12, 24 and 48 pairs.
-# Then change the error from squares (`"l2"`) to sizes (`"l1"`) and measure again. Print both rows. Repeat on a second
-# digit.
+# An experiment. On one validation digit under low contrast, compute the gradients of 1920 single pairs at the logits,
+# with *uniform* timesteps. With `block_means` and `gradient_noise` measure the noise of steps of 1, 3, 6, 12, 24 and 48
+# pairs. Then change the error from squares (`"l2"`) to absolute values (`"l1"`) and measure again. Print both rows.
+# Repeat on a second digit. The code is not run against tests; your answer below it is graded by a person, by the table.
 #
 # Begin with these lines:
 #
@@ -321,18 +334,20 @@ _ = _tested.gives(_right, _ends, torch.tensor([0, 1, 2]), 0.5, what="the weights
 #
 # problem = dtta.load("digits")
 # diffusion = problem.diffusion
-# x, label = problem.image(0, "contrast", 3, "validation")  # image (1, 1, 8, 8), label
+# first, second = check.numbers(297, 2)  # the validation images of your variant
+# x, label = problem.image(first, "contrast", 3, "validation")  # image (1, 1, 8, 8), label
 # z0, logits = diffusion.encode(x), problem.model(x).detach()
+# g = check.generator(first)  # draws timesteps and noise
 #
 # y = logits.expand(1920, -1).clone().requires_grad_()  # a copy of the logits for each pair: (1920, 10)
 # losses = diffusion.loss(z0.expand(1920, -1, -1, -1), t, noise, problem.condition(y), "l2")  # (1920,)
-# g = torch.autograd.grad(losses.sum(), y)[0]  # (1920, 10), a row for each pair
+# gradients = torch.autograd.grad(losses.sum(), y)[0]  # (1920, 10), a row for each pair
 # ```
 #
 # <details><summary>Hint</summary>
 #
-# `t = torch.randint(1000, (1920,), generator=g)` and `noise = torch.randn(1920, 1, 8, 8, generator=g)`. Use the same pairs for
-# both errors: then they differ by the error alone. What does $1/\sqrt{n}$ predict?
+# There are `diffusion.timesteps` timesteps. Use the same pairs for both errors: then only the error differs. What does
+# $1/\sqrt{n}$ predict?
 #
 # </details>
 
@@ -342,46 +357,57 @@ import dtta
 
 problem = dtta.load("digits")
 diffusion, pairs = problem.diffusion, 1920
-for number in (0, 1):
+for number in check.numbers(297, 2):
     x, label = problem.image(number, "contrast", 3, "validation")
     z0, logits = diffusion.encode(x), problem.model(x).detach()
-    generator = torch.Generator().manual_seed(number)
+    generator = check.generator(number)
     t = torch.randint(diffusion.timesteps, (pairs,), generator=generator)
     noise = torch.randn(pairs, *z0.shape[1:], generator=generator)
     for norm in ("l2", "l1"):
         y = logits.expand(pairs, -1).clone().requires_grad_()
         losses = diffusion.loss(z0.expand(pairs, -1, -1, -1), t, noise, problem.condition(y), norm)
-        found = torch.autograd.grad(losses.sum(), y)[0]
-        row = [gradient_noise(block_means(found, n)).item() for n in (1, 3, 6, 12, 24, 48)]
+        gradients = torch.autograd.grad(losses.sum(), y)[0]
+        row = [gradient_noise(block_means(gradients, n)).item() for n in (1, 3, 6, 12, 24, 48)]
         print(f"digit {number}, {norm}: " + ", ".join(f"{value:.2f}" for value in row))
 ### END SOLUTION
 
 # %% [markdown]
-# What did you find? Answer in five to ten sentences:
+# What did you find, and **why** is it so? Answer in five to ten sentences:
 #
-# * By which law does the noise fall with the number of pairs? How many times the pairs does half the noise cost?
+# * By which law does the noise fall with the number of pairs? How many times as many pairs does half the noise need?
 # * How many pairs would you take for a step, if five steps are made and each pair costs one evaluation of the diffusion
 #   model? Argue from your numbers.
 # * Is L1 better or worse here? Does a smaller noise *mean* a better gradient?
 #
-# | points | for |
-# |---|---|
-# | 1 | both rows of numbers, and the law: noise in proportion to $1/\sqrt{n}$, half the noise for four times the pairs, checked against the numbers |
-# | 1 | a number of pairs, argued from the noise and the cost (several steps hear the message several times; beyond a noise of about 1 or less more pairs buy little) |
-# | 1 | L1 against L2 by the numbers, and the thought that L1 has another mean: less noise around another message is not by itself better |
-# | 1 | the limits: few blocks at large n, two images, one shift; and that only accuracy on validation images decides |
+# | criterion | 0 | 1 | 2 | 3 |
+# |---|---|---|---|---|
+# | **What was run** | nothing was printed | a part of the measurement | the whole measurement, with settings and the number of images | and a control of your own: another seed, more images or another setting, with what it changes |
+# | **How the numbers are read** | no statement, or one that your numbers contradict | statements without numbers | each statement names the numbers that support it | and says how uncertain they are and which differences they do not establish |
+# | **Reasons and limits** | none | a reason without a link to the numbers | a reason that would predict these numbers, and what follows from it in practice | and an observation that would refute the reason, or a limit that would change what follows |
 
-# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 4, "schema_version": 3, "solution": true, "task": false}
+# %% [markdown] nbgrader={"grade": true, "grade_id": "experiment-text", "locked": false, "points": 9, "schema_version": 3, "solution": true, "task": false}
 # ### BEGIN SOLUTION
-# The noise falls about as $1/\sqrt{n}$: from 1 to 48 pairs it shrinks by a factor of seven to nine, where $\sqrt{48} = 6.9$
-# says seven. So half the noise costs four times the pairs, and a tenth a hundred times. It must be so, for the pairs are
-# independent and the step hears their mean.
-# With one pair the noise is four to six times the message, and the step goes nearly anywhere; with 24 it is about one. Five steps add up, so I would
-# accept a noise of one or so in each, and choose the smallest n that gives it; more pairs cost in proportion and bring
-# ever less. Stratified timesteps would give the same for fewer pairs.
-# L1 is less noisy than L2 on the first digit, by nearly half, and no less noisy on the second, so two digits do not
-# settle it. And a smaller noise would prove nothing: L1 has another mean, that is another
-# message, and one can be heard clearly and be wrong. The noise of no gradient at all is zero.
-# With 48 pairs there are only forty blocks, so the last number is rough (a tenth either way and more), and the blocks'
-# mean is itself an estimate. Two digits under one shift show the law, but which loss adapts better only validation accuracy tells.
+# The noise falls about as $1/\sqrt{n}$: from 1 to 48 pairs it decreases by a factor of six to eight, where
+# $\sqrt{48} = 6.9$. So half the noise needs four times the pairs, and a tenth a hundred times. It must be so, since the
+# pairs are independent and the step uses their mean. With one pair the L2 noise is 6 and 15 times the signal on my two
+# digits, and the step goes nearly anywhere; with 24 it is 1.1 and 3.1. Five steps add up, which reduces the noise by
+# about $\sqrt 5$, so I would accept a noise near 2 in each, and take 12 to 24 pairs: beyond that each halving costs
+# four times as much. L1 is less noisy than L2 on both digits, by about half. That does not make it better: L1 has
+# another mean, that is another signal, and a gradient can be precise and wrong. Only accuracy on validation images
+# decides. With 48 pairs there are only forty blocks, so the last number is uncertain by a tenth or more. Two digits
+# under one shift show the law; if the noise stopped falling at some n, the pairs would not be independent.
 # ### END SOLUTION
+
+# %% [markdown] key="experiment-text"
+# **What the reference prints** under five variants (ten digits): with one pair the L2 noise is 2.7 to 14.8 and the L1
+# noise 1.9 to 6.7; with 48 pairs 0.31 to 2.4 and 0.24 to 0.98.
+#
+# * From 1 to 48 pairs the noise falls by a factor of 6 to 9, near √48 = 6.9, in every row.
+# * L1 is less noisy than L2 on every digit, by a factor of 1.08 to 2.9 for one pair.
+#
+# **Reading**: level 2 needs the law $1/\sqrt{n}$ checked against the numbers, and L1 against L2; level 3 also that the
+# last columns rest on few blocks (40 at n = 48).
+#
+# **Reasons**: independent pairs; a number of pairs argued from noise and cost (several steps average the noise; beyond
+# a noise of 1 or 2 more pairs gain little; any number from 6 to 48 with such an argument is right). "L1 is better
+# because it is less noisy" is level 1: it has another mean, and only validation accuracy decides.

@@ -3,7 +3,7 @@
 
 BROKEN = {
     "forward": [
-        ("the noise's share stands without its square root", "(1 - a).sqrt() * noise", "(1 - a) * noise", "both"),
+        ("the noise's factor has no square root", "(1 - a).sqrt() * noise", "(1 - a) * noise", "both"),
         (
             "one noise level, the first image's, for all images",
             "alpha_bar_t.view(-1, *[1] * (z0.ndim - 1))",
@@ -49,7 +49,7 @@ BROKEN = {
     ],
     "timestep": [
         (
-            "the network is told the timestep before",
+            "the network is given the timestep before",
             "torch.full((len(noise),), t)",
             "torch.full((len(noise),), t - 1)",
             "both",

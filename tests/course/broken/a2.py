@@ -39,7 +39,7 @@ BROKEN = {
     "depth": [
         ("depths outside the range go beyond ±1", "depth.clamp(near, far) - near", "depth - near", "both"),
         ("nothing holds what is farther than far", "clamp(near, far)", "clamp(min=near)", "both"),
-        ("the new axis stands in front of the batch", "unsqueeze(1)", "unsqueeze(0)", "both"),
+        ("the new axis is in front of the batch", "unsqueeze(1)", "unsqueeze(0)", "both"),
         ("the depth is clamped in place", "depth.clamp(", "depth.clamp_(", "both"),
         ("cut off from the gradient", "depth.clamp(near", "depth.detach().clamp(near", "check"),
     ],
@@ -70,5 +70,11 @@ BROKEN = {
             "t.chunk(size), noise.chunk(size)",
             "both",
         ),
+    ],
+    "top": [
+        ("every image takes the classes of the first", "[chosen]", "[chosen[:1].expand_as(chosen)]", "both"),
+        ("one class too many", "topk(min(k, logits.shape[1])", "topk(min(k + 1, logits.shape[1])", "both"),
+        ("the chosen classes count alike", "largest.softmax(1)", "(0 * largest).softmax(1)", "both"),
+        ("probabilities of the batch", "largest.softmax(1)", "largest.softmax(0)", "both"),
     ],
 }

@@ -80,7 +80,7 @@ BROKEN = {
     ],
     "interval": [
         (
-            "before and after are drawn apart",
+            "before and after are drawn separately",
             "(after.float() - before.float())[draws].mean(1)",
             "after.float()[draws].mean(1) - before.float()[draws.flip(0)].mean(1)",
             "both",
@@ -94,5 +94,10 @@ BROKEN = {
             "(after - before).float()",
             "hidden",
         ),
+    ],
+    "bug": [
+        ("a copy of the dictionary only", "value.clone()", "value", "both"),
+        ("before is computed after adaptation", "torch.stack([before, after])", "torch.stack([after, after])", "both"),
+        ("reset at the very end only", "        network.load_state_dict(start)\n", "", "both"),
     ],
 }

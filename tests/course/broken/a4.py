@@ -6,7 +6,7 @@ BROKEN = {
         ("no label is taken for the last class", "torch.cat([embeddings, mean[None]])", "embeddings", "both"),
         ("height and width are swapped", "movedim(-1, 1)", "transpose(-1, 1)", "both"),
         (
-            "doubt is shared by the other classes alone",
+            "only the other classes share the uncertainty",
             "return (",
             "doubt = doubt * len(embeddings) / (len(embeddings) - 1)\n    return (",
             "both",
@@ -20,7 +20,7 @@ BROKEN = {
         ),
     ],
     "confusion": [
-        ("rows and columns are swapped", "L * true[there] + called[there]", "L * called[there] + true[there]", "both"),
+        ("rows and columns are swapped", "true[there] + predicted[there]", "predicted[there] + true[there]", "both"),
         ("class 0 is left out with what has no label", "true >= 0", "true > 0", "both"),
         (
             "the matrix is as large as the labels that occur",
@@ -29,7 +29,7 @@ BROKEN = {
             "hidden",
         ),
         ("only each pair's presence is counted", ".view(L, L)", ".clamp(max=1).view(L, L)", "both"),
-        ("unlabelled pixels are those that are called -1", "there = true >= 0", "there = called >= 0", "both"),
+        ("unlabelled pixels are those that are predicted -1", "there = true >= 0", "there = predicted >= 0", "both"),
         ("labels are changed in place", "there = true >= 0", "true[true < 0] = 0\n    there = true >= 0", "both"),
     ],
     "iou": [
@@ -39,23 +39,23 @@ BROKEN = {
             "[there]).mean() if len(tables) == 1 else torch.stack([mean_iou(t[None]) for t in tables]).mean()",
             "both",
         ),
-        ("classes that are only called count too", "there = true > 0", "there = true + called > 0", "hidden"),
-        ("pixels that are both count twice in the union", "true + called - both", "true + called", "both"),
+        ("classes that are only predicted count too", "there = true > 0", "there = true + predicted > 0", "hidden"),
+        ("pixels that are both count twice in the union", "true + predicted - both", "true + predicted", "both"),
         (
-            "rows and columns are swapped: who is in the mean is read from what is called",
+            "rows and columns are swapped: the mean is over the predicted classes",
             "table.sum(1), table.sum(0)",
             "table.sum(0), table.sum(1)",
             "hidden",
         ),
         (
             "all classes, those that are not there with 0",
-            "(both[there] / (true + called - both)[there]).mean()",
-            "(both / (true + called - both)).nan_to_num().mean()",
+            "(both[there] / (true + predicted - both)[there]).mean()",
+            "(both / (true + predicted - both)).nan_to_num().mean()",
             "both",
         ),
     ],
     "accuracy": [
-        ("shares of what is called, not of what is there", "table.sum(1)", "table.sum(0)", "both"),
+        ("shares of what is predicted, not of what is there", "table.sum(1)", "table.sum(0)", "both"),
         ("classes that are never right are left out", "true > 0", "table.diagonal() > 0", "hidden"),
         (
             "the share of all pixels",
@@ -69,7 +69,7 @@ BROKEN = {
     "feedback": [
         ("a gradient of 0 counts as raised", "< 0", "<= 0", "hidden"),
         (
-            "the called class is looked at, not the true one",
+            "the predicted class is looked at, not the true one",
             "gradient.gather(1, truth[:, None])",
             "gradient.gather(1, logits.argmax(1, keepdim=True))",
             "both",
@@ -87,5 +87,10 @@ BROKEN = {
             "both",
         ),
         ("0 where there is no such pixel", "raised[right].mean()])", "raised[right].mean()]).nan_to_num()", "hidden"),
+    ],
+    "bug": [
+        ("only the last batch counts", "pairs += torch", "pairs = torch", "both"),
+        ("absent classes make the mean nan", "nanmean()", "mean()", "hidden"),
+        ("the intersection counts twice", "pairs.sum(1) - intersection", "pairs.sum(1)", "both"),
     ],
 }

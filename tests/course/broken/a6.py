@@ -10,7 +10,7 @@ BROKEN = {
             "both",
         ),
         ("squared lengths", "text.norm(dim=1, keepdim=True)", "text.square().sum(1, keepdim=True)", "both"),
-        ("τ stands without its exponential", "tau.exp()", "tau", "both"),
+        ("the exponential of τ is missing", "tau.exp()", "tau", "both"),
         ("only the images become unit vectors", "text = text / text.norm(dim=1, keepdim=True)", "pass", "both"),
         ("double precision comes back as single", "image @ text.T", "image.float() @ text.float().T", "hidden"),
         ("the images are changed in place", "image = image / ", "image /= ", "both"),
@@ -43,7 +43,7 @@ BROKEN = {
         ("divided by the number of inputs, not by its root", "/ in_features**0.5", "/ in_features", "both"),
         ("divided by the root of the rank", "/ in_features**0.5", "/ rank**0.5", "both"),
         (
-            "A asks for its gradient before it is divided: no leaf",
+            "A requires its gradient before it is divided: no leaf",
             "generator=generator) / in_features**0.5\n    return A.requires_grad_()",
             "generator=generator, requires_grad=True) / in_features**0.5\n    return A",
             "both",

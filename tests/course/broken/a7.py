@@ -12,7 +12,7 @@ BROKEN = {
     ],
     "antithetic": [
         ("mirrored at T, not at T - 1", "T - 1 - t", "T - t", "both"),
-        ("the partners stand in reverse order", "T - 1 - t]", "T - 1 - t.flip(1)]", "both"),
+        ("the partners are in reverse order", "T - 1 - t]", "T - 1 - t.flip(1)]", "both"),
         ("half rounded down", "(B + 1) // 2", "B // 2", "hidden"),
         ("the second half of u is used", "u[:, : (B + 1) // 2]", "u[:, B // 2 :]", "both"),
         ("every second u is used", "u[:, : (B + 1) // 2]", "u[:, ::2]", "both"),

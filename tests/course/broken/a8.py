@@ -12,13 +12,13 @@ BROKEN = {
             "both",
         ),
         (
-            "a shared layer's weights stand twice",
-            "found = list(network.parameters())",
-            "found = [p for _, p in network.named_parameters(remove_duplicate=False)]\n        return found",
+            "a shared layer's parameters occur twice",
+            "selected = list(network.parameters())",
+            "selected = [p for _, p in network.named_parameters(remove_duplicate=False)]\n        return selected",
             "hidden",
         ),
         ("the head's bias is forgotten", "[-1].parameters())", "[-1].parameters())[:1]", "check"),
-        ("a set, which no optimizer takes", "list(dict.fromkeys(found))", "set(found)", "check"),
+        ("a set, which no optimizer takes", "list(dict.fromkeys(selected))", "set(selected)", "check"),
     ],
     "episode": [
         ("weights are kept without a copy", "p.detach().clone()", "p.detach()", "both"),
@@ -96,12 +96,12 @@ BROKEN = {
         ),
         (
             "recorded before the pull",
-            "        w = w + rho * (start - w)\n        found.append(w)",
-            "        found.append(w)\n        w = w + rho * (start - w)",
+            "        w = w + rho * (start - w)\n        history.append(w)",
+            "        history.append(w)\n        w = w + rho * (start - w)",
             "both",
         ),
         (
-            "pulled towards the image before",
+            "shrunk towards the image before",
             "        w = w + u\n        w = w + rho * (start - w)",
             "        w, start = w + u + rho * (start - w - u), w",
             "both",

@@ -17,7 +17,7 @@ BROKEN = {
     ],
     "interval": [
         (
-            "before and after are drawn apart",
+            "before and after are drawn separately",
             "d[draws].mean(1)",
             "100 * (after.double()[draws].mean(1) - before.double()[draws.flip(0)].mean(1))",
             "both",

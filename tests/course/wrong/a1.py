@@ -1,6 +1,6 @@
 # Plausible wrong answers to assignment 1. The format: book/authoring.md.
 
-# %% forgot both square roots task="forward-answer" loses=["forward-check", "forward-hidden"] says="without its square root"
+# %% forgot both square roots task="forward-answer" loses=["forward-check", "forward-hidden"] says="square root of ᾱ_t is missing"
 def forward_process(z0, alpha_bar_t, noise):
     a = alpha_bar_t.view(-1, *[1] * (z0.ndim - 1))
     return a * z0 + (1 - a) * noise
@@ -60,7 +60,7 @@ def loss_per_sample(guess, noise):
     return (guess - noise).square().flatten(1).mean(1)
 
 
-# %% off by one timestep task="timestep-answer" loses=["timestep-check", "timestep-hidden"] says="off by one"
+# %% off by one timestep task="timestep-answer" loses=["timestep-check", "timestep-hidden", "timestep-edge"] says="off by one"
 def loss_by_timestep(predict, z0, alpha_bar, timesteps, noise):
     losses = []
     for t in timesteps:
@@ -80,7 +80,7 @@ def loss_by_timestep(predict, z0, alpha_bar, timesteps, noise):
     return torch.stack(losses)
 
 
-# %% timesteps sorted and each only once task="timestep-answer" loses=["timestep-hidden"] says="returned shape (3,)"
+# %% timesteps sorted and each only once task="timestep-answer" loses=["timestep-hidden", "timestep-edge"] says="gives other numbers than expected"
 def loss_by_timestep(predict, z0, alpha_bar, timesteps, noise):
     losses = []
     for t in sorted(set(timesteps)):
@@ -90,14 +90,14 @@ def loss_by_timestep(predict, z0, alpha_bar, timesteps, noise):
     return torch.stack(losses)
 
 
-# %% the worst class first task="rank-answer" loses=["rank-check", "rank-hidden"] says="largest loss stands first"
+# %% the worst class first task="rank-answer" loses=["rank-check", "rank-hidden", "rank-edge"] says="largest loss comes first"
 def rank_classes(loss, z0, embeddings, t, noise):
     B = len(t)
     means = [loss(z0.expand(B, -1, -1, -1), t, noise, e.expand(B, *e.shape)).mean() for e in embeddings]
     return torch.stack(means).argsort(descending=True)
 
 
-# %% fresh noise for each class task="rank-answer" loses=["rank-check", "rank-hidden"] says="other pairs"
+# %% fresh noise for each class task="rank-answer" loses=["rank-check", "rank-hidden", "rank-edge"] says="other pairs"
 def rank_classes(loss, z0, embeddings, t, noise):
     B, g = len(t), torch.Generator().manual_seed(0)
     means = []
@@ -107,7 +107,7 @@ def rank_classes(loss, z0, embeddings, t, noise):
     return torch.stack(means).argsort()
 
 
-# %% embeddings that must be vectors task="rank-answer" loses=["rank-hidden"] says="ValueError"
+# %% embeddings that must be vectors task="rank-answer" loses=["rank-edge"] says="ValueError"
 def rank_classes(loss, z0, embeddings, t, noise):
     B, (L, D) = len(t), embeddings.shape
     means = [loss(z0.expand(B, -1, -1, -1), t, noise, embeddings[j].expand(B, D)).mean() for j in range(L)]

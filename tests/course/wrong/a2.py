@@ -10,7 +10,7 @@ def mix_classes(logits, embeddings):
     return torch.tensordot(logits.float().softmax(0), embeddings.float(), dims=1)
 
 
-# %% exponentials that overflow task="mix-answer" loses=["mix-hidden"] says="nan stands for 0/0"
+# %% exponentials that overflow task="mix-answer" loses=["mix-hidden"] says="nan results from 0/0"
 def mix_classes(logits, embeddings):
     e = logits.float().exp()
     return torch.tensordot(e / e.sum(1, keepdim=True), embeddings.float(), dims=1)
@@ -21,24 +21,24 @@ def mix_classes(logits, embeddings):
     return torch.einsum("nl,ld->nd", logits.float().softmax(1), embeddings.float())
 
 
-# %% slope of one class alone task="gradient-answer" loses=["gradient-check", "gradient-hidden"] says="beliefs compete"
+# %% slope of one class alone task="gradient-answer" loses=["gradient-check", "gradient-hidden", "gradient-edge"] says="the softmax couples all classes"
 def mixture_gradient(logits, embeddings, c_grad):
     y = logits.softmax(1)
     return y * (1 - y) * (c_grad @ embeddings.T)
 
 
-# %% forgot the mean task="gradient-answer" loses=["gradient-check", "gradient-hidden"] says="the sum over k is missing"
+# %% forgot the mean task="gradient-answer" loses=["gradient-check", "gradient-hidden", "gradient-edge"] says="the sum over k is missing"
 def mixture_gradient(logits, embeddings, c_grad):
     return logits.softmax(1) * (c_grad @ embeddings.T)
 
 
-# %% by autograd task="gradient-answer" loses=["gradient-check", "gradient-hidden"] says="stopped with RuntimeError"
+# %% by autograd task="gradient-answer" loses=["gradient-check", "gradient-hidden", "gradient-edge"] says="stopped with RuntimeError"
 def mixture_gradient(logits, embeddings, c_grad):
     leaf = logits.detach().clone().requires_grad_()
     return torch.autograd.grad((leaf.softmax(1) @ embeddings * c_grad).sum(), leaf)[0]
 
 
-# %% softmax by hand task="gradient-answer" loses=["gradient-hidden"] says="nan stands for 0/0"
+# %% softmax by hand task="gradient-answer" loses=["gradient-edge"] says="nan results from 0/0"
 def mixture_gradient(logits, embeddings, c_grad):
     y = logits.exp() / logits.exp().sum(1, keepdim=True)
     score = c_grad @ embeddings.T
@@ -86,14 +86,14 @@ def depth_condition(depth, near, far):
     return 2 * (depth.clamp(near, far).unsqueeze(1) - near) / (far - near) - 1
 
 
-# %% all at once task="parts-answer" loses=["parts-check", "parts-hidden"] says="at most size"
+# %% all at once task="parts-answer" loses=["parts-check", "parts-hidden", "parts-edge"] says="at most size"
 def gradient_in_parts(loss, c, t, noise, size):
     leaf = c.detach().requires_grad_()
     loss(t, noise, leaf.expand(len(t), *c.shape[1:])).mean().backward()
     return leaf.grad
 
 
-# %% adds the means of the parts task="parts-answer" loses=["parts-check", "parts-hidden"] says="divide by B"
+# %% adds the means of the parts task="parts-answer" loses=["parts-check", "parts-hidden", "parts-edge"] says="divide by B"
 def gradient_in_parts(loss, c, t, noise, size):
     leaf = c.detach().requires_grad_()
     for k in range(0, len(t), size):
@@ -112,10 +112,28 @@ def gradient_in_parts(loss, c, t, noise, size):
     return leaf.grad
 
 
-# %% drops the last part task="parts-answer" loses=["parts-hidden"] says="gives other numbers"
+# %% drops the last part task="parts-answer" loses=["parts-hidden", "parts-edge"] says="gives other numbers"
 def gradient_in_parts(loss, c, t, noise, size):
     leaf = c.detach().requires_grad_()
     for k in range(0, len(t) - size + 1, size):
         losses = loss(t[k : k + size], noise[k : k + size], leaf.expand(size, *c.shape[1:]))
         (losses.sum() / len(t)).backward()
     return leaf.grad
+
+
+# %% not rescaled task="top-answer" loses=["top-check", "top-hidden", "top-edge"] says="do not add up to 1"
+def mix_top_classes(logits, embeddings, k):
+    y, chosen = logits.float().softmax(1).topk(min(k, logits.shape[1]), dim=1)
+    return torch.einsum("nk,nkd->nd", y, embeddings[chosen])
+
+
+# %% k above the number of classes task="top-answer" loses=["top-edge"] says="RuntimeError"
+def mix_top_classes(logits, embeddings, k):
+    largest, chosen = logits.float().topk(k, dim=1)
+    return torch.einsum("nk,nkd->nd", largest.softmax(1), embeddings[chosen])
+
+
+# %% cut off from the gradient task="top-answer" loses=["top-check", "top-hidden", "top-edge"] says="without a gradient"
+def mix_top_classes(logits, embeddings, k):
+    largest, chosen = logits.detach().float().topk(min(k, logits.shape[1]), dim=1)
+    return torch.einsum("nk,nkd->nd", largest.softmax(1), embeddings[chosen])

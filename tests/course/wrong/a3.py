@@ -1,6 +1,6 @@
 # Plausible wrong answers to assignment 3. The format: book/authoring.md.
 
-# %% old gradients count task="step-answer" loses=["step-check", "step-hidden"] says="zero_grad before backward"
+# %% old gradients count task="step-answer" loses=["step-check", "step-hidden", "step-edge"] says="zero_grad before backward"
 def adapt_step(network, loss, embeddings, optimizer, x, z0, t, noise):
     B = len(t)
     condition = network(x).softmax(1) @ embeddings
@@ -10,7 +10,7 @@ def adapt_step(network, loss, embeddings, optimizer, x, z0, t, noise):
     return mean.detach()
 
 
-# %% mixes the logits task="step-answer" loses=["step-check", "step-hidden"] says="their softmax is the belief"
+# %% mixes the logits task="step-answer" loses=["step-check", "step-hidden", "step-edge"] says="their softmax is the belief"
 def adapt_step(network, loss, embeddings, optimizer, x, z0, t, noise):
     B = len(t)
     condition = network(x) @ embeddings
@@ -21,7 +21,7 @@ def adapt_step(network, loss, embeddings, optimizer, x, z0, t, noise):
     return mean.detach()
 
 
-# %% never steps task="step-answer" loses=["step-check", "step-hidden"] says="not moved at all"
+# %% never steps task="step-answer" loses=["step-check", "step-hidden", "step-edge"] says="not changed at all"
 def adapt_step(network, loss, embeddings, optimizer, x, z0, t, noise):
     B = len(t)
     condition = network(x).softmax(1) @ embeddings
@@ -31,7 +31,7 @@ def adapt_step(network, loss, embeddings, optimizer, x, z0, t, noise):
     return mean.detach()
 
 
-# %% a step of its own, not the optimizer's task="step-answer" loses=["step-hidden"] says="elsewhere than one step"
+# %% a step of its own, not the optimizer's task="step-answer" loses=["step-hidden"] says="otherwise than one step"
 def adapt_step(network, loss, embeddings, optimizer, x, z0, t, noise):
     B = len(t)
     condition = network(x).softmax(1) @ embeddings
@@ -56,7 +56,7 @@ def adapt_and_restore(network, step, steps, x):
                 p.copy_(old)
 
 
-# %% restores before it asks task="restore-answer" loses=["restore-check", "restore-hidden"] says="before the network was asked"
+# %% restores before it asks task="restore-answer" loses=["restore-check", "restore-hidden"] says="before the network was evaluated"
 def adapt_and_restore(network, step, steps, x):
     kept = {name: p.clone() for name, p in network.state_dict().items()}
     try:
@@ -79,7 +79,7 @@ def adapt_and_restore(network, step, steps, x):
     return answer
 
 
-# %% moves all weights task="tent-answer" loses=["tent-check", "tent-hidden"] says="all weights moved"
+# %% moves all weights task="tent-answer" loses=["tent-check", "tent-hidden", "tent-edge"] says="all parameters changed"
 def tent_step(network, x, lr):
     weights = list(network.parameters())
     log_y = network(x).log_softmax(1)
@@ -89,7 +89,7 @@ def tent_step(network, x, lr):
     return entropy.detach()
 
 
-# %% softmax over the images task="tent-answer" loses=["tent-check", "tent-hidden"] says="runs over the images"
+# %% softmax over the images task="tent-answer" loses=["tent-check", "tent-hidden", "tent-edge"] says="runs over the images"
 def tent_step(network, x, lr):
     norms = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
     weights = [p for layer in network.modules() if isinstance(layer, norms) for p in layer.parameters()]
@@ -100,7 +100,7 @@ def tent_step(network, x, lr):
     return entropy.detach()
 
 
-# %% only layer norms task="tent-answer" loses=["tent-hidden"] says="stopped with"
+# %% only layer norms task="tent-answer" loses=["tent-hidden", "tent-edge"] says="stopped with"
 def tent_step(network, x, lr):
     weights = [p for layer in network.modules() if isinstance(layer, torch.nn.LayerNorm)
                for p in (layer.weight, layer.bias)]  # fmt: skip
@@ -124,7 +124,7 @@ def entropy_gradient(logits):
     return -log_y.exp() * log_y
 
 
-# %% zero times minus infinity task="entropy-answer" loses=["entropy-hidden"] says="nan stands for 0/0"
+# %% zero times minus infinity task="entropy-answer" loses=["entropy-hidden"] says="nan results from 0/0"
 def entropy_gradient(logits):
     y = logits.softmax(1)
     H = -(y * y.log()).sum(1, keepdim=True)
@@ -138,7 +138,7 @@ def paired_interval(before, after, draws, level):
     return torch.stack([a[0] - b[1], a[1] - b[0]])
 
 
-# %% all of the rest at each side task="interval-answer" loses=["interval-check", "interval-hidden"] says="half of it belongs there"
+# %% all of the rest at each side task="interval-answer" loses=["interval-check", "interval-hidden"] says="it must be half of that"
 def paired_interval(before, after, draws, level):
     gains = (after.float() - before.float())[draws].mean(1)
     return gains.quantile(torch.tensor([1 - level, level]))
@@ -148,3 +148,44 @@ def paired_interval(before, after, draws, level):
 def paired_interval(before, after, draws, level):
     gains = (after - before)[draws].mean(1)
     return gains.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]))
+
+
+# %% the bug as it was task="bug-answer" loses=["bug-check", "bug-hidden"] says="not reset between images"
+def evaluate_episodic(network, adapt, images, labels):
+    start = network.state_dict()
+    rows = []
+    for x, label in zip(images, labels, strict=True):
+        before = network(x[None]).argmax() == label
+        adapt(network, x[None])
+        after = network(x[None]).argmax() == label
+        network.load_state_dict(start)
+        rows.append(torch.stack([before, after]))
+    return torch.stack(rows)
+
+
+# %% keeps parameters but no buffers task="bug-answer" loses=["bug-hidden"] says="leaves the network adapted"
+def evaluate_episodic(network, adapt, images, labels):
+    start = [p.detach().clone() for p in network.parameters()]
+    rows = []
+    for x, label in zip(images, labels, strict=True):
+        before = network(x[None]).argmax() == label
+        adapt(network, x[None])
+        after = network(x[None]).argmax() == label
+        with torch.no_grad():
+            for p, old in zip(network.parameters(), start, strict=True):
+                p.copy_(old)
+        rows.append(torch.stack([before, after]))
+    return torch.stack(rows)
+
+
+# %% evaluated after the reset task="bug-answer" loses=["bug-check", "bug-hidden"] says="evaluated after the reset"
+def evaluate_episodic(network, adapt, images, labels):
+    start = copy.deepcopy(network.state_dict())
+    rows = []
+    for x, label in zip(images, labels, strict=True):
+        before = network(x[None]).argmax() == label
+        adapt(network, x[None])
+        network.load_state_dict(start)
+        after = network(x[None]).argmax() == label
+        rows.append(torch.stack([before, after]))
+    return torch.stack(rows)

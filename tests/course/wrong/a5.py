@@ -10,29 +10,29 @@ def log_depth(depth, near, far):
     return 2 * (depth / near).log() / torch.tensor(far / near).log() - 1
 
 
-# %% clamps what came out, not what went in task="log-answer" loses=["log-hidden"] says="nan stands for 0/0"
+# %% clamps what came out, not what went in task="log-answer" loses=["log-hidden"] says="nan results from 0/0"
 def log_depth(depth, near, far):
     return (2 * (depth / near).log() / torch.tensor(far / near).log() - 1).clamp(-1, 1)
 
 
-# %% ignores the clamp task="slope-answer" loses=["slope-check", "slope-hidden"] says="lets nothing through"
+# %% ignores the clamp task="slope-answer" loses=["slope-check", "slope-hidden"] says="the clamp is constant"
 def log_depth_gradient(depth, near, far, c_grad):
     return 2 * c_grad / (depth * torch.tensor(far / near).log())
 
 
-# %% slope alone task="slope-answer" loses=["slope-check", "slope-hidden"] says="the slope alone"
+# %% slope alone task="slope-answer" loses=["slope-check", "slope-hidden"] says="this is only the slope"
 def log_depth_gradient(depth, near, far, c_grad):
     inside = (depth > near) & (depth < far)
     return inside * 2 / (depth * torch.tensor(far / near).log())
 
 
-# %% zero by multiplication, where the slope is infinite task="slope-answer" loses=["slope-hidden"] says="nan stands for 0/0"
+# %% zero by multiplication, where the slope is infinite task="slope-answer" loses=["slope-hidden"] says="nan results from 0/0"
 def log_depth_gradient(depth, near, far, c_grad):
     inside = (depth > near) & (depth < far)
     return inside * (2 * c_grad / (depth * torch.tensor(far / near).log()))
 
 
-# %% counts all pixels task="align-answer" loses=["align-check", "align-hidden"] says="not valid were counted"
+# %% counts all pixels task="align-answer" loses=["align-check", "align-hidden", "align-edge"] says="not valid were counted"
 def scale_and_shift(answer, truth, valid):
     x, y = answer.flatten(1), 1 / truth.flatten(1)
     u, v = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
@@ -40,7 +40,7 @@ def scale_and_shift(answer, truth, valid):
     return torch.stack([s, y.mean(1) - s * x.mean(1)], dim=1)
 
 
-# %% fits the depth itself task="align-answer" loses=["align-check", "align-hidden"] says="not to its inverse"
+# %% fits the depth itself task="align-answer" loses=["align-check", "align-hidden", "align-edge"] says="not to its inverse"
 def scale_and_shift(answer, truth, valid):
     rows = []
     for n in range(len(answer)):
@@ -50,7 +50,7 @@ def scale_and_shift(answer, truth, valid):
     return torch.stack(rows)
 
 
-# %% weights of zero, which nan survives task="align-answer" loses=["align-hidden"] says="nan stands for 0/0"
+# %% weights of zero, which nan survives task="align-answer" loses=["align-edge"] says="nan results from 0/0"
 def scale_and_shift(answer, truth, valid):
     w = valid.float() / valid.float().sum((1, 2), keepdim=True)
     y = 1 / truth
@@ -74,7 +74,7 @@ def distance_errors(depth, truth, far):
     return torch.stack(rows)
 
 
-# %% leaves out what equals far, and only that task="errors-answer" loses=["errors-hidden"] says="nan stands for 0/0"
+# %% leaves out what equals far, and only that task="errors-answer" loses=["errors-hidden"] says="nan results from 0/0"
 def distance_errors(depth, truth, far):
     rows = []
     for d, true in zip(depth, truth, strict=True):
@@ -84,7 +84,7 @@ def distance_errors(depth, truth, far):
     return torch.stack(rows)
 
 
-# %% without the weights task="ssim-answer" loses=["ssim-check", "ssim-hidden"] says="the weights were not used"
+# %% without the weights task="ssim-answer" loses=["ssim-check", "ssim-hidden", "ssim-edge"] says="the weights were not used"
 def ssim_window(p, q, w, R):
     m, n = p.mean(), q.mean()
     both, own = ((p - m) * (q - n)).mean(), (p - m).square().mean() + (q - n).square().mean()
@@ -92,14 +92,14 @@ def ssim_window(p, q, w, R):
     return (2 * m * n + k1) * (2 * both + k2) / ((m * m + n * n + k1) * (own + k2))
 
 
-# %% constants without the range task="ssim-answer" loses=["ssim-check", "ssim-hidden"] says="the range R is missing"
+# %% constants without the range task="ssim-answer" loses=["ssim-check", "ssim-hidden", "ssim-edge"] says="the range R is missing"
 def ssim_window(p, q, w, R):
     m, n = (w * p).sum(), (w * q).sum()
     both, own = (w * (p - m) * (q - n)).sum(), (w * ((p - m).square() + (q - n).square())).sum()
     return (2 * m * n + 1e-4) * (2 * both + 9e-4) / ((m * m + n * n + 1e-4) * (own + 9e-4))
 
 
-# %% a large number from a large number task="ssim-answer" loses=["ssim-hidden"] says="gives other numbers"
+# %% a large number from a large number task="ssim-answer" loses=["ssim-edge"] says="gives other numbers"
 def ssim_window(p, q, w, R):
     m, n = (w * p).sum(), (w * q).sum()
     both = (w * p * q).sum() - m * n

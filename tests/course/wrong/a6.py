@@ -24,7 +24,7 @@ def clip_logits(image, text, tau):
     return (tau.exp() * image @ text.T).squeeze()
 
 
-# %% mean of vectors of any length task="templates-answer" loses=["templates-check", "templates-hidden"] says="the long ones speak louder"
+# %% mean of vectors of any length task="templates-answer" loses=["templates-check", "templates-hidden"] says="the long ones count more"
 def name_vectors(vectors):
     return torch.nn.functional.normalize(vectors.mean(0), dim=1)
 
@@ -46,12 +46,12 @@ def name_vectors(vectors):
     return torch.nn.functional.normalize(unit.mean(0), dim=1)
 
 
-# %% softmax over the batch task="tokens-answer" loses=["tokens-check", "tokens-hidden"] says="softmax over the images"
+# %% softmax over the batch task="tokens-answer" loses=["tokens-check", "tokens-hidden", "tokens-edge"] says="softmax over the images"
 def token_mixture(logits, embeddings):
     return torch.einsum("nl,ltd->ntd", logits.float().softmax(0), embeddings.float())
 
 
-# %% the likeliest name alone task="tokens-answer" loses=["tokens-check", "tokens-hidden"] says="only the likeliest name"
+# %% the likeliest name alone task="tokens-answer" loses=["tokens-check", "tokens-hidden", "tokens-edge"] says="only the likeliest name"
 def token_mixture(logits, embeddings):
     return embeddings.float()[logits.argmax(1)]
 
@@ -62,7 +62,7 @@ def token_mixture(logits, embeddings):
     return torch.einsum("nl,ltd->ntd", y, embeddings.float())
 
 
-# %% exponentials that overflow task="tokens-answer" loses=["tokens-hidden"] says="nan stands for 0/0"
+# %% exponentials that overflow task="tokens-answer" loses=["tokens-edge"] says="nan results from 0/0"
 def token_mixture(logits, embeddings):
     e = logits.float().exp()
     return torch.einsum("nl,ltd->ntd", e / e.sum(1, keepdim=True), embeddings.float())
@@ -90,7 +90,7 @@ def lora_output(x, W, A, B, alpha):
 
 
 # %% both random task="start-answer" loses=["start-check", "start-hidden"] says="does not start from B = 0"
-def lora_start(in_features, out_features, rank, generator):
+def initial_lora(in_features, out_features, rank, generator):
     if not isinstance(rank, int) or not 1 <= rank <= min(in_features, out_features):
         raise ValueError("another rank")
     A = torch.randn(rank, in_features, generator=generator) / in_features**0.5
@@ -99,7 +99,7 @@ def lora_start(in_features, out_features, rank, generator):
 
 
 # %% no leaf task="start-answer" loses=["start-check", "start-hidden"] says="as the result of a computation"
-def lora_start(in_features, out_features, rank, generator):
+def initial_lora(in_features, out_features, rank, generator):
     if not isinstance(rank, int) or not 1 <= rank <= min(in_features, out_features):
         raise ValueError("another rank")
     A = torch.randn(rank, in_features, generator=generator, requires_grad=True) / in_features**0.5
@@ -107,7 +107,7 @@ def lora_start(in_features, out_features, rank, generator):
 
 
 # %% divided without the root task="start-answer" loses=["start-check", "start-hidden"] says="square root of in_features"
-def lora_start(in_features, out_features, rank, generator):
+def initial_lora(in_features, out_features, rank, generator):
     if not isinstance(rank, int) or not 1 <= rank <= min(in_features, out_features):
         raise ValueError("another rank")
     A = torch.randn(rank, in_features, generator=generator) / in_features
@@ -115,7 +115,7 @@ def lora_start(in_features, out_features, rank, generator):
 
 
 # %% any rank from one on task="start-answer" loses=["start-hidden"] says="rank 5 for 9 in and 4 out"
-def lora_start(in_features, out_features, rank, generator):
+def initial_lora(in_features, out_features, rank, generator):
     if rank < 1:
         raise ValueError("a rank below 1")
     A = torch.randn(rank, in_features, generator=generator) / in_features**0.5

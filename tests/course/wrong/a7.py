@@ -30,7 +30,7 @@ def antithetic_times(u, T):
     return torch.cat([t, T - t], dim=1)[:, :B]
 
 
-# %% partners side by side task="antithetic-answer" loses=["antithetic-check", "antithetic-hidden"] says="behind its own t"
+# %% partners side by side task="antithetic-answer" loses=["antithetic-check", "antithetic-hidden"] says="each partner follows its t"
 def antithetic_times(u, T):
     B = u.shape[1]
     t = (u[:, : (B + 1) // 2] * T).long()
@@ -50,25 +50,25 @@ def antithetic_times(u, T):
     return torch.cat([t, T - 1 - t], dim=1)
 
 
-# %% upside down task="importance-answer" loses=["importance-check", "importance-hidden"] says="upside down"
+# %% upside down task="importance-answer" loses=["importance-check", "importance-hidden", "importance-edge"] says="upside down"
 def importance_weights(q, t, T):
     part = ((t + 0.5) / T * len(q)).long()
     return (q / q.mean())[part]
 
 
-# %% without the mean task="importance-answer" loses=["importance-check", "importance-hidden"] says="the mean of q is missing"
+# %% without the mean task="importance-answer" loses=["importance-check", "importance-hidden", "importance-edge"] says="the mean of q is missing"
 def importance_weights(q, t, T):
     part = ((t + 0.5) / T * len(q)).long()
     return 1 / q[part]
 
 
-# %% weights that add up to one task="importance-answer" loses=["importance-check", "importance-hidden"] says="weights that add up to 1"
+# %% weights that add up to one task="importance-answer" loses=["importance-check", "importance-hidden", "importance-edge"] says="weights that add up to 1"
 def importance_weights(q, t, T):
     w = 1 / q[((t + 0.5) / T * len(q)).long()]
     return w / w.sum()
 
 
-# %% parts of whole length task="importance-answer" loses=["importance-hidden"] says="IndexError"
+# %% parts of whole length task="importance-answer" loses=["importance-hidden", "importance-edge"] says="IndexError"
 def importance_weights(q, t, T):
     return (q.mean() / q)[t // (T // len(q))]
 
@@ -92,7 +92,7 @@ def gradient_noise(g):
     return ((g - g.mean(0)).square().sum(1).mean() / g.square().sum(1).mean()).sqrt()
 
 
-# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="nan stands for 0/0"
+# %% doubles too late task="noise-answer" loses=["noise-hidden"] says="nan results from 0/0"
 def gradient_noise(g):
     mean = g.mean(0)  # tiny gradients come first: in float32 their squares are 0 on every processor
     return ((g - mean).square().sum(1).mean() / mean.square().sum()).sqrt().double()
@@ -145,7 +145,7 @@ def snr_weights(alpha_bar, t, m):
     return weight[t].clamp(max=1) / weight.mean()
 
 
-# %% 0 over 0 without a signal task="snr-answer" loses=["snr-hidden"] says="nan stands for 0/0"
+# %% 0 over 0 without a signal task="snr-answer" loses=["snr-hidden"] says="nan results from 0/0"
 def snr_weights(alpha_bar, t, m):
     ratio = alpha_bar / (1 - alpha_bar)
     weight = ratio.clamp(max=m) / ratio

@@ -1,7 +1,7 @@
 # Plausible wrong answers to assignment 8. The format: book/authoring.md.
 
-# %% only the outermost layers task="select-answer" loses=["select-check", "select-hidden"] says="leaves out 0.1.weight"
-def weights_that_move(network, kind):
+# %% only the outermost layers task="select-answer" loses=["select-check", "select-hidden", "select-edge"] says="leaves out 0.1.weight"
+def select_parameters(network, kind):
     nn = torch.nn
     layers = list(network.children())
     if kind == "norm":
@@ -14,8 +14,8 @@ def weights_that_move(network, kind):
     raise ValueError(kind)
 
 
-# %% the first linear layer task="select-answer" loses=["select-check", "select-hidden"] says="leaves out 2.weight, 2.bias"
-def weights_that_move(network, kind):
+# %% the first linear layer task="select-answer" loses=["select-check", "select-edge"] says="leaves out 2.weight, 2.bias"
+def select_parameters(network, kind):
     nn = torch.nn
     if kind == "norm":
         norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
@@ -27,15 +27,15 @@ def weights_that_move(network, kind):
     raise ValueError(kind)
 
 
-# %% names with the weights task="select-answer" loses=["select-check", "select-hidden"] says="named_parameters() gives pairs"
-def weights_that_move(network, kind):
+# %% names with the weights task="select-answer" loses=["select-check", "select-hidden", "select-edge"] says="named_parameters() gives pairs"
+def select_parameters(network, kind):
     if kind == "norm":
         return [p for p in network.named_parameters() if "norm" in p[0]] or list(network.named_parameters())
     return list(network.named_parameters())
 
 
-# %% whatever comes last task="select-answer" loses=["select-hidden"] says="head: 2 weights came"
-def weights_that_move(network, kind):
+# %% whatever comes last task="select-answer" loses=["select-edge"] says="head: 2 parameters came"
+def select_parameters(network, kind):
     nn = torch.nn
     if kind == "norm":
         norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
@@ -49,7 +49,7 @@ def weights_that_move(network, kind):
     return list(dict.fromkeys(found))
 
 
-# %% a copy that moves along task="episode-answer" loses=["episode-check", "episode-hidden"] says="p.detach() is no copy"
+# %% a copy that moves along task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="p.detach() is no copy"
 def episode(network, optimizer, adapt, image):
     start = [p.detach() for p in network.parameters()]
     adapt()
@@ -61,7 +61,7 @@ def episode(network, optimizer, adapt, image):
     return answer
 
 
-# %% momentum stays task="episode-answer" loses=["episode-check", "episode-hidden"] says="leaves the optimizer its memory"
+# %% momentum stays task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="leaves the optimizer's state"
 def episode(network, optimizer, adapt, image):
     start = [p.detach().clone() for p in network.parameters()]
     try:
@@ -74,7 +74,7 @@ def episode(network, optimizer, adapt, image):
                 p.copy_(old)
 
 
-# %% new objects task="episode-answer" loses=["episode-check", "episode-hidden"] says="puts new objects in the place"
+# %% new objects task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="replaces the parameters by new objects"
 def episode(network, optimizer, adapt, image):
     start = {name: p.detach().clone() for name, p in network.named_parameters()}
     adapt()
@@ -87,7 +87,7 @@ def episode(network, optimizer, adapt, image):
     return answer
 
 
-# %% answers after the reset task="episode-answer" loses=["episode-check", "episode-hidden"] says="answered"
+# %% answers after the reset task="episode-answer" loses=["episode-check", "episode-hidden", "episode-edge"] says="the network was evaluated"
 def episode(network, optimizer, adapt, image):
     start = [p.detach().clone() for p in network.parameters()]
     adapt()
@@ -98,7 +98,7 @@ def episode(network, optimizer, adapt, image):
         return network(image)
 
 
-# %% an error leaves all as it is task="episode-answer" loses=["episode-hidden"] says="not back to the last bit"
+# %% an error leaves all as it is task="episode-answer" loses=["episode-edge"] says="not restored to the last bit"
 def episode(network, optimizer, adapt, image):
     start = [p.detach().clone() for p in network.parameters()]
     adapt()
@@ -111,7 +111,7 @@ def episode(network, optimizer, adapt, image):
 
 
 # %% velocity is kept task="momentum-answer" loses=["momentum-check", "momentum-hidden"] says="the velocity is not reset"
-def weights_with_resets(start, gradients, lr, momentum, period):
+def sgd_with_resets(start, gradients, lr, momentum, period):
     v, found = torch.zeros_like(start), []
     for k, g in enumerate(gradients):
         if k % period == 0:
@@ -123,7 +123,7 @@ def weights_with_resets(start, gradients, lr, momentum, period):
 
 
 # %% a running mean task="momentum-answer" loses=["momentum-check", "momentum-hidden"] says="multiplied by 1 - μ"
-def weights_with_resets(start, gradients, lr, momentum, period):
+def sgd_with_resets(start, gradients, lr, momentum, period):
     found = []
     for k, g in enumerate(gradients):
         if k % period == 0:
@@ -135,7 +135,7 @@ def weights_with_resets(start, gradients, lr, momentum, period):
 
 
 # %% off by one task="momentum-answer" loses=["momentum-check", "momentum-hidden"] says="too early"
-def weights_with_resets(start, gradients, lr, momentum, period):
+def sgd_with_resets(start, gradients, lr, momentum, period):
     w, v, found = start, torch.zeros_like(start), []
     for k, g in enumerate(gradients):
         if (k + 1) % period == 0:
@@ -147,7 +147,7 @@ def weights_with_resets(start, gradients, lr, momentum, period):
 
 
 # %% single precision task="momentum-answer" loses=["momentum-hidden"] says="should return the weights as torch.float64"
-def weights_with_resets(start, gradients, lr, momentum, period):
+def sgd_with_resets(start, gradients, lr, momentum, period):
     found = torch.zeros(gradients.shape)
     for k, g in enumerate(gradients):
         if k % period == 0:
@@ -216,8 +216,8 @@ def ensemble_logits(a, b):
     return ((a.softmax(1) + b.softmax(1)) / 2).log()
 
 
-# %% the shares exchanged task="pull-answer" loses=["pull-check", "pull-hidden"] says="ρ and 1 - ρ are exchanged"
-def pulled(start, updates, rho):
+# %% the shares exchanged task="pull-answer" loses=["pull-check", "pull-hidden"] says="ρ and 1 - ρ are swapped"
+def shrink_to_start(start, updates, rho):
     w, found = start, []
     for u in updates:
         w = rho * (w + u) + (1 - rho) * start
@@ -225,8 +225,8 @@ def pulled(start, updates, rho):
     return torch.stack(found)
 
 
-# %% towards zero task="pull-answer" loses=["pull-check", "pull-hidden"] says="pulled towards zero"
-def pulled(start, updates, rho):
+# %% towards zero task="pull-answer" loses=["pull-check", "pull-hidden"] says="shrunk towards zero"
+def shrink_to_start(start, updates, rho):
     w, found = start, []
     for u in updates:
         w = (1 - rho) * (w + u)
@@ -235,7 +235,7 @@ def pulled(start, updates, rho):
 
 
 # %% in place task="pull-answer" loses=["pull-check", "pull-hidden"] says="in place"
-def pulled(start, updates, rho):
+def shrink_to_start(start, updates, rho):
     w, found = start, []
     for u in updates:
         w += u
@@ -244,8 +244,8 @@ def pulled(start, updates, rho):
     return torch.stack(found)
 
 
-# %% a formula that divides by the share task="pull-answer" loses=["pull-hidden"] says="nan stands for 0/0"
-def pulled(start, updates, rho):
+# %% a formula that divides by the share task="pull-answer" loses=["pull-hidden"] says="nan results from 0/0"
+def shrink_to_start(start, updates, rho):
     keep = 1 - rho
     powers = keep ** torch.arange(len(updates) + 1, dtype=start.dtype)
     total = torch.stack([u / p for u, p in zip(updates, powers[:-1], strict=True)]).cumsum(0)

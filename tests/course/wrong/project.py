@@ -10,7 +10,7 @@ def choose_setting(validation, test):
     return validation.argmax()
 
 
-# %% the last of level settings task="choice-answer" loses=["choice-check", "choice-hidden"] says="the first is wanted"
+# %% the last of level settings task="choice-answer" loses=["choice-check", "choice-hidden"] says="choose the first"
 def choose_setting(validation, test):
     if validation.isnan().all():
         raise ValueError("all failed")
@@ -25,7 +25,7 @@ def choose_setting(validation, test):
     return validation.nan_to_num(0.0).argmax()
 
 
-# %% before minus after task="interval-answer" loses=["interval-check", "interval-hidden"] says="before and after are exchanged"
+# %% before minus after task="interval-answer" loses=["interval-check", "interval-hidden"] says="before and after are swapped"
 def gain_interval(before, after, draws):
     d = 100 * (before.double() - after.double())
     ends = torch.quantile(d[draws].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64))
@@ -46,7 +46,7 @@ def gain_interval(before, after, draws):
     return torch.cat([d.mean()[None], ends])
 
 
-# %% divides by the spread task="interval-answer" loses=["interval-hidden"] says="nan stands for 0/0"
+# %% divides by the spread task="interval-answer" loses=["interval-edge"] says="nan results from 0/0"
 def gain_interval(before, after, draws):
     d = 100 * (after.double() - before.double())
     spread = d.std()
@@ -60,7 +60,7 @@ def verdicts(intervals):
     return intervals[:, 0].sign().long()
 
 
-# %% exchanged task="verdict-answer" loses=["verdict-check", "verdict-hidden"] says="exchanged"
+# %% exchanged task="verdict-answer" loses=["verdict-check", "verdict-hidden"] says="swapped"
 def verdicts(intervals):
     return (intervals[:, 2] < 0).long() - (intervals[:, 1] > 0).long()
 

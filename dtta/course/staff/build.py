@@ -25,7 +25,7 @@ from traitlets.config import Config
 
 import dtta
 from dtta.course.staff import source
-from dtta.course.staff.sandbox import LockedExecute
+from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
 
 SOLUTION_SECONDS = 300  # for one cell of a solution
@@ -49,11 +49,17 @@ def settings(folder: Path | str, sandbox: str = "") -> Config:
     c.ClearSolutions.text_stub = TEXT_STUB
     c.Autograde.autograde_preprocessors = [LockedExecute, *Autograde.autograde_preprocessors.default()[1:]]
     c.LockedExecute.kind = sandbox
-    c.LockedExecute.hide = [str(folder), str(Path(dtta.__file__).parents[1] / source.FOLDER)]
+    c.LockedExecute.hide = [str(folder), *hidden()]
     c.LimitOutput.max_lines = 300
     c.LimitOutput.max_traceback = 60
     c.NbGrader.logfile = ""
     return c
+
+
+def hidden() -> list[str]:
+    """What no submission may see besides the course folder: the course's own code, and the checkout it is in."""
+    root = Path(dtta.__file__).parents[1]
+    return [str(root / "dtta" / "course"), *([str(root)] if (root / source.FOLDER).is_dir() else [])]
 
 
 def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:

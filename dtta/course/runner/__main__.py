@@ -22,7 +22,7 @@ import time
 
 import psutil
 
-PROCESSES, DISK = 256, 1000  # that a cell may have at a time, and megabytes that it may write
+PROCESSES, DISK = 100, 1000  # that a cell may have at a time, and megabytes that it may write
 GRACE = 2.0  # seconds from the interrupt, which leaves what was defined, to the end
 
 
@@ -84,8 +84,8 @@ class Process:
 class Supervisor:
     """Keeps the state of the notebook, which is a process, and what runs now."""
 
-    def __init__(self, megabytes: int):
-        self.megabytes = megabytes
+    def __init__(self, megabytes: int, warm: bool):
+        self.megabytes, self.warm = megabytes, warm
         self.source, self.target = os.dup(0), os.dup(1)
         quiet = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1):
@@ -100,6 +100,8 @@ class Supervisor:
         here, there = socket.socketpair()
         made = cells.shell()
         cells.torch.set_num_threads(1)
+        if self.warm:
+            cells.warm()
         if (pid := os.fork()) == 0:
             for number in (here.fileno(), self.source, self.target):
                 os.close(number)
@@ -130,9 +132,12 @@ class Supervisor:
         self.end_all()
         return {}
 
-    def do_cell(self, source: str, seconds: float) -> dict:
-        """Run a cell in a copy of the state, and go on from there if it comes to an end."""
-        process, trouble = self.fork()
+    def do_cell(self, source: str, seconds: float, copy: bool) -> dict:
+        """Run a cell in a copy of the state, and go on from there if it comes to an end.
+
+        Without a copy what goes wrong is lost: it is for cells that only define functions.
+        """
+        process, trouble = self.fork() if copy or self.state is self.first else (self.state, "")
         if process is None:
             return {"trouble": trouble}
         data, trouble = self.exchange(process, json.dumps({"do": "cell", "source": source}).encode(), seconds)
@@ -145,7 +150,8 @@ class Supervisor:
             trouble = late if again else ""
         if not trouble:
             self.state = process
-        self.end_all()
+        if copy or trouble:
+            self.end_all()
         return {"trouble": trouble} if trouble else {"outputs": data.decode(), "late": late}
 
     def do_open(self) -> dict:
@@ -295,11 +301,12 @@ class Supervisor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=4096)
+    parser.add_argument("--warm", action="store_true", help="be ready for optimizers")
     options = parser.parse_args()
     limit(options.megabytes)
     with contextlib.suppress(AttributeError, OSError):  # Linux: those that lose their parent become our children
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-    supervisor = Supervisor(options.megabytes)
+    supervisor = Supervisor(options.megabytes, options.warm)
     supervisor.main()
 
 

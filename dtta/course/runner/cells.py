@@ -22,7 +22,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from . import wire
+from . import values, wire
 
 OUTPUT = 100_000  # characters of one cell that are kept; a loop that prints would fill the memory
 PRINTED = 2_000  # of one call
@@ -80,9 +80,9 @@ def shell() -> InteractiveShell:
 def run_cell(made: InteractiveShell, source: str) -> list[dict]:
     """Run one cell as a kernel does, and return its outputs in the notebook's format."""
     out, err, outputs = Limited(OUTPUT), Limited(OUTPUT), []
-    with capture_output(stdout=False, stderr=False) as shown:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            result = made.run_cell(source, store_history=True)
+    quiet = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with capture_output(stdout=False, stderr=False) as shown, quiet[0], quiet[1]:
+        result = made.run_cell(source, store_history=True)
     for name, stream in (("stdout", out), ("stderr", err)):
         if text := stream.text():
             outputs.append({"output_type": "stream", "name": name, "text": text})
@@ -97,7 +97,7 @@ def run_cell(made: InteractiveShell, source: str) -> list[dict]:
             lines = made.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
         except Exception:
             lines = []
-        name, text = type(error).__name__, clean(wire.text_of(error))[:PRINTED]
+        name, text = type(error).__name__, clean(values.text_of(error))[:PRINTED]
         lines = [clean(line)[:PRINTED] for line in lines[:60]] or [f"{name}: {text}"]
         outputs.append({"output_type": "error", "ename": name, "evalue": text, "traceback": lines})
     return outputs
@@ -135,9 +135,11 @@ class Link:
 class Submission(wire.Peer):
     """The end of the wire at which the student's functions are."""
 
+    caught = BaseException
+
     def run(self, function, arguments: list, named: dict) -> object:
         """Call a student's function under PyTorch's usual settings, whatever cells before have made of them."""
-        if wire.is_stub(function):
+        if values.is_stub(function):
             raise NotImplementedError
         out = Limited(PRINTED)
         with warnings.catch_warnings(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -152,6 +154,15 @@ class Submission(wire.Peer):
         ]
         own = [f for f in frames if f.filename.startswith("<ipython") or "ipykernel" in f.filename]
         return name, text, (own[-1].line or "") if own else ""
+
+
+def warm() -> None:
+    """Take one step with an optimizer: the first imports much, which a call would not have the time for."""
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    optimizer.zero_grad()
+    weight.sum().backward()
+    optimizer.step()
 
 
 def usual() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -75,6 +76,8 @@ def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
 def must(result: dict, what: str) -> None:
     """Raise what nbgrader says if a command of it failed."""
     if not result["success"]:
+        if why := re.search(r"NotGraded: (.*)", (result.get("log") or "") + (result.get("error") or "")):
+            raise CourseError(why[1])
         said = [line for line in (result.get("log") or "").splitlines() if "ERROR" in line or "Error:" in line]
         raise CourseError(f"{what} failed: " + "\n".join(said or [result.get("error") or "no message"]))
 

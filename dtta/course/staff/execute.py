@@ -19,7 +19,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Int, List, Unicode
 
 from dtta.course.judge import TooSlow, Wrong, usual_dtype
-from dtta.course.runner import wire
+from dtta.course.runner.values import Unsendable
 from dtta.course.staff.remote import NotGraded, Runner
 from dtta.course.staff.sandbox import choose
 
@@ -81,12 +81,11 @@ def judged(text: str, space: dict, runner: Runner) -> list[NotebookNode]:
             value = _executed(tree, space)
         if value is not None:  # part of the points
             outputs.append(new_output("execute_result", data={"text/plain": repr(value)}, execution_count=None))
-    except wire.Unsendable as error:
+    except Unsendable as error:
         raise NotGraded(str(error)) from error
     except (Exception, TooSlow) as error:
         outputs.append(_error(type(error).__name__, str(error) if isinstance(error, Exception) else "it took too long"))
     finally:
-        runner.shut()
         for name in taken:
             space.pop(name, None)
     if said.getvalue():
@@ -141,8 +140,9 @@ class LockedExecute(NbGraderPreprocessor):
             NotGraded: it cannot be run at all.
         """
         tests = _locked(resources.get("nbgrader", {}))
+        warm = any("optim" in text for text in tests.values())
         for attempt in range(2):
-            with Runner(choose(self.kind), self.hide, self.megabytes) as runner:
+            with Runner(choose(self.kind), self.hide, self.megabytes, warm) as runner:
                 run(nb, tests, runner, self.seconds, self.cell_seconds)
                 if not runner.ended:
                     break

@@ -19,7 +19,7 @@ def _network(seed: int, *layers: nn.Module) -> nn.Module:
     network, g = nn.Sequential(*layers), torch.Generator().manual_seed(seed)
     for p in network.parameters():
         p.data = torch.randn(p.shape, generator=g)
-    return network
+    return network.eval()
 
 
 def _flat(parameters) -> Tensor:

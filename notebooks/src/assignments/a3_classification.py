@@ -71,7 +71,7 @@ import copy
 _tested = check.Student(adapt_step)
 for _B, _L, _kind, _rate in [(1, 3, torch.optim.SGD, 0.3), (5, 4, torch.optim.Adam, 0.05)]:
     _g = torch.Generator().manual_seed(_B)
-    _net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, _L))
+    _net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, _L)).eval()
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g)
         _p.grad = torch.ones(_p.shape)
@@ -143,7 +143,7 @@ check.adapt_and_restore(adapt_and_restore)
 _tested = check.Student(adapt_and_restore)
 for _steps, _fails in [(0, False), (3, False), (4, True)]:
     _g = torch.Generator().manual_seed(_steps)
-    _net = torch.nn.Linear(3, 2)
+    _net = torch.nn.Linear(3, 2).eval()
     _net.bias.requires_grad_(False)
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g)
@@ -223,7 +223,7 @@ _norms = [torch.nn.LayerNorm(6), torch.nn.BatchNorm1d(6).eval(), torch.nn.GroupN
 for _k, _norm in enumerate([*_norms, torch.nn.LayerNorm(6)]):
     _g = torch.Generator().manual_seed(_k)
     _net = torch.nn.Sequential(torch.nn.Linear(4, 6), _norm, torch.nn.LayerNorm(6, elementwise_affine=False),
-                               torch.nn.Linear(6, 3))  # fmt: skip
+                               torch.nn.Linear(6, 3)).eval()  # fmt: skip
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g) * (100 if _k == 3 else 1)
         _p.grad = torch.ones(_p.shape)

@@ -144,7 +144,7 @@ check.episode(episode)
 ### BEGIN HIDDEN TESTS
 _tested = check.Student(episode)
 _state = torch.random.get_rng_state()
-_net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+_net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).eval()
 torch.random.set_rng_state(_state)
 _weights = list(_net.parameters())
 with torch.no_grad():

@@ -64,15 +64,16 @@ def notebook(submission):
             graded = not name.endswith("-answer") and name != "setup"
             about = {"grade_id": name, "grade": graded, "locked": graded, "solution": not graded, "points": 1}
             cell.metadata["nbgrader"] = about
-    return made, {name: text for name, text in texts.items() if not name.endswith("-answer")}
+    tests = {name: text for name, text in texts.items() if name.endswith(("-check", "-hidden"))}
+    return made, execute.Texts({"setup": texts["setup"]}, tests)
 
 
 @pytest.mark.parametrize("submission", SUBMISSIONS, ids=lambda submission: submission.name.replace(" ", "_"))
 def test_each_gets_what_it_deserves(submission, runner, impatient):
     if submission.sandboxed and SANDBOX == "none":
         pytest.skip("no sandbox works here")
-    made, tests = notebook(submission)
-    execute.run(made, tests, runner(), seconds=30, cell_seconds=2)
+    made, texts = notebook(submission)
+    execute.run(made, texts, runner(), seconds=30, cell_seconds=2)
     graded = [cell for cell in made.cells if cell.metadata.get("nbgrader", {}).get("grade")]
     scores = {cell.metadata.nbgrader.grade_id: determine_grade(cell)[0] for cell in graded}
     lost = {name for name in scores if name in submission.loses or name.rpartition("-")[0] in submission.loses}

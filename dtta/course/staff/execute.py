@@ -10,6 +10,7 @@ import builtins
 import contextlib
 import io
 import time
+from dataclasses import dataclass, field
 
 import torch
 from nbformat import NotebookNode
@@ -26,25 +27,34 @@ from dtta.course.staff.sandbox import choose
 LEAST = 10.0  # seconds that every cell has, however long others took
 
 
-def run(notebook: NotebookNode, tests: dict[str, str], runner: Runner, seconds: float, cell_seconds: float) -> None:
-    """Run all code cells of a notebook in place, each graded one against the submission as it is at that place.
+@dataclass
+class Texts:
+    """The lecturer's own text of an assignment's locked cells, by grade id: of them none comes from a submission.
 
     Args:
-        tests: the lecturer's text of the locked cells by grade id; of those, no text comes from the submission.
+        setup: of those that are not graded, such as imports.
+        tests: of the graded ones.
     """
+
+    setup: dict[str, str] = field(default_factory=dict)
+    tests: dict[str, str] = field(default_factory=dict)
+
+
+def run(notebook: NotebookNode, texts: Texts, runner: Runner, seconds: float, cell_seconds: float) -> None:
+    """Run all code cells of a notebook in place, each graded one against the submission as it is at that place."""
     until, space = time.monotonic() + seconds, {}
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        about = cell.metadata.get("nbgrader", {})
-        text = tests.get(about.get("grade_id"))
-        if text is not None and about.get("grade"):
-            cell.outputs = judged(text, space, runner)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in cells]
+    for name, text in texts.setup.items():
+        exec(compile(text, "<setup>", "exec"), space)
+        if name not in names:
+            runner.cell(text, cell_seconds)
+    for name, cell in zip(names, cells, strict=True):
+        if name in texts.tests:
+            cell.outputs = judged(texts.tests[name], space, runner)
         else:
-            if text is not None:
-                exec(compile(text, "<setup>", "exec"), space)
             most = max(LEAST, min(cell_seconds, until - time.monotonic()))
-            cell.outputs = _ran(cell.source if text is None else text, runner, most)
+            cell.outputs = _ran(texts.setup.get(name, cell.source), runner, most)
         cell.execution_count = None
 
 
@@ -139,21 +149,25 @@ class LockedExecute(NbGraderPreprocessor):
         Raises:
             NotGraded: it cannot be run at all.
         """
-        tests = _locked(resources.get("nbgrader", {}))
-        warm = any("optim" in text for text in tests.values())
+        texts = _locked(resources.get("nbgrader", {}))
+        warm = any("optim" in text for text in texts.tests.values())
         for attempt in range(2):
             with Runner(choose(self.kind), self.hide, self.megabytes, warm) as runner:
-                run(nb, tests, runner, self.seconds, self.cell_seconds)
+                run(nb, texts, runner, self.seconds, self.cell_seconds)
                 if not runner.ended:
                     break
                 self.log.warning("The submission's sandbox ended in run %d: %s", attempt + 1, runner.ended)
         return nb, resources
 
 
-def _locked(about: dict) -> dict[str, str]:
-    """The text of the locked cells of a notebook, from the gradebook and not from the submission."""
-    if "db_url" not in about:
-        return {}
-    with Gradebook(about["db_url"]) as book:
-        cells = book.find_notebook(about["notebook"], about["assignment"]).source_cells
-        return {cell.name: cell.source for cell in cells if cell.locked and cell.cell_type == "code"}
+def _locked(about: dict) -> Texts:
+    """The locked cells of a notebook, from the gradebook and not from the submission."""
+    texts = Texts()
+    if "db_url" in about:
+        with Gradebook(about["db_url"]) as book:
+            notebook = book.find_notebook(about["notebook"], about["assignment"])
+            graded = {cell.name for cell in notebook.grade_cells}
+            for cell in notebook.source_cells:
+                if cell.locked and cell.cell_type == "code":
+                    (texts.tests if cell.name in graded else texts.setup)[cell.name] = cell.source
+    return texts

@@ -121,7 +121,7 @@ def test_if_all_fail_alike_it_is_said_once(two, monkeypatch):
         raise CourseError("no space left")
 
     monkeypatch.setattr(grade, "autograde", autograde)
-    with pytest.raises(CourseError, match="^none of 2 submissions was graded, all for one reason: no space left$"):
+    with pytest.raises(CourseError, match=r"^none of 2 submissions was graded, all for one reason: no space left$"):
         list(grade.grade(two, [], [], "none"))
 
 

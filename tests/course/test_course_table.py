@@ -1,4 +1,4 @@
-"""A class of odd, wrong and dishonest submissions: each gets what it deserves, and the other tasks keep their points."""
+"""A class of odd, wrong and dishonest submissions: each gets what it deserves; its other tasks keep their points."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from trip import ROOT, SANDBOX
 from dtta.course.staff import build, execute, remote, source
 
 SUBMISSIONS = [*table.RIGHT, *table.WRONG, *table.DISHONEST]
+ALWAYS = {
+    "leftover dots after the answer", "another default dtype", "a variable called check", "whole parts first",
+    "an endless loop under a bare except, in between", "step leaves train() on", "episode leaves train() on",
+    "allclose patched", "reads the frames above", "an input transformer", "a tensor that equals everything",
+    "Student patched", "writes a result and ends", "reads what lies around", "asks the other end for names",
+}  # fmt: skip
+# `make test` runs these and every sixth of the others; `make reproduce` runs all.
+MARKED = [
+    pytest.param(
+        each, id=each.name.replace(" ", "_"), marks=[pytest.mark.reproduction] * (each.name not in ALWAYS and i % 6 > 0)
+    )
+    for i, each in enumerate(SUBMISSIONS)
+]
 
 
 @functools.cache
@@ -68,7 +81,7 @@ def notebook(submission):
     return made, execute.Texts({"setup": texts["setup"]}, tests)
 
 
-@pytest.mark.parametrize("submission", SUBMISSIONS, ids=lambda submission: submission.name.replace(" ", "_"))
+@pytest.mark.parametrize("submission", MARKED)
 def test_each_gets_what_it_deserves(submission, runner, impatient):
     if submission.sandboxed and SANDBOX == "none":
         pytest.skip("no sandbox works here")
@@ -86,3 +99,4 @@ def test_each_gets_what_it_deserves(submission, runner, impatient):
 
 def test_the_table_is_large():
     assert len({submission.name for submission in SUBMISSIONS}) == len(SUBMISSIONS) >= 90
+    assert {submission.name for submission in SUBMISSIONS} >= ALWAYS

@@ -71,7 +71,9 @@ import copy
 _tested = check.Student(adapt_step)
 for _B, _L, _kind, _rate in [(1, 3, torch.optim.SGD, 0.3), (5, 4, torch.optim.Adam, 0.05)]:
     _g = torch.Generator().manual_seed(_B)
-    _net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, _L)).eval()
+    _net = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, _L)
+    ).eval()
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g)
         _p.grad = torch.ones(_p.shape)

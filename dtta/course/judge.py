@@ -18,11 +18,28 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dtta.course.reasons import compare, likely
+from dtta.course.runner.values import is_stub
+from dtta.course.runner.wire import Stopped
 
 SECONDS = 10.0  # for one call of a student's function; those of the solutions take milliseconds
+
+
+class TooSlow(BaseException):  # not an Exception: a student's `except Exception` must not swallow it
+    """A call took longer than it may."""
+
+
+class Elsewhere:
+    """A student's function in another process, which limits the time of a call there."""
+
+    def call(self, arguments: tuple, seconds: float = SECONDS) -> object:
+        """Call it there; TooSlow if it does not come back in time."""
+        raise NotImplementedError
+
+    def __call__(self, *arguments: object) -> object:
+        return self.call(arguments)
 
 
 class Wrong(AssertionError):
@@ -54,21 +71,21 @@ class Student:
         """
         self._written()
         before = [a.detach().clone() if isinstance(a, Tensor) else None for a in arguments]
-        learning = [_learning(a) for a in arguments]
+        learning, modes = [_learning(a) for a in arguments], [_modes(a) for a in arguments]
         self.calls += 1
         try:
             # Python's warnings go to stderr, and nbgrader takes anything there for a failed test.
-            with warnings.catch_warnings(), contextlib.redirect_stderr(sys.stdout), _limit(self.seconds):
+            with warnings.catch_warnings(), contextlib.redirect_stderr(sys.stdout):
                 warnings.simplefilter("ignore")
-                result = self.function(*arguments)
-        except _TooSlow:
+                result = self._called(arguments)
+        except TooSlow:
             self.fail(
                 f"still ran after {self.seconds:g} s and was stopped. Is there a loop that never ends?", arguments
             )
         except Wrong:  # from a function that the check had handed in
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, NotImplementedError) and not str(error):  # torch's own says for which dtype
+            if type(error).__name__ == "NotImplementedError" and not str(error):  # torch's own says for which dtype
                 self._unwritten()
             lines = [f"stopped with {type(error).__name__}: {_first_line(error)}", self._where(error)]
             if torch.is_inference_mode_enabled() and "grad" in str(error):
@@ -87,6 +104,12 @@ class Student:
                 self.fail(
                     f"leaves a trace in its argument number {i + 1}: other `requires_grad` or `.grad` than before.\n"
                     "  a likely reason: `requires_grad_` or `backward` without `.detach()` before it",
+                    arguments,
+                )
+            if any(after and not before for before, after in zip(modes[i], _modes(new), strict=False)):
+                self.fail(
+                    f"leaves its argument number {i + 1}, a network, in training mode: dropout and batch norm will "
+                    "answer otherwise from now on. Leave out `.train()`, or call `.eval()` again",
                     arguments,
                 )
         return result
@@ -140,6 +163,12 @@ class Student:
         called = f"\n  called with: {', '.join(map(describe, arguments))}" if arguments else ""
         raise Wrong(f"✗ {self.name} {sentence}{called}") from None
 
+    def _called(self, arguments: tuple) -> object:
+        if isinstance(self.function, Elsewhere):
+            return self.function.call(arguments, self.seconds)
+        with _limit(self.seconds):
+            return self.function(*arguments)
+
     def _written(self) -> None:
         if self.function is ...:
             self._unwritten()
@@ -147,15 +176,16 @@ class Student:
             self.fail(
                 f"is {describe(self.function)}, not a function. Did a later line give its name to something else?"
             )
-        with contextlib.suppress(OSError, TypeError):
-            if any(line.split("#")[0].strip() == "..." for line in inspect.getsource(self.function).splitlines()):
-                self._unwritten()
+        if is_stub(self.function):
+            self._unwritten()
 
     def _unwritten(self) -> None:
         self.fail("is not written yet. Replace `...` in its cell by your code, run that cell, then this one again.")
 
     def _where(self, error: BaseException) -> str:
         """The student's own line in which an error arose."""
+        if isinstance(error, Stopped):
+            return f"  in its line: {error.where}" if error.where else "  (while it was called)"
         file = getattr(getattr(self.function, "__code__", None), "co_filename", None)
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         return f"  in its line: {frames[-1].line}" if frames and frames[-1].line else "  (while it was called)"
@@ -171,7 +201,8 @@ def public(body: Callable[[Student], None]) -> Callable[[object], None]:
     def check(function: object) -> None:
         student = Student(function, body.__name__)
         try:
-            body(student)
+            with usual_dtype():
+                body(student)
         except Wrong:
             raise
         except Exception as error:  # a result so odd that the check itself fell over it
@@ -180,6 +211,17 @@ def public(body: Callable[[Student], None]) -> Callable[[object], None]:
 
     del check.__wrapped__  # its signature is the student's function, not the Student
     return check
+
+
+@contextlib.contextmanager
+def usual_dtype() -> Iterator[None]:
+    """PyTorch's default dtype, whatever a student's notebook has made of it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def describe(value: object) -> str:
@@ -227,12 +269,13 @@ def _learning(value: object) -> tuple | None:
     return value.requires_grad, None if grad is None else repr(grad.tolist())  # nan is like nan
 
 
+def _modes(value: object) -> list[bool]:
+    """Whether a network and its parts are in training mode."""
+    return [part.training for part in value.modules()] if isinstance(value, nn.Module) else []
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0]
-
-
-class _TooSlow(BaseException):  # not an Exception: a student's `except Exception` must not swallow it
-    pass
 
 
 @contextlib.contextmanager
@@ -243,7 +286,7 @@ def _limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise _TooSlow
+        raise TooSlow
 
     handler, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)

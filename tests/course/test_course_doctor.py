@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zipfile
 
 import nbformat
 import pytest
@@ -249,6 +250,64 @@ def test_old_formats_are_read(course, solution):
     hand_in(course, json.dumps(text))
     visit(course)
     assert_whole(mended(course), solution)
+
+
+def test_widgets_without_their_state_are_left_out(course, solution):
+    notebook = nbformat.from_dict(solution)
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"a1b2": {"model_name": "Text"}}}
+    hand_in(course, json.dumps(notebook))
+    assert any("widgets without their state" in s for s in sentences(course))
+    assert "widgets" not in mended(course).metadata
+    assert_whole(mended(course), solution)
+
+
+def test_half_a_character_is_replaced(course, solution):
+    text = (
+        json.dumps(nbformat.from_dict(solution))
+        .replace("# Task 1", "\\ud83d # Task 1")
+        .replace("10 minutes", "\\ude00")
+    )
+    hand_in(course, text.replace('"## Task', '"\\ud83d## Task', 1))
+    assert any("half a character" in s for s in sentences(course))
+    assert_whole(mended(course), solution)
+    assert sentences(course) == []
+
+
+@pytest.mark.parametrize("name", ["ann.zip", NAME])
+def test_an_archive_is_unpacked(course, solution, name):
+    path = hand_in(course, "", name)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"a1/{NAME}", nbformat.writes(solution))
+        archive.writestr(f"__MACOSX/a1/._{NAME}", b"\x00\x05\x16\x07")
+        archive.writestr("../../../evil.ipynb", "{}")
+    before = path.read_bytes()
+    assert any("is an archive; taken out of it" in s for s in sentences(course))
+    assert_whole(mended(course), solution)
+    assert (course / "before_doctor" / "ann" / "a1" / name).read_bytes() == before
+    assert not list(course.parent.glob("evil.ipynb"))
+
+
+def test_what_macos_leaves_is_no_submission(course, solution):
+    path = hand_in(course, solution)
+    (path.parent / f"._{NAME}").write_bytes(b"\x00\x05\x16\x07")
+    (path.parent / "__MACOSX").mkdir()
+    (course / "submitted" / "__MACOSX" / "a1").mkdir(parents=True)
+    assert sentences(course) == []
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_words_in_a_new_cell_are_the_answer(course, solution, place):
+    notebook = nbformat.from_dict(solution)
+    words = find(notebook, "experiment-text")
+    words.source = find(RELEASE, "experiment-text").source
+    at = notebook.cells.index(words) + place
+    notebook.cells[at:at] = [
+        new_markdown_cell("The middle range wins."),
+        new_markdown_cell("At high t no digit is left."),
+    ]
+    hand_in(course, notebook)
+    assert any("words in a new cell" in s for s in sentences(course))
+    assert find(mended(course), "experiment-text").source == "The middle range wins.\n\nAt high t no digit is left."
 
 
 def test_a_folder_that_is_no_course_is_refused(course, tmp_path, solution):

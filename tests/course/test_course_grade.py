@@ -45,13 +45,20 @@ def test_a_class_from_submissions_to_the_lms(course, capsys):
     assert "a1 ann: 17 of 26 points, 1 answers still to be graded by hand" in said
     assert "a1 bob: 0 of 26 points" in said and "a1 cy: 0 of 26 points" in said
     assert {path.parts[-3] for path in (course / "feedback").rglob("*.html")} == {"ann", "bob", "cy"}
-    assert main(["course", "grade", str(course), "--sandbox", SANDBOX]) == 0
-    assert capsys.readouterr().out.count("graded before and not changed since") == 3
+    (course / "submitted" / "dan" / "a1").mkdir(parents=True)
+    (course / "submitted" / "__MACOSX" / "ann").mkdir(parents=True)
+    assert main(["course", "grade", str(course), "--sandbox", SANDBOX]) == 2
+    said = capsys.readouterr()
+    assert said.out.count("graded before and not changed since") == 3
+    assert f"a1 dan: not graded: has no notebook {NAME}" in said.out and "a1 dan: has no notebook" in said.err
+    rows = {row["student_id"]: row["score"] for row in csv.DictReader((course / "grades.csv").open(encoding="utf-8"))}
+    assert rows == {"ann": "17.0", "bob": "0.0", "cy": "0.0", "dan": ""}
 
     assert main(["course", "report", str(course)]) == 0
     out = course / "report"
     words = (out / "report.md").read_text(encoding="utf-8")
     assert "3 students. 1 answers wait to be graded by hand." in words
+    assert f"* a1 dan: has no notebook {NAME}, and no other that looks like it" in words
     assert "* forward-check, 1 students: the square root of ᾱ_t is missing, both times" in words
     assert "| forward-check | 2 | 33% | 1 | 2 | 0 |" in words
     assert (out / "scores.png").stat().st_size > 10_000
@@ -84,22 +91,38 @@ def test_bad_input_is_one_sentence(course, capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
-def test_one_bad_submission_does_not_stop_the_others(tmp_path, monkeypatch):
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Ann and Bob, graded by what the test says."""
     for student in ("ann", "bob"):
-        (tmp_path / "submitted" / student / "a1").mkdir(parents=True)
+        build.write(nbformat.v4.new_notebook(), tmp_path / "submitted" / student / "a1" / NAME)
+    monkeypatch.setattr(grade, "_probe", lambda kind: True)
+    monkeypatch.setattr(grade, "feedback", lambda *_: None)
+    monkeypatch.setattr(grade, "scores", lambda *_: [grade.Score("bob", "x-check", 2.0, 2.0)])
+    return tmp_path
 
+
+def test_one_bad_submission_does_not_stop_the_others(two, monkeypatch):
     def autograde(folder, key, student, sandbox):
         if student == "ann":
             raise CourseError("two cells have one name")
 
     monkeypatch.setattr(grade, "autograde", autograde)
-    monkeypatch.setattr(grade, "feedback", lambda *_: None)
-    monkeypatch.setattr(grade, "scores", lambda *_: [grade.Score("bob", "x-check", 2.0, 2.0)])
-    lines = grade.grade(tmp_path, [], [], "none")
-    assert next(lines) == "a1 ann: FAILED"
+    lines = grade.grade(two, [], [], "none")
+    assert next(lines) == "a1 ann: not graded: two cells have one name"
     assert next(lines) == "a1 bob: 2 of 2 points"
-    with pytest.raises(CourseError, match=r"^a1 ann: two cells have one name$"):
+    with pytest.raises(CourseError, match="not graded:\na1 ann: two cells have one name"):
         next(lines)
+    assert grade.not_graded(two) == {("a1", "ann"): "two cells have one name"}
+
+
+def test_if_all_fail_alike_it_is_said_once(two, monkeypatch):
+    def autograde(*_):
+        raise CourseError("no space left")
+
+    monkeypatch.setattr(grade, "autograde", autograde)
+    with pytest.raises(CourseError, match=r"^none of 2 submissions was graded, all for one reason: no space left$"):
+        list(grade.grade(two, [], [], "none"))
 
 
 def test_mistakes_are_counted_without_the_numbers_of_one_student():

@@ -108,6 +108,36 @@ def test_a_single_number_has_no_invented_factor():
     assert "every number is 4 times too small" in told(lambda x: x / 2)
 
 
+def leftover(x):
+    ...  # your code here
+    return 2 * x
+    ...  # your code here
+
+
+def test_dots_left_beside_an_answer_do_no_harm():
+    Student(leftover, "double").gives(2 * ONE, ONE.clone())
+
+
+def test_a_network_left_in_training_mode_is_told():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout()).eval()
+    with pytest.raises(Wrong, match="argument number 1, a network, in training mode"):
+        Student(lambda net: net.train()(ONE))(network)
+    Student(lambda net: net.eval()(ONE))(network.train())  # the other way round does no harm
+
+
+def test_a_check_is_made_in_the_usual_dtype():
+    @public
+    def half(student):
+        student.gives(torch.tensor([0.5]), torch.tensor([1.0]))
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        half(lambda x: x / 2)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_known_reasons_come_before_general_ones():
     assert "a likely reason: twice too much" in told(lambda x: 4 * x, reasons={"twice too much": 4 * ONE})
 

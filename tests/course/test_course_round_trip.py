@@ -15,7 +15,6 @@ from trip import ROOT, SANDBOX, answered, solved, wrong_answers
 from dtta.course.staff import build, grade, source
 
 PUBLISHED = ROOT / "notebooks" / "assignments"
-SECONDS = 60  # of a core, for one submission: this machine may be busy with other tests
 
 
 @pytest.mark.slow
@@ -39,7 +38,6 @@ def test_round_trip(key, tmp_path):
         build.write(notebook, tmp_path / "submitted" / student / key / file)
         grade.autograde(tmp_path, key, student, SANDBOX)
         graded[student] = nbformat.read(tmp_path / "autograded" / student / key / file, as_version=4)
-        assert graded[student].metadata["cpu_seconds"] <= SECONDS
 
     scores = {student: {} for student in handed_in}
     for score in grade.scores(tmp_path, key):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from dtta.course.staff import sandbox
-from dtta.course.staff.sandbox import LockedExecute
+from dtta.course.staff import grade, sandbox
+from dtta.course.staff.execute import LockedExecute
+from dtta.course.staff.remote import NotGraded, Runner
 from dtta.course.staff.source import FOLDER, CourseError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,7 @@ except OSError:
     print("no network")
 print("writable:", [p for p in ("/", "/dev", "/proc/sys", "/sys") if not os.statvfs(p).f_flag & os.ST_RDONLY])
 print("secret" in os.environ.get("DTTA_SECRET", ""))
+print(os.getuid())
 pathlib.Path("mine").write_text("may write here")
 """
 
@@ -77,11 +79,14 @@ def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
             megabytes=2000,
         )
     assert said(cells[0]).split("\n")[:4] == ["seen: []", "no network", "writable: []", "False"]
+    if os.geteuid() == 0:
+        assert said(cells[0]).split("\n")[4] == str(sandbox.NOBODY)
     assert failed(cells[1])
     assert failed(cells[2]) and len(said(cells[2])) < 200_000
     assert "MemoryError" in str(cells[3].outputs)
     assert "42" in said(cells[4]), "what went wrong in one cell does not stop the others"
-    assert failed(cells[5]) and failed(cells[6]), "a cell that did not run has failed"
+    assert failed(cells[5]), "a cell that did not come to its end has failed"
+    assert not failed(cells[6])
     assert not list(tmp_path.rglob("dtta-was-here")) and not (ROOT / "dtta" / "dtta-was-here").exists()
 
 
@@ -100,11 +105,11 @@ time.sleep(60)
 @pytest.mark.parametrize(
     ("cell", "megabytes", "words"),
     [
-        (MANY.format(many=300, size=1), 2000, "more than 256 processes"),
-        (MANY.format(many=4, size=10**7), 300, "more than 300 MB of memory"),
+        (MANY.format(many=150, size=1), 4000, "more than 100 processes"),
+        (MANY.format(many=4, size=10**8), 3000, "more than 3000 MB of memory"),
         (
             "for i in range(12):\n    open(f'{i}', 'wb').truncate(95 * 2**20)\nimport time; time.sleep(60)",
-            300,
+            4000,
             "more than 1000 MB on disk",
         ),
     ],
@@ -113,32 +118,35 @@ time.sleep(60)
 def test_many_small_takers_are_stopped_together(cell, megabytes, words):
     """No process of these takes more than it may; nothing that they started is left behind."""
     started, before = time.monotonic(), set(psutil.Process().children(recursive=True))
-    cells = run([cell, "pass"], KIND, cell_seconds=50, megabytes=megabytes)
-    assert time.monotonic() - started < 45
-    assert all(failed(cell) and words in said(cell) for cell in cells)
+    cells = run([cell, "print(6 * 7)"], KIND, cell_seconds=50, megabytes=megabytes)
+    assert time.monotonic() - started < 90
+    assert failed(cells[0]) and words in said(cells[0])
+    assert said(cells[1]) == "42\n", "the next cell runs as if nothing had been"
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
-def test_a_link_is_not_followed_out_of_the_sandbox(tmp_path, monkeypatch):
-    """A submission's result is a file of its own: a link could show another's."""
-    (tmp_path / "other.ipynb").write_text(
-        nbformat.writes(new_notebook(cells=[new_code_cell("pass")])), encoding="utf-8"
-    )
-    monkeypatch.setattr(sandbox, "command", lambda *_: ["ln", "-s", str(tmp_path / "other.ipynb"), "out.ipynb"])
-    assert failed(run(["pass"], "none")[0])
+def test_what_cannot_run_is_not_graded(monkeypatch):
+    monkeypatch.setattr(sandbox, "command", lambda *_: ["sh", "-c", "echo no torch here >&2; exit 1"])
+    with pytest.raises(NotGraded, match="the sandbox does not start: no torch here"):
+        run(["pass"], "none")
+    with pytest.raises(grade.NoSandbox, match=r"nothing was graded, .* 'none': .*no torch here"):
+        grade._probe("none")
 
 
-def test_a_submission_that_does_not_come_back_fails_in_every_cell(monkeypatch):
-    monkeypatch.setattr(sandbox, "command", lambda *_: ["sh", "-c", "echo '{' > out.ipynb; echo gone >&2; exit 1"])
-    cells = run(["pass", "1 + 1"], "none")
-    assert all(failed(cell) and "gone" in said(cell) for cell in cells)
+def test_a_submission_whose_sandbox_ends_fails_in_what_is_left(monkeypatch):
+    """It runs twice: what ended it may have been an accident."""
+    made, started = [], Runner.__init__
 
+    def start(self, *arguments):
+        started(self, *arguments)
+        made.append(self)
 
-def test_a_submission_that_gives_back_another_notebook_fails(monkeypatch):
-    other = nbformat.writes(new_notebook(cells=[new_code_cell("print('full marks')")])).replace("'", '"')
-    script = f"import pathlib; pathlib.Path('out.ipynb').write_text({other!r})"
-    monkeypatch.setattr(sandbox, "command", lambda *_: ["python3", "-c", script])
-    assert failed(run(["pass"], "none")[0])
+    monkeypatch.setattr(Runner, "__init__", start)
+    script = "import os, signal\nos.kill(%s, signal.SIGKILL)" % ("-1" if KIND != "none" else "os.getppid()")
+    cells = run(["print(1)", script, "pass"], KIND)
+    assert said(cells[0]) == "1\n" and failed(cells[1])
+    if KIND != "none":
+        assert len(made) == 2 and failed(cells[2])
 
 
 @pytest.mark.parametrize("program", ["docker", "podman"])
@@ -155,6 +163,8 @@ def test_containers_get_no_network_and_limits(program, tmp_path, monkeypatch):
         assert sandbox.choose() == program, "a container is preferred"
         assert (tmp_path / "called").read_text(encoding="utf-8") == "image inspect dtta-course\n"
         argv = sandbox.command(program, tmp_path, [], ["-m", "x"], 1000)
+        if os.geteuid() == 0:
+            assert f"--user {sandbox.NOBODY}:{sandbox.NOBODY}" in " ".join(argv)
         subprocess.run(argv, check=True)
         called = (tmp_path / "called").read_text(encoding="utf-8").splitlines()[-1]
         for part in ("run --rm", "--network none", "--memory 1000m", "--pids-limit", "--read-only", "--cap-drop ALL"):

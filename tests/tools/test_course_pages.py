@@ -200,7 +200,7 @@ def test_message_in_the_students_guide_is_what_the_check_says():
 
 def test_limits_in_the_guides_are_those_of_the_sandbox():
     from dtta.course.judge import SECONDS
-    from dtta.course.staff.sandbox import LockedExecute
+    from dtta.course.staff.execute import LockedExecute
 
     locked = LockedExecute()
     assert (locked.cell_seconds, locked.seconds, locked.megabytes, SECONDS) == (120, 600, 4096, 10)

@@ -16,7 +16,7 @@ def _network(seed: int, *layers: nn.Module) -> nn.Module:
     network, g = nn.Sequential(*layers), generator(seed)
     for p in network.parameters():
         p.data = torch.randn(p.shape, generator=g)
-    return network
+    return network.eval()
 
 
 def _flat(parameters) -> Tensor:

@@ -12,7 +12,7 @@ from dtta.course.variants import normal
 @public
 def stratified_times(student: Student) -> None:
     """t_k = ⌊(k + u_k) T / B⌋ for u (N, B): one timestep from each of B equal parts of 0..T-1."""
-    u, T = torch.tensor([[0.11, 0.93, 0.42, 0.77], [0.61, 0.27, 0.84, 0.38]]), 100
+    u, T = torch.tensor([[0.11, 0.93, 0.42, 0.77], [0.61, 0.27, 0.846, 0.38]]), 100
     k = torch.arange(4)
     part = (k + u) / 4
     if isinstance(came := student(u, T), Tensor) and came.is_floating_point():

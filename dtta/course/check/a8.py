@@ -13,7 +13,7 @@ def _made(build) -> nn.Module:
     """A network, without a trace in the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build()
+        return build().eval()
 
 
 @public

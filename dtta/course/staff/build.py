@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -26,8 +27,8 @@ from traitlets.config import Config
 
 import dtta
 from dtta.course.staff import source
+from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.feedback import HideTests
-from dtta.course.staff.sandbox import LockedExecute
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
 
 SOLUTION_SECONDS = 300  # for one cell of a solution
@@ -51,12 +52,18 @@ def settings(folder: Path | str, sandbox: str = "") -> Config:
     c.ClearSolutions.text_stub = TEXT_STUB
     c.Autograde.autograde_preprocessors = [LockedExecute, *Autograde.autograde_preprocessors.default()[1:]]
     c.LockedExecute.kind = sandbox
-    c.LockedExecute.hide = [str(folder), str(Path(dtta.__file__).parents[1] / source.FOLDER)]
+    c.LockedExecute.hide = [str(folder), *hidden()]
     c.GenerateFeedback.preprocessors = [HideTests, *GenerateFeedback.preprocessors.default()]
     c.LimitOutput.max_lines = 300
     c.LimitOutput.max_traceback = 60
     c.NbGrader.logfile = ""
     return c
+
+
+def hidden() -> list[str]:
+    """What no submission may see besides the course folder: the course's own code, and the checkout it is in."""
+    root = Path(dtta.__file__).parents[1]
+    return [str(root / "dtta" / "course"), *([str(root)] if (root / source.FOLDER).is_dir() else [])]
 
 
 def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
@@ -72,6 +79,8 @@ def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
 def must(result: dict, what: str) -> None:
     """Raise what nbgrader says if a command of it failed."""
     if not result["success"]:
+        if why := re.search(r"NotGraded: (.*)", (result.get("log") or "") + (result.get("error") or "")):
+            raise CourseError(why[1])
         said = [line for line in (result.get("log") or "").splitlines() if "ERROR" in line or "Error:" in line]
         raise CourseError(f"{what} failed: " + "\n".join(said or [result.get("error") or "no message"]))
 

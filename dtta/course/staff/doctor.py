@@ -7,7 +7,9 @@ then gives zero without a word, or refuses. The doctor compares a submission wit
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from dtta.course.staff.mend import mend
-from dtta.course.staff.source import CourseError, submissions
+from dtta.course.staff.source import LEFT_BY_MACOS, CourseError, submissions
 
 LARGE = 1_000_000  # bytes of a file whose outputs are thrown away; grading makes them anew
 HUGE = 50_000_000  # bytes of a file that is not even opened
@@ -49,7 +51,7 @@ def visit(folder: Path, keys: list[str] | None = None, dry: bool = False) -> lis
     found: list[Finding] = []
     for home in sorted(path for path in (folder / "submitted").glob("*/*") if path.is_dir()):
         student, key = home.parent.name, home.name
-        if keys and key not in keys:
+        if (keys and key not in keys) or {student, key} & LEFT_BY_MACOS:
             continue
         originals = sorted((folder / "release" / key).glob("*.ipynb"))
         if len(originals) != 1:
@@ -60,8 +62,25 @@ def visit(folder: Path, keys: list[str] | None = None, dry: bool = False) -> lis
     return found
 
 
+def treat(folder: Path, key: str, student: str) -> tuple[list[Finding], str]:
+    """Mend one submission before it is graded: what was found, and why there is nothing to grade, or nothing."""
+    home, originals = folder / "submitted" / student / key, list((folder / "release" / key).glob("*.ipynb"))
+    if len(originals) != 1:  # it was built elsewhere: nothing to compare with
+        return [], "" if list(home.glob("*.ipynb")) else "no notebook was handed in"
+    found = [Finding(student, key, *one) for one in _examine(folder, home, originals[0], dry=False)]
+    path = home / originals[0].name
+    try:
+        if path.exists() and path.stat().st_size <= HUGE:
+            _open(path.read_bytes())
+            return found, ""
+        return found, found[-1].sentence
+    except CourseError as error:
+        return found, f"{path.name} {error}"
+
+
 def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tuple[str, bool]]:
     release = nbformat.read(original, as_version=4)
+    yield from _unpack(folder, home, dry)
     path, words = _choose(home, original.name, release)
     if path is None:
         yield words, False
@@ -76,6 +95,7 @@ def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tu
         yield f"{path.name} {error}", False
         return
     findings = [(f"was named {path.name}; now {original.name}", True)] if path.name != original.name else []
+    findings += list(_clean(notebook))
     findings += list(mend(notebook, release))
     if len(before) > LARGE:
         for cell in notebook.cells:
@@ -90,6 +110,42 @@ def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tu
         path.unlink()
         (home / original.name).write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
     yield from findings
+
+
+def _unpack(folder: Path, home: Path, dry: bool) -> Iterator[tuple[str, bool]]:
+    """Take the notebooks out of archives, whatever their names end in. Other files stay in them."""
+    for path in sorted(path for path in home.glob("*") if path.is_file() and zipfile.is_zipfile(path)):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                inside = [i for i in archive.infolist() if i.filename.endswith(".ipynb") and i.file_size <= HUGE]
+                inside = [i for i in inside if not re.search(r"(^|/)(__MACOSX/|\.)", i.filename)]
+                papers = {Path(i.filename).name: archive.read(i) for i in inside}
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+            yield f"{path.name} is an archive that cannot be opened ({error})", False
+            continue
+        papers = {name: data for name, data in papers.items() if name == path.name or not (home / name).exists()}
+        if not papers:
+            continue
+        yield f"{path.name} is an archive; taken out of it: {', '.join(sorted(papers))}", True
+        if not dry:
+            keep = folder / "before_doctor" / home.parent.name / home.name / path.name
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, keep)
+            for name, data in papers.items():
+                (home / name).write_bytes(data)
+
+
+def _clean(notebook: NotebookNode) -> Iterator[tuple[str, bool]]:
+    """What editors leave that stops nbgrader: widgets without a state, and halves of characters."""
+    widgets = notebook.metadata.get("widgets")
+    if widgets is not None and not all(isinstance(w, dict) and "state" in w for w in dict(widgets).values()):
+        del notebook.metadata["widgets"]
+        yield "had widgets without their state, as Colab saves them; they are left out", True
+    text = json.dumps(notebook, ensure_ascii=False)
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if whole != text:
+        notebook.update(nbformat.from_dict(json.loads(whole)))
+        yield "had half a character, which no file takes; a mark stands in its place", True
 
 
 def _choose(home: Path, name: str, release: NotebookNode) -> tuple[Path | None, str]:

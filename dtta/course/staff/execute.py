@@ -1,123 +1,173 @@
-"""Run one notebook, inside the sandbox: python -m dtta.course.staff.execute in.ipynb out.ipynb
+"""Run a submission and judge it: its own cells run in the sandbox, the tests run here and call its functions there.
 
-Every code cell ends with outputs or with an error, whatever its code does: a cell without either would get full points.
-The kernel is reached through sockets in the folder, not through a network.
+Every graded cell ends with outputs or with an error, whatever the submission does: one without would get full points.
 """
 
 from __future__ import annotations
 
-import argparse
-import resource
+import ast
+import builtins
+import contextlib
+import io
 import time
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import nbformat
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
+import torch
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
+from nbgrader.api import Gradebook
+from nbgrader.preprocessors import NbGraderPreprocessor
+from traitlets import Int, List, Unicode
 
-OUTPUT = 100_000  # characters of one cell that are kept; a loop that prints would fill the memory
+from dtta.course.judge import TooSlow, Wrong, usual_dtype
+from dtta.course.runner.values import Unsendable
+from dtta.course.staff.remote import NotGraded, Runner
+from dtta.course.staff.sandbox import choose
 
-
-class Client(NotebookClient):
-    """An nbclient that keeps a flood of output out."""
-
-    def output(self, outs: list, msg: dict, display_id: str, cell_index: int) -> NotebookNode | None:
-        """Take one output of a cell, unless the cell has said enough already."""
-        content, said = msg["content"], getattr(self, "_said", {}).get(cell_index, 0)
-        self._said = {cell_index: said + len(str(content))}
-        if msg["msg_type"] != "error" and self._said[cell_index] > OUTPUT:
-            if said > OUTPUT:  # the note below has been written
-                return None
-            text = content.get("text", "")[: OUTPUT - said]
-            outs.append(new_output("stream", name="stdout", text=f"{text}\n[more output was dropped]\n"))
-            return outs[-1]
-        return super().output(outs, msg, display_id, cell_index)
+LEAST = 10.0  # seconds that every cell has, however long others took
 
 
-def run(notebook: NotebookNode, seconds: float, cell_seconds: int) -> None:
-    """Run all cells of a notebook, in place."""
-    stopped = {
-        "ename": "TooLong",
-        "evalue": f"stopped after {cell_seconds} s",
-        "traceback": [f"stopped after {cell_seconds} s"],
-    }
-    finished = set()
+@dataclass
+class Texts:
+    """The lecturer's own text of an assignment's locked cells, by grade id: of them none comes from a submission.
 
-    def answered(cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
-        """The kernel's answer counts, also where outputs were lost on the way. A dead kernel gives none."""
-        finished.add(cell_index)
-        content = execute_reply["content"]
-        if content["status"] != "ok" and not _failed(cell):
-            _fail(cell, f"{content.get('ename', content['status'])}: {content.get('evalue', '')}")
+    Args:
+        setup: of those that are not graded, such as imports.
+        tests: of the graded ones.
+    """
 
-    client = Client(
-        notebook,
-        km=AsyncKernelManager(kernel_name="python3", transport="ipc"),
-        timeout=cell_seconds,
-        interrupt_on_timeout=True,
-        error_on_timeout=stopped,
-        allow_errors=True,
-        record_timing=False,
-        on_cell_executed=answered,
-        shutdown_kernel="immediate",
-    )
-    code = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    for _, cell in code:
-        cell.outputs, cell.execution_count = [], None
-    until, trouble = time.monotonic() + seconds, ""
+    setup: dict[str, str] = field(default_factory=dict)
+    tests: dict[str, str] = field(default_factory=dict)
+
+
+def run(notebook: NotebookNode, texts: Texts, runner: Runner, seconds: float, cell_seconds: float) -> None:
+    """Run all code cells of a notebook in place, each graded one against the submission as it is at that place."""
+    until, space = time.monotonic() + seconds, {}
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in cells]
+    for name, text in texts.setup.items():
+        exec(compile(text, "<setup>", "exec"), space)
+        if name not in names:
+            runner.cell(text, cell_seconds)
+    for name, cell in zip(names, cells, strict=True):
+        if name in texts.tests:
+            cell.outputs = judged(texts.tests[name], space, runner)
+        else:
+            most = max(LEAST, min(cell_seconds, until - time.monotonic()))
+            cell.outputs = _ran(texts.setup.get(name, cell.source), runner, most)
+        cell.execution_count = None
+
+
+def _ran(source: str, runner: Runner, seconds: float) -> list[NotebookNode]:
+    """The outputs of a cell of the submission. Of one that has to be stopped, what it defines is kept."""
+    outputs, trouble = runner.cell(source, seconds)
+    if not trouble:
+        return outputs
+    if not outputs and (parts := _definitions(source)):
+        runner.cell(parts, LEAST)
+    return [*outputs, _error("NotRun", trouble)]
+
+
+def _definitions(source: str) -> str:
+    """The imports, functions and classes of a cell."""
     try:
-        with client.setup_kernel(cleanup_kc=True):
-            for i, cell in code:
-                client.timeout = max(1, min(cell_seconds, int(until - time.monotonic())))
-                if time.monotonic() > until:
-                    trouble = f"the notebook was stopped after {seconds:g} s"
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return ""
+    kept = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
+    return "\n".join(ast.unparse(node) for node in body if isinstance(node, kept))
+
+
+def judged(text: str, space: dict, runner: Runner) -> list[NotebookNode]:
+    """Run a graded cell here, with stand-ins for what it takes from the submission; its outputs."""
+    tree = ast.parse(text)
+    taken = _taken(tree, space)
+    outputs, said = [], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()), _apart():
+            for name in sorted(taken):
+                with contextlib.suppress(NameError):
+                    space[name] = runner.value(name)
+            value = _executed(tree, space)
+        if value is not None:  # part of the points
+            outputs.append(new_output("execute_result", data={"text/plain": repr(value)}, execution_count=None))
+    except Unsendable as error:
+        raise NotGraded(str(error)) from error
+    except (Exception, TooSlow) as error:
+        outputs.append(_error(type(error).__name__, str(error) if isinstance(error, Exception) else "it took too long"))
+    finally:
+        for name in taken:
+            space.pop(name, None)
+    if said.getvalue():
+        outputs.insert(0, new_output("stream", name="stdout", text=said.getvalue()))
+    return outputs
+
+
+def _taken(tree: ast.AST, space: dict) -> set[str]:
+    """The names that a graded cell reads and neither it nor an earlier one has made."""
+    nodes = list(ast.walk(tree))
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    made = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    made |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler)}
+    made |= {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    return read - made - space.keys() - vars(builtins).keys()
+
+
+def _executed(tree: ast.Module, space: dict) -> object:
+    """Run a cell's statements; the value of the last, if it is an expression."""
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<test>", "exec"), space)
+    return eval(compile(ast.Expression(last.value), "<test>", "eval"), space) if last else None
+
+
+@contextlib.contextmanager
+def _apart():
+    """Leave this process's random numbers and settings as they are."""
+    with torch.random.fork_rng(devices=[]), usual_dtype():
+        yield
+
+
+def _error(name: str, text: str) -> NotebookNode:
+    """An error without any line of a test."""
+    lines = text.splitlines() if name == Wrong.__name__ else [f"{name}: {text}"]
+    return new_output("error", ename=name, evalue=text, traceback=lines or [name])
+
+
+class LockedExecute(NbGraderPreprocessor):
+    """nbgrader's step that runs a submission, in a sandbox."""
+
+    kind = Unicode("", help="docker, podman, bubblewrap, unshare or none; empty: the first that works").tag(config=True)
+    seconds = Int(600, help="for the whole notebook").tag(config=True)
+    cell_seconds = Int(120, help="for one cell").tag(config=True)
+    megabytes = Int(4096, help="of memory").tag(config=True)
+    hide = List(Unicode(), help="folders that a submission must not see").tag(config=True)
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        """Run the notebook, and once again where its sandbox broke down.
+
+        Raises:
+            NotGraded: it cannot be run at all.
+        """
+        texts = _locked(resources.get("nbgrader", {}))
+        warm = any("optim" in text for text in texts.tests.values())
+        for attempt in range(2):
+            with Runner(choose(self.kind), self.hide, self.megabytes, warm) as runner:
+                run(nb, texts, runner, self.seconds, self.cell_seconds)
+                if not runner.ended:
                     break
-                client.execute_cell(cell, i)
-    except Exception as error:  # the kernel died (memory, CPU time, exit) or does not answer
-        trouble = f"the kernel stopped: {type(error).__name__}"
-    if trouble:
-        for i, cell in code:
-            if i not in finished and not _failed(cell):
-                _fail(cell, trouble)
+                self.log.warning("The submission's sandbox ended in run %d: %s", attempt + 1, runner.ended)
+        return nb, resources
 
 
-def _failed(cell: NotebookNode) -> bool:
-    return any(output.output_type == "error" for output in cell.outputs)
-
-
-def _fail(cell: NotebookNode, why: str) -> None:
-    cell.outputs.append(new_output("error", ename="NotRun", evalue=why, traceback=[why]))
-
-
-def limit(megabytes: int, cpu_seconds: int) -> None:
-    """Limits that this process and all that it starts have to keep."""
-    for kind, most in (
-        (resource.RLIMIT_DATA, megabytes * 2**20),
-        (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_FSIZE, 100 * 2**20),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most if hard < 0 else min(most, hard),) * 2)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--cell-seconds", type=int, default=120)
-    parser.add_argument("--megabytes", type=int, default=4096)
-    options = parser.parse_args(arguments)
-    limit(options.megabytes, int(options.seconds))
-    notebook = nbformat.read(options.source, as_version=4)
-    run(notebook, options.seconds, options.cell_seconds)
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    notebook.metadata["cpu_seconds"] = round(sum(u.ru_utime + u.ru_stime for u in used), 1)
-    options.target.write_text(nbformat.writes(notebook), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def _locked(about: dict) -> Texts:
+    """The locked cells of a notebook, from the gradebook and not from the submission."""
+    texts = Texts()
+    if "db_url" in about:
+        with Gradebook(about["db_url"]) as book:
+            notebook = book.find_notebook(about["notebook"], about["assignment"])
+            graded = {cell.name for cell in notebook.grade_cells}
+            for cell in notebook.source_cells:
+                if cell.locked and cell.cell_type == "code":
+                    (texts.tests if cell.name in graded else texts.setup)[cell.name] = cell.source
+    return texts

@@ -29,6 +29,7 @@ def mend(notebook: NotebookNode, release: NotebookNode) -> Iterator[tuple[str, b
     yield from _edited(notebook, originals)
     yield from _missing(notebook, originals)
     yield from _order(notebook, originals)
+    yield from _words(notebook, originals, given)
     _identify(notebook)
     ours = {cell.source.strip() for cell in originals.values()}
     yield from ((sentence, False) for sentence in symptoms(notebook, ours))
@@ -167,6 +168,31 @@ def _order(notebook: NotebookNode, originals: dict) -> Iterator[tuple[str, bool]
             cell = notebook.cells.pop(places[name])
             notebook.cells.insert(places[answer], cell)  # the pop moved the answer up by one
             yield f"{name} stood before its answer; it stands behind it now", True
+
+
+def _words(notebook: NotebookNode, originals: dict, given: set[str]) -> Iterator[tuple[str, bool]]:
+    """An answer in words that was written into a new cell next to the one for it: it goes into that one."""
+    for name, original in originals.items():
+        place = next((k for k, cell in enumerate(notebook.cells) if grade_id(cell) == name), None)
+        about = original.metadata.nbgrader
+        if place is None or original.cell_type != "markdown" or not (about.grade and about.solution):
+            continue
+        cell = notebook.cells[place]
+        if cell.source.strip() != original.source.strip():
+            continue
+        found = []
+        for step in (-1, 1):
+            k = place + step
+            while 0 <= k < len(notebook.cells) and not grade_id(notebook.cells[k]):
+                source = notebook.cells[k].source.strip()
+                if source in given:
+                    break
+                if notebook.cells[k].cell_type == "markdown" and source:
+                    found.insert(0 if step < 0 else len(found), source)
+                k += step
+        if found:
+            cell.source = "\n\n".join(found)
+            yield f"{name} was left empty, with words in a new cell next to it; they are copied into it", True
 
 
 def _identify(notebook: NotebookNode) -> None:

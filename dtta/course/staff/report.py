@@ -48,7 +48,8 @@ def write(folder: Path, keys: list[str], lms: str = "moodle") -> list[Path]:
     figure = plot(table, tasks)
     figure.savefig(out / "scores.png", dpi=130)
     plt.close(figure)
-    (out / "report.md").write_text(_words(table, tasks, wrong), encoding="utf-8")
+    without = {place: why for place, why in grade.not_graded(folder).items() if place[0] in scores_of}
+    (out / "report.md").write_text(_words(table, tasks, wrong, without), encoding="utf-8")
     _lms(out / "lms.csv", scores_of, lms)
     return [out / n for n in ("report.md", "scores.csv", "tasks.csv", "mistakes.csv", "scores.png", "lms.csv")]
 
@@ -111,8 +112,10 @@ def plot(table: pd.DataFrame, tasks: pd.DataFrame) -> plt.Figure:
     return fig
 
 
-def _words(table: pd.DataFrame, tasks: pd.DataFrame, wrong: pd.DataFrame) -> str:
+def _words(table: pd.DataFrame, tasks: pd.DataFrame, wrong: pd.DataFrame, without: dict) -> str:
     lines = ["# Report", "", "![Shares of points by task, and of students by assignment](scores.png)", ""]
+    if without:
+        lines += ["## Not graded", "", *(f"* {key} {student}: {why}" for (key, student), why in without.items()), ""]
     for key in dict.fromkeys(table.assignment):
         mine = tasks[tasks.assignment == key]
         students = table[table.assignment == key].student.nunique()

@@ -6,35 +6,27 @@ In order of preference:
 * ``bubblewrap``          a process that sees the file system read-only, without homes, sockets and the course folder;
 * ``unshare``             the same with what util-linux has.
 
-All have no network, and a limit on memory, time, output, processes and what is written. Where none of them works
-nothing runs, unless it is asked for by name: ``none`` keeps these limits alone, for submissions that you trust.
+All have no network, and a limit on memory, time, output, processes and what is written; root becomes nobody. Where none
+of them works nothing runs, unless it is asked for by name: ``none`` keeps these limits alone, for submissions that you
+trust.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from functools import cache
 from pathlib import Path
-
-import nbformat
-import psutil
-from nbformat import NotebookNode
-from nbformat.v4 import new_output
-from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Int, List, Unicode
 
 import dtta
 from dtta.course.staff.source import CourseError
 
 IMAGE = "dtta-course"
-PROCESSES, DISK = 256, 1000  # that one submission may have at a time, and megabytes that it may write
+NOBODY = 65534  # the user that root becomes
 # People's files, and sockets of services: a file system that is read-only does not keep anyone from calling Docker.
 HIDDEN = ("/home", "/root", "/run", "/var", "/srv", "/media")
 KINDS = ("docker", "podman", "bubblewrap", "unshare")
@@ -96,19 +88,25 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
     """
     work = work.resolve()
     if kind in ("docker", "podman"):
-        limits = ["--memory", f"{megabytes}m", "--memory-swap", f"{megabytes}m", "--cpus", "1", "--pids-limit", "256"]
+        limits = ["--memory", f"{megabytes}m", "--memory-swap", f"{megabytes}m", "--cpus", "1", "--pids-limit", "1024"]
         locked = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-        user = ["--user", f"{os.getuid()}:{os.getgid()}"] + (["--userns", "keep-id"] if kind == "podman" else [])
+        ids = (NOBODY, NOBODY) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+        user = ["--user", f"{ids[0]}:{ids[1]}"] + (
+            ["--userns", "keep-id"] if kind == "podman" and ids[0] != NOBODY else []
+        )
         where = ["--tmpfs", "/tmp", "--volume", f"{work}:{work}", "--workdir", str(work)]
         return [
             kind,
             "run",
             "--rm",
+            "--interactive",
+            "--name",
+            work.name,
             *limits,
             *locked,
             *user,
             *where,
-            *_variables(work, "--env"),
+            *variables(work, "--env"),
             IMAGE,
             "python",
             *python,
@@ -119,7 +117,12 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
     hidden = _outermost([Path.home(), Path(tempfile.gettempdir()), *map(Path, HIDDEN), *hide])
     shown = [path for path in _needed() if any(path.is_relative_to(h) for h in hidden)]
     if kind == "bubblewrap":
-        argv = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
+        apart = ["--unshare-all"]
+        if os.geteuid() == 0:  # no namespace of users: in it root would still own root's files
+            apart = [f"--unshare-{what}" for what in ("ipc", "pid", "net", "uts")]
+            apart += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+            run = [*_dropped(), *run]
+        argv = ["bwrap", *apart, "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
         argv += ["--dev", "/dev", "--proc", "/proc"]
         argv += [word for path in hidden for word in ("--tmpfs", str(path))]
         argv += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
@@ -128,9 +131,10 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
         # Read-only as well: a file system in memory that it may write would pass its limits.
         still = ["/dev", "/proc", *hidden, *_inner(hide, shown)]
         argv += [word for path in still for word in ("--remount-ro", str(path))]
-        argv += ["--chdir", str(work), "--clearenv", *_variables(work, "--setenv")]
+        argv += ["--chdir", str(work), "--clearenv", *variables(work, "--setenv")]
         return [*argv, *run]
-    argv = ["unshare", "--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child"]
+    argv = ["unshare", "--net", "--ipc", "--pid", "--fork", "--kill-child"]
+    argv += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return [*argv, "--mount", "--mount-proc", "sh", "-c", _mounts(work, hidden, shown, _inner(hide, shown)), "sh", *run]
 
 
@@ -152,10 +156,16 @@ def _mounts(work: Path, hidden: list[Path], shown: list[Path], inner: list[Path]
         'mount -n -o remount,bind,ro "$place" 2>/dev/null || true; done < /proc/self/mounts',
         "for place in /usr /dev /proc/sys /sys; do ! test -w $place; done",
         f"cd {q(str(work))}",
-        f'set -- env -i {shlex.join(_variables(work))} "$@"',
-        'exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"',
+        f'set -- env -i {shlex.join(variables(work))} "$@"',
+        f'exec {shlex.join(_dropped())} "$@"',
     ]
     return "\n".join(lines)
+
+
+def _dropped() -> list[str]:
+    """Run what follows without any rights, and as nobody in place of root."""
+    user = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+    return ["setpriv", *user, "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
 
 
 def _needed() -> list[Path]:
@@ -175,104 +185,17 @@ def _inner(hide: list[Path], shown: list[Path]) -> list[Path]:
     return [path for path in hide if any(path.is_relative_to(s) for s in shown)]
 
 
-def _variables(work: Path, flag: str = "") -> list[str]:
-    """The whole environment of a submission. One thread: several may be graded side by side."""
+def variables(work: Path, flag: str = "") -> list[str]:
+    """The whole environment of a submission. One thread: several may be graded at the same time."""
     path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])
     values = {"PATH": path, "HOME": work, "TMPDIR": work, "JUPYTER_RUNTIME_DIR": work, "IPYTHONDIR": work}
     values |= {"MPLCONFIGDIR": work, "OMP_NUM_THREADS": 1, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": 1}
-    values |= {"NBGRADER_EXECUTION": "autograde", "PYDEVD_DISABLE_FILE_VALIDATION": 1, "HF_HUB_OFFLINE": 1}
+    values |= {"NBGRADER_EXECUTION": "autograde", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": 1}
+    values |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    package = Path(dtta.__file__).parents[1]
+    if flag != "--env" and not package.is_relative_to(sys.prefix):  # a checkout
+        values["PYTHONPATH"] = package
     if flag == "--setenv":
         return [word for name, value in values.items() for word in (flag, name, str(value))]
     pairs = [f"{name}={value}" for name, value in values.items() if flag != "--env" or name != "PATH"]
     return [word for pair in pairs for word in ([flag, pair] if flag else [pair])]
-
-
-def _watched(argv: list[str], work: Path, environment: dict | None, seconds: float, megabytes: int) -> str:
-    """Run a command, and kill it with all that it has started when it takes too much. Returns its last words.
-
-    The system's own limits hold for each process alone: together, many small ones could take all of the machine.
-    """
-    until, trouble = time.monotonic() + seconds, ""
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(argv, cwd=work, env=environment, stdout=subprocess.DEVNULL, stderr=said)
-        while process.poll() is None and not trouble:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
-            trouble = _too_much(_started_by(process), work, megabytes)
-            if time.monotonic() > until:
-                trouble = f"stopped after {seconds:g} s"
-        for child in _started_by(process):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        process.kill()
-        process.wait()
-        said.seek(max(0, said.seek(0, os.SEEK_END) - 2000))
-        lines = said.read().decode(errors="replace").strip().splitlines()
-    return trouble or (lines[-1] if lines else "it ended without a word")
-
-
-def _started_by(process: subprocess.Popen) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.Error:  # it has ended
-        return []
-
-
-def _too_much(processes: list[psutil.Process], work: Path, megabytes: int) -> str:
-    """What a submission takes too much of, or nothing."""
-    if len(processes) > PROCESSES:
-        return f"stopped: more than {PROCESSES} processes"
-    memory = disk = 0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):  # gone, or not to be looked into
-            memory += process.memory_full_info().pss
-    if memory > megabytes * 2**20:
-        return f"stopped: more than {megabytes} MB of memory"
-    for folder, _, names in os.walk(work):
-        for name in names:
-            with contextlib.suppress(OSError):
-                disk += os.lstat(os.path.join(folder, name)).st_size
-    return f"stopped: more than {DISK} MB on disk" if disk > DISK * 2**20 else ""
-
-
-class LockedExecute(NbGraderPreprocessor):
-    """nbgrader's step that runs a submission, in a sandbox."""
-
-    kind = Unicode("", help="docker, podman, bubblewrap, unshare or none; empty: the first that works").tag(config=True)
-    seconds = Int(600, help="for the whole notebook").tag(config=True)
-    cell_seconds = Int(120, help="for one cell").tag(config=True)
-    megabytes = Int(4096, help="of memory").tag(config=True)
-    hide = List(Unicode(), help="folders that a submission must not see").tag(config=True)
-
-    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        """Run the notebook. If nothing comes back, all code cells have failed: one without outputs would get points."""
-        kind = choose(self.kind)
-        with tempfile.TemporaryDirectory(prefix="dtta-", ignore_cleanup_errors=True) as folder:
-            work = Path(folder)
-            (work / "in.ipynb").write_text(nbformat.writes(nb), encoding="utf-8")
-            limits = {"seconds": self.seconds, "cell-seconds": self.cell_seconds, "megabytes": self.megabytes}
-            python = ["-m", "dtta.course.staff.execute", "in.ipynb", "out.ipynb"]
-            python += [word for name, value in limits.items() for word in (f"--{name}", str(value))]
-            argv = command(kind, work, [Path(path) for path in self.hide], python, self.megabytes)
-            environment = dict(v.split("=", 1) for v in _variables(work)) if kind == "none" else None
-            trouble = _watched(argv, work, environment, self.seconds + 120, self.megabytes)
-            out = work / "out.ipynb"
-            try:
-                if out.is_symlink():  # it could lead to what the submission itself cannot read
-                    raise OSError
-                ran = nbformat.read(out, as_version=4)
-                same = [c.source for c in ran.cells] == [c.source for c in nb.cells]
-            except Exception:  # whatever a submission left there
-                same = False
-            if same:
-                for cell, after in zip(nb.cells, ran.cells, strict=True):
-                    if cell.cell_type == "code":
-                        cell.outputs, cell.execution_count = after.outputs, after.execution_count
-                nb.metadata["cpu_seconds"] = ran.metadata.get("cpu_seconds")
-                return nb, resources
-        self.log.error("The submission did not run: %s", trouble)
-        for cell in nb.cells:
-            if cell.cell_type == "code":
-                words = f"the submission did not run: {trouble}"
-                cell.outputs = [new_output("error", ename="NotRun", evalue=words, traceback=[words])]
-        return nb, resources

@@ -17,6 +17,7 @@ LEVELS = "| criterion | 0 | 1 | 2 | 3 |"  # the head of a rubric: its points are
 SETUP = "SEED = check.variant(0)"
 LARGE = 4  # points from which a task has a third graded step
 PUBLIC = 0.4  # of an assignment's points, at most, are given by checks that students see
+LEFT_BY_MACOS = {"__MACOSX", ".DS_Store"}
 STUB = "...  # your code here"
 TEXT_STUB = "*Your answer here.*"
 FOLDER = Path("notebooks", "src", "assignments")
@@ -80,7 +81,8 @@ def submissions(folder: Path, keys: Collection[str] = (), students: Collection[s
     Raises:
         CourseError: nothing was handed in under one of the names.
     """
-    there = sorted((path.name, path.parent.name) for path in (folder / "submitted").glob("*/*") if path.is_dir())
+    paths = [path for path in (folder / "submitted").glob("*/*") if path.is_dir()]
+    there = sorted((path.name, path.parent.name) for path in paths if not {path.name, path.parent.name} & LEFT_BY_MACOS)
     for names, known in ((keys, {key for key, _ in there}), (students, {student for _, student in there})):
         if unknown := set(names) - known:
             raise CourseError(f"nothing was handed in for {', '.join(sorted(unknown))}; see {folder / 'submitted'}")

@@ -76,6 +76,7 @@ def _try_step(cases):
     for _B, _L, _kind, _rate in cases:
         _g = check.generator(_B)
         _net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 5), torch.nn.Tanh(), torch.nn.Linear(5, _L))
+        _net.eval()
         for _p in _net.parameters():
             _p.data = torch.randn(_p.shape, generator=_g)
             _p.grad = torch.ones(_p.shape)
@@ -156,7 +157,7 @@ check.adapt_and_restore(adapt_and_restore)
 _tested = check.Student(adapt_and_restore)
 for _steps, _fails in [(0, False), (3, False), (4, True)]:
     _g = check.generator(_steps)
-    _net = torch.nn.Linear(3, 2)
+    _net = torch.nn.Linear(3, 2).eval()
     _net.bias.requires_grad_(False)
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g)
@@ -232,7 +233,7 @@ check.tent_step(tent_step)
 def _try_tent(norm, scale, seed):
     _tested, _g = check.Student(tent_step), check.generator(seed)
     _net = torch.nn.Sequential(torch.nn.Linear(4, 6), norm, torch.nn.LayerNorm(6, elementwise_affine=False),
-                               torch.nn.Linear(6, 3))  # fmt: skip
+                               torch.nn.Linear(6, 3)).eval()  # fmt: skip
     for _p in _net.parameters():
         _p.data = torch.randn(_p.shape, generator=_g) * scale
         _p.grad = torch.ones(_p.shape)

@@ -158,7 +158,7 @@ check.episode(episode)
 ### BEGIN HIDDEN TESTS
 def _start(lr=100.0):
     _state = torch.random.get_rng_state()
-    _net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    _net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).eval()
     torch.random.set_rng_state(_state)
     with torch.no_grad():
         for _i, _p in enumerate(_net.parameters()):

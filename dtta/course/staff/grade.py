@@ -9,6 +9,7 @@ from pathlib import Path
 from nbgrader.api import Gradebook
 from nbgrader.plugins import CsvExportPlugin
 
+from dtta.course.staff import dates
 from dtta.course.staff.build import grader, must
 from dtta.course.staff.sandbox import choose
 from dtta.course.staff.source import CourseError, submissions
@@ -95,12 +96,15 @@ def scores(folder: Path, key: str) -> list[Score]:
 
 def feedback(folder: Path, key: str, student: str) -> Path:
     """The page that a student gets back: feedback/NAME/a1/a1_NAME.html."""
+    dates.apply(folder, key, student)
     must(grader(folder).generate_feedback(key, student, force=True), f"nbgrader generate_feedback {key} {student}")
     return next((folder / "feedback" / student / key).glob("*.html"))
 
 
 def export(folder: Path) -> Path:
     """nbgrader's table of all scores, grades.csv in the course folder."""
+    for key in {key for key, _ in submissions(folder)}:
+        dates.apply(folder, key)
     path = folder / "grades.csv"
     exporter = CsvExportPlugin()
     exporter.to = str(path)

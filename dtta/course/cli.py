@@ -131,9 +131,8 @@ def _collect(options) -> None:
     if report.missing:
         names = ", ".join(person.name for person in report.missing)
         print(f"{len(report.missing)} on the roster have handed in nothing: {names}")
-    print(
-        f"{report.assignment} from {report.platform}: {options.to / 'submitted'}; record: {options.to / 'collected.csv'}"
-    )
+    record = options.to / "collected.csv"
+    print(f"{report.assignment}, a zip of {report.platform}: {options.to / 'submitted'}; record: {record}")
 
 
 def _doctor(options) -> None:

@@ -10,7 +10,8 @@ from dtta.course.staff.dates import Total
 from dtta.course.staff.roster import Person
 
 CANVAS = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"]
-POINTS = "assignment,student,name,email,submitted,days late,raw,penalty,points,most,note".split(",")
+POINTS = ["assignment", "student", "name", "email", "submitted"]
+POINTS += ["days late", "raw", "penalty", "points", "most", "note"]
 
 
 def write(folder: Path, totals: dict[str, list[Total]], platform: str) -> list[Path]:

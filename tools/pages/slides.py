@@ -6,10 +6,12 @@ send) or a click change slides; f fills the screen; printing gives a page for ea
 
 from __future__ import annotations
 
+import base64
 import html
 import importlib.util
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,11 +97,15 @@ def _slides(page: NotebookNode, title: str) -> Iterator[str]:
                 elif block.startswith(OPENINGS[1]):
                     yield _slide("", "The result", _markdown(block.removeprefix(OPENINGS[1])))
                 elif PREDICT in block:
-                    yield _slide("question", f"{heading}: predict", _markdown(block.replace(PREDICT, "")))
-                elif block.startswith("```text"):
+                    yield _slide("question", f"Predict: {heading}", _markdown(_question(block)))
+                elif block.startswith("```text") or (heading == "Take-aways" and re.match(r"\s*[*-] ", block)):
                     yield _slide("", heading, _markdown(block))
-                elif heading == "Take-aways" and block.strip():
-                    yield _slide("", heading, _markdown(block))
+
+
+def _question(block: str) -> str:
+    """Return a block without the words that announce its question."""
+    before, _, question = block.partition(PREDICT)
+    return before + re.sub(r"^\W*\w", lambda first: first[0].upper(), question.lstrip())
 
 
 def _blocks(text: str) -> list[str]:
@@ -107,10 +113,8 @@ def _blocks(text: str) -> list[str]:
     blocks: list[str] = []
     inside = False
     for part in re.split(r"\n{2,}", text.strip()):
-        joined = inside or (
-            blocks and re.match(r"([*-]|\d+\.| {2,})\s*\S", part) and re.match(r"[*-]|\d+\.", blocks[-1])
-        )
-        if joined:
+        item, further = r"[*-] |\d+\. ", r"[*-] |\d+\. |  "
+        if inside or (blocks and re.match(item, blocks[-1]) and re.match(further, part)):
             blocks[-1] += f"\n\n{part}"
         else:
             blocks.append(part)
@@ -123,12 +127,13 @@ def _outputs(cell: NotebookNode, heading: str, caption: str) -> Iterator[str]:
         data = output.get("data", {})
         if "image/png" in data and caption:
             alt = html.escape(output.get("metadata", {}).get("image/png", {}).get("alt", ""), quote=True)
-            picture = (
-                f'<img class="large" alt="{alt}" src="data:image/png;base64,{"".join(data["image/png"].split())}">'
-            )
+            source = "".join(data["image/png"].split())
+            width, height = struct.unpack(">II", base64.b64decode(source[:32])[16:24])
+            picture = f'<img alt="{alt}" src="data:image/png;base64,{source}">'
             picture = data.get("text/html", picture)  # with a slider
             words = f"<figcaption>{_inline(caption)}</figcaption>"
-            yield _slide("figure", heading, f"<figure>{picture}{words}</figure>")
+            shape = "tall" if width < 1.3 * height and "text/html" not in data else "wide"
+            yield _slide("", heading, f'<figure class="{shape}">{picture}{words}</figure>')
         elif "dtta-table" in data.get("text/html", ""):
             yield _slide("", heading, data["text/html"])
 

@@ -54,7 +54,7 @@ def release(folder: Path, key: str, path: Path) -> Path:
         source = _HIDDEN.sub("", cell.source)
         if source != cell.source and all(line.startswith("#") for line in source.split("\n") if line.strip()):
             continue  # nothing but hidden tests and a comment on them
-        cell.source = _MARKER.sub("", source)
+        cell.source = _MARKER.sub("", source).rstrip("\n")
         cell.metadata.pop("nbgrader", None)
         kept.append(cell)
     notebook.cells = kept

@@ -194,23 +194,24 @@ def totals(folder: Path, key: str, scores: list, dates: Dates) -> Iterator[Total
 
 
 def apply(folder: Path, key: str, student: str = "") -> None:
-    """Store deadlines and penalties in the gradebook, so that grades.csv and the students' pages have them.
+    """Store names, deadlines and penalties in the gradebook, so that grades.csv and the students' pages have them.
 
     Raises:
         CourseError: course.toml or a timestamp is not understood.
     """
     dates = read(folder)
     path = folder.resolve() / "gradebook.db"
-    if not dates.deadlines or not path.is_file():
-        return
     people = {person.key: person for person in roster.of_course(folder)}
+    if not path.is_file() or not (people or dates.deadlines):
+        return
     with Gradebook(f"sqlite:///{path}", "dtta") as book:
         for submission in book.assignment_submissions(key):
             who = submission.student
             if student and who.id != student:
                 continue
             if person := people.get(who.id):
-                who.first_name, who.last_name, who.email = "", person.name.replace(",", ""), person.email
+                who.last_name, _, who.first_name = (part.strip() for part in person.name.partition(","))
+                who.email = person.email
             due, when = dates.deadline(key, who.id), handed_in(folder, key, who.id)
             submission.timestamp = when and when.astimezone(dt.UTC).replace(tzinfo=None)
             days = dates.days_late(key, who.id, when)

@@ -9,7 +9,7 @@ from pathlib import Path
 from nbgrader.api import Gradebook
 from nbgrader.plugins import CsvExportPlugin
 
-from dtta.course.staff import dates
+from dtta.course.staff import dates, roster
 from dtta.course.staff.build import grader, must
 from dtta.course.staff.sandbox import choose
 from dtta.course.staff.source import CourseError, submissions
@@ -110,6 +110,8 @@ def export(folder: Path) -> Path:
     exporter.to = str(path)
     with _gradebook(folder) as book:
         exporter.export(book)
+    header, rows = roster.table(path)
+    roster.write_table(path, header, [list(row.values()) for row in rows])  # so that Excel reads the accents
     return path
 
 

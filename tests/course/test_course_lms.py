@@ -294,6 +294,7 @@ def graded(course):
 
 def test_canvas_gets_its_own_columns_and_the_final_points(course, graded):
     (course / "roster.csv").write_text(CANVAS, encoding="utf-8")
+    (course / "submitted" / "dan" / "a1").mkdir(parents=True)
     lms.write(course, graded, "canvas")
     assert table(course / "report" / "lms.csv") == [
         ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "a1: The diffusion loss (4711)"],
@@ -302,11 +303,13 @@ def test_canvas_gets_its_own_columns_and_the_final_points(course, graded):
         ["Müller, Jürgen", "13", "S2", "juergen", "Ⅰ", ""],
         ["Gauß, Carl Friedrich", "14", "S3", "carl", "Ⅱ", ""],
         ["", "", "", "'=eve", "", ""],
+        ["", "", "", "dan", "", ""],
     ]
     rows = {row[1]: row for row in table(course / "report" / "points.csv")}
     assert rows["ada"][5:10] == ["1", "15", "1.5", "13.5", "20.0"]
     assert rows["juergen"][6:9] == ["10", "0.0", ""] and "late, and when is not known" in rows["juergen"][-1]
-    assert rows["carl"][-1] == "nothing handed in" and "1 answers wait" in rows["'=eve"][-1]
+    assert rows["carl"][-1] == "nothing handed in" and rows["dan"][-1] == "handed in, not graded"
+    assert "1 answers wait" in rows["'=eve"][-1]
 
 
 def test_moodle_gets_its_worksheet_back_with_the_grades(course, graded):

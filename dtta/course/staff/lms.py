@@ -8,6 +8,7 @@ from pathlib import Path
 from dtta.course.staff import collect, roster
 from dtta.course.staff.dates import Total
 from dtta.course.staff.roster import Person
+from dtta.course.staff.source import submissions
 
 CANVAS = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"]
 POINTS = ["assignment", "student", "name", "email", "submitted"]
@@ -28,7 +29,7 @@ def write(folder: Path, totals: dict[str, list[Total]], platform: str) -> list[P
     points = {(key, total.student): total for key, of_key in totals.items() for total in of_key}
     most = {key: max(total.most for total in of_key) for key, of_key in totals.items()}
     rows = [
-        [key, person.key, person.name, person.email, *_facts(points.get((key, person.key)), most[key])]
+        [key, person.key, person.name, person.email, *_facts(folder, key, person, points, most[key])]
         for key in totals
         for person in people.values()
     ]
@@ -46,16 +47,19 @@ def _people(folder: Path, totals: dict[str, list[Total]]) -> dict[str, Person]:
     people = {person.key: person for person in roster.of_course(folder)}
     rows = collect.record(folder)
     for key, of_key in totals.items():
-        for student in sorted(total.student for total in of_key):
+        handed_in = {student for name, student in submissions(folder) if name == key}
+        for student in sorted(handed_in | {total.student for total in of_key}):
             row = rows.get((key, student), {})
             name, email = row.get("name", ""), row.get("email", "")
             people.setdefault(student, Person(student, name, row.get("id", ""), "", email))
     return people
 
 
-def _facts(total: Total | None, most: float) -> list[object]:
+def _facts(folder: Path, key: str, person: Person, points: dict, most: float) -> list[object]:
+    total = points.get((key, person.key))
     if total is None:
-        return ["", "", "", "", "", most, "nothing handed in"]
+        there = (folder / "submitted" / person.key / key).is_dir()
+        return ["", "", "", "", "", most, "handed in, not graded" if there else "nothing handed in"]
     when = f"{total.submitted:%Y-%m-%d %H:%M:%S %Z}" if total.submitted else ""
     return [when, total.days, _number(total.raw), total.penalty, _number(total.points), total.most, total.note]
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dtta.cli import main
-from dtta.course.staff import archive, collect, dates, grade, lms, roster, similar, solutions
+from dtta.course.staff import archive, build, collect, dates, grade, lms, roster, similar, solutions
 from dtta.course.staff.grade import Score
 from dtta.course.staff.source import CourseError
 
@@ -412,6 +412,7 @@ def test_penalties_reach_the_gradebook(course):
     (course / "roster.csv").write_text("name,login,email\nAda Lovelace,ada,ada@x.org\n", encoding="utf-8")
     (course / "submitted" / "ada" / "a1").mkdir(parents=True)
     (course / "submitted" / "ada" / "a1" / "timestamp.txt").write_text("2027-04-13 09:00:00 UTC", encoding="utf-8")
+    build.grader(course)  # lets nbgrader find alembic
     with Gradebook(f"sqlite:///{course}/gradebook.db", "dtta") as book:
         book.add_assignment("a1")
         book.add_notebook("n", "a1")

@@ -306,8 +306,8 @@ def test_canvas_gets_its_own_columns_and_the_final_points(course, graded):
         ["", "", "", "dan", "", ""],
     ]
     rows = {row[1]: row for row in table(course / "report" / "points.csv")}
-    assert rows["ada"][5:10] == ["1", "15", "1.5", "13.5", "20.0"]
-    assert rows["juergen"][6:9] == ["10", "0.0", ""] and "late, and when is not known" in rows["juergen"][-1]
+    assert rows["ada"][3] == "12" and rows["ada"][6:11] == ["1", "15", "1.5", "13.5", "20.0"]
+    assert rows["juergen"][7:10] == ["10", "0.0", ""] and "late, and when is not known" in rows["juergen"][-1]
     assert rows["carl"][-1] == "nothing handed in" and rows["dan"][-1] == "handed in, not graded"
     assert "1 answers wait" in rows["'=eve"][-1]
 

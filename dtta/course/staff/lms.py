@@ -11,8 +11,8 @@ from dtta.course.staff.roster import Person
 from dtta.course.staff.source import submissions
 
 CANVAS = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"]
-POINTS = ["assignment", "student", "name", "email", "submitted"]
-POINTS += ["days late", "raw", "penalty", "points", "most", "note"]
+POINTS = ["assignment", "student", "name", "id", "email"]
+POINTS += ["submitted", "days late", "raw", "penalty", "points", "most", "note"]
 
 
 def write(folder: Path, totals: dict[str, list[Total]], platform: str) -> list[Path]:
@@ -29,7 +29,7 @@ def write(folder: Path, totals: dict[str, list[Total]], platform: str) -> list[P
     points = {(key, total.student): total for key, of_key in totals.items() for total in of_key}
     most = {key: max(total.most for total in of_key) for key, of_key in totals.items()}
     rows = [
-        [key, person.key, person.name, person.email, *_facts(folder, key, person, points, most[key])]
+        [key, person.key, person.name, person.id, person.email, *_facts(folder, key, person, points, most[key])]
         for key in totals
         for person in people.values()
     ]

@@ -25,7 +25,8 @@ def words(text: str) -> nbformat.NotebookNode:
     """A notebook with one answer in words, worth four points."""
     about = {"grade": True, "grade_id": "why", "locked": False, "points": 4, "schema_version": 3, "solution": True}
     answer = new_markdown_cell(text, id="why", metadata={"nbgrader": {**about, "task": False, "cell_type": "markdown"}})
-    return new_notebook(cells=[new_code_cell("print(6 * 7)", id="run"), answer])
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    return new_notebook(cells=[new_code_cell("print(6 * 7)", id="run"), answer], metadata=kernel)
 
 
 @pytest.fixture

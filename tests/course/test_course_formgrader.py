@@ -62,8 +62,8 @@ def server(course):
                     time.sleep(0.5)
             yield address
         finally:
-            running.terminate()
-            running.wait(30)
+            running.kill()  # it runs no kernel; asked to stop, it can take long on a busy machine
+            running.wait()
 
 
 def saved(address: str):

@@ -20,9 +20,10 @@ help: ## this list
 
 setup: $(STAMP) ## create .venv and install the locked packages; again only after a change of pyproject.toml or the lock
 
-book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html
+book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html; and slides: _build/slides
 	$(PY) tools/pages run --profile mini
 	$(PY) tools/pages build
+	$(PY) tools/pages slides
 
 pages: $(STAMP) ## run the pages and put their outputs into notebooks/, to be committed
 	$(PY) tools/pages run --profile mini

@@ -1,4 +1,7 @@
-"""The command line of the course: dtta course build, doctor, grade, report. It needs pip install "dtta[course]"."""
+"""The command line of the course: dtta course build, collect, doctor, grade, report, similar and solutions.
+
+It needs pip install "dtta[course]".
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 def add_commands(commands) -> None:
     """Register ``course`` and its own commands among those of ``dtta``."""
-    text = "build the assignments, and mend, grade and report what students hand in"
+    text = "build the assignments, and collect, mend, grade and report what students hand in"
     course = commands.add_parser("course", help=text, description=text[0].upper() + text[1:] + ".")
     own = course.add_subparsers(required=True, metavar="command")
 
@@ -22,6 +25,17 @@ def add_commands(commands) -> None:
     build.add_argument(
         "--publish", action="store_true", help="also copy the students' notebooks to notebooks/assignments"
     )
+
+    collect = _command(
+        own, "collect", _collect, "put the zip files of Canvas, Moodle or Google Classroom into submitted/"
+    )
+    collect.add_argument("archives", type=Path, nargs="+", metavar="ZIP", help="all parts, if it came in several")
+    collect.add_argument("--to", type=Path, default=Path("course"), help="the course folder (default: course)")
+    collect.add_argument("--assignment", default="", metavar="ASSIGNMENT", help="default: by the names in the zip")
+    text = "the platform's table of students, kept for next time; lists who is missing"
+    collect.add_argument("--roster", type=Path, metavar="CSV", help=text)
+    text = "the dates of the files in the zip are when they were handed in (default: only Moodle's worksheet tells)"
+    collect.add_argument("--zip-times", action="store_true", help=text)
 
     text = "find what is wrong with submissions, and mend what is safe; before grading"
     doctor = _command(own, "doctor", _doctor, text)
@@ -41,6 +55,17 @@ def add_commands(commands) -> None:
         "--lms", choices=("moodle", "canvas"), default="moodle", help="form of lms.csv (default: moodle)"
     )
 
+    similar = _command(own, "similar", _similar, "list pairs of submissions that share passages of code or words")
+    _chosen(similar)
+    text = "print pairs from this score on, and show their passages (default: 0.5)"
+    similar.add_argument("--at-least", type=_share, default=0.5, metavar="SCORE", help=text)
+
+    text = "run the solutions and write them, without hidden tests, for students: released_solutions/"
+    solutions = _command(own, "solutions", _solutions, text)
+    solutions.add_argument("folder", type=Path, help="the course folder")
+    solutions.add_argument("names", nargs="+", metavar="ASSIGNMENT", help="a1, a2 and so on")
+    solutions.add_argument("--force", action="store_true", help="also before the last deadline, or without one")
+
 
 def _chosen(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=_course_folder, help="the course folder, with submitted/NAME/a1/a1_NAME.ipynb")
@@ -53,6 +78,16 @@ def _course_folder(text: str) -> Path:
         reason = "has no folder submitted/ with submitted/NAME/a1/a1_NAME.ipynb in it"
         raise argparse.ArgumentTypeError(f"{folder} {reason}")
     return folder
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
 
 
 def _command(commands, name, run, text) -> argparse.ArgumentParser:
@@ -87,6 +122,22 @@ def _build(options) -> None:
             print(path)
 
 
+def _collect(options) -> None:
+    from dtta.course.staff.collect import collect
+
+    report = collect(options.to, options.archives, options.assignment, options.roster, options.zip_times)
+    for remark in report.remarks:
+        print(f"{report.assignment} {remark}")
+    lists = {"new or changed": report.collected, "unchanged": report.unchanged, "late": report.late}
+    for what, students in lists.items():
+        print(f"{len(students)} {what}" + (f": {', '.join(students)}" if students else ""))
+    if report.missing:
+        names = ", ".join(person.name for person in report.missing)
+        print(f"{len(report.missing)} on the roster have handed in nothing: {names}")
+    record = options.to / "collected.csv"
+    print(f"{report.assignment}, a zip of {report.platform}: {options.to / 'submitted'}; record: {record}")
+
+
 def _doctor(options) -> None:
     from dtta.course.staff.doctor import visit
 
@@ -117,3 +168,28 @@ def _report(options) -> None:
 
     for path in report.write(options.folder, options.names, options.lms):
         print(path)
+
+
+def _similar(options) -> None:
+    from dtta.course.staff import similar, source
+
+    keys = sorted({key for key, _ in source.submissions(options.folder, options.names)})
+    for key in keys:
+        paths, pairs = similar.write(options.folder, key, options.at_least)
+        for pair in pairs:
+            print(f"{key} {pair.one} and {pair.other}: {pair.score:.2f}, {pair.shared} shared passages")
+        print(f"{key}: {len(pairs)} pairs at {options.at_least:g} or more; {', '.join(map(str, paths))}")
+
+
+def _solutions(options) -> None:
+    import datetime as dt
+
+    from dtta.course.staff import solutions
+    from dtta.course.staff.source import CourseError
+
+    found = solutions.sources(options.folder, options.names)
+    reasons = solutions.too_early(options.folder, list(found), dt.datetime.now(dt.UTC))
+    if reasons and not options.force:
+        raise CourseError(f"{'; '.join(reasons)}; to release the solutions all the same, add --force")
+    for key, path in found.items():
+        print(f"{key}: the solution with outputs, without hidden tests: {solutions.release(options.folder, key, path)}")

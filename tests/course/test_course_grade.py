@@ -62,12 +62,13 @@ def test_a_class_from_submissions_to_the_lms(course, capsys):
     assert "* forward-check, 1 students: the square root of ᾱ_t is missing, both times" in words
     assert "| forward-check | 2 | 33% | 1 | 2 | 0 |" in words
     assert (out / "scores.png").stat().st_size > 10_000
-    rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8")))
-    assert rows == [["ID number", "a1 (26)"], ["ann", ""], ["bob", "0"], ["cy", "0"]]
+    rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8-sig")))
+    assert rows[0] == ["Full name", "ID number", "Email address", "a1 (26)"]
+    assert rows[1:] == [["", "ann", "", ""], ["", "bob", "", "0"], ["", "cy", "", "0"]]
     assert main(["course", "report", str(course), "--lms", "canvas"]) == 0
-    rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8")))
+    rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8-sig")))
     assert rows[0] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "a1"]
-    assert rows[1] == ["Points Possible", "", "", "", "", "26"]
+    assert rows[1] == ["    Points Possible", "", "", "", "", "26"]
     assert rows[3] == ["", "", "", "bob", "", "0"]
 
 

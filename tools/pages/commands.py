@@ -3,6 +3,7 @@
 python tools/pages run 01 --profile mini     source -> _build/executed/mini/01_*.ipynb
 python tools/pages publish                   executed mini pages -> notebooks/*.ipynb, with outputs
 python tools/pages build                     strict book build -> _build/html
+python tools/pages slides 03                 notebooks/03_*.ipynb -> _build/slides/03_*.html, to be shown in class
 python tools/pages check                     the project's rules for notebooks/*.ipynb
 python tools/pages verify                    check, then run again and compare with the committed outputs
 python tools/pages compare FOLDER            numbers of executed pages against the references of their device
@@ -87,6 +88,12 @@ def build(project: Project, args: argparse.Namespace) -> None:
     print(f"the book: {html / 'index.html'}")
 
 
+def slides(project: Project, args: argparse.Namespace) -> None:
+    from tools.pages.slides import build
+
+    print(*build(project, project.pages(args.names), args.out or project.build / "slides"), sep="\n")
+
+
 def check(project: Project, args: argparse.Namespace) -> None:
     _stop_at(check_folder(project, args.folder or project.notebooks))
     print("check: no problems")
@@ -143,6 +150,8 @@ def parser() -> Parser:
     sub = command(build, "build the book strictly into _build/html")
     sub.add_argument("--committed", action="store_true", help="with notebooks/*.ipynb, not the last run")
     sub.add_argument("--out", type=Path, help="folder for site/ and html/ (default: _build)")
+    sub = command(slides, "make the decks of slides of published pages", names=True)
+    sub.add_argument("--out", type=Path, help="folder of the decks (default: _build/slides)")
     sub = command(check, "check notebooks that ran")
     sub.add_argument("folder", type=Path, nargs="?", help="default: notebooks")
     command(verify, "check, then run again and compare with the committed outputs", names=True, jobs=True)

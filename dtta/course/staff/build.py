@@ -1,6 +1,7 @@
 """From the sources to a course folder for nbgrader: source/, release/, its settings and its gradebook.
 
 course/
+  course.toml                   deadlines, extensions, what late work loses
   nbgrader_config.py            the settings below, for those who type nbgrader commands themselves
   source/a1/a1_NAME.ipynb       with solutions and hidden tests: keep it to yourself
   keys/a1.md                    how to grade the answers in words: for graders only
@@ -26,7 +27,7 @@ from nbgrader.converters import Autograde, GenerateFeedback
 from traitlets.config import Config
 
 import dtta
-from dtta.course.staff import source
+from dtta.course.staff import dates, source
 from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.feedback import HideTests
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
@@ -105,6 +106,7 @@ def build(
     config = folder / "nbgrader_config.py"
     if not config.exists():  # a lecturer may have added to it
         config.write_text(CONFIG, encoding="utf-8")
+    dates.write_example(folder)
     api = grader(folder)
     for assignment in assignments:
         path = folder / "source" / assignment.key / f"{assignment.name}.ipynb"

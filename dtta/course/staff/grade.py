@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from nbgrader.api import Gradebook
 from nbgrader.plugins import CsvExportPlugin
 
 from dtta.course.runner.wire import Stopped
+from dtta.course.staff import dates, roster
 from dtta.course.staff.build import grader, hidden, must
 from dtta.course.staff.doctor import treat
 from dtta.course.staff.remote import START, NotGraded, Runner
@@ -163,12 +163,15 @@ def scores(folder: Path, key: str) -> list[Score]:
 
 def feedback(folder: Path, key: str, student: str) -> Path:
     """The page that a student gets back: feedback/NAME/a1/a1_NAME.html."""
+    dates.apply(folder, key, student)
     must(grader(folder).generate_feedback(key, student, force=True), f"nbgrader generate_feedback {key} {student}")
     return next((folder / "feedback" / student / key).glob("*.html"))
 
 
 def export(folder: Path) -> Path:
     """nbgrader's table of all scores, grades.csv in the course folder; no score where nothing was graded."""
+    for key in {key for key, _ in submissions(folder)}:
+        dates.apply(folder, key)
     path = folder / "grades.csv"
     exporter = CsvExportPlugin()
     exporter.to = str(path)
@@ -178,14 +181,11 @@ def export(folder: Path) -> Path:
         for assignment in book.assignments:
             handed_in = {submission.student.id for submission in book.assignment_submissions(assignment.name)}
             empty |= {(assignment.name, student.id) for student in book.students if student.id not in handed_in}
-    with path.open(newline="", encoding="utf-8") as file:
-        head, *rows = csv.reader(file)
+    header, rows = roster.table(path)
     for row in rows:
-        if (row[head.index("assignment")], row[head.index("student_id")]) in empty:
-            for name in ("raw_score", "late_submission_penalty", "score"):
-                row[head.index(name)] = ""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *rows])
+        if (row["assignment"], row["student_id"]) in empty:
+            row.update(dict.fromkeys(("raw_score", "late_submission_penalty", "score"), ""))
+    roster.write_table(path, header, [list(row.values()) for row in rows])  # so that Excel reads the accents
     return path
 
 

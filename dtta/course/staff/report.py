@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -11,25 +10,25 @@ import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 
-from dtta.course.staff import grade
-from dtta.course.staff.grade import Score
+from dtta.course.staff import dates, grade, lms, roster
 from dtta.course.staff.source import CourseError, submissions
 from dtta.pages import figures
 
 MISTAKES = 5  # the most frequent ones of each cell
 
 
-def write(folder: Path, keys: list[str], lms: str = "moodle") -> list[Path]:
-    """Write report/scores.csv, tasks.csv, mistakes.csv, report.md, scores.png and lms.csv; returns their paths.
+def write(folder: Path, keys: list[str], platform: str = "moodle") -> list[Path]:
+    """Write report/scores.csv, tasks.csv, mistakes.csv, report.md, scores.png and what `lms.write` does; their paths.
 
     Args:
         folder: a course folder with graded submissions.
         keys: which assignments; empty: all that were graded.
-        lms: "moodle" or "canvas".
+        platform: "moodle" or "canvas", whose columns lms.csv has.
 
     Raises:
-        CourseError: nothing was graded.
+        CourseError: nothing was graded, or course.toml is not understood.
     """
+    deadlines = dates.read(folder)
     scores_of = {key: grade.scores(folder, key) for key in keys or sorted({k for k, _ in submissions(folder)})}
     if empty := [key for key, scores in scores_of.items() if not scores]:
         raise CourseError(f"nothing is graded for {', '.join(empty)}; call: dtta course grade {folder}")
@@ -44,14 +43,15 @@ def write(folder: Path, keys: list[str], lms: str = "moodle") -> list[Path]:
     tasks = by_task(table)
     wrong = pd.DataFrame(mistakes(folder, list(scores_of)), columns=["assignment", "cell", "mistake", "students"])
     for name, rows in {"scores": table, "tasks": tasks, "mistakes": wrong}.items():
-        rows.to_csv(out / f"{name}.csv", index=False)
+        roster.write_table(out / f"{name}.csv", list(rows), rows.astype(object).where(rows.notna(), "").values.tolist())
     figure = plot(table, tasks)
     figure.savefig(out / "scores.png", dpi=130)
     plt.close(figure)
     without = {place: why for place, why in grade.not_graded(folder).items() if place[0] in scores_of}
     (out / "report.md").write_text(_words(table, tasks, wrong, without), encoding="utf-8")
-    _lms(out / "lms.csv", scores_of, lms)
-    return [out / n for n in ("report.md", "scores.csv", "tasks.csv", "mistakes.csv", "scores.png", "lms.csv")]
+    totals = {key: list(dates.totals(folder, key, scores, deadlines)) for key, scores in scores_of.items()}
+    tables = lms.write(folder, totals, platform)
+    return [*(out / n for n in ("report.md", "scores.csv", "tasks.csv", "mistakes.csv", "scores.png")), *tables]
 
 
 def by_task(table: pd.DataFrame) -> pd.DataFrame:
@@ -135,20 +135,3 @@ def _words(table: pd.DataFrame, tasks: pd.DataFrame, wrong: pd.DataFrame, withou
             lines.append(f"* {row.cell}, {row.students} students: {row.mistake}")
         lines.append("")
     return "\n".join(lines)
-
-
-def _lms(path: Path, found: dict[str, list[Score]], lms: str) -> None:
-    """One row for each student, one column for each assignment; empty where a person still has to grade."""
-    students = sorted({score.student for scores in found.values() for score in scores})
-    most = {key: sum({score.cell: score.most for score in scores}.values()) for key, scores in found.items()}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        if lms == "canvas":  # Canvas finds students by one of these columns, and wants the points possible as a row
-            out.writerow(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *found])
-            out.writerow(["Points Possible", "", "", "", "", *(f"{m:g}" for m in most.values())])
-        else:
-            out.writerow(["ID number", *(f"{key} ({m:g})" for key, m in most.items())])
-        for student in students:
-            points = [[s.points for s in scores if s.student == student] for scores in found.values()]
-            totals = ["" if not p or None in p else f"{sum(p):g}" for p in points]
-            out.writerow([*(["", "", "", student, ""] if lms == "canvas" else [student]), *totals])

@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
 
-setup: $(STAMP) ## create .venv and install the locked packages; again only after a change of pyproject.toml or the lock
+setup: $(STAMP) ## create .venv and install the locked packages and the live page's runtime; again only after a change of the lock
 
 book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html
 	$(PY) tools/pages run --profile mini
@@ -77,6 +77,7 @@ $(STAMP): pyproject.toml requirements.lock | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --requirement requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
+	$(PY) tools/live fetch
 	@touch $@
 
 $(PY):

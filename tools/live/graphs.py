@@ -156,12 +156,6 @@ def trace(function: Callable, inputs: dict[str, Tensor]) -> torch.fx.GraphModule
     return graph.eval()
 
 
-def _keep_weights(node) -> bool | None:
-    """Return False, do not compute in advance, for an operator on weights; None for any other: the library decides."""
-    constants = [value.const_value for value in node.inputs if value is not None and value.const_value is not None]
-    return False if any(constant.size > 1024 for constant in constants) else None
-
-
 def export(out: Path = GRAPHS) -> list[Path]:
     """Write the graphs. Weights of the diffusion model refer to its file's numbers, as float32, in "diffusion".
 
@@ -169,9 +163,9 @@ def export(out: Path = GRAPHS) -> list[Path]:
     """
     try:
         import onnx
-        from onnxscript import optimizer
+        import onnxscript  # noqa: F401, which torch.onnx needs
     except ImportError as error:
-        raise PageError("the export needs two more packages: pip install onnx==1.23.2 onnxscript==0.7.2") from error
+        raise PageError("the export needs onnx and onnxscript: make setup, or pip install 'dtta[live]'") from error
 
     file = folder() / "digits" / f"{DIFFUSION}.safetensors"
     diffusion = dtta.load("digits", network=NETWORK, diffusion=DIFFUSION).diffusion.state_dict()
@@ -184,7 +178,6 @@ def export(out: Path = GRAPHS) -> list[Path]:
             trace(function, inputs), tuple(inputs.values()), dynamo=True, opset_version=20, optimize=False,
             verbose=False, **names,
         )  # fmt: skip
-        optimizer.optimize_ir(program.model, should_fold=_keep_weights)
         model = program.model_proto
         del model.graph.value_info[:], model.metadata_props[:]
         model.graph.ClearField("metadata_props")

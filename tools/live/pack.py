@@ -1,7 +1,7 @@
 """Pack what the live page loads: the runtime, the graphs, the shipped weights, test images and settings.
 
-Each file is a script that hands base64 of gzipped bytes to the engine: a page opened from a folder may load scripts but
-read no files.
+Each file is a script: a page opened from a folder may load scripts but read no files. data.js, which the page loads at
+once, is plain; the others hand base64 of gzipped bytes to the engine.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dtta.evaluation.evaluate import image_generator
 from dtta.experiments import stored
 from dtta.problems.chosen import chosen
 from dtta.problems.digits.data import CLASSES, SIZE, draw, split
+from dtta.problems.digits.models import scheduler
 from dtta.problems.digits.shifts import SHIFTS
 from dtta.problems.training.weights import folder
 from tools.pages.project import PageError
@@ -30,11 +31,13 @@ from tools.pages.project import PageError
 GRAPHS = Path(__file__).parent / "graphs"
 NETWORK, DIFFUSION = "resnet", "unet"  # of page 03, the defaults of the problem
 TABLE = "network.class_embedding.embedding_table.weight"  # l_1 .. l_10 in the diffusion model's file
-BATCH = 8  # pairs in one pass of the diffusion model; the engine fills up the last pass, with weights of 0
-IMAGES = 200  # of the test split
+BATCH = 4  # pairs in one pass of the diffusion model; the engine fills up the last pass, with weights of 0
+TIMESTEPS = scheduler().config.num_train_timesteps
+IMAGES = 60  # of the test split
 
 RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+NOTICE = "onnxruntime-web 1.30.0, Copyright (c) Microsoft Corporation, MIT licence"
 PARTS = {  # name in the page -> file of the package; the CPU build, with SIMD, used on one thread
     "runtime.js": "package/dist/ort.wasm.min.js",
     "runtime.mjs": "package/dist/ort-wasm-simd-threaded.mjs",
@@ -61,8 +64,8 @@ def fetch() -> Path:
     return CACHE
 
 
-def data() -> dict:
-    """Return what the engine has to know: classes, shifts with their constants, images, settings and presets."""
+def data(presets: dict[str, dict]) -> dict:
+    """Return what the page has to know: classes, shifts with their constants, images, settings and presets."""
     images, labels = split("test")
     levels = (images[:, 0] * 16).byte().flatten(1).numpy()
     settings = chosen("digits")
@@ -71,16 +74,13 @@ def data() -> dict:
         "classes": CLASSES,
         "side": SIZE,
         "levels": 16,  # the data set's grey levels
-        "images": [
-            {"name": f"test image {n}", "index": n, "label": int(labels[n]), "pixels": _text(levels[n].tobytes())}
-            for n in range(IMAGES)
-        ],
+        "images": [{"index": n, "label": int(labels[n]), "pixels": _text(levels[n].tobytes())} for n in range(IMAGES)],
         "shifts": [
             {"name": name, "severities": 5, "kind": shift.function.__name__, "constants": shift.constants}
             for name, shift in SHIFTS.items()
         ],
-        "presets": presets(),
-        "timesteps": 1000,
+        "presets": {kind: {k: v for k, v in one.items() if k != "draws"} for kind, one in presets.items()},
+        "timesteps": TIMESTEPS,
         "batch": BATCH,
         "table": TABLE,
         "defaults": {
@@ -99,7 +99,9 @@ def presets() -> dict[str, dict]:
     for kind, row in stored.outcomes("digits-test", "diffusion-tta", set(SHIFTS)).items():
         image, label = draw("test", row.index, row.shift, row.severity, row.seed)
         generator = image_generator(row.seed, row.index)
-        pairs = [sampling.draw(image[None], settings["samples"], 1000, generator) for _ in range(settings["steps"])]
+        pairs = [
+            sampling.draw(image[None], settings["samples"], TIMESTEPS, generator) for _ in range(settings["steps"])
+        ]
         made[kind] = {
             "image": row.index,
             "label": int(label),
@@ -126,15 +128,19 @@ def pack(out: Path) -> list[Path]:
     """Write the scripts that the engine loads into a folder. Raises PageError: the runtime is missing."""
     if not all((CACHE / name).is_file() for name in PARTS):
         raise PageError("the live page's runtime is missing; download it with: python tools/live fetch")
+    made = presets()
     weights = {"network.safetensors": NETWORK, "diffusion.safetensors": DIFFUSION}
     contents = {
-        "data.js": {"data.json": json.dumps(data()).encode()},
         "models.js": {path.name: path.read_bytes() for path in sorted(GRAPHS.glob("*.onnx"))}
+        | {"draws.json": json.dumps({kind: one["draws"] for kind, one in made.items()}).encode()}
         | {name: (folder() / "digits" / f"{file}.safetensors").read_bytes() for name, file in weights.items()},
         "runtime.js": {name: (CACHE / name).read_bytes() for name in PARTS},
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, files in contents.items():
         packed = {file: _text(gzip.compress(content, mtime=0)) for file, content in files.items()}
-        (out / name).write_text(f"dttaLive.put({json.dumps(packed)});\n", encoding="utf-8")
-    return [out / name for name in contents]
+        notice = f"/* {NOTICE} */\n" if name == "runtime.js" else ""
+        (out / name).write_text(f"{notice}dttaLive.put({json.dumps(packed)});\n", encoding="utf-8")
+    content = data(made) | {"bytes": sum((out / name).stat().st_size for name in contents)}
+    (out / "data.js").write_text(f"dttaLive.data = {json.dumps(content)};\n", encoding="utf-8")
+    return [out / name for name in ("data.js", *contents)]

@@ -121,30 +121,35 @@ window.dttaLive = (() => {
     return { t, noise: Float32Array.from({ length: pairs * size }, random.normal) };
   }
 
+  // A shifted image; needs no model
+  function corrupt(pixels, shift, severity, seed = 0) {
+    const { side, shifts } = dttaLive.data;
+    if (shift === "clean") return Float32Array.from(pixels);
+    const { kind, constants } = shifts.find(({ name }) => name === shift);
+    const values = Object.fromEntries(Object.entries(constants).map(([name, row]) => [name, row[severity - 1]]));
+    const changed = dttaLive.corruptions[kind](Float32Array.from(pixels), side, generator(seed, shift, severity), values);
+    return Float32Array.from(changed, (value) => Math.min(1, Math.max(0, value)));
+  }
+
   // ---- The engine
 
   class Engine {
-    constructor(pool, data, diffusion, theta) {
-      Object.assign(this, data, { pool, theta });
+    constructor(pool, draws, diffusion, theta) {
+      Object.assign(this, dttaLive.data, { pool, theta });
       this.size = this.side ** 2;
       this.embeddings = diffusion.slice(this.table);
       this.width = this.embeddings.length / this.classes.length;
-      this.images = data.images.map(({ name, label, pixels }) => {
-        return { name, label, pixels: Float32Array.from(bytes(pixels), (level) => level / this.levels) };
+      this.images = this.images.map(({ index, label, pixels }) => {
+        return { index, label, pixels: Float32Array.from(bytes(pixels), (level) => level / this.levels) };
       });
-      for (const preset of Object.values(this.presets)) {
-        preset.pixels = floats(preset.pixels);
-        preset.draws.noise = floats(preset.draws.noise);
-      }
+      this.presets = Object.fromEntries(Object.entries(dttaLive.data.presets).map(([kind, preset]) => {
+        const { t, noise } = draws[kind];
+        return [kind, { ...preset, pixels: floats(preset.pixels), draws: { t, noise: floats(noise) } }];
+      }));
     }
 
-    corrupt(pixels, shift, severity, seed = 0) {
-      if (shift === "clean") return Promise.resolve(Float32Array.from(pixels));
-      const { kind, constants } = this.shifts.find(({ name }) => name === shift);
-      const values = Object.fromEntries(Object.entries(constants).map(([name, row]) => [name, row[severity - 1]]));
-      const random = generator(seed, shift, severity);
-      const changed = dttaLive.corruptions[kind](Float32Array.from(pixels), this.side, random, values);
-      return Promise.resolve(Float32Array.from(changed, (value) => Math.min(1, Math.max(0, value))));
+    async corrupt(...args) {
+      return corrupt(...args);
     }
 
     // Line 2 to 9 of Algorithm 1. Before each step: the belief, its point, the loss of the step; the last one has no loss.
@@ -286,15 +291,21 @@ window.dttaLive = (() => {
     ];
   }
 
+  // What a page needs before the models: classes, images, shifts
+  async function prepare() {
+    if (!dttaLive.corruptions) await script("corruptions.js");
+    if (!dttaLive.data) await script("data.js");
+  }
+
   async function start({ progress = () => {}, workers = Math.min(2, navigator.hardwareConcurrency || 1) } = {}) {
-    const scripts = ["worker.js", "corruptions.js", "data.js", "models.js", "runtime.js"];
+    await prepare();
+    const scripts = ["worker.js", "models.js", "runtime.js"];
     for (const [k, name] of scripts.entries()) {
       progress((0.6 * k) / scripts.length, "loading");
       await script(name);
     }
     progress(0.6, "unpacking");
     const text = async (name) => new TextDecoder().decode(await unpack(name));
-    const data = JSON.parse(await text("data.json"));
     const source = [await text("runtime.js"), `;(${dttaLive.worker})();`];
     const files = { module: await text("runtime.mjs"), binary: await unpack("runtime.wasm"), graphs: {} };
     for (const name of ["network", "step", "gradient", "losses"]) files.graphs[name] = await unpack(`${name}.onnx`);
@@ -304,13 +315,14 @@ window.dttaLive = (() => {
     progress(0.75, "preparing the models");
     const pool = new Pool(workers, source);
     const started = Array.from({ length: workers }, () => pool.add(files));
+    started.slice(1).forEach((other) => other.catch(() => {})); // one worker is enough
     await started[0];
-    const engine = new Engine(pool, data, diffusion, network.values);
+    const engine = new Engine(pool, JSON.parse(await text("draws.json")), diffusion, network.values);
     progress(0.95, "first run");
-    await engine.adapt({ pixels: engine.images[0].pixels, steps: 1, pairs: data.batch }); // compiles what runs often
+    await engine.adapt({ pixels: engine.images[0].pixels, steps: 1, pairs: dttaLive.data.batch }); // compiles what runs often
     progress(1, "ready");
     return engine;
   }
 
-  return { start, put: (files) => Object.assign(packed, files) };
+  return { start, corrupt, floats, put: (files) => Object.assign(packed, files) };
 })();

@@ -21,7 +21,7 @@ from tools.live.pack import pack
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FOUR = ("gaussian_noise", "fog", "pixelate", "rotation")
-IMAGES, PAIRS, STEPS = 20, 4, 5
+IMAGES, PAIRS, STEPS = 20, 4, 5  # for each shift; pairs of each step
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -54,41 +54,42 @@ def problem():
     return dtta.load("digits")
 
 
-ADAPT = """jobs => Promise.all(jobs.map(async ({ pixels, t, noise, ...options }) =>
+ADAPT = """jobs => { window.found = Promise.all(jobs.map(async ({ pixels, t, noise, ...options }) =>
     (await engine.adapt({ pixels, draws: { t, noise }, ...options })).steps.map((step) => ({
         loss: step.loss, belief: step.belief,
-        losses: step.losses && [...step.losses], gradient: step.gradient && [...step.gradient] }))))"""
+        losses: step.losses && [...step.losses], gradient: step.gradient && [...step.gradient] })))); }"""
 
 
 def test_losses_gradients_and_beliefs_are_pytorchs(page, problem):
     settings = problem.settings["diffusion-tta"]
     sampling = dtta.Sampling(settings["timesteps"], t_min=settings["t_min"], t_max=settings["t_max"])
+    cases = [(*problem.image(index, shift), index) for shift in FOUR for index in range(IMAGES)]
+    jobs = []
+    for image, _, index in cases:
+        g = image_generator(1, index)
+        pairs = [sampling.draw(image, PAIRS, problem.diffusion.timesteps, g) for _ in range(STEPS)]
+        t, noise = (torch.cat(part).flatten().tolist() for part in zip(*pairs, strict=True))
+        options = {"pairs": PAIRS, "steps": STEPS, "rate": settings["lr"]}
+        jobs.append({"pixels": image.flatten().tolist(), "t": t, "noise": noise} | options)
+    page.evaluate(ADAPT, jobs)  # runs while PyTorch does
     tta = build(problem, "diffusion-tta", **settings | {"samples": PAIRS, "steps": STEPS})
     gradients = []
     feedback = tta.feedback
     tta.feedback = lambda *args: gradients.append(feedback(*args)) or gradients[-1]
-    jobs, expected = [], []
-    for shift in FOUR:
-        for index in range(IMAGES):
-            image, _ = problem.image(index, shift)
-            g = image_generator(1, index)
-            pairs = [sampling.draw(image, PAIRS, problem.diffusion.timesteps, g) for _ in range(STEPS)]
-            jobs.append({
-                "pixels": image.flatten().tolist(), "pairs": PAIRS, "steps": STEPS, "rate": settings["lr"],
-                "t": torch.cat([t for t, _ in pairs]).flatten().tolist(),
-                "noise": torch.cat([noise for _, noise in pairs]).flatten().tolist(),
-            })  # fmt: skip
-            gradients.clear()
-            answer = tta(image, image_generator(1, index)).softmax(1)
-            beliefs = [step.output.softmax(1) for step in tta.history] + [answer]
-            expected.append((list(gradients), torch.cat(beliefs)))
-    for (steps, beliefs), found in zip(expected, page.evaluate(ADAPT, jobs), strict=True):
+    expected = []
+    for image, _, index in cases:
+        gradients.clear()
+        answer = tta(image, image_generator(1, index)).softmax(1)
+        beliefs = torch.cat([step.output.softmax(1) for step in tta.history] + [answer])
+        expected.append((list(gradients), beliefs))
+    for (steps, beliefs), found in zip(expected, page.evaluate("found"), strict=True):
         np.testing.assert_allclose([step["belief"] for step in found], beliefs, atol=1e-3)
         for (loss, gradient), step in zip(steps, found[:-1], strict=True):
             assert step["loss"] == pytest.approx(loss.item(), rel=1e-3)
-            error = torch.tensor(step["gradient"]) - gradient[0]
-            assert error.norm() <= 1e-3 * gradient.norm()
+            assert (torch.tensor(step["gradient"]) - gradient[0]).norm() <= 1e-3 * gradient.norm()
         assert found[-1]["loss"] is None
+    moved = [(beliefs[-1] - beliefs[0]).abs().max().item() for _, beliefs in expected]
+    assert max(moved) > 0.2  # adaptation did something
 
 
 def test_presets_end_as_their_stored_rows_say(page):

@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
 
-setup: $(STAMP) ## create .venv and install the locked packages; again only after a change of pyproject.toml or the lock
+setup: $(STAMP) ## create .venv and install the locked packages and the live page's runtime; again only after a change of the lock
 
 book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html; and slides: _build/slides
 	$(PY) tools/pages run --profile mini
@@ -71,6 +71,7 @@ clean: ## remove what was built; .venv stays
 	rm -rf _build build dist dtta.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find dtta tools tests -name __pycache__ -prune -exec rm -rf {} +
 
+# Without npm everything but the book can be made (`-`); its build then says what is missing.
 # The stamp goes first and comes back last, so a failed or interrupted install is never taken for a good one.
 $(STAMP): pyproject.toml requirements.lock | $(PY)
 	@rm -f $@
@@ -78,6 +79,7 @@ $(STAMP): pyproject.toml requirements.lock | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --requirement requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
+	-$(PY) tools/live fetch
 	@touch $@
 
 $(PY):

@@ -74,8 +74,8 @@ def test_torch_and_torchvision_work_together():
 def test_conda_installs_this_project_with_its_extras_and_lists_nothing_itself():
     *packages, last = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     assert [re.split("[=<>]", package)[0] for package in packages] == ["python", "pip"]
-    assert last == {"pip": ["--constraint requirements.lock", "-e .[book,course,test]"]}
-    assert set(EXTRAS) == {"book", "course", "test"}
+    assert last == {"pip": ["--constraint requirements.lock", "-e .[book,live,course,test]"]}
+    assert set(EXTRAS) == {"book", "live", "course", "test"}
     version = packages[0].removeprefix("python=")
     assert version + ".0" in Requirement("python" + PROJECT["project"]["requires-python"]).specifier
 

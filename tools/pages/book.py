@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from tools.live.pack import pack
 from tools.pages import course, evidence, record
 from tools.pages.check import check_page
 from tools.pages.editions import put_outputs
@@ -39,6 +40,8 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
     handed_out = project.notebooks / "assignments"
     if handed_out.is_dir():  # readers download them; they are not pages of the book
         shutil.copytree(handed_out, site / "notebooks" / "assignments")
+    if (site / "book" / "_static" / "live").is_dir():
+        pack(site / "book" / "_static" / "live")
     course.put_tables(project, site / "book", assignments)
     evidence.put_tables(site / "book" / "evidence")
     status = site / "book" / "status.md"

@@ -116,6 +116,8 @@ report.line(
 # severity 3, with settings from validation images. A sample is computed again below; [evidence
 # 03](../book/evidence/03_classification) has every baseline and setting.
 #
+# [Try it live](../book/live) adapts to a digit that you draw, in your browser.
+#
 # **You need** pages [01](01_diffusion_loss) and [02](02_conditions). **Time:** 15 minutes to read, a minute to run on
 # two CPU cores.
 #

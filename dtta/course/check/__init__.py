@@ -42,7 +42,7 @@ from dtta.course.check.a8 import (
 )
 from dtta.course.check.project import choose_setting, gain_interval, verdicts
 from dtta.course.judge import Student, Wrong
-from dtta.course.variants import generator, normal, numbers, variant
+from dtta.course.runner.variants import generator, normal, numbers, variant
 
 __all__ = [
     "Student",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dtta.course.judge import Student, public
 from dtta.course.reasons import compare, likely
-from dtta.course.variants import generator, normal
+from dtta.course.runner.variants import generator, normal
 
 
 def _network(seed: int, *layers: nn.Module) -> nn.Module:

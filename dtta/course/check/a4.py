@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-from dtta.course.variants import generator
+from dtta.course.runner.variants import generator
 
 
 @public

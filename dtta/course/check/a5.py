@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-from dtta.course.variants import generator
+from dtta.course.runner.variants import generator
 
 NEAR, FAR = 1.5, 12.0
 DEPTH = torch.tensor([[[2.0, 3.0, 4.5], [1.0, 7.0, 11.0]], [[6.0, 2.5, 15.0], [9.0, 1.2, 5.0]]])  # some lie outside

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dtta.course.judge import Student, Wrong, public
-from dtta.course.variants import generator, normal
+from dtta.course.runner.variants import generator, normal
 
 
 @public

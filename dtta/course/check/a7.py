@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dtta.course.judge import Student, public
-from dtta.course.variants import normal
+from dtta.course.runner.variants import normal
 
 
 @public

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dtta.course.judge import Student, public
-from dtta.course.variants import generator
+from dtta.course.runner.variants import generator
 
 
 @public

@@ -42,7 +42,7 @@ class Texts:
 
 def run(notebook: NotebookNode, texts: Texts, runner: Runner, seconds: float, cell_seconds: float) -> None:
     """Run all code cells of a notebook in place, each graded one against the submission as it is at that place."""
-    until, space = time.monotonic() + seconds, {}
+    until, space, taken = time.monotonic() + seconds, {}, set()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in cells]
     for name, text in texts.setup.items():
@@ -51,7 +51,7 @@ def run(notebook: NotebookNode, texts: Texts, runner: Runner, seconds: float, ce
             runner.cell(text, cell_seconds)
     for name, cell in zip(names, cells, strict=True):
         if name in texts.tests:
-            cell.outputs = judged(texts.tests[name], space, runner)
+            cell.outputs = judged(texts.tests[name], space, runner, taken)
         else:
             most = max(LEAST, min(cell_seconds, until - time.monotonic()))
             cell.outputs = _ran(texts.setup.get(name, cell.source), runner, most)
@@ -78,10 +78,13 @@ def _definitions(source: str) -> str:
     return "\n".join(ast.unparse(node) for node in body if isinstance(node, kept))
 
 
-def judged(text: str, space: dict, runner: Runner) -> list[NotebookNode]:
-    """Run a graded cell here, with stand-ins for what it takes from the submission; its outputs."""
+def judged(text: str, space: dict, runner: Runner, taken: set[str]) -> list[NotebookNode]:
+    """Run a graded cell here, with stand-ins for what it takes from the submission; its outputs.
+
+    `taken`: the names that earlier cells took, to which this one's are added: functions that they defined read them.
+    """
     tree = ast.parse(text)
-    taken = _taken(tree, space)
+    taken |= _taken(tree, space)
     outputs, said = [], io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()), _apart():

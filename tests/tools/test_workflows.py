@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
 import yaml
-
-from tools.pages.project import COLAB_INSTALL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,10 +26,3 @@ def test_the_matrix_lists_every_page():
     name, _, pages = line.strip().partition("=")
     assert name == "pages"
     assert json.loads(pages) == sorted(path.stem for path in (ROOT / "notebooks/src").glob("*.py"))
-
-
-def test_colabs_job_installs_what_the_install_cell_installs():
-    script = (ROOT / ".ci/colab").read_text(encoding="utf-8")
-    for line in re.findall(r"%pip (.*)$", COLAB_INSTALL, re.MULTILINE):
-        command = line.replace('"dtta @ git+{url}@{tag}"', ".")
-        assert f"python3 -m pip {command}\n" in script

@@ -14,7 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from tools.pages import limits
-from tools.pages.project import PageError, Project, parameters_of, tags
+from tools.pages.project import GPU_PAGES, PageError, Project, parameters_of, tags
 
 SIZE_LIMIT = 3_000_000
 _PATH = re.compile(
@@ -62,8 +62,8 @@ def _problems(project: Project, path: Path, committed: bool) -> Iterator[str]:
 def _metadata(page: NotebookNode, name: str) -> Iterator[str]:
     if page.metadata.get("kernelspec", {}).get("name") != "python3":
         yield "its kernel is not python3"
-    if page.metadata.get("accelerator") != "GPU":
-        yield "does not ask Colab for a GPU (metadata accelerator)"
+    if ("accelerator" in page.metadata) != name.startswith(GPU_PAGES):
+        yield f"only pages {' and '.join(GPU_PAGES)} ask Colab for a GPU (metadata accelerator)"
     try:
         parameters_of(page, name)
     except PageError as error:

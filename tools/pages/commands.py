@@ -7,6 +7,7 @@ python tools/pages check                     the project's rules for notebooks/*
 python tools/pages verify                    check, then run again and compare with the committed outputs
 python tools/pages compare FOLDER            numbers of executed pages against the references of their device
 python tools/pages collect FOLDER            write those references: notebooks/references/*.json
+python tools/pages ref v0.2.0                badges and install cells of all pages and assignments at that tag or branch
 python tools/pages ceilings                  lower notebooks/ceilings.yml to what the pages show now
 python tools/pages pictures                  the README's picture and the diagram of the method -> book/_static
 """
@@ -14,6 +15,7 @@ python tools/pages pictures                  the README's picture and the diagra
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -79,6 +81,24 @@ def _with_present_text(project: Project, name: str, executed: Path) -> nbformat.
     ran = clean(nbformat.read(executed, as_version=4))
     page = project.generate(name)
     return clean(page) if put_outputs(page, ran) else ran
+
+
+def ref(project: Project, args: argparse.Namespace) -> None:
+    from dtta.course.staff import build, source  # nbgrader is slow to import
+
+    if not re.fullmatch(r"[\w][\w./-]*", args.ref):
+        raise PageError(f"{args.ref!r} is not a tag or branch")
+    settings = project.root / "pyproject.toml"
+    text = settings.read_text(encoding="utf-8")
+    text, found = re.subn(r'^colab-ref = ".*"$', f'colab-ref = "{args.ref}"', text, flags=re.MULTILINE)
+    if found != 1:
+        raise PageError("pyproject.toml has no line colab-ref = ...")
+    settings.write_text(text, encoding="utf-8")
+    publish(Project(project.root), argparse.Namespace(names=[], text=True))
+    if (project.root / source.FOLDER).is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            for path in build.publish(project.root, Path(folder), build.build(project.root, Path(folder))):
+                print(f"notebooks/assignments/{path.name}")
 
 
 def build(project: Project, args: argparse.Namespace) -> None:
@@ -150,6 +170,8 @@ def parser() -> Parser:
         sub = command(function, text)
         sub.add_argument("folder", type=Path, help="the notebooks of a run, such as _build/executed/full")
         sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")
+    sub = command(ref, "pages and assignments open on Colab, and install dtta there, at a tag or branch")
+    sub.add_argument("ref", help="such as v0.2.0 for a release, or main")
     command(ceilings, "lower the ceilings of pages that are to be rewritten")
     command(pictures, "draw the README's picture from the stored results, and the diagram of the method")
     return parser

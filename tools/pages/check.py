@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.pages import limits
+from tools.pages import address, limits
 from tools.pages.project import GPU_PAGES, PageError, Project, parameters_of, tags
 
 SIZE_LIMIT = 3_000_000
@@ -151,6 +151,8 @@ def check_folder(project: Project, folder: Path) -> list[str]:
     problems = []
     if committed and sorted(project.pages_in_toc()) != project.pages():
         problems.append(f"_toc.yml lists {project.pages_in_toc()}, notebooks/src has {project.pages()}")
+    if committed:
+        problems += address.problems(project)
     present = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if committed:
         problems += [f"{name}: no notebook: run and publish it" for name in project.pages() if name not in present]

@@ -8,6 +8,7 @@ python tools/pages verify                    check, then run again and compare w
 python tools/pages compare FOLDER            numbers of executed pages against the references of their device
 python tools/pages collect FOLDER            write those references: notebooks/references/*.json
 python tools/pages ref v0.2.0                badges and install cells of all pages and assignments at that tag or branch
+python tools/pages address URL               another address of the repository, and of the book, in all files
 python tools/pages ceilings                  lower notebooks/ceilings.yml to what the pages show now
 python tools/pages pictures                  the README's picture and the diagram of the method -> book/_static
 """
@@ -27,6 +28,7 @@ import yaml
 
 from dtta.cli import explanation
 from dtta.cli.options import Parser, whole
+from tools.pages import address as addresses
 from tools.pages import book, limits, references
 from tools.pages.check import check_folder, check_page
 from tools.pages.editions import put_outputs
@@ -105,6 +107,8 @@ def build(project: Project, args: argparse.Namespace) -> None:
     notebooks = project.notebooks if args.committed else project.build / "executed" / "mini"
     html = book.build(project, notebooks, (args.out or project.build).resolve())
     print(f"the book: {html / 'index.html'}")
+    if note := addresses.note(project):
+        print(f"note: {note}")
 
 
 def check(project: Project, args: argparse.Namespace) -> None:
@@ -126,6 +130,12 @@ def compare(project: Project, args: argparse.Namespace) -> None:
 
 def collect(project: Project, args: argparse.Namespace) -> None:
     print(*references.collect(args.folder, args.references or project.notebooks / "references"), sep="\n")
+
+
+def address(project: Project, args: argparse.Namespace) -> None:
+    changed = addresses.change(project, args.url, args.book)
+    _stop_at(list(addresses.problems(Project(project.root))))
+    print(f"{len(changed)} files name {args.url}")
 
 
 def ceilings(project: Project, args: argparse.Namespace) -> None:
@@ -172,6 +182,9 @@ def parser() -> Parser:
         sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")
     sub = command(ref, "pages and assignments open on Colab, and install dtta there, at a tag or branch")
     sub.add_argument("ref", help="such as v0.2.0 for a release, or main")
+    sub = command(address, "give all files the address of another repository, such as a fork")
+    sub.add_argument("url", metavar="URL", help="https://github.com/OWNER/NAME")
+    sub.add_argument("--book", metavar="URL", help="where the book will be (default: https://OWNER.github.io/NAME)")
     command(ceilings, "lower the ceilings of pages that are to be rewritten")
     command(pictures, "draw the README's picture from the stored results, and the diagram of the method")
     return parser

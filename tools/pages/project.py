@@ -220,10 +220,15 @@ def identify(page: NotebookNode) -> NotebookNode:
     """Derive the id of each cell from its text, so that equal pages have equal bytes."""
     seen: dict[str, int] = {}
     for cell in page.cells:
-        digest = hashlib.sha256(f"{cell.cell_type} {cell.source}".encode()).hexdigest()[:10]
+        digest = identity(cell)
         seen[digest] = seen.get(digest, 0) + 1
         cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
     return page
+
+
+def identity(cell: NotebookNode) -> str:
+    """Return the id that the text of a cell gives it."""
+    return hashlib.sha256(f"{cell.cell_type} {cell.source}".encode()).hexdigest()[:10]
 
 
 def write(page: NotebookNode, path: Path) -> None:

@@ -5,8 +5,9 @@ python tools/pages publish                   executed mini pages -> notebooks/*.
 python tools/pages build                     strict book build -> _build/html
 python tools/pages check                     the project's rules for notebooks/*.ipynb
 python tools/pages verify                    check, then run again and compare with the committed outputs
-python tools/pages compare FOLDER            numbers of executed pages against the references of their device
-python tools/pages collect FOLDER            write those references: notebooks/references/*.json
+python tools/pages prepare --profile smoke   download what the pages need at full scale; say what is missing
+python tools/pages compare FOLDER            outputs of executed pages against the references of their device
+python tools/pages collect FOLDER            write those references: notebooks/references/
 python tools/pages ref v0.2.0                badges and install cells of all pages and assignments at that tag or branch
 python tools/pages address URL               another address of the repository, and of the book, in all files
 python tools/pages ceilings                  lower notebooks/ceilings.yml to what the pages show now
@@ -125,7 +126,14 @@ def verify(project: Project, args: argparse.Namespace) -> None:
 
 def compare(project: Project, args: argparse.Namespace) -> None:
     _stop_at(references.compare(args.folder, args.references or project.notebooks / "references"))
-    print("the numbers agree")
+    print("the pages agree with their references")
+
+
+def prepare(project: Project, args: argparse.Namespace) -> None:
+    from tools.pages.prepare import prepare as get  # loads torch
+
+    _stop_at(get(project, project.pages(args.names), args.profile))
+    print("nothing is missing")
 
 
 def collect(project: Project, args: argparse.Namespace) -> None:
@@ -176,7 +184,9 @@ def parser() -> Parser:
     sub = command(check, "check notebooks that ran")
     sub.add_argument("folder", type=Path, nargs="?", help="default: notebooks")
     command(verify, "check, then run again and compare with the committed outputs", names=True, jobs=True)
-    for function, text in ((compare, "compare numbers with the references"), (collect, "write the references")):
+    sub = command(prepare, "download what pages need at full scale, and say what is missing", names=True)
+    sub.add_argument("--profile", choices=PROFILES[1:], default="full")
+    for function, text in ((compare, "compare outputs with the references"), (collect, "write the references")):
         sub = command(function, text)
         sub.add_argument("folder", type=Path, help="the notebooks of a run, such as _build/executed/full")
         sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")

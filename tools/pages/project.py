@@ -17,7 +17,7 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-PROFILES = ("mini", "full")
+PROFILES = ("mini", "smoke", "full")
 
 GPU_PAGES = ("11", "12")  # they ask Colab for a GPU, which the mini scale does not need
 INSTALL_TITLE = "# @title Google Colab only: install dtta (it does nothing elsewhere)"
@@ -146,13 +146,21 @@ class Project:
         )
         page.nbformat, page.nbformat_minor = 4, 5
 
+    def _settings(self) -> dict:
+        return yaml.safe_load((self.notebooks / "profiles.yml").read_text(encoding="utf-8")) or {}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Page -> the problem that it loads at full scale; pages that are the same at both scales are left out."""
+        return self._settings().get("problems", {})
+
     def settings(self, name: str, profile: str, extra: dict[str, object] | None = None) -> dict[str, object]:
         """Return the parameters of a page under a profile: those of "all" pages, then of the page, then the extra ones.
 
         Raises:
             PageError: a parameter that the page does not have, or a page that does not exist.
         """
-        profiles = yaml.safe_load((self.notebooks / "profiles.yml").read_text(encoding="utf-8")) or {}
+        profiles = {name: values for name, values in self._settings().items() if name in PROFILES}
         if profile not in profiles:
             raise PageError(f"no profile {profile!r} in notebooks/profiles.yml; there are {', '.join(profiles)}")
         chosen = profiles[profile] or {}

@@ -1,7 +1,7 @@
 """The addresses of the repository and of the book: they come from [project.urls] in pyproject.toml.
 
-Files that GitHub, PyPI, Colab or a reader opens as they are must spell them out. `problems` finds those that name another
-repository or book; `change` gives all of them, and pyproject.toml, a new address.
+Files that GitHub, PyPI, Colab or a reader opens as they are must spell them out. `problems` finds those that name
+another repository or book; `change` gives all of them, and pyproject.toml, a new address.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def repository(url: str) -> tuple[str, str]:
 
 
 def note(project: Project) -> str:
-    """Return a sentence if the address is a placeholder, or is not that of the repository whose workflow runs; or ""."""
+    """Return a sentence if the address is a placeholder, or another than that of the running workflow; else ""."""
     owner, name = repository(project.url)
     there = os.environ.get("GITHUB_REPOSITORY", "")
     command = "python tools/pages address https://github.com/OWNER/NAME"
@@ -49,7 +49,7 @@ def note(project: Project) -> str:
 
 
 def problems(project: Project) -> Iterator[str]:
-    """Yield a sentence for each file that names another owner's repository or book of this name, or lacks the address."""
+    """Yield a sentence for each file that names another owner's repository or book, or lacks the address."""
     owner, name = repository(project.url)
     same = rf"(?:{re.escape(name)}|dtta)(?![\w-])"
     patterns = [re.compile(start + same) for start in (r"github(?:\.com)?/([\w-]+)/", r"//([\w-]+)\.github\.io/")]

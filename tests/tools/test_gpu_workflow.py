@@ -43,6 +43,9 @@ class Runner:
         data, cache = folder / "data", folder / "hub" / "hub"
         data.mkdir()
         stand_ins.imagenet(data, ["imagenet"])
+        for image in [path for path in (data / "val").rglob("*") if path.is_file()]:  # complete: 50 of each class
+            for number in range(49):
+                os.link(image, image.with_stem(f"{image.stem}_{number}"))
         network, diffusion = checkpoints("imagenet-networks"), checkpoints("imagenet-diffusions")
         stand_ins.cached(cache, network["resnet18"], stand_ins.classifier)
         stand_ins.cached(cache, diffusion["dit-xl-2-256"], stand_ins.dit)

@@ -16,7 +16,7 @@ from dtta.experiments import stored
 from tools.pages.pictures import draw
 
 ROOT = Path(__file__).parents[2]
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "book/intro.md")}
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "index.md")}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -34,8 +34,8 @@ def test_the_snippet_prints_what_the_text_shows(name):
 @pytest.mark.parametrize(
     ("problem", "run", "metric", "texts"),
     [
-        ("digits", "diffusion-tta", "", ["README.md", "book/intro.md"]),
-        ("digits", "ensemble", "", ["README.md", "book/intro.md"]),
+        ("digits", "diffusion-tta", "", ["README.md", "index.md"]),
+        ("digits", "ensemble", "", ["README.md", "index.md"]),
         ("scenes-segmentation", "diffusion-tta", "mean IoU", ["README.md"]),
         ("scenes-depth", "diffusion-tta", "SSIM", ["README.md"]),
         ("scenes-clip", "diffusion-tta", "", ["README.md"]),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import browsers
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
 from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -400,9 +403,27 @@ def test_every_page_can_be_reached_from_the_first(browser, address):
         } | {f"{address}/{DOCUMENTS[0]}.html"}
 
 
-def test_index_leads_to_the_introduction(browser, address):
-    with Visit(browser, address, "index", 1280) as visit:
-        visit.page.wait_for_url(f"{address}/{DOCUMENTS[0]}.html")
+def test_search_engines_and_links_to_the_book_find_each_page_at_its_address(html):
+    sitemap = (html / "sitemap.xml").read_text(encoding="utf-8")
+    assert re.findall("<loc>(.*?)</loc>", sitemap) == [f"{PROJECT.book}/{document}.html" for document in DOCUMENTS]
+    for document in DOCUMENTS:
+        head = BeautifulSoup((html / f"{document}.html").read_text(encoding="utf-8"), "html.parser").head
+        about = {tag.get("property", tag.get("name")): tag.get("content") for tag in head.find_all("meta")}
+        address = f"{PROJECT.book}/{document}.html"
+        assert [tag["href"] for tag in head.find_all("link", rel="canonical")] == [address]
+        assert about["og:url"] == address and about["og:title"]
+        assert len(about["description"]) > 20 and about["description"] == about["og:description"]
+        picture = about["og:image"].removeprefix(f"{PROJECT.book}/")
+        assert (html / picture).is_file() and about["og:image:alt"]
+
+
+def test_page_of_a_wrong_address_finds_its_files_at_any_depth(html):
+    start = f"{urlsplit(PROJECT.book).path}/"
+    page = BeautifulSoup((html / "404.html").read_text(encoding="utf-8"), "html.parser")
+    links = [tag.get("href") or tag.get("src") for tag in page.find_all(["a", "link", "script", "img"])]
+    ours = [link.partition("#")[0].partition("?")[0] for link in links if link and "://" not in link and link[0] != "#"]
+    assert len(ours) > len(DOCUMENTS)
+    assert [link for link in ours if not (html / link.removeprefix(start)).exists() or link[0] != "/"] == []
 
 
 # --- accessibility --------------------------------------------------------------------------------------------------
@@ -411,7 +432,7 @@ def test_index_leads_to_the_introduction(browser, address):
 EXCUSED: dict[str, str] = {}
 # One page of each kind; a kind is a template, or content that no other page has.
 KINDS = [
-    "book/intro",
+    "index",
     "book/instructors",
     "book/students",
     "book/references",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from filelock import FileLock
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tools.pages import book, commands
@@ -76,7 +79,7 @@ def test_generated_page_opens_on_colab_and_installs_dtta_there(site):
     project = Project(site)
     page = project.generate("01_good")
     assert page.cells[0].source.startswith("# 01. A good page")
-    link = "https://colab.research.google.com/github/someone/somewhere/blob/main/notebooks/01_good.ipynb"
+    link = "https://colab.research.google.com/github/someone/somewhere/blob/v9.9.9/notebooks/01_good.ipynb"
     assert link in page.cells[1].source
     install = page.cells[2].source
     assert 'if "google.colab" in sys.modules:' in install
@@ -86,8 +89,19 @@ def test_generated_page_opens_on_colab_and_installs_dtta_there(site):
         '"dtta @ git+https://github.com/someone/somewhere@v9.9.9"',
     ]
     assert page.metadata.kernelspec.name == "python3"
-    assert page.metadata.accelerator == "GPU"
+    assert "accelerator" not in page.metadata  # nothing on this page needs a GPU
     assert nbformat.writes(page) == nbformat.writes(project.generate("01_good"))
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_install_cell_takes_the_branch_and_says_so_where_there_is_no_tag(site, released, monkeypatch, capsys):
+    lines = []
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if released else None)
+    code = TransformerManager().transform_cell(Project(site).install())
+    exec(code, {"get_ipython": lambda: SimpleNamespace(run_line_magic=lambda magic, line: lines.append(line))})
+    assert [line.rpartition("@")[2] for line in lines[1:]] == (['v9.9.9"'] if released else ['v9.9.9"', 'main"'])
+    assert ("has no tag v9.9.9: installing the branch main instead" in capsys.readouterr().out) != released
 
 
 def test_page_without_title_or_parameters_is_refused(site):
@@ -183,6 +197,19 @@ def test_failed_run_keeps_its_notebook_names_page_and_cell_and_lets_the_others_f
 
 
 @pytest.mark.slow
+def test_ref_changes_badge_and_install_cell_and_keeps_the_outputs(published):
+    path = published / "notebooks" / "01_good.ipynb"
+    before = nbformat.read(path, as_version=4)
+    call(published, "ref", "v10.0.0")
+    after = nbformat.read(path, as_version=4)
+    assert "/blob/v10.0.0/notebooks/" in after.cells[1].source
+    assert "@v10.0.0" in after.cells[2].source
+    assert not re.search("v9.9.9", path.read_text(encoding="utf-8"))
+    assert [cell.get("outputs") for cell in before.cells] == [cell.get("outputs") for cell in after.cells]
+    with pytest.raises(PageError, match="'v1 x' is not a tag or branch"):
+        call(published, "ref", "v1 x")
+
+
 def test_two_runs_publish_the_same_bytes(published):
     before = (published / "notebooks" / "01_good.ipynb").read_bytes()
     call(published, "run")
@@ -257,7 +284,7 @@ DEFECTS = {
     "no colab link": (_source(1, "gone"), "its Colab link is missing"),
     "parameters": (lambda page, path: page.cells[3].metadata.tags.clear(), "need one code cell tagged parameters"),
     "kernel": (lambda page, path: page.metadata.kernelspec.update(name="julia"), "its kernel is not python3"),
-    "accelerator": (lambda page, path: page.metadata.pop("accelerator"), "does not ask Colab for a GPU"),
+    "accelerator": (lambda page, path: page.metadata.update(accelerator="GPU"), "only pages 11 and 12 ask Colab"),
     "papermill": (lambda page, path: page.metadata.update(papermill={}), "carries papermill's metadata"),
     "opt-out": (_set(4, "metadata", {"tags": ["nbval-ignore-output"]}), "opts out of the comparison without a reason"),
     "opt-out comment": (

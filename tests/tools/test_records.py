@@ -1,4 +1,4 @@
-"""Records of runs, the status page that shows them, and the comparison of a run's numbers with a reference."""
+"""Records of runs, the status page that shows them, and the comparison of a run with references."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ def record(folder: Path, page: str = "01_good", **changes) -> dict:
     return about
 
 
-def executed(folder: Path, *numbers: float, page: str = "01_good", **changes) -> None:
-    """Write a page that showed these numbers, and its record."""
+def executed(folder: Path, number: float, of: int = 40, page: str = "01_good", more: str = "3.14", **changes) -> Path:
+    """Write a page that showed these numbers and a figure, and its record."""
     record(folder, page, **changes)
-    data = [{"text/plain": LINE.format(n)} for n in numbers]
-    outputs = [new_output("display_data", one, metadata={"dtta": LIMITS}) for one in data]
-    cells = [new_code_cell("1", outputs=[output]) for output in outputs]
-    cells.append(new_code_cell("1", outputs=[new_output("stream", name="stdout", text="no tolerance: 3.14\n")]))
+    text = LINE.format(number).replace("40", str(of))
+    picture = {"image/png": "iVBORw0KGgo=", "text/plain": "a figure", "text/html": "<img src='data:;base64,AAAA'>"}
+    outputs = [
+        new_output("display_data", {"text/plain": text}, metadata={"dtta": LIMITS}),
+        new_output("display_data", picture),
+        new_output("stream", name="stdout", text=f"no tolerance: {more}\n"),
+    ]
+    cells = [new_code_cell(str(n), execution_count=n, outputs=[one]) for n, one in enumerate(outputs, 1)]
     write(new_notebook(cells=cells), folder / f"{page}.ipynb")
+    return folder
 
 
 # --- records --------------------------------------------------------------------------------------------------------
@@ -90,7 +95,7 @@ def test_a_build_puts_the_records_into_the_book(tmp_path, monkeypatch):
     assert "book/status" in project.toc_files()
 
 
-# --- numbers against a reference ------------------------------------------------------------------------------------
+# --- references -----------------------------------------------------------------------------------------------------
 
 
 def call(*arguments) -> int:
@@ -102,86 +107,58 @@ def call(*arguments) -> int:
     return 0
 
 
-def test_numbers_are_collected_and_agree_with_themselves(tmp_path, capsys):
-    folder, references = tmp_path / "run", tmp_path / "references"
-    executed(folder, 71.2, 33.0)
-    assert call("compare", folder, "--references", references) == 0
-    assert "01_good: no reference for NVIDIA A10G yet" in capsys.readouterr().out
-    assert call("collect", folder, "--references", references) == 0
-    kept = json.loads((references / "nvidia-a10g.json").read_text(encoding="utf-8"))
-    assert kept["device"] == "NVIDIA A10G" and kept["factor"] == 1.0
-    outputs = [{"text": LINE.format(n)} | LIMITS for n in (71.2, 33.0)]
-    assert kept["pages"]["01_good"] == {"commit": "abcdef", "outputs": outputs}
-    assert call("compare", folder, "--references", references) == 0
-    assert "the numbers agree" in capsys.readouterr().out
+CASES = {  # page: a fresh number, images and text; the factor; whether they agree with 71.2, 40 and 3.14
+    "01_same": (dict(number=71.2), 1.0, True),
+    "02_near": (dict(number=71.8), 1.0, True),
+    "03_far": (dict(number=72.1), 1.0, False),
+    "04_factor": (dict(number=72.1), 2.0, True),
+    "05_beyond": (dict(number=72.9), 2.0, False),
+    "06_images": (dict(number=71.2, of=42), 1.0, True),
+    "07_more": (dict(number=71.2, of=43), 1.0, False),
+    "08_more": (dict(number=71.2, of=43), 1.5, True),
+    "09_text": (dict(number=71.2, more="3.15"), 1.0, False),
+}
 
 
-@pytest.mark.parametrize(("numbers", "factor", "status"), [
-    ((71.8, 33.0), 1.0, 0), ((72.1, 33.0), 1.0, 1), ((72.1, 33.0), 2.0, 0), ((72.9, 33.0), 2.0, 1),
-    ((71.2,), 1.0, 1), ((71.2, 33.0, 5.0), 1.0, 1),
-])  # fmt: skip
-def test_the_factor_of_a_device_multiplies_the_tolerance(tmp_path, numbers, factor, status):
-    folder, references = tmp_path / "run", tmp_path / "references"
-    executed(folder, 71.2, 33.0)
-    call("collect", folder, "--references", references)
-    path = references / "nvidia-a10g.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"factor": factor}), encoding="utf-8")
-    executed(folder, *numbers)
-    assert call("compare", folder, "--references", references) == status
+def test_pages_agree_with_their_references_within_tolerance_and_factor(tmp_path, capfd):
+    folder, committed = tmp_path / "run", tmp_path / "references"
+    for page in CASES:
+        executed(folder, 71.2, page=page)
+    assert call("compare", folder, "--references", committed) == 1
+    message = capfd.readouterr().err
+    assert message.count("no reference for NVIDIA A10G, profile full: look at the page") == len(CASES)
+    assert call("collect", folder, "--references", committed) == 0
+    for page, (fresh, factor, _) in CASES.items():
+        path = committed / "full" / "nvidia-a10g" / f"{page}.ipynb"
+        text = path.read_text(encoding="utf-8")
+        assert "AAA" not in text and "iVBOR" not in text  # images are not kept
+        path.write_text(text.replace('"factor": 1.0', f'"factor": {factor}'), encoding="utf-8")
+        executed(folder, page=page, **fresh)
+    capfd.readouterr()
+    assert call("compare", folder, "--references", committed) == 1
+    shown = capfd.readouterr().out
+    wrong = {page for page in CASES if f"FAILED {page}.ipynb" in shown}
+    assert wrong == {page for page, (_, _, agrees) in CASES.items() if not agrees}
+    assert call("collect", folder, "--references", committed) == 0
+    assert references.read(committed / "full/nvidia-a10g/05_beyond.ipynb").metadata["dtta"]["factor"] == 2.0
 
 
-@pytest.mark.parametrize(("images", "factor", "status"), [(42, 1.0, 0), (43, 1.0, 1), (43, 1.5, 0), (44, 1.5, 1)])
-def test_whole_numbers_may_leave_a_reference_by_their_own_tolerance(tmp_path, images, factor, status):
-    folder, path = tmp_path / "run", tmp_path / "references/nvidia-a10g.json"
-    executed(folder, 71.2)
-    call("collect", folder, "--references", path.parent)
-    text = path.read_text(encoding="utf-8").replace("of 40", f"of {images}")
-    path.write_text(text.replace('"factor": 1.0', f'"factor": {factor}'), encoding="utf-8")
-    assert call("compare", folder, "--references", path.parent) == status
-
-
-def test_what_is_outside_its_tolerance_is_shown(tmp_path, capsys):
-    folder, references = tmp_path / "run", tmp_path / "references"
-    executed(folder, 71.2)
-    call("collect", folder, "--references", references)
-    executed(folder, 80.0)
-    assert call("compare", folder, "--references", references) == 1
-    message = capsys.readouterr().err
-    assert "01_good on NVIDIA A10G: output 1 is outside its tolerance" in message
-    assert "80.0%" in message and "71.2%" in message
-
-
-def test_each_device_and_page_has_numbers_of_its_own(tmp_path):
-    references = tmp_path / "references"
-    for device, number in (("NVIDIA A10G", 70.0), ("Tesla T4", 50.0)):
-        for page in ("01_good", "02_other"):
-            executed(tmp_path / device / page, number, page=page, device=device)
-            assert call("collect", tmp_path / device / page, "--references", references) == 0
-    assert sorted(p.name for p in references.iterdir()) == ["nvidia-a10g.json", "tesla-t4.json"]
-    assert sorted(json.loads((references / "tesla-t4.json").read_text(encoding="utf-8"))["pages"]) == [
-        "01_good",
-        "02_other",
-    ]
-    executed(tmp_path / "swapped", 70.0, device="Tesla T4")
-    assert call("compare", tmp_path / "swapped", "--references", references) == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        '{"factor": 1}',
-        '{"factor": "x", "pages": {}}',
-        '{"factor": 1, "pages": {"a": 1}}',
-        '{"factor": 1, "pages": {"a": {"outputs": ["accuracy 71.2%"]}}}',
-    ],
-)
-def test_a_damaged_reference_is_named(tmp_path, capsys, text):
-    executed(tmp_path / "run", 71.2)
-    (tmp_path / "references").mkdir()
-    (tmp_path / "references/nvidia-a10g.json").write_text(text, encoding="utf-8")
-    assert call("compare", tmp_path / "run", "--references", tmp_path / "references") == 1
-    assert "nvidia-a10g.json is not a reference; write it again with" in capsys.readouterr().err
+def test_each_profile_and_device_has_its_references_and_other_code_needs_another(tmp_path, capsys):
+    committed = tmp_path / "references"
+    for device, profile in (("NVIDIA A10G", "full"), ("Tesla T4", "full"), ("Tesla T4", "smoke")):
+        folder = executed(tmp_path / device / profile, 71.2, device=device, profile=profile)
+        assert call("collect", folder, "--references", committed) == 0
+    files = [str(path.relative_to(committed)) for path in sorted(committed.rglob("*.ipynb"))]
+    assert files == [f"{place}/01_good.ipynb" for place in ("full/nvidia-a10g", "full/tesla-t4", "smoke/tesla-t4")]
+    path = committed / files[0]
+    other = references.read(path)
+    other.cells[0].source = "4"
+    write(other, path)
+    assert call("compare", tmp_path / "NVIDIA A10G/full", "--references", committed) == 1
+    assert "01_good: its code or parameters changed since" in capsys.readouterr().err
+    path.write_text("{", encoding="utf-8")
+    assert call("compare", tmp_path / "NVIDIA A10G/full", "--references", committed) == 1
+    assert "01_good.ipynb is not a reference; write it again with" in capsys.readouterr().err
 
 
 def test_a_page_that_failed_is_not_a_reference(tmp_path, capsys):
@@ -192,6 +169,6 @@ def test_a_page_that_failed_is_not_a_reference(tmp_path, capsys):
 
 
 def test_committed_references_can_be_read():
-    for path in (ROOT / "notebooks/references").glob("*.json"):
-        device = json.loads(path.read_text(encoding="utf-8"))["device"]
-        assert references.path_of(device, path.parent) == path and references.read(device, path.parent)
+    for path in (ROOT / "notebooks/references").rglob("*.ipynb"):
+        about = references.read(path).metadata["dtta"] | {"page": path.stem}
+        assert references.path_of(about, ROOT / "notebooks/references") == path

@@ -15,6 +15,7 @@ import zipfile
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
+import nbformat
 import pytest
 import wheels
 import yaml
@@ -23,8 +24,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import dtta
-from tools.pages import commands
-from tools.pages.project import COLAB_INSTALL
+from tools.pages import address, commands
+from tools.pages.project import PageError, Project
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -121,8 +122,8 @@ COLAB = pins(ROOT / "tests/colab_2026_08.txt")
 
 def installed_on_colab() -> dict[str, Requirement]:
     """Return what the install cell of the pages installs, by name."""
-    (line,) = re.findall(r"%pip install -q --no-deps (.*)$", COLAB_INSTALL, re.MULTILINE)
-    found = [Requirement(part) for part in shlex.split(line.format(url="https://x.org/y", tag="v1"))]
+    (line,) = re.findall(r"%pip install -q --no-deps (.*)$", Project(ROOT).install(), re.MULTILINE)
+    found = [Requirement(part) for part in shlex.split(line)]
     return {canonicalize_name(requirement.name): requirement for requirement in found}
 
 
@@ -158,8 +159,8 @@ def test_colab_and_the_locked_versions_of_python_are_admitted():
     assert {"3.11.2", "3.12.0", "3.13.15"} == set(admitted.filter(["3.10.9", "3.11.2", "3.12.0", "3.13.15"]))
 
 
-def test_colab_tag_is_this_release():
-    assert PROJECT["tool"]["dtta"]["colab-tag"] == f"v{dtta.__version__}"
+def test_pages_open_and_install_on_colab_at_the_branch_or_at_this_release():
+    assert PROJECT["tool"]["dtta"]["colab-ref"] in ("main", f"v{dtta.__version__}")
 
 
 # --- the package ----------------------------------------------------------------------------------------------------
@@ -279,18 +280,52 @@ def test_ci_run_ends_as_make_test_ends(tmp_path, status):
 # --- the repository's address ---------------------------------------------------------------------------------------
 
 
-def test_every_link_to_the_repository_has_the_address_in_pyproject():
+def test_every_file_names_the_address_and_the_ref_in_pyproject():
     """Colab opens the pages, and pip installs dtta there, from this address."""
-    owner, name = PROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/").split("/")
-    files = [ROOT / file for file in ("README.md", "CITATION.cff", "_config.yml")]
-    files += [*ROOT.glob("book/**/*.md"), *ROOT.glob("notebooks/src/**/*.py"), *ROOT.glob("notebooks/**/*.ipynb")]
-    for path in files:
+    project = Project(ROOT)
+    assert list(address.problems(project)) == []
+    name = project.url.rpartition("/")[2]
+    for path in ROOT.glob("notebooks/**/*.ipynb"):  # the badge, and what the install cell installs
         text = path.read_text(encoding="utf-8")
-        owners = set(re.findall(rf"github(?:\.com)?/([\w.-]+)/{re.escape(name)}(?![\w-])", text))
-        assert owners <= {owner}, path
-        assert owners or path not in files[:3], f"{path} does not name the repository"
-        tags = set(re.findall(rf"{re.escape(name)}(?:\.git)?@(v[\w.]+)", text))
-        assert tags <= {PROJECT["tool"]["dtta"]["colab-tag"]}, path
+        refs = set(re.findall(rf"{re.escape(name)}(?:@|/blob/)([\w.-]+)(?=/notebooks|\\\")", text))
+        assert refs == {project.ref}, path
+
+
+def test_a_fork_changes_its_address_everywhere_with_one_command(tmp_path, monkeypatch, capsys):
+    for path in [*address.files(ROOT), ROOT / "book/references.bib"]:
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    old = Project(ROOT)
+    commands.execute(["--root", str(tmp_path), "address", "https://github.com/Me/my-tta"])
+    assert "files name https://github.com/Me/my-tta" in capsys.readouterr().out
+    fork = Project(tmp_path)
+    assert (fork.url, fork.book) == ("https://github.com/Me/my-tta", "https://me.github.io/my-tta")
+    places = (old.url.removeprefix("https://github.com"), old.book.removeprefix("https://"))
+    left = [path for path in address.files(tmp_path) if any(p in path.read_text(encoding="utf-8") for p in places)]
+    assert left == []
+    for name in fork.pages()[::5]:  # as if made from their sources at the new address
+        made, page = fork.generate(name), nbformat.read(tmp_path / f"notebooks/{name}.ipynb", as_version=4)
+        assert [(cell.id, cell.source) for cell in page.cells] == [(cell.id, cell.source) for cell in made.cells]
+
+    wrong = tmp_path / "README.md"
+    wrong.write_text(wrong.read_text(encoding="utf-8").replace("/Me/", "/You/"), encoding="utf-8")
+    assert list(address.problems(fork)) == ["README.md names you in an address; pyproject.toml has " + fork.url]
+    for url in ("https://example.org/me/x", "github.com/me/x"):
+        with pytest.raises(PageError, match="write https://github"):
+            commands.execute(["--root", str(tmp_path), "address", url])
+
+
+def test_the_build_says_that_the_address_is_a_placeholder_or_another_repository(monkeypatch):
+    project = Project(ROOT)
+    owner, name = address.repository(project.url)
+    monkeypatch.setenv("GITHUB_REPOSITORY", f"{owner}/{name}".upper())
+    monkeypatch.setattr(address, "PLACEHOLDER", owner)
+    assert "is a placeholder" in address.note(project)
+    monkeypatch.setattr(address, "PLACEHOLDER", "")
+    assert address.note(project) == ""
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/else")
+    assert "but this is someone/else" in address.note(project)
 
 
 # --- commands in the Makefile, the workflows and the guides ----------------------------------------------------------
@@ -305,6 +340,7 @@ def test_commands_of_the_pages_are_understood():
     ]
     assert len(lines) > 10
     for line in lines:
+        line = line.replace("$PROFILE", "smoke")
         words = re.split("[`,;]|  ", line)[0]  # without the sentence around a command, or its explanation
         commands.parser().parse_args(shlex.split(words, comments=True))
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 from nbformat import NotebookNode
@@ -19,6 +20,7 @@ from tools.pages.editions import put_outputs
 from tools.pages.project import PageError, Project, clean, tags, write
 
 RUNS = "<!-- runs -->"
+SITEMAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
 _EMPTY_HEADING = re.compile(r"<th(?: scope=\"col\")?([^>]*)>\s*</th>")
 
 
@@ -26,8 +28,13 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
     """Copy the book's parts to `site`, so that a build leaves the source tree as it is."""
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree(project.root / "book", site / "book")
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(project.root / name, site)
+    for path in (project.root / "_toc.yml", *project.root.glob("index.md")):
+        shutil.copy(path, site)
+    config = (project.root / "_config.yml").read_text(encoding="utf-8")
+    addresses = {"<repository>": project.url, "<book>": project.book, "<path>": urlsplit(project.book).path}
+    for mark, address in addresses.items():
+        config = config.replace(mark, address)
+    (site / "_config.yml").write_text(config, encoding="utf-8")
     assignments = course.assignments(project)
     for name in project.pages_in_toc():
         path = notebooks / f"{name}.ipynb"
@@ -120,4 +127,7 @@ def build(project: Project, notebooks: Path, out: Path) -> Path:
         raise PageError(f"{done.stdout}\nthe strict book build failed; the warnings above say where")
     shutil.rmtree(html, ignore_errors=True)
     shutil.move(site / "_build" / "html", html)
+    pages = "".join(f"<url><loc>{project.book}/{file}.html</loc></url>\n" for file in project.toc_files())
+    sitemap = f'<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="{SITEMAP}">\n{pages}</urlset>\n'
+    (html / "sitemap.xml").write_text(sitemap, encoding="utf-8")
     return html

@@ -13,8 +13,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.pages import limits
-from tools.pages.project import PageError, Project, parameters_of, tags
+from tools.pages import address, limits
+from tools.pages.project import GPU_PAGES, PageError, Project, parameters_of, tags
 
 SIZE_LIMIT = 3_000_000
 _PATH = re.compile(
@@ -62,8 +62,8 @@ def _problems(project: Project, path: Path, committed: bool) -> Iterator[str]:
 def _metadata(page: NotebookNode, name: str) -> Iterator[str]:
     if page.metadata.get("kernelspec", {}).get("name") != "python3":
         yield "its kernel is not python3"
-    if page.metadata.get("accelerator") != "GPU":
-        yield "does not ask Colab for a GPU (metadata accelerator)"
+    if ("accelerator" in page.metadata) != name.startswith(GPU_PAGES):
+        yield f"only pages {' and '.join(GPU_PAGES)} ask Colab for a GPU (metadata accelerator)"
     try:
         parameters_of(page, name)
     except PageError as error:
@@ -151,6 +151,8 @@ def check_folder(project: Project, folder: Path) -> list[str]:
     problems = []
     if committed and sorted(project.pages_in_toc()) != project.pages():
         problems.append(f"_toc.yml lists {project.pages_in_toc()}, notebooks/src has {project.pages()}")
+    if committed:
+        problems += address.problems(project)
     present = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     if committed:
         problems += [f"{name}: no notebook: run and publish it" for name in project.pages() if name not in present]

@@ -6,8 +6,11 @@ python tools/pages build                     strict book build -> _build/html
 python tools/pages slides 03                 notebooks/03_*.ipynb -> _build/slides/03_*.html, to be shown in class
 python tools/pages check                     the project's rules for notebooks/*.ipynb
 python tools/pages verify                    check, then run again and compare with the committed outputs
-python tools/pages compare FOLDER            numbers of executed pages against the references of their device
-python tools/pages collect FOLDER            write those references: notebooks/references/*.json
+python tools/pages prepare --profile smoke   download what the pages need at full scale; say what is missing
+python tools/pages compare FOLDER            outputs of executed pages against the references of their device
+python tools/pages collect FOLDER            write those references: notebooks/references/
+python tools/pages ref v0.2.0                badges and install cells of all pages and assignments at that tag or branch
+python tools/pages address URL               another address of the repository, and of the book, in all files
 python tools/pages ceilings                  lower notebooks/ceilings.yml to what the pages show now
 python tools/pages pictures                  the README's picture and the diagram of the method -> book/_static
 """
@@ -15,6 +18,7 @@ python tools/pages pictures                  the README's picture and the diagra
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -26,6 +30,7 @@ import yaml
 
 from dtta.cli import explanation
 from dtta.cli.options import Parser, whole
+from tools.pages import address as addresses
 from tools.pages import book, limits, references
 from tools.pages.check import check_folder, check_page
 from tools.pages.editions import put_outputs
@@ -82,10 +87,30 @@ def _with_present_text(project: Project, name: str, executed: Path) -> nbformat.
     return clean(page) if put_outputs(page, ran) else ran
 
 
+def ref(project: Project, args: argparse.Namespace) -> None:
+    from dtta.course.staff import build, source  # nbgrader is slow to import
+
+    if not re.fullmatch(r"[\w][\w./-]*", args.ref):
+        raise PageError(f"{args.ref!r} is not a tag or branch")
+    settings = project.root / "pyproject.toml"
+    text = settings.read_text(encoding="utf-8")
+    text, found = re.subn(r'^colab-ref = ".*"$', f'colab-ref = "{args.ref}"', text, flags=re.MULTILINE)
+    if found != 1:
+        raise PageError("pyproject.toml has no line colab-ref = ...")
+    settings.write_text(text, encoding="utf-8")
+    publish(Project(project.root), argparse.Namespace(names=[], text=True))
+    if (project.root / source.FOLDER).is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            for path in build.publish(project.root, Path(folder), build.build(project.root, Path(folder))):
+                print(f"notebooks/assignments/{path.name}")
+
+
 def build(project: Project, args: argparse.Namespace) -> None:
     notebooks = project.notebooks if args.committed else project.build / "executed" / "mini"
     html = book.build(project, notebooks, (args.out or project.build).resolve())
     print(f"the book: {html / 'index.html'}")
+    if note := addresses.note(project):
+        print(f"note: {note}")
 
 
 def slides(project: Project, args: argparse.Namespace) -> None:
@@ -108,11 +133,24 @@ def verify(project: Project, args: argparse.Namespace) -> None:
 
 def compare(project: Project, args: argparse.Namespace) -> None:
     _stop_at(references.compare(args.folder, args.references or project.notebooks / "references"))
-    print("the numbers agree")
+    print("the pages agree with their references")
+
+
+def prepare(project: Project, args: argparse.Namespace) -> None:
+    from tools.pages.prepare import prepare as get  # loads torch
+
+    _stop_at(get(project, project.pages(args.names), args.profile))
+    print("nothing is missing")
 
 
 def collect(project: Project, args: argparse.Namespace) -> None:
     print(*references.collect(args.folder, args.references or project.notebooks / "references"), sep="\n")
+
+
+def address(project: Project, args: argparse.Namespace) -> None:
+    changed = addresses.change(project, args.url, args.book)
+    _stop_at(list(addresses.problems(Project(project.root))))
+    print(f"{len(changed)} files name {args.url}")
 
 
 def ceilings(project: Project, args: argparse.Namespace) -> None:
@@ -155,10 +193,17 @@ def parser() -> Parser:
     sub = command(check, "check notebooks that ran")
     sub.add_argument("folder", type=Path, nargs="?", help="default: notebooks")
     command(verify, "check, then run again and compare with the committed outputs", names=True, jobs=True)
-    for function, text in ((compare, "compare numbers with the references"), (collect, "write the references")):
+    sub = command(prepare, "download what pages need at full scale, and say what is missing", names=True)
+    sub.add_argument("--profile", choices=PROFILES[1:], default="full")
+    for function, text in ((compare, "compare outputs with the references"), (collect, "write the references")):
         sub = command(function, text)
         sub.add_argument("folder", type=Path, help="the notebooks of a run, such as _build/executed/full")
         sub.add_argument("--references", type=Path, help="folder of the references (default: notebooks/references)")
+    sub = command(ref, "pages and assignments open on Colab, and install dtta there, at a tag or branch")
+    sub.add_argument("ref", help="such as v0.2.0 for a release, or main")
+    sub = command(address, "give all files the address of another repository, such as a fork")
+    sub.add_argument("url", metavar="URL", help="https://github.com/OWNER/NAME")
+    sub.add_argument("--book", metavar="URL", help="where the book will be (default: https://OWNER.github.io/NAME)")
     command(ceilings, "lower the ceilings of pages that are to be rewritten")
     command(pictures, "draw the README's picture from the stored results, and the diagram of the method")
     return parser

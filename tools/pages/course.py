@@ -160,7 +160,7 @@ def _notebook(project: Project, assignment, words: str = "Download the notebook"
     file = f"assignments/{assignment.name}.ipynb"
     if (project.notebooks / file).exists():
         return f"{{download}}`{words} <../notebooks/{file}>`"
-    return f"[{words}]({project.url}/raw/main/notebooks/{file})"
+    return f"[{words}]({project.url}/raw/{project.ref}/notebooks/{file})"
 
 
 def table(project: Project, assignments: dict) -> str:

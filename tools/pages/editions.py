@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from tools.pages.project import INSTALL_TITLE
+
 if TYPE_CHECKING:
     from tools.pages.project import Project
 
@@ -228,7 +230,7 @@ class Plain:
             return f"[{words}]({self.project.colab(stem)})"
         prose = [path for path in self.project.toc_files() if Path(path).name == stem and path.startswith("book/")]
         if prose:
-            return f"[{words}]({self.project.url}/blob/main/{prose[0]}.md)"
+            return f"[{words}]({self.project.book}/{prose[0]}.html)"  # the book fills the tables of the evidence
         if not file or ("/" not in file and "." not in file):
             return words  # a label of this page
         raise EditionError(f"{self.name}: [{words}]({target}) leads to no page of the book")
@@ -331,7 +333,7 @@ def put_outputs(page: NotebookNode, executed: NotebookNode) -> bool:
 
 
 def _same_code(one: str, other: str) -> bool:
-    if one == other:
+    if one == other or (one.startswith(INSTALL_TITLE) and other.startswith(INSTALL_TITLE)):
         return True
     try:
         return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import tomllib
 from pathlib import Path
 
@@ -16,17 +17,32 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-PROFILES = ("mini", "full")
+PROFILES = ("mini", "smoke", "full")
 
+GPU_PAGES = ("11", "12")  # they ask Colab for a GPU, which the mini scale does not need
+INSTALL_TITLE = "# @title Google Colab only: install dtta (it does nothing elsewhere)"
+# What Colab lacks, and dtta itself.
+COLAB_PACKAGES = '"torchmetrics>=1.8,<2" lightning-utilities "adjustText>=1.3" "dtta @ git+{url}@{ref}"'
 COLAB_INSTALL = """\
-# @title Google Colab only: install dtta (it does nothing elsewhere)
+{title}
 import sys
 
 if "google.colab" in sys.modules:
     # Colab's torchao is older than Colab's peft accepts, and peft then refuses to work. Nothing here needs torchao.
     %pip uninstall -q -y torchao
     # All else that dtta needs is there already; --no-deps leaves it as it is.
-    %pip install -q --no-deps "torchmetrics>=1.8,<2" lightning-utilities "adjustText>=1.3" "dtta @ git+{url}@{tag}"
+    %pip install -q --no-deps {packages}
+"""
+BRANCH = "main"
+_NEXT_TO_IT = re.compile(r"\]\(\.\./(\w+)\.ipynb\)")
+# Follows where the pages install a release: its tag may not be there yet, or not in a fork.
+COLAB_FALLBACK = """\
+    import importlib.util
+
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("dtta") is None:
+        print("{url} has no tag {ref}: installing the branch {branch} instead, which may differ from this page.")
+        %pip install -q --no-deps {from_branch}
 """
 
 
@@ -48,7 +64,8 @@ class Project:
         self.build = self.root / "_build"
         settings = tomllib.loads((self.root / "pyproject.toml").read_text(encoding="utf-8"))
         self.url = settings["project"]["urls"]["Repository"].rstrip("/")
-        self.tag = settings["tool"]["dtta"]["colab-tag"]
+        self.book = settings["project"]["urls"]["Documentation"].rstrip("/")
+        self.ref = settings["tool"]["dtta"]["colab-ref"]
 
     def pages(self, selection: list[str] | tuple[str, ...] = ()) -> list[str]:
         """Return the names of the pages in reading order: all, or a selection (03 or 03_classification)."""
@@ -83,7 +100,14 @@ class Project:
     def colab(self, name: str) -> str:
         """Return the address at which Colab opens a page."""
         repository = self.url.removeprefix("https://github.com/")
-        return f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
+        return f"https://colab.research.google.com/github/{repository}/blob/{self.ref}/notebooks/{name}.ipynb"
+
+    def install(self) -> str:
+        """Return the cell that installs dtta on Colab, from where the badges of the pages lead to."""
+        cell = COLAB_INSTALL + (COLAB_FALLBACK if self.ref != BRANCH else "")
+        packages, from_branch = (COLAB_PACKAGES.format(url=self.url, ref=ref) for ref in (self.ref, BRANCH))
+        values = {"title": INSTALL_TITLE, "packages": packages, "from_branch": from_branch}
+        return cell.format(url=self.url, ref=self.ref, branch=BRANCH, **values).rstrip()
 
     def generate(self, name: str, edition: str = "plain") -> NotebookNode:
         """Return the notebook of a page before it runs: "plain", for Colab and Jupyter, or "book"."""
@@ -93,7 +117,8 @@ class Project:
         if not page.cells or page.cells[0].cell_type != "markdown" or not page.cells[0].source.startswith("# "):
             raise PageError(f"{name}: the first cell must be markdown that starts with '# Title'")
         self.dress(page, name)
-        page.metadata["accelerator"], page.metadata["colab"]["gpuType"] = "GPU", "T4"
+        if name.startswith(GPU_PAGES):
+            page.metadata["accelerator"], page.metadata["colab"]["gpuType"] = "GPU", "T4"
         parameters_of(page, name)
         end = course.end(self, name, edition)
         try:
@@ -104,13 +129,13 @@ class Project:
     def dress(self, page: NotebookNode, name: str) -> None:
         """Add a Colab badge and an install cell after the title, and the metadata of every notebook."""
         badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({self.colab(name)})"
+        for cell in page.cells:
+            if cell.cell_type == "markdown":  # a file next to the notebook is not there on Colab
+                cell.source = _NEXT_TO_IT.sub(lambda match: f"]({self.colab(match[1])})", cell.source)
         # The book has its own Colab button, and its readers need no install cell: it leaves out both.
         page.cells[1:1] = [
             new_markdown_cell(badge, metadata={"tags": ["remove-cell"]}),
-            new_code_cell(
-                COLAB_INSTALL.format(url=self.url, tag=self.tag).rstrip(),
-                metadata={"cellView": "form", "tags": ["remove-cell"]},
-            ),
+            new_code_cell(self.install(), metadata={"cellView": "form", "tags": ["remove-cell"]}),
         ]
         page.metadata = nbformat.from_dict(
             {
@@ -121,13 +146,21 @@ class Project:
         )
         page.nbformat, page.nbformat_minor = 4, 5
 
+    def _settings(self) -> dict:
+        return yaml.safe_load((self.notebooks / "profiles.yml").read_text(encoding="utf-8")) or {}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Page -> the problem that it loads at full scale; pages that are the same at both scales are left out."""
+        return self._settings().get("problems", {})
+
     def settings(self, name: str, profile: str, extra: dict[str, object] | None = None) -> dict[str, object]:
         """Return the parameters of a page under a profile: those of "all" pages, then of the page, then the extra ones.
 
         Raises:
             PageError: a parameter that the page does not have, or a page that does not exist.
         """
-        profiles = yaml.safe_load((self.notebooks / "profiles.yml").read_text(encoding="utf-8")) or {}
+        profiles = {name: values for name, values in self._settings().items() if name in PROFILES}
         if profile not in profiles:
             raise PageError(f"no profile {profile!r} in notebooks/profiles.yml; there are {', '.join(profiles)}")
         chosen = profiles[profile] or {}
@@ -195,10 +228,15 @@ def identify(page: NotebookNode) -> NotebookNode:
     """Derive the id of each cell from its text, so that equal pages have equal bytes."""
     seen: dict[str, int] = {}
     for cell in page.cells:
-        digest = hashlib.sha256(f"{cell.cell_type} {cell.source}".encode()).hexdigest()[:10]
+        digest = identity(cell)
         seen[digest] = seen.get(digest, 0) + 1
         cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
     return page
+
+
+def identity(cell: NotebookNode) -> str:
+    """Return the id that the text of a cell gives it."""
+    return hashlib.sha256(f"{cell.cell_type} {cell.source}".encode()).hexdigest()[:10]
 
 
 def write(page: NotebookNode, path: Path) -> None:

@@ -16,7 +16,7 @@ from tools.pages import record
 from tools.pages.project import Project, write
 
 THREADS = "1"  # for each page: the last digits of a sum depend on it, and two pages run at the same time on two cores
-CELL_TIMEOUT = {"mini": 600, "full": 6 * 3600}  # seconds
+CELL_TIMEOUT = {"mini": 600, "smoke": 1800, "full": 6 * 3600}  # seconds
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -69,10 +69,10 @@ def _failure(target: Path, name: str, stderr: str) -> str:
     return f"{name}: {last}" + (f"; see {target}" if target.exists() else "")
 
 
-def run_and_compare(notebooks: list[Path], jobs: int) -> bool:
+def run_and_compare(notebooks: list[Path], jobs: int, **variables: str) -> bool:
     """Run notebooks again with nbval and return whether every output agrees with the stored one.
 
-    The project's own pytest settings do not apply.
+    The project's own pytest settings do not apply. With DTTA_EXECUTED nothing runs; see nbval_plugin.
     """
     with tempfile.TemporaryDirectory() as folder:
         for path in notebooks:
@@ -82,5 +82,5 @@ def run_and_compare(notebooks: list[Path], jobs: int) -> bool:
         workers = ["-n", str(min(jobs, len(notebooks))), "--dist", "loadscope"] if len(notebooks) > 1 else []
         limits = ["--nbval-cell-timeout", str(CELL_TIMEOUT["mini"]), "--durations=5"]
         command = [sys.executable, "-m", "pytest", *plugins, *workers, *limits, "-q", "--rootdir", folder, folder]
-        variables = environment() | {"PYTHONPATH": str(CHECKOUT)}
+        variables = environment() | {"PYTHONPATH": str(CHECKOUT)} | variables
         return subprocess.run(command, env=variables, cwd=folder, check=False).returncode == 0

@@ -30,7 +30,7 @@ from dtta.problems.data.images import center_square, center_square_map, image_fi
 
 LAYOUT = "put your own data there, in the layout that dtta.problems.data.dense describes"
 SOURCES = {
-    "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, unpacked there",
+    "ade20k": "https://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, unpacked there",
     "nyuv2": "https://www.kaggle.com/datasets/soumikrakshit/nyu-depth-v2 (DenseDepth's nyu_data.zip), unpacked there",
     "own-segmentation": LAYOUT,
     "own-depth": LAYOUT,

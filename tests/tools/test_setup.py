@@ -21,6 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from setuptools.command.egg_info import FileList
 
 import dtta
 from tools.pages import commands
@@ -174,6 +175,19 @@ def test_wheel_holds_all_code_weights_cards_tables_and_experiments(tmp_path):
     assert wanted <= held
     metadata = zipfile.ZipFile(wheel).read(f"dtta-{dtta.__version__}.dist-info/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked sdist")
+def test_sdist_holds_every_file_of_the_checkout(monkeypatch):
+    """Its tests can run, then: they read the book, the pages, the tools and the workflows."""
+    monkeypatch.chdir(ROOT)
+    files = FileList()
+    for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            files.process_template_line(line)
+    done = subprocess.run(["git", "ls-files"], check=True, capture_output=True, encoding="utf-8")
+    missing = set(done.stdout.splitlines()) - set(files.files)
+    assert missing <= {"pyproject.toml", "MANIFEST.in", "LICENSE"}, "setuptools adds these"
 
 
 def test_licences_and_citation():

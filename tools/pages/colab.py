@@ -1,6 +1,6 @@
-"""Compare pages that ran as on Colab (.ci/colab) with the committed ones: python -m tools.pages.colab EXECUTED COMMITTED.
+"""Compare pages that ran as on Colab with the committed ones: python -m tools.pages.colab EXECUTED COMMITTED.
 
-It runs in Colab's environment, and so needs no package beyond Colab's.
+`.ci/colab` calls it in Colab's environment, and so it needs no package beyond those of Colab.
 """
 
 from __future__ import annotations

@@ -368,9 +368,11 @@ def test_readme_names_only_what_exists_and_reads_right_on_pypi():
         assert image, "a picture without alt text"
 
 
-def test_readme_commands_are_understood():
+def test_readme_commands_are_understood(tmp_path, monkeypatch):
     from dtta.cli import parser
 
+    (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^(?:dtta|accelerate .* -m dtta) (.*)$", text, re.MULTILINE)
     assert len(lines) > 10

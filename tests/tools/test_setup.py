@@ -372,7 +372,9 @@ def test_readme_commands_are_understood(tmp_path, monkeypatch):
     from dtta.cli import parser
 
     (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
+    (tmp_path / "course/submitted/ann/a1").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^(?:dtta|accelerate .* -m dtta) (.*)$", text, re.MULTILINE)
     assert len(lines) > 10

@@ -116,6 +116,8 @@ report.line(
 # under twelve shifts of severity 3. Settings were chosen on validation images. A sample is computed again below;
 # [evidence 03](../book/evidence/03_classification) has every baseline and every setting.
 #
+# [Try it live](../book/live) adapts to a digit that you draw, in your browser.
+#
 # **You need** pages [01](01_diffusion_loss) and [02](02_conditions). **Time:** 20 minutes to read, a minute to run on
 # two CPU cores.
 #

@@ -2,33 +2,33 @@
 // A classic script, because a page that is opened from a folder (file://) cannot load modules.
 (() => {
   "use strict";
-  const base = document.currentScript.src.replace(/[^/]*$/, "");
   const root = document.getElementById("dtta-live");
   const live = globalThis.dttaLive;
-  if (!live?.manifest || !live.start) {
-    const file = live?.manifest ? "engine.js" : "manifest.js";
+  if (!live?.data) {
+    const file = !live ? "engine.js" : !live.corruptions ? "corruptions.js" : "data.js";
     root.innerHTML = `<p class="live-error" role="alert">Could not load <code>_static/live/${file}</code>, so this page
       cannot compute anything. It is made when the book is built; build the book again.</p>`;
     return;
   }
-  const { classes, shifts, images, settings: defaults, presets } = live.manifest;
-  const limits = { steps: [1, 20], pairs: [1, 96], rate: [0, 0.5], ...live.manifest.limits };
+  const { classes, shifts, images, levels, side: SIDE } = live.data;
+  const defaults = { ...live.data.defaults.adapt, seed: 0 };
+  const PRESETS = Object.entries(live.data.presets); // [what adaptation does, {image, shift, severity, pixels}]
+  const NAMES = { success: "One it corrects", "no change": "One it leaves", harm: "One where it fails" };
 
   // --- state: what a link restores ---------------------------------------------------------------------------------
 
   const GRID = 32; // a drawing is a bitmap of 32 x 32 cells, as the data set's scans are
-  const SIDE = 8; // what the models see: 8 x 8 counts of 4 x 4 cells
   const WIDEST = 26; // the widest digit, in cells
   const FIELDS = {
     tMin: { key: "t0", name: "Lowest t", low: 0, high: 1 },
     tMax: { key: "t1", name: "Highest t", low: 0, high: 1 },
-    pairs: { key: "b", name: "Pairs per step", low: limits.pairs[0], high: limits.pairs[1], whole: true },
-    steps: { key: "n", name: "Steps", low: limits.steps[0], high: limits.steps[1], whole: true },
-    rate: { key: "lr", name: "Learning rate", low: limits.rate[0], high: limits.rate[1] },
+    pairs: { key: "b", name: "Pairs per step", low: 1, high: 96, whole: true },
+    steps: { key: "n", name: "Steps", low: 1, high: 20, whole: true },
+    rate: { key: "lr", name: "Learning rate", low: 0, high: 0.5 },
     seed: { key: "r", name: "Seed", low: 0, high: 999999, whole: true },
   };
   const initial = () => ({
-    drawing: null, image: 0, label: null, shift: "", severity: 3, step: null, ...defaults, seed: defaults.seed ?? 0,
+    drawing: null, image: images[0].index, label: null, shift: "", severity: 3, step: null, ...defaults,
   });
   let state = initial();
   let result = null; // of the last adaptation: {steps, label, methods}
@@ -36,6 +36,7 @@
   let busy = false;
   let run = 0; // a change of the input abandons the run in progress
 
+  const picture = (index) => images.find((one) => one.index === Number(index));
   const check = (field, text) => {
     const { name, low, high, whole } = FIELDS[field];
     const value = Number(text);
@@ -83,7 +84,7 @@
       else wrong.push(`${key}=${text.slice(0, 20)}`);
     };
     const index = (list) => (text) => /^\d+$/.test(text) && +text < list.length;
-    take("i", index(images), (text) => { found.image = +text; });
+    take("i", (text) => picture(text), (text) => { found.image = +text; });
     take("d", unpack, (text) => { found.drawing = unpack(text); });
     take("y", index(classes), (text) => { found.label = +text; });
     take("s", (text) => {
@@ -123,17 +124,21 @@
     return pixels;
   };
   const empty = () => state.drawing && !state.drawing.includes(1);
-  const clean = () =>
-    state.drawing ? counts(state.drawing) : Float32Array.from(images[state.image].pixels, (value) => value / 16);
-  const truth = () => (state.drawing ? state.label : images[state.image].label);
-  const samePreset = (preset) => !state.drawing && preset.image === state.image && preset.seed === state.seed
-    && preset.shift === state.shift && preset.severity === state.severity;
-  const shifted = async () => {
-    const stored = Object.values(presets).find((preset) => preset.shifted && samePreset(preset));
-    if (stored) return Float32Array.from(stored.shifted);
-    if (!state.shift) return clean();
-    const corrupt = engine?.corrupt ?? live.corrupt; // without the models only if it needs none
-    return corrupt ? corrupt.call(engine ?? live, clean(), state.shift, state.severity, state.seed) : null;
+  const decode = (text) => Float32Array.from(atob(text), (character) => character.charCodeAt(0) / levels);
+  const clean = () => (state.drawing ? counts(state.drawing) : decode(picture(state.image).pixels));
+  const truth = () => (state.drawing ? state.label : picture(state.image).label);
+  // A preset is a stored run of Python: the same shifted image and, with the same settings, the same pairs.
+  const isPreset = ([, { image, shift, severity }]) => !state.drawing && state.seed === defaults.seed
+    && image === state.image && shift === state.shift && severity === state.severity;
+  const shifted = () => {
+    const preset = PRESETS.find(isPreset);
+    if (preset) return Float32Array.from(preset[1].pixels);
+    return state.shift ? live.corrupt(clean(), state.shift, state.severity, state.seed) : clean();
+  };
+  const storedDraws = () => {
+    const preset = PRESETS.find(isPreset);
+    const changed = Object.keys(FIELDS).some((field) => state[field] !== defaults[field]);
+    return preset && !changed ? engine.presets[preset[0]].draws : undefined;
   };
   const paint = (canvas, pixels) => {
     const context = canvas.getContext("2d");
@@ -154,12 +159,10 @@
     return `<label>${name}<input type="number" name="${field}" min="${low}" max="${high}" step="${step}"
       inputmode="decimal" aria-describedby="live-wrong" autocomplete="off"></label>`;
   };
-  const megabytes = (live.manifest.bytes / 1e6).toFixed(live.manifest.bytes < 1e7 ? 1 : 0);
+  const megabytes = (live.data.bytes / 1e6).toFixed(live.data.bytes < 1e7 ? 1 : 0);
   root.innerHTML = `
     <div class="live-row" role="group" aria-label="Examples">
-      <button type="button" data-preset="corrects">One it corrects</button>
-      <button type="button" data-preset="leaves">One it leaves</button>
-      <button type="button" data-preset="fails">One where it fails</button>
+      ${PRESETS.map(([kind]) => `<button type="button" data-preset="${kind}">${NAMES[kind]}</button>`).join("")}
     </div>
     <div class="live-columns">
       <fieldset class="live-card live-digit">
@@ -182,8 +185,8 @@
           <output class="live-hidden" data-part="cursor" aria-live="polite"></output>
         </div>
         <div data-part="image" class="live-thumbs" role="radiogroup" aria-label="Test images">
-          ${images.map(({ name, label }, i) => `<label title="${name}"><input type="radio" name="image" value="${i}"
-            aria-label="${name}, a ${classes[label]}"><canvas width="${SIDE}" height="${SIDE}"></canvas></label>`).join("")}
+          ${images.map(({ index, label }) => `<label><input type="radio" name="image" value="${index}"
+            aria-label="test image ${index}, a ${classes[label]}"><canvas width="${SIDE}" height="${SIDE}"></canvas></label>`).join("")}
         </div>
       </fieldset>
       <fieldset class="live-card live-shift">
@@ -193,14 +196,14 @@
             ${shifts.map(({ name }) => option(name, words(name))).join("")}</select></label>
           <label class="live-grow">Severity <input type="range" name="severity" min="1" max="5" step="1"
             autocomplete="off"><output data-part="severity"></output></label>
-          <button type="button" data-do="again">Draw again</button>
+          <button type="button" data-do="again">Other random numbers</button>
         </div>
         <div class="live-seen">
           <figure><canvas width="${SIDE}" height="${SIDE}" role="img" data-part="clean"></canvas>
             <figcaption>without shift</figcaption></figure>
           <span aria-hidden="true">→</span>
           <figure><canvas width="${SIDE}" height="${SIDE}" role="img" data-part="seen"></canvas>
-            <figcaption data-part="seen-text"></figcaption></figure>
+            <figcaption>what the models see</figcaption></figure>
         </div>
       </fieldset>
     </div>
@@ -250,7 +253,7 @@
   const wrong = root.querySelector("#live-wrong");
   const summary = root.querySelector(".live-summary");
   root.querySelectorAll(".live-thumbs canvas").forEach((canvas, i) => {
-    paint(canvas, images[i].pixels.map((value) => value / 16));
+    paint(canvas, decode(images[i].pixels));
   });
 
   // --- drawing -----------------------------------------------------------------------------------------------------
@@ -392,10 +395,6 @@
     return from === label ? ["bad", "Made wrong"] : ["moved", "Changed from one wrong answer to another"];
   };
   const MARKS = { good: "✓", bad: "✗", same: "=", moved: "→" };
-  const evaluations = (count) => {
-    if (typeof count === "number") return count.toLocaleString("en");
-    return `${count.forward.toLocaleString("en")}${count.backward ? ", each with a backward pass" : ""}`;
-  };
   const strip = (belief) => `<svg viewBox="0 0 100 24" class="live-strip" role="img" aria-label="${spoken(belief)}">
     <line x1="0" x2="100" y1="23.5" y2="23.5" class="grid"/>${[...belief].map((value, j) =>
       `<rect x="${10 * j + 1}" y="${23 - 22 * value}" width="8" height="${22 * value}" class="now"/>`).join("")}</svg>`;
@@ -434,13 +433,13 @@
     }
     const rows = steps.length ? [{ name: "Classifier, not adapted", belief: before, evaluations: 0 },
       ...(result.done ? [{ name: `Diffusion-TTA, ${count} step${count > 1 ? "s" : ""}`,
-        belief: steps.at(-1).belief, evaluations: result.evaluations }] : []), ...result.methods] : [];
-    root.querySelector("tbody").innerHTML = rows.map(({ name, belief, evaluations: number }) => {
+        belief: steps.at(-1).belief, evaluations: result.evaluations, gradients: true }] : []), ...result.methods] : [];
+    root.querySelector("tbody").innerHTML = rows.map(({ name, belief, evaluations: number, gradients }) => {
       const right = label === null ? "" : best(belief) === label
         ? '<span class="live-good">✓<span class="live-hidden"> right</span></span>'
         : '<span class="live-bad">✗<span class="live-hidden"> wrong</span></span>';
       return `<tr><th scope="row">${name}</th><td>${answer(belief)} ${right}</td><td>${strip(belief)}</td>
-        <td>${evaluations(number)}</td></tr>`;
+        <td>${number.toLocaleString("en")}${gradients ? ", with gradients" : ""}</td></tr>`;
     }).join("");
   };
   const sentence = () => {
@@ -448,16 +447,14 @@
     const label = truth();
     const known = label === null ? "" : ` The true class is ${classes[label]}.`;
     const others = result.methods.map(({ name, belief, evaluations: number }) =>
-      `${name}: ${answer(belief)}, with ${evaluations(number)} evaluations.`).join(" ");
+      `${name}: ${answer(belief)}, with ${number} evaluations.`).join(" ");
     return `${judge(before, after, label)[1]}. Before adaptation the answer is ${answer(before)}; after ${result.count} `
       + `step${result.count > 1 ? "s" : ""} it is ${answer(after)}.${known} ${others}`;
   };
 
   // --- the input ---------------------------------------------------------------------------------------------------
 
-  let shown = 0; // the newest request wins
-  const showInput = async () => {
-    const request = ++shown;
+  const showInput = () => {
     for (const [name, visible] of [["draw", !!state.drawing], ["image", !state.drawing]]) {
       part(name).hidden = !visible;
       root.querySelector(`[name="source"][value="${name}"]`).checked = visible;
@@ -474,20 +471,16 @@
       if (document.activeElement !== input(field)) input(field).value = state[field];
     }
     for (const button of root.querySelectorAll("[data-preset]")) {
-      button.setAttribute("aria-pressed", samePreset(presets[button.dataset.preset]));
+      button.setAttribute("aria-pressed", isPreset([0, live.data.presets[button.dataset.preset]]));
     }
     drawPaper();
-    const name = empty() ? "nothing drawn yet" : state.drawing ? "the drawing" : `${images[state.image].name}, a ${classes[truth()]}`;
+    const name = empty() ? "nothing drawn yet" : state.drawing ? "the drawing" : `test image ${state.image}, a ${classes[truth()]}`;
     paint(part("clean"), clean());
     part("clean").setAttribute("aria-label", `8 by 8 pixels: ${name}`);
-    showButton();
-    const pixels = await shifted().catch(() => null);
-    if (request !== shown) return;
-    part("seen").classList.toggle("live-unknown", !pixels);
-    paint(part("seen"), pixels ?? new Float32Array(SIDE * SIDE));
+    paint(part("seen"), shifted());
     const what = state.shift ? `${words(state.shift)}, severity ${state.severity}` : "no shift";
-    part("seen-text").textContent = pixels ? `what the models see: ${what}` : "shown once the models are loaded";
-    part("seen").setAttribute("aria-label", pixels ? `What the models see: ${name}, ${what}` : "Not computed yet");
+    part("seen").setAttribute("aria-label", `What the models see: ${name}, ${what}`);
+    showButton();
   };
   const showButton = () => {
     const button = action("adapt");
@@ -538,12 +531,11 @@
       part("note").textContent = message ?? "";
     };
     try {
-      engine = await live.start({ base, progress: report });
+      engine = await live.start({ progress: report });
     } finally {
       progress.hidden = true;
       part("note").textContent = "";
     }
-    showInput();
   };
   const adapt = async () => {
     if (busy) return;
@@ -566,15 +558,16 @@
       mine = run; // what was changed while the models were loading counts
       const wanted = state.step;
       const { tMin, tMax, pairs, steps, rate, seed } = state;
-      const pixels = await shifted();
+      const [pixels, draws] = [shifted(), storedDraws()];
       result = { steps: [], methods: [], count: steps, done: false };
+      showResult();
       const mineOnly = (action_) => { if (run === mine) { action_(); showResult(); } };
       const onStep = (step) => mineOnly(() => {
         result.steps.push(step);
         state.step = result.steps.length - 1;
         button.textContent = `Adapting: step ${state.step} of ${steps} …`;
       });
-      const adapted = await engine.adapt({ pixels, tMin, tMax, pairs, steps, rate, seed }, onStep);
+      const adapted = await engine.adapt({ pixels, tMin, tMax, pairs, steps, rate, seed, draws }, onStep);
       mineOnly(() => {
         Object.assign(result, { steps: adapted.steps, evaluations: adapted.evaluations, done: true });
         state.step = Math.min(wanted ?? steps, steps);
@@ -620,14 +613,14 @@
       part("note").textContent = "Copy the address of this page: it is the link.";
     }
   };
-  const show = ({ image, shift, severity, seed }) => {
+  const show = ({ image, shift, severity }) => {
     drop();
-    Object.assign(state, initial(), { image, shift, severity, seed });
+    Object.assign(state, initial(), { image, shift, severity });
     showInput();
   };
   for (const button of root.querySelectorAll("[data-preset]")) {
     button.onclick = () => {
-      show(presets[button.dataset.preset]);
+      show(live.data.presets[button.dataset.preset]);
       save();
       if (engine) adapt();
     };
@@ -663,6 +656,6 @@
   };
   const ours = () => /^#[id]=/.test(location.hash); // otherwise the name of a heading
   if (ours()) restore();
-  else show(presets.corrects);
+  else show(PRESETS[0][1]);
   addEventListener("hashchange", () => ours() && restore());
 })();

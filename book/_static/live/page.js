@@ -241,10 +241,10 @@
           <p class="live-note">Each step draws new pairs, so the loss need not fall evenly.</p></figure>
       </div>
       <div class="live-scroll"><table><caption class="live-hidden">The answers of four methods</caption>
-        <thead><tr><th scope="col">Method</th><th scope="col">Answer</th><th scope="col">Belief, 0 to 9</th>
+        <thead><tr><th scope="col">Method</th><th scope="col">Answer</th><th scope="col">Belief</th>
           <th scope="col">Evaluations of the diffusion model</th></tr></thead><tbody></tbody></table></div>
     </div>
-    <p class="live-summary" role="status"></p>`;
+    <p class="live-summary live-hidden" role="status"></p>`;
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
   const action = (name) => root.querySelector(`[data-do="${name}"]`);
   const input = (name) => root.querySelector(`[name="${name}"]`);
@@ -352,9 +352,9 @@
   const text = (x, y, words_, kind = "") => `<text x="${x}" y="${y}" class="${kind}">${words_}</text>`;
 
   const bars = (before, now, label) => {
-    const [x, y] = [(j, offset) => 34 + 30.5 * j + offset, (value) => 160 - 140 * value];
-    const lines = [0, 0.5, 1].map((value) => `<line x1="32" x2="340" y1="${y(value)}" y2="${y(value)}" class="grid"/>`
-      + text(28, y(value) + 4, percent(value), "end"));
+    const [x, y] = [(j, offset) => 38 + 30 * j + offset, (value) => 160 - 140 * value];
+    const lines = [0, 0.5, 1].map((value) => `<line x1="38" x2="340" y1="${y(value)}" y2="${y(value)}" class="grid"/>`
+      + text(34, y(value) + 4, percent(value), "end"));
     const bar = (value, j, offset, kind) => `<rect x="${x(j, offset)}" y="${y(value ?? 0)}" width="11"
       height="${140 * (value ?? 0)}" class="${kind}"/>`;
     const groups = classes.map((name, j) => bar(before?.[j], j, 4, "before") + bar(now?.[j], j, 15.5, "now")

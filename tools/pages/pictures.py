@@ -67,7 +67,7 @@ def _hero() -> Figure:
 
 
 def _film() -> list[Figure]:
-    """Draw the adaptation to the median success of the digits before each step and at the end, as the live page does."""
+    """Draw the adaptation to the median success of the digits before each step and at the end, as the live page."""
     problem = dtta.load("digits")
     row = stored.outcomes("digits-test", "diffusion-tta", set(SHIFTS))["success"]
     tta = build(problem, "diffusion-tta", **stored.runs("digits-test")["diffusion-tta"].settings)

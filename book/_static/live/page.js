@@ -132,7 +132,7 @@
     && image === state.image && shift === state.shift && severity === state.severity;
   const shifted = () => {
     const preset = PRESETS.find(isPreset);
-    if (preset) return Float32Array.from(preset[1].pixels);
+    if (preset) return live.floats(preset[1].pixels);
     return state.shift ? live.corrupt(clean(), state.shift, state.severity, state.seed) : clean();
   };
   const storedDraws = () => {

@@ -296,6 +296,102 @@ def test_sliders_of_a_page_show_another_frame_and_say_what_it_is(browser, addres
         assert visit.complaints == []
 
 
+# --- the live page; tests/tools/test_live.py tests what it computes -------------------------------------------------
+
+
+def seen(page: Page) -> list[int]:
+    """Pixels that the models see, from 0 to 255."""
+    return page.evaluate("""() => {
+        const copy = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+        copy.drawImage(document.querySelector('[data-part="seen"]'), 0, 0);
+        return [...copy.getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0);
+    }""")
+
+
+def test_live_page_draws_by_mouse_and_keyboard_and_a_link_restores_it_without_the_models(browser, html):
+    with Visit(browser, html.as_uri(), "book/live", 390) as visit:
+        page = visit.page
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.reload()
+        files = [url.rpartition("/")[2] for url in requests if "/live/" in url]
+        assert sorted(files) == ["corruptions.js", "data.js", "engine.js", "live.css", "page.js"]
+        assert sum((html / "_static" / "live" / file).stat().st_size for file in files) < 100_000
+        assert page.locator("[data-do=adapt]").inner_text().startswith("Load the models (")
+        page.get_by_label("Draw", exact=True).check()
+        page.locator("[name=shift]").select_option("")
+        paper = page.locator(".live-paper")
+        paper.scroll_into_view_if_needed()
+        box = paper.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 20)
+        page.mouse.up()
+        stroke = seen(page)
+        rows = [stroke[8 * k : 8 * k + 8] for k in range(8)]
+        assert min(map(max, rows)) > 0 == max(row[0] + row[-1] for row in rows), "scaled and centred"
+        paper.focus()
+        for key in ("Space", "Shift+ArrowRight", "Shift+ArrowRight", "Space", "ArrowDown"):
+            page.keyboard.press(key)
+        assert page.locator("[data-part=cursor]").text_content() == "column 25, row 6, pen up"
+        drawing = seen(page)
+        assert drawing != stroke
+        page.locator("[name=label]").select_option("7")
+        page.locator("[name=shift]").select_option("rotation")
+        page.locator(".live-settings summary").click()
+        page.get_by_label("Pairs per step").fill("0")
+        page.keyboard.press("Tab")
+        assert page.get_by_role("alert").inner_text() == "Pairs per step must be a whole number from 1 to 96."
+        page.get_by_label("Pairs per step").fill("8")
+        page.keyboard.press("Tab")
+        assert not page.get_by_role("alert").inner_text()
+        state, link = seen(page), page.url
+        assert state != drawing
+        page.get_by_role("button", name="One it leaves").click()
+        assert seen(page) != state and page.url != link
+        page.goto(link)
+        assert seen(page) == state
+        assert page.locator("[name=label]").input_value() == "7"
+        assert page.get_by_label("Pairs per step").input_value() == "8"
+        page.goto(link.replace("b=8", "b=x"))
+        assert "b=x" in page.get_by_role("alert").inner_text()
+        assert visit.complaints == []
+
+
+def test_live_page_names_a_missing_file_then_adapts_and_says_what_changed(browser, address):
+    with Visit(browser, address, "book/live", 1280) as visit:
+        page = visit.page
+        page.route("**/models.js", lambda route: route.abort())
+        page.locator("[data-do=adapt]").click()
+        page.wait_for_function("document.querySelector('#live-wrong').textContent")
+        assert "models.js" in page.get_by_role("alert").inner_text()
+        page.unroute("**/models.js")
+        visit.complaints.clear()
+        page.locator("[data-do=adapt]").click()
+        verdicts = []
+        for name in ("One it leaves", "One where it fails", "One it corrects"):
+            page.wait_for_function("document.querySelector('.live-summary').textContent")
+            verdicts.append(page.locator(".live-verdict").inner_text().partition(": ")[0])
+            if name == "One it corrects":
+                break
+            page.get_by_role("button", name=name).click()
+        assert verdicts[0] == "✓ Corrected" and verdicts[1].startswith("= Unchanged") and verdicts[2] == "✗ Made wrong"
+        assert page.locator(".live-summary").inner_text().startswith("Made wrong. Before adaptation the answer is ")
+        rows = page.evaluate("[...document.querySelectorAll('.live-result tbody tr')].map(r => r.cells[3].innerText)")
+        assert rows == ["0", "120, with gradients", "240", "240"]
+        bars = page.locator("[data-part=bars]")
+        last = bars.inner_html()
+        page.locator("[name=step]").press("ArrowLeft")
+        assert page.locator("[data-part=step]").inner_text() == "4 of 5" and page.url.endswith("k=4")
+        assert bars.inner_html() != last
+        assert visit.complaints == []
+        page.set_viewport_size({"width": 390, "height": 900})
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.evaluate(OPEN_ALL)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert violations(page) == {}
+
+
 def test_every_page_can_be_reached_from_the_first(browser, address):
     with Visit(browser, address, DOCUMENTS[0], 1280) as visit:
         links = visit.page.evaluate("[...document.querySelectorAll('.bd-sidebar-primary a')].map(a => a.href)")
@@ -320,6 +416,7 @@ KINDS = [
     "book/students",
     "book/references",
     "book/status",
+    "book/live",
     "book/api",
     "book/api/profiling",
     "book/evidence/10_beyond",

@@ -195,7 +195,7 @@
           <label>Shift <select name="shift">${option("", "none")}
             ${shifts.map(({ name }) => option(name, words(name))).join("")}</select></label>
           <label class="live-grow">Severity <input type="range" name="severity" min="1" max="5" step="1"
-            autocomplete="off"><output data-part="severity"></output></label>
+            autocomplete="off"><span data-part="severity" aria-hidden="true"></span></label>
           <button type="button" data-do="again">Other random numbers</button>
         </div>
         <div class="live-seen">
@@ -226,7 +226,7 @@
     <div class="live-result">
       <p class="live-verdict"><span data-part="verdict"></span></p>
       <label class="live-row live-step">Step <input type="range" name="step" min="0" step="1" autocomplete="off">
-        <output data-part="step"></output></label>
+        <span data-part="step" aria-hidden="true"></span></label>
       <div class="live-columns">
         <figure class="live-card"><figcaption>Belief
           <span class="live-key"><i class="live-before"></i>before <i class="live-now"></i><span data-part="now"></span>
@@ -582,8 +582,8 @@
       if (run === mine) save();
     } catch (error) {
       if (run === mine && result && !result.done) drop();
-      complain([`${engine ? "The computation failed" : "The models could not be loaded"}: ${error.message}.`.replace("..", "."),
-        engine ? "" : "Check the connection, or build the book again, and press the button once more."]);
+      complain([`${engine ? "The computation failed" : "The models could not be loaded"}: ${error.message}.`,
+        "Press the button to try again."]);
     } finally {
       busy = false;
       showButton();

@@ -26,7 +26,8 @@ def environment() -> dict[str, str]:
     fixed = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     fixed["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers draws its own bars, as widgets where it can
     # Libraries that show progress bars warn on stderr if ipywidgets is missing; no bars are shown here.
-    quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    unused = "ignore:The `local_dir_use_symlinks` argument"  # diffusers passes it to the hub's library
+    quiet = {"PYTHONWARNINGS": f"ignore:IProgress not found,{unused}", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return {**os.environ, **threads, **fixed, **quiet}
 
 

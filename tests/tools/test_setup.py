@@ -96,13 +96,14 @@ def imports(path: Path) -> set[str]:
     [
         ("dtta", CORE),
         ("dtta/course/staff", [*CORE, *EXTRAS["course"]]),
+        ("dtta/course/runner", [*CORE, *EXTRAS["course"]]),
         ("notebooks/src", CORE),
         ("tools", EVERY),
         ("tests", EVERY),
     ],
 )
 def test_every_import_is_declared(folder, declared):
-    files = [path for path in (ROOT / folder).rglob("*.py") if folder != "dtta" or "staff" not in path.parts]
+    files = [path for path in (ROOT / folder).rglob("*.py") if folder != "dtta" or not {"staff", "runner"} & set(path.parts)]
     own = {"dtta", "google", "tests", "tools", *(path.stem for path in files)}  # google.colab: on Colab only
     declared = {canonicalize_name(requirement.name) for requirement in declared}
     owners = packages_distributions()

@@ -246,7 +246,7 @@ class Supervisor:
         for folder, _, names in os.walk("."):
             for name in names:
                 with contextlib.suppress(OSError):
-                    disk += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                    disk += os.lstat(os.path.join(folder, name)).st_size
         if disk > DISK * 2**20:
             for name in set(os.listdir(".")) - {"runner"}:
                 shutil.rmtree(name, ignore_errors=True) if os.path.isdir(name) else os.unlink(name)

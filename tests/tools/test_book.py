@@ -123,8 +123,19 @@ def alt_texts(document: str) -> list[str]:
     return given
 
 
+CUT_OFF = """() => [...document.querySelectorAll('article pre')]
+    .filter(box => box.offsetParent && box.scrollWidth > box.clientWidth + 1)
+    .map(box => box.innerText.trim().slice(0, 60))"""
+# What reaches beyond an edge; an element inside a box that scrolls or is clipped does not.
+BEYOND = """edge => [...document.querySelectorAll('article *')].filter(element => {
+    for (let box = element.parentElement; box; box = box.parentElement)
+        if (getComputedStyle(box).overflowX !== 'visible' && box.localName !== 'html') return false;
+    return element.getBoundingClientRect().right > edge + 1;
+}).map(element => element.outerHTML.slice(0, 120))"""
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_page_loads_with_its_figures_formulas_and_links(browser, address, document):
+def test_page_loads_whole_and_fits_at_1280_and_at_390_pixels(browser, address, document):
     with Visit(browser, address, document, 1280) as visit:
         page = visit.page
         assert page.locator("article h1").count() == 1
@@ -141,46 +152,19 @@ def test_page_loads_with_its_figures_formulas_and_links(browser, address, docume
         assert page.locator("mjx-merror, article .problematic").count() == 0
         links = page.evaluate("[...document.querySelectorAll('a[href*=\"colab.research\"]')].map(a => a.href)")
         assert set(links) == colab_links(document)
+
+        page.set_viewport_size({"width": 390, "height": 900})
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, f"the page scrolls sideways to {width} px: {page.evaluate(BEYOND, 390)[:3]}"
+        assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)") >= 14
+
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.evaluate(OPEN_ALL)
+        assert page.evaluate(CUT_OFF) == []
+        right = page.evaluate("document.querySelector('article').getBoundingClientRect().right")
+        wide = [text for text in page.evaluate(BEYOND, right) if text.startswith("<table")]
+        assert wide == [], "tables that neither fit nor scroll in their own box"
         assert visit.complaints == []
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_page_reads_well_at_390_pixels(browser, address, document):
-    with Visit(browser, address, document, 390) as visit:
-        width = visit.page.evaluate("document.documentElement.scrollWidth")
-        wide = visit.page.evaluate(
-            """() => [...document.querySelectorAll('article *')].filter(element => {
-                for (let box = element.parentElement; box; box = box.parentElement)
-                    if (getComputedStyle(box).overflowX !== 'visible' && box.localName !== 'html') return false;
-                return element.getBoundingClientRect().right > innerWidth + 1;
-            }).map(element => element.outerHTML.slice(0, 120))"""
-        )
-        assert width <= 390, f"the page scrolls sideways to {width} px: {wide[:3]}"
-        size = visit.page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)")
-        assert size >= 14
-        assert visit.complaints == []
-
-
-CUT_OFF = """() => [...document.querySelectorAll('article pre')]
-    .filter(box => box.offsetParent && box.scrollWidth > box.clientWidth + 1)
-    .map(box => box.innerText.trim().slice(0, 60))"""
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_no_code_or_output_is_cut_off_at_1280_pixels(browser, address, document):
-    with Visit(browser, address, document, 1280) as visit:
-        visit.page.evaluate(OPEN_ALL)
-        assert visit.page.evaluate(CUT_OFF) == []
-        sideways = visit.page.evaluate(
-            """() => [...document.querySelectorAll('article table')].filter(table => {
-                const box = table.getBoundingClientRect();
-                const page = document.querySelector('article').getBoundingClientRect();
-                for (let outer = table; outer; outer = outer.parentElement)
-                    if (getComputedStyle(outer).overflowX === 'auto') return false;
-                return box.width && box.right > page.right + 1;
-            }).map(table => table.innerText.slice(0, 60))"""
-        )
-        assert sideways == [], "tables that neither fit nor scroll in their own box"
 
 
 def test_a_box_that_is_cut_off_is_found(browser, address):

@@ -76,7 +76,7 @@ def test_a_class_from_submissions_to_the_lms(course, capsys):
     ("arguments", "words"),
     [
         (["grade", "FOLDER", "a7"], "nothing was handed in for a7"),
-        (["grade", "FOLDER", "--student", "dan"], "nothing was handed in for dan"),
+        (["grade", "FOLDER", "--student", "eve"], "nothing was handed in for eve"),
         (["grade", "FOLDER", "--sandbox", "jail"], "the sandbox 'jail' does not work here"),
         (["report", "FOLDER", "a7"], "nothing is graded for a7"),
         (["doctor", "nowhere"], "has no folder submitted/"),

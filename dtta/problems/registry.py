@@ -51,6 +51,8 @@ def load(
 ) -> Problem:
     """Load a problem by name; the path of a folder or CSV file stands for your own pictures (``dtta.problem``).
 
+    Problems with shipped models set torch to one thread on a CPU unless OMP_NUM_THREADS is set (see `weights.ready`).
+
     >>> load("digits").classes[3]
     '3'
 

@@ -157,3 +157,17 @@ def test_unknown_problems_and_models():
         dtta.load("cats")
     with pytest.raises(ValueError, match=r"resnet.*vit.*not 'vgg'"):
         dtta.load("digits", network="vgg")
+
+
+@pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("2", 2)])
+def test_shipped_models_compute_with_one_thread_unless_the_user_chose(variable, threads, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        dtta.load("digits")
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -26,7 +26,7 @@ class Parser(ArgumentParser):
 
 def new_command(commands, name: str, run: Callable[[Namespace], None], text: str) -> ArgumentParser:
     """Add a command to the parser's; return its own parser."""
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + "." * (text[-1] != "?"))
     command.set_defaults(run=run, default=command.get_default)
     return command
 

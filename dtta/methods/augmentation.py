@@ -36,6 +36,7 @@ class AugmentationMean(nn.Module):
         return mean.clamp(min=1e-12).log() if self.probabilities else mean
 
     def answer(self, image: Tensor) -> Tensor:
+        """Return the probabilities or the logits of an image."""
         output = take_logits(self.model, image, self.model(image))
         return output.softmax(dim=1) if self.probabilities else output
 

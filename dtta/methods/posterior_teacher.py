@@ -40,6 +40,7 @@ class PosteriorTeacher(SelfTraining):
 
     @property
     def evaluations(self) -> int:
+        """The evaluations of the diffusion model in the last call."""
         return self.posterior.evaluations
 
     def objective(self, image: Tensor, generator: torch.Generator) -> Tensor:

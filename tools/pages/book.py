@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.pages import course, evidence, record
+from tools.pages import course, evidence, interface, record
 from tools.pages.check import check_page
 from tools.pages.editions import put_outputs
 from tools.pages.project import PageError, Project, clean, tags, write
@@ -41,6 +41,8 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
         shutil.copytree(handed_out, site / "notebooks" / "assignments")
     course.put_tables(project, site / "book", assignments)
     evidence.put_tables(site / "book" / "evidence")
+    if (site / "book" / "cli.md").exists():
+        interface.put_commands(site / "book" / "cli.md")
     status = site / "book" / "status.md"
     if status.exists():
         folders = {notebooks, *(project.build / "executed").glob("*")}

@@ -123,6 +123,7 @@ def publish(root: Path, folder: Path, assignments: Iterable[Assignment]) -> list
 
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write a valid notebook; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.validate(notebook)
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")

@@ -104,6 +104,7 @@ def limit(megabytes: int, cpu_seconds: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the notebook `source` and write it, with its outputs, to `target`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)

@@ -30,7 +30,7 @@ from dtta.problems.data.images import center_square, center_square_map, image_fi
 
 LAYOUT = "put your own data there, in the layout that dtta.problems.data.dense describes"
 SOURCES = {
-    "ade20k": "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, unpacked there",
+    "ade20k": "https://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip, unpacked there",
     "nyuv2": "https://www.kaggle.com/datasets/soumikrakshit/nyu-depth-v2 (DenseDepth's nyu_data.zip), unpacked there",
     "own-segmentation": LAYOUT,
     "own-depth": LAYOUT,
@@ -171,11 +171,13 @@ def _ade_labels(path: Path) -> Tensor:
 
 
 def own_labels(path: Path) -> Tensor:
+    """Return a PNG's labels; 255, unlabelled, becomes -1."""
     values, _ = _pixel_values(path)
     return torch.where(values == 255, -1, values)
 
 
 def millimetres(path: Path) -> Tensor:
+    """Return the depth in metres of a PNG in millimetres. Raises ValueError: it has 8 bits a pixel."""
     values, eight_bits = _pixel_values(path)
     if eight_bits:
         raise ValueError(f"{path} must have 16 bits a pixel, depth in millimetres, not 8")

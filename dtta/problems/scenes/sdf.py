@@ -17,15 +17,18 @@ EDGE = 0.06  # radius of a box's rounded edges
 
 
 def sphere(p: Tensor, size: Tensor) -> Tensor:
+    """Return the distance from a sphere of radius size[0]."""
     return p.norm(dim=1) - size[:, 0]
 
 
 def box(p: Tensor, size: Tensor) -> Tensor:
+    """Return the distance from a box with rounded edges and half sides `size`."""
     q = p.abs() - (size - EDGE)
     return q.clamp(min=0).norm(dim=1) + q.amax(dim=1).clamp(max=0) - EDGE
 
 
 def cylinder(p: Tensor, size: Tensor) -> Tensor:
+    """Return the distance from a vertical cylinder of radius size[0] and half height size[1]."""
     q = torch.stack([p[:, [0, 2]].norm(dim=1) - size[:, 0], p[:, 1].abs() - size[:, 1]], dim=1)
     return q.clamp(min=0).norm(dim=1) + q.amax(dim=1).clamp(max=0)
 
@@ -43,6 +46,7 @@ def cone(p: Tensor, size: Tensor) -> Tensor:
 
 
 def torus(p: Tensor, size: Tensor) -> Tensor:
+    """Return the distance from a flat torus: a ring of radius size[0], a tube of radius size[1]."""
     ring = p[:, [0, 2]].norm(dim=1) - size[:, 0]
     return torch.hypot(ring, p[:, 1]) - size[:, 1]
 

@@ -5,8 +5,11 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 UV    := uv==0.13.9
 
+# The build of torch. Empty: PyPI's, on Linux with CUDA (4 GB of it); cpu: without, from download.pytorch.org.
+TORCH ?=
+
 # The first of these that is new enough makes the environment; PYTHON=... names another.
-PYTHON ?= python3 python3.13 python3.12 python3.11
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 
 # Without its cached bytecode every process compiles torch and diffusers again, for longer than most tests take.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf 'make %-7s %s\n' "$$name" "$$text"; done
 
-setup: $(STAMP) ## create .venv and install the locked packages; again only after a change of pyproject.toml or the lock
+setup: $(STAMP) ## create .venv and install the locked packages, without CUDA under TORCH=cpu; again only after they changed
 
 book: $(STAMP) ## run the pages at mini scale and build the book: _build/html/index.html
 	$(PY) tools/pages run --profile mini
@@ -75,7 +78,9 @@ $(STAMP): pyproject.toml requirements.lock | $(PY)
 	@rm -f $@
 	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "$(VENV) holds no working pip; remove it and call make again" >&2; exit 1; }
 	$(PY) -m pip install --quiet --disable-pip-version-check $(UV)
-	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --requirement requirements.lock
+	@sed -E '$(if $(TORCH),/^(nvidia-|cuda-|triton=)/d)' requirements.lock >$(VENV)/requirements.lock
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) $(if $(TORCH),--torch-backend=$(TORCH)) \
+	  --requirement $(VENV)/requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $@
 

@@ -14,9 +14,12 @@ ENDING = ".record.json"
 # The kernel runs every file in IPython's startup folder when it starts; this one writes the record when it ends.
 STARTUP = """\
 def _write_record():
-    import json, os, platform, resource, sys
-    kilo = 1 if sys.platform == "darwin" else 1024
-    usage = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo / 2**30, "gpu_memory": None}
+    import json, os, platform, sys
+    usage = {"memory": None, "gpu_memory": None}
+    if sys.platform != "win32":
+        import resource
+        kilo = 1 if sys.platform == "darwin" else 1024
+        usage["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo / 2**30
     usage["device"] = f"CPU ({platform.machine()})"
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():

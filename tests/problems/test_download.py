@@ -265,3 +265,10 @@ def test_errors_are_one_sentence(server, archive, capsys):
     assert message.startswith("dtta: cannot download http://127.0.0.1") and "give the same command again" in message
     assert main(["fetch", "nyuv2"]) == 2
     assert "'nyuv2' cannot be fetched; imagenet-a, imagenet-r" in capsys.readouterr().err
+
+
+def test_every_archive_has_a_checksum_and_no_plain_http():
+    for archive in ARCHIVES.values():
+        for address, checksum in archive.checksums.items():
+            assert address.startswith(("https://", "hub:")), address
+            assert len(checksum.partition(":")[2]) >= 32

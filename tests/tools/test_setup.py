@@ -21,6 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from setuptools.command.egg_info import FileList
 
 import dtta
 from tools.pages import commands
@@ -72,9 +73,12 @@ def test_torch_and_torchvision_work_together():
 
 
 def test_conda_installs_this_project_with_its_extras_and_lists_nothing_itself():
-    *packages, last = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    read = [yaml.safe_load((ROOT / f).read_text(encoding="utf-8")) for f in ("environment.yml", "environment-gpu.yml")]
+    *packages, last = read[1]["dependencies"]
     assert [re.split("[=<>]", package)[0] for package in packages] == ["python", "pip"]
     assert last == {"pip": ["--constraint requirements.lock", "-e .[book,course,test]"]}
+    assert read[0]["dependencies"][-1]["pip"].pop(0) == "--extra-index-url https://download.pytorch.org/whl/cpu"
+    assert read[0] == read[1]
     assert set(EXTRAS) == {"book", "course", "test"}
     version = packages[0].removeprefix("python=")
     assert version + ".0" in Requirement("python" + PROJECT["project"]["requires-python"]).specifier
@@ -176,6 +180,19 @@ def test_wheel_holds_all_code_weights_cards_tables_and_experiments(tmp_path):
     assert "License-Expression: Apache-2.0" in metadata
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked sdist")
+def test_sdist_holds_every_file_of_the_checkout(monkeypatch):
+    """Its tests can run, then: they read the book, the pages, the tools and the workflows."""
+    monkeypatch.chdir(ROOT)
+    files = FileList()
+    for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            files.process_template_line(line)
+    done = subprocess.run(["git", "ls-files"], check=True, capture_output=True, encoding="utf-8")
+    missing = set(done.stdout.splitlines()) - set(files.files)
+    assert missing <= {"pyproject.toml", "MANIFEST.in", "LICENSE"}, "setuptools adds these"
+
+
 def test_licences_and_citation():
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "creativecommons.org/licenses/by/4.0" in (ROOT / "LICENSE-TEXT").read_text(encoding="utf-8")
@@ -234,10 +251,22 @@ def test_make_setup_installs_once_and_again_after_a_change(clone):
     assert clone("", "setup").returncode == 0
     assert clone("", "setup").returncode == 0
     assert clone.log.read_text(encoding="utf-8").split() == ["lock", "dtta"]
+    assert (clone.folder / ".venv/requirements.lock").read_bytes() == (ROOT / "requirements.lock").read_bytes()
     later = (clone.folder / ".venv/.installed").stat().st_mtime + 2
     os.utime(clone.folder / "pyproject.toml", (later, later))
     assert clone("", "setup").returncode == 0
     assert clone.log.read_text(encoding="utf-8").split() == ["lock", "dtta"] * 2
+
+
+def test_make_setup_for_the_cpu_takes_its_build_of_torch_and_no_cuda(clone):
+    assert "--torch-backend=cpu" in clone("", "setup", "TORCH=cpu").stdout
+    names = set(pins(clone.folder / ".venv/requirements.lock"))
+    assert set(pins(ROOT / "requirements.lock")) - names == {n for n in pins(ROOT / "requirements.lock") if cuda(n)}
+    assert {"torch", "torchvision"} <= names
+
+
+def cuda(name: str) -> bool:
+    return name.startswith(("nvidia-", "cuda-")) or name == "triton"
 
 
 def test_failed_install_is_not_taken_for_a_good_one(clone):
@@ -286,7 +315,7 @@ def test_every_link_to_the_repository_has_the_address_in_pyproject():
     files += [*ROOT.glob("book/**/*.md"), *ROOT.glob("notebooks/src/**/*.py"), *ROOT.glob("notebooks/**/*.ipynb")]
     for path in files:
         text = path.read_text(encoding="utf-8")
-        owners = set(re.findall(rf"github(?:\.com)?/([\w.-]+)/{re.escape(name)}(?![\w-])", text))
+        owners = set(re.findall(rf"github(?:usercontent)?(?:\.com)?/([\w.-]+)/{re.escape(name)}(?![\w-])", text))
         assert owners <= {owner}, path
         assert owners or path not in files[:3], f"{path} does not name the repository"
         if path.suffix == ".ipynb":  # the badge, and what the install cell installs
@@ -325,10 +354,13 @@ def test_readme_code_runs_and_adapts(capsys):
     assert len(names["tta"].history) == 5
 
 
-def test_readme_names_only_what_exists():
+def test_readme_names_only_what_exists_and_reads_right_on_pypi():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [target for target in re.findall(r"\]\((.*?)\)", text) if "://" not in target]
-    links += re.findall(r"/blob/main/([^)]*)", text)
+    links = re.findall(r"\]\((.*?)\)", text)
+    assert [link for link in links if not link.startswith("https://")] == [], "PyPI has no files to link to"
+    assert [link for link in re.findall(r"!\[.*?\]\((.*?)\)", text) if "/blob/" in link] == [], "a page, no picture"
+    links = re.findall(r"(?:/blob/main/|usercontent\.com/[\w-]+/\w+/main/)([^)]*)", text)
+    assert len(links) > 15
     assert [link for link in links if not (ROOT / link).exists()] == []
     targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE)) <= set(targets)
@@ -336,10 +368,16 @@ def test_readme_names_only_what_exists():
         assert image, "a picture without alt text"
 
 
-def test_readme_commands_are_understood():
+def test_readme_commands_are_understood(tmp_path, monkeypatch):
     from dtta.cli import parser
 
-    lines = re.findall(r"^\.venv/bin/dtta (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(lines) == 3
+    (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
+    (tmp_path / "course/submitted/ann/a1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:dtta|accelerate .* -m dtta) (.*)$", text, re.MULTILINE)
+    assert len(lines) > 10
     for line in lines:
-        parser().parse_args(line.split())
+        parser().parse_args(shlex.split(line, comments=True))
+    assert text.index("source .venv/bin/activate") < text.index("\ndtta "), "the command is only in .venv"

@@ -103,7 +103,9 @@ def imports(path: Path) -> set[str]:
     ],
 )
 def test_every_import_is_declared(folder, declared):
-    files = [path for path in (ROOT / folder).rglob("*.py") if folder != "dtta" or not {"staff", "runner"} & set(path.parts)]
+    files = [
+        path for path in (ROOT / folder).rglob("*.py") if folder != "dtta" or not {"staff", "runner"} & set(path.parts)
+    ]
     own = {"dtta", "google", "tests", "tools", *(path.stem for path in files)}  # google.colab: on Colab only
     declared = {canonicalize_name(requirement.name) for requirement in declared}
     owners = packages_distributions()

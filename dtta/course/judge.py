@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dtta.course.reasons import compare, likely
-from dtta.course.runner.values import is_stub
+from dtta.course.runner.stub import is_stub
 from dtta.course.runner.wire import Stopped
 
 SECONDS = 10.0  # for one call of a student's function; those of the solutions take milliseconds

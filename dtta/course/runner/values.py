@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import collections
 import importlib
 import inspect
-import textwrap
 from typing import TYPE_CHECKING
 
 import torch
@@ -316,13 +314,3 @@ def text_of(value: object) -> str:
         return str(value) if isinstance(value, BaseException) else repr(value)
     except Exception as error:
         return f"(its text fails with {type(error).__name__})"
-
-
-def is_stub(function: object) -> bool:
-    """Whether a function has no other line than its docstring and `...`."""
-    try:
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-        lines = [line.value.value for line in tree.body if isinstance(line.value, ast.Constant)]
-        return len(lines) == len(tree.body) and ... in lines
-    except Exception:  # no source, no function, or another kind of line
-        return False

@@ -184,7 +184,7 @@ def test_commands_of_the_course_are_those_of_the_command_line(guide, tmp_path, m
     )
     commands = {name for line in lines if (name := line.partition("dtta course ")[2].split(" ")[0])}
     if guide.stem == "instructors":
-        assert commands == {"build", "doctor", "grade", "report"}
+        assert commands == {"build", "collect", "doctor", "grade", "report", "similar", "solutions"}
         assert {"--again", "--student", "--sandbox", "--solutions"} <= options
 
 

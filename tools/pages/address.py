@@ -52,7 +52,10 @@ def problems(project: Project) -> Iterator[str]:
     """Yield a sentence for each file that names another owner's repository or book, or lacks the address."""
     owner, name = repository(project.url)
     same = rf"(?:{re.escape(name)}|dtta)(?![\w-])"
-    patterns = [re.compile(start + same) for start in (r"github(?:\.com)?/([\w-]+)/", r"//([\w-]+)\.github\.io/")]
+    patterns = [
+        re.compile(start + same)
+        for start in (r"github(?:usercontent)?(?:\.com)?/([\w-]+)/", r"//([\w-]+)\.github\.io/")
+    ]
     for path in files(project.root):
         text, where = path.read_text(encoding="utf-8"), path.relative_to(project.root)
         owners = {match[1].lower() for pattern in patterns for match in pattern.finditer(text)}
@@ -74,6 +77,7 @@ def change(project: Project, url: str, book: str | None) -> list[Path]:
         raise PageError(f"{book!r} is not the address of a book: write https://HOST/PATH")
     forms = {f"github.com/{old_owner}/{old_name}": f"github.com/{owner}/{name}"}
     forms |= {f"github/{old_owner}/{old_name}": f"github/{owner}/{name}", project.book: book}  # Colab; the book
+    forms |= {f"githubusercontent.com/{old_owner}/{old_name}": f"githubusercontent.com/{owner}/{name}"}  # pictures
 
     def new(text: str) -> str:
         for before, after in forms.items():

@@ -44,6 +44,7 @@ class Limited(io.TextIOBase):
         return len(text)
 
     def text(self) -> str:
+        """Return what was kept."""
         return clean("".join(self.parts))
 
 
@@ -118,9 +119,11 @@ class Link:
         self.end = end
 
     def send(self, data: bytes) -> None:
+        """Send one frame."""
         self.end.sendall(struct.pack(">I", len(data)) + data)
 
     def receive(self) -> bytes:
+        """Wait for one frame and return it."""
         (length,) = struct.unpack(">I", self._exactly(4))
         return self._exactly(length)
 

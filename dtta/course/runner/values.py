@@ -292,6 +292,7 @@ def plain_number(x: object) -> object:
 
 
 def tables(module: nn.Module) -> tuple[dict, dict]:
+    """Return the dictionaries in which a module keeps its parameters and buffers."""
     return module._parameters, module._buffers
 
 

@@ -80,6 +80,7 @@ class Peer:
         return self.numbers[id(value)]
 
     def known(self, value: object) -> bool:
+        """Return whether the other side has this object."""
         return id(value) in self.numbers
 
     def learning(self) -> list[Tensor]:

@@ -77,7 +77,9 @@ def change(project: Project, url: str, book: str | None) -> list[Path]:
         raise PageError(f"{book!r} is not the address of a book: write https://HOST/PATH")
     forms = {f"github.com/{old_owner}/{old_name}": f"github.com/{owner}/{name}"}
     forms |= {f"github/{old_owner}/{old_name}": f"github/{owner}/{name}", project.book: book}  # Colab; the book
-    forms |= {f"githubusercontent.com/{old_owner}/{old_name}": f"githubusercontent.com/{owner}/{name}"}  # pictures
+    forms |= {
+        f"raw.githubusercontent.com/{old_owner}/{old_name}": f"raw.githubusercontent.com/{owner}/{name}"
+    }  # pictures
 
     def new(text: str) -> str:
         for before, after in forms.items():

@@ -64,7 +64,7 @@ def test_a_class_from_submissions_to_the_lms(course, capsys):
     assert (out / "scores.png").stat().st_size > 10_000
     rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8-sig")))
     assert rows[0] == ["Full name", "ID number", "Email address", "a1 (26)"]
-    assert rows[1:] == [["", "ann", "", ""], ["", "bob", "", "0"], ["", "cy", "", "0"]]
+    assert rows[1:] == [["", "ann", "", ""], ["", "bob", "", "0"], ["", "cy", "", "0"], ["", "dan", "", ""]]
     assert main(["course", "report", str(course), "--lms", "canvas"]) == 0
     rows = list(csv.reader((out / "lms.csv").open(encoding="utf-8-sig")))
     assert rows[0] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "a1"]

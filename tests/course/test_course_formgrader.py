@@ -85,6 +85,7 @@ def test_points_given_in_the_formgrader_stay_when_the_submission_is_graded_again
         page.get_by_role("link", name="a1", exact=True).click()
         page.get_by_role("link", name=NAME, exact=True).click()
         page.get_by_role("link", name="Submission #1").click()
+        page.wait_for_load_state("networkidle")  # the page saves changes only after it has read the present points
         field = page.locator("input.score")
         assert "Noise hides it." in page.inner_text("body") and field.input_value() == ""
         with page.expect_response(saved("/api/grade/")):

@@ -12,12 +12,26 @@ from collections import Counter
 import pytest
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
 MISSING = "Chromium is missing; install it (apt-get install chromium) or name a browser in CHROMIUM"
 
 
 def path() -> str | None:
     """Return the browser's command; None: there is none."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, COMMANDS)), None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, one for all tests of a process: Playwright cannot be started twice in it."""
+    from playwright.sync_api import sync_playwright
+
+    assert path(), MISSING
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path(), args=FLAGS, headless=True)
+        yield opened
+        opened.close()
 
 
 def pytest_collection_modifyitems(items):

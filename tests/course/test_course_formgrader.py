@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.request
 
-import browsers
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -73,30 +72,26 @@ def saved(address: str):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_points_given_in_the_formgrader_stay_when_the_submission_is_graded_again(course, server):
-    from playwright.sync_api import sync_playwright
-
+def test_points_given_in_the_formgrader_stay_when_the_submission_is_graded_again(course, server, browser):
     assert [score.points for score in grade.scores(course, "a1")] == [None]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browsers.path(), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
-        page.goto(f"{server}/gradebook")
-        page.get_by_role("link", name="a1", exact=True).click()
-        page.get_by_role("link", name=NAME, exact=True).click()
-        page.get_by_role("link", name="Submission #1").click()
-        page.wait_for_load_state("networkidle")  # the page saves changes only after it has read the present points
-        field = page.locator("input.score")
-        assert "Noise hides it." in page.inner_text("body") and field.input_value() == ""
-        with page.expect_response(saved("/api/grade/")):
-            field.fill("3")
-            field.press("Tab")
-        with page.expect_response(saved("/api/comment/")):
-            page.locator("textarea.comment").fill("Which noise level?")
-            page.locator("textarea.comment").blur()
-        page.reload()
-        page.wait_for_function("document.querySelector('input.score').value === '3'")
-        browser.close()
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(f"{server}/gradebook")
+    page.get_by_role("link", name="a1", exact=True).click()
+    page.get_by_role("link", name=NAME, exact=True).click()
+    page.get_by_role("link", name="Submission #1").click()
+    page.wait_for_load_state("networkidle")  # the page saves changes only after it has read the present points
+    field = page.locator("input.score")
+    assert "Noise hides it." in page.inner_text("body") and field.input_value() == ""
+    with page.expect_response(saved("/api/grade/")):
+        field.fill("3")
+        field.press("Tab")
+    with page.expect_response(saved("/api/comment/")):
+        page.locator("textarea.comment").fill("Which noise level?")
+        page.locator("textarea.comment").blur()
+    page.reload()
+    page.wait_for_function("document.querySelector('input.score').value === '3'")
+    page.close()
     assert [score.points for score in grade.scores(course, "a1")] == [3]
 
     assert main(["course", "grade", str(course), "--sandbox", SANDBOX, "--again"]) == 0

@@ -12,12 +12,11 @@ import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import browsers
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from filelock import FileLock
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from dtta.course.staff import source
 from tools.pages import course
@@ -29,8 +28,6 @@ DOCUMENTS = PROJECT.toc_files()
 ASSIGNMENTS = {one.name: one for one in course.assignments(PROJECT).values()}
 PAGES = [f"notebooks/{name}" for name in PROJECT.pages_in_toc()]
 CHAPTERS = {name: f"a{int(name[:2])}" for name in PROJECT.pages_in_toc() if "01" <= name < "09"}
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -60,16 +57,6 @@ def address(html):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    path = browsers.path()
-    assert path, browsers.MISSING
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS, headless=True)
-        yield opened
-        opened.close()
 
 
 class Visit:

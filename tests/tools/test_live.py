@@ -5,11 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import browsers
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import sync_playwright
 
 import dtta
 from dtta.evaluation.evaluate import image_generator
@@ -19,7 +17,6 @@ from dtta.problems.digits.shifts import SHIFTS
 from tools.live.pack import pack
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FOUR = ("gaussian_noise", "fog", "pixelate", "rotation")
 IMAGES, PAIRS, STEPS = 20, 4, 5  # for each shift; pairs of each step
 
@@ -36,17 +33,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(folder):
-    assert browsers.path(), browsers.MISSING
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browsers.path(), args=FLAGS, headless=True)
-        page = browser.new_page()
-        page.set_default_timeout(300_000)
-        page.goto((folder / "page.html").as_uri())
-        page.evaluate("async () => { window.progress = []; window.engine = await dttaLive.start({"
-                      "progress: (fraction, text) => progress.push([fraction, text]) }); }")  # fmt: skip
-        yield page
-        browser.close()
+def page(folder, browser):
+    page = browser.new_page()
+    page.set_default_timeout(300_000)
+    page.goto((folder / "page.html").as_uri())
+    page.evaluate("async () => { window.progress = []; window.engine = await dttaLive.start({"
+                  "progress: (fraction, text) => progress.push([fraction, text]) }); }")  # fmt: skip
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import browsers
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
@@ -56,25 +55,21 @@ def test_a_page_that_was_never_published_is_one_sentence(tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
-def test_no_slide_is_cut_off_at_1280_by_720_and_keys_turn_them(decks):
-    from playwright.sync_api import sync_playwright
-
+def test_no_slide_is_cut_off_at_1280_by_720_and_keys_turn_them(decks, browser):
     cut = """() => { const body = document.querySelector("section.now .body");
       return Math.max(body.scrollHeight - body.clientHeight, body.scrollWidth - body.clientWidth); }"""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browsers.path(), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 720})
-        page.set_default_timeout(60_000)
-        failed = []
-        page.on("requestfailed", lambda request: failed.append(request.url))
-        for path in sorted(decks.glob("0*.html")):
-            page.goto(path.as_uri())
-            page.wait_for_selector("mjx-container", state="attached")
-            count = page.locator("section").count()
-            for number in range(1, count + 1):
-                assert page.locator("section.now").count() == 1 and page.inner_text("#number") == f"{number} / {count}"
-                assert page.evaluate(cut) <= 1, f"{path.name}, slide {number}"
-                page.keyboard.press("ArrowRight")
-            assert page.inner_text("#number") == f"{count} / {count}"
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.set_default_timeout(60_000)
+    failed = []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    for path in sorted(decks.glob("0*.html")):
+        page.goto(path.as_uri())
+        page.wait_for_selector("mjx-container", state="attached")
+        count = page.locator("section").count()
+        for number in range(1, count + 1):
+            assert page.locator("section.now").count() == 1 and page.inner_text("#number") == f"{number} / {count}"
+            assert page.evaluate(cut) <= 1, f"{path.name}, slide {number}"
+            page.keyboard.press("ArrowRight")
+        assert page.inner_text("#number") == f"{count} / {count}"
+    page.close()
     assert not failed

@@ -98,7 +98,8 @@ def ref(project: Project, args: argparse.Namespace) -> None:
     if found != 1:
         raise PageError("pyproject.toml has no line colab-ref = ...")
     settings.write_text(text, encoding="utf-8")
-    publish(Project(project.root), argparse.Namespace(names=[], text=True))
+    kept = True  # outputs
+    publish(Project(project.root), argparse.Namespace(names=[], text=kept))
     if (project.root / source.FOLDER).is_dir():
         with tempfile.TemporaryDirectory() as folder:
             for path in build.publish(project.root, Path(folder), build.build(project.root, Path(folder))):

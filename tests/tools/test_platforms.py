@@ -55,7 +55,9 @@ def without_encoding(call: ast.Call) -> bool:
         return False
     if name in ("read_text", "write_text"):
         return len(call.args) == (name == "write_text")
-    if name in ("open", "fdopen") and not ast.unparse(call.func).startswith(("Image.", "tarfile.", "archive.", "os.open")):
+    if name in ("open", "fdopen") and not ast.unparse(call.func).startswith(
+        ("Image.", "tarfile.", "archive.", "os.open")
+    ):
         modes = [
             node.value for part in (*call.args, *call.keywords) for node in ast.walk(part) if hasattr(node, "value")
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 def add_commands(commands) -> None:
     """Register ``course`` and its own commands among those of ``dtta``."""
-    text = "build the assignments, and collect, mend, grade and report what students hand in"
+    text = "build the assignments, and collect, repair, grade and report what students hand in"
     course = commands.add_parser("course", help=text, description=text[0].upper() + text[1:] + ".")
     own = course.add_subparsers(required=True, metavar="command")
 
@@ -187,9 +187,9 @@ def _solutions(options) -> None:
     from dtta.course.staff import solutions
     from dtta.course.staff.source import CourseError
 
-    found = solutions.sources(options.folder, options.names)
-    reasons = solutions.too_early(options.folder, list(found), dt.datetime.now(dt.UTC))
+    notebooks = solutions.sources(options.folder, options.names)
+    reasons = solutions.too_early(options.folder, list(notebooks), dt.datetime.now(dt.UTC))
     if reasons and not options.force:
         raise CourseError(f"{'; '.join(reasons)}; to release the solutions all the same, add --force")
-    for key, path in found.items():
+    for key, path in notebooks.items():
         print(f"{key}: the solution with outputs, without hidden tests: {solutions.release(options.folder, key, path)}")

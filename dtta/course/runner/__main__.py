@@ -112,19 +112,19 @@ class Supervisor:
 
     def main(self) -> None:
         """Answer commands until there are no more."""
-        self.say({"ready": True})
+        self.answer({"ready": True})
         while True:
-            kind, data = self.hear()
+            kind, data = self.read()
             if kind == b"D":
                 (seconds,) = struct.unpack(">d", data[:8])
-                found = self.forward(data[8:], seconds)
+                reply = self.forward(data[8:], seconds)
             else:
                 command = json.loads(data)
-                found = getattr(self, f"do_{command.pop('do')}")(**command)
-            if isinstance(found, bytes):
-                self._write(b"D" + found)
+                reply = getattr(self, f"do_{command.pop('do')}")(**command)
+            if isinstance(reply, bytes):
+                self._write(b"D" + reply)
             else:
-                self.say(found)
+                self.answer(reply)
 
     def do_reset(self) -> dict:
         """Back to the state before the first cell."""
@@ -170,10 +170,10 @@ class Supervisor:
         """Pass a message on to what answers calls, and return what comes back."""
         if self.call is None:
             return {"trouble": "it has ended"}
-        found, trouble = self.exchange(self.call, data, seconds)
+        reply, trouble = self.exchange(self.call, data, seconds)
         if trouble:
             self.do_close()
-        return {"trouble": trouble} if trouble else found
+        return {"trouble": trouble} if trouble else reply
 
     def fork(self) -> tuple[Process | None, str]:
         """A copy of the state."""
@@ -198,7 +198,7 @@ class Supervisor:
         try:
             if data is not None:
                 process.send(data)
-            while (found := process.frame()) is None:
+            while (reply := process.frame()) is None:
                 now = time.monotonic()
                 if now > until:
                     return b"", "time"
@@ -214,7 +214,7 @@ class Supervisor:
                     if not part:
                         raise ConnectionError("its process ended")
                     process.buffer += part
-            return found, ""
+            return reply, ""
         except OSError as error:
             return b"", str(error) if type(error) is ConnectionError else "its process ended"
 
@@ -225,12 +225,12 @@ class Supervisor:
         for process in psutil.process_iter(["ppid", "status"]):
             if process.info["status"] != psutil.STATUS_ZOMBIE:
                 parts.setdefault(process.info["ppid"], []).append(process.pid)
-        found, left = [], [os.getpid()]
+        pids, left = [], [os.getpid()]
         while left:
             children = parts.get(left.pop(), [])
-            found += children
+            pids += children
             left += children
-        return [pid for pid in found if pid not in keep]
+        return [pid for pid in pids if pid not in keep]
 
     def too_much(self) -> str:
         """What runs now takes too much of, or nothing."""
@@ -275,12 +275,12 @@ class Supervisor:
         self.end_all()
         os._exit(0)
 
-    def hear(self) -> tuple[bytes, bytes]:
+    def read(self) -> tuple[bytes, bytes]:
         (length,) = struct.unpack(">I", self._read(4))
         data = self._read(length)
         return data[:1], data[1:]
 
-    def say(self, message: dict) -> None:
+    def answer(self, message: dict) -> None:
         self._write(b"J" + json.dumps(message).encode())
 
     def _read(self, count: int) -> bytes:

@@ -158,8 +158,8 @@ class Submission(wire.Peer):
         frames = [
             f for f in traceback.extract_tb(error.__traceback__) if f.name != "run" and "runner" not in f.filename
         ]
-        own = [f for f in frames if f.filename.startswith("<ipython") or "ipykernel" in f.filename]
-        return name, text, (own[-1].line or "") if own else ""
+        lines = [f for f in frames if f.filename.startswith("<ipython") or "ipykernel" in f.filename]
+        return name, text, (lines[-1].line or "") if lines else ""
 
 
 def warm() -> None:

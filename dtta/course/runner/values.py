@@ -52,7 +52,7 @@ class Writer:
             return plain_number(x)
         if isinstance(x, Tensor):
             return self._tensor(x)
-        if isinstance(x, SHARED) and self.peer.known(x):
+        if isinstance(x, SHARED) and self.peer.has(x):
             return ["shared", self.peer.number(x)]
         if x is ...:
             return ["..."]
@@ -80,7 +80,7 @@ class Writer:
         return ["other", type(x).__name__, text_of(x)[:200]]
 
     def _tensor(self, x: Tensor) -> object:
-        if self.peer.known(x):
+        if self.peer.has(x):
             return ["shared", self.peer.number(x)]
         if self.share:
             return ["shared", self._introduce(x)]
@@ -195,7 +195,7 @@ class Reader:
         if kind == "...":
             return ...
         if kind == "library" and self.peer.trusted:
-            return found(*rest)
+            return imported(*rest)
         if kind == "other":
             return type(word(rest[0]), (Opaque,), {})(str(rest[1])[:200])
         raise ValueError(f"no value: {kind}")
@@ -210,7 +210,7 @@ class Reader:
         elif not self.peer.trusted:
             raise ValueError(f"a {kind} is not taken from the submission")
         elif kind == "module":
-            made = (cls := found(*about[0])).__new__(cls)
+            made = (cls := imported(*about[0])).__new__(cls)
             nn.Module.__init__(made)
             vars(made).update(self.tree(about[1]))
         elif kind == "optimizer":
@@ -296,8 +296,8 @@ def tables(module: nn.Module) -> tuple[dict, dict]:
     return module._parameters, module._buffers
 
 
-def found(module: str, name: str) -> object:
-    """What a library calls by this name."""
+def imported(module: str, name: str) -> object:
+    """Import what a library has under this name."""
     value = importlib.import_module(module)
     for part in name.split("."):
         value = getattr(value, part)

@@ -79,7 +79,7 @@ class Peer:
             self.numbers[id(value)], self.objects[number] = number, value
         return self.numbers[id(value)]
 
-    def known(self, value: object) -> bool:
+    def has(self, value: object) -> bool:
         """Return whether the other side has this object."""
         return id(value) in self.numbers
 
@@ -169,8 +169,8 @@ class Peer:
             values, inputs = self.graphs[handle]
             gradients = [None if g is None else reader.value(g) for g in gradients]
             with modes(True, False):
-                found = torch.autograd.grad(values, inputs, gradients, retain_graph=True, allow_unused=True)
-            self._send("result", [None if g is None else out.value(g) for g in found], out)
+                results = torch.autograd.grad(values, inputs, gradients, retain_graph=True, allow_unused=True)
+            self._send("result", [None if g is None else out.value(g) for g in results], out)
         except self.caught as error:
             self._send("error", list(self.failed(error)), Writer(self))
 
@@ -198,9 +198,9 @@ class Peer:
     def _raised(self, name: object, text: object, where: object) -> Exception:
         """The error that the other end tells of, as an exception here."""
         if self.trusted:  # in a student's code it is to look as if the function had been called directly
-            known = getattr(builtins, str(name), None)
-            if isinstance(known, type) and issubclass(known, Exception):
-                return known(text)
+            error_type = getattr(builtins, str(name), None)
+            if isinstance(error_type, type) and issubclass(error_type, Exception):
+                return error_type(text)
         error = type(word(name), (Stopped,), {})(str(text)[:2000])
         error.where = str(where)[:500]
         return error

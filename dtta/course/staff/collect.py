@@ -133,7 +133,7 @@ def _submissions(files: list[tuple], key: str) -> tuple[str, list[Submission], l
         if not any(_canvas(path, key) for path, _, _ in files):
             del named["canvas"]
     platform = next(iter(named))
-    found, nameless = [], []
+    submissions, nameless = [], []
     for path, when, data in files:
         match = named[platform](path, key)
         if match is None:
@@ -142,8 +142,10 @@ def _submissions(files: list[tuple], key: str) -> tuple[str, list[Submission], l
         about = match.groupdict()
         late = bool(about.get("late"))
         order = int(about.get("file_id") or 0)
-        found.append(Submission(path, about["file"], about["name"], data, about.get("id") or "", late, when, order))
-    return platform, found, nameless
+        submissions.append(
+            Submission(path, about["file"], about["name"], data, about.get("id") or "", late, when, order)
+        )
+    return platform, submissions, nameless
 
 
 def _canvas(path: str, key: str) -> re.Match | None:
@@ -169,14 +171,14 @@ def _classroom(path: str, key: str) -> re.Match | None:
 # --- whose they are -------------------------------------------------------------------------------------------------
 
 
-def _group(found: list[Submission], people: list[Person], platform: str) -> dict[str, list[Submission]]:
+def _group(submissions: list[Submission], people: list[Person], platform: str) -> dict[str, list[Submission]]:
     """The files by student, as named in submitted/.
 
     Raises:
         CourseError: a name that two students have.
     """
     groups: dict[str, list[Submission]] = defaultdict(list)
-    for one in found:
+    for one in submissions:
         one.person = _find(one, people, platform)
         plain = f"{one.name}_{one.id}" if platform == "canvas" and one.id else one.name
         groups[one.person.key if one.person else folder_name(plain) or "nameless"].append(one)

@@ -107,9 +107,9 @@ def read(folder: Path) -> Dates:
     }
     if orphans := sorted(key for key, students in extensions.items() if students and key not in deadlines):
         raise CourseError(f"{path}: {', '.join(orphans)} has extensions and no deadline; add it under [deadlines]")
-    known = {person.key for person in roster.of_course(folder)}
+    keys = {person.key for person in roster.of_course(folder)}
     for key, students in extensions.items():
-        if strangers := sorted(set(students) - known) if known else []:
+        if strangers := sorted(set(students) - keys) if keys else []:
             raise CourseError(f"{path}, extensions.{key}: nobody on the roster is called {', '.join(strangers)}")
     grace = dt.timedelta(minutes=late["grace_minutes"])
     return Dates(deadlines, extensions, late["per_day"], late["at_most"], grace, zone)

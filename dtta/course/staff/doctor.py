@@ -7,7 +7,6 @@ then gives zero without a word, or refuses. The doctor compares a submission wit
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -17,11 +16,12 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from dtta.course.staff import archive
+from dtta.course.staff.archive import LARGEST
 from dtta.course.staff.mend import mend
 from dtta.course.staff.source import LEFT_BY_MACOS, CourseError, submissions
 
 LARGE = 1_000_000  # bytes of a file whose outputs are thrown away; grading makes them anew
-HUGE = 50_000_000  # bytes of a file that is not even opened
 
 
 @dataclass
@@ -63,19 +63,19 @@ def visit(folder: Path, keys: list[str] | None = None, dry: bool = False) -> lis
 
 
 def treat(folder: Path, key: str, student: str) -> tuple[list[Finding], str]:
-    """Mend one submission before it is graded: what was found, and why there is nothing to grade, or nothing."""
+    """Repair one submission before it is graded; return the findings, and why there is nothing to grade, or ""."""
     home, originals = folder / "submitted" / student / key, list((folder / "release" / key).glob("*.ipynb"))
     if len(originals) != 1:  # it was built elsewhere: nothing to compare with
         return [], "" if list(home.glob("*.ipynb")) else "no notebook was handed in"
-    found = [Finding(student, key, *one) for one in _examine(folder, home, originals[0], dry=False)]
+    findings = [Finding(student, key, *one) for one in _examine(folder, home, originals[0], dry=False)]
     path = home / originals[0].name
     try:
-        if path.exists() and path.stat().st_size <= HUGE:
+        if path.exists() and path.stat().st_size <= LARGEST:
             _open(path.read_bytes())
-            return found, ""
-        return found, found[-1].sentence
+            return findings, ""
+        return findings, findings[-1].sentence
     except CourseError as error:
-        return found, f"{path.name} {error}"
+        return findings, f"{path.name} {error}"
 
 
 def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tuple[str, bool]]:
@@ -86,7 +86,7 @@ def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tu
         yield words, False
         return
     before = path.read_bytes()
-    if len(before) > HUGE:
+    if len(before) > LARGEST:
         yield f"{path.name} has {len(before) / 1e6:.0f} MB; clear its outputs in an editor", False
         return
     try:
@@ -116,13 +116,12 @@ def _unpack(folder: Path, home: Path, dry: bool) -> Iterator[tuple[str, bool]]:
     """Take the notebooks out of archives, whatever their names end in. Other files stay in them."""
     for path in sorted(path for path in home.glob("*") if path.is_file() and zipfile.is_zipfile(path)):
         try:
-            with zipfile.ZipFile(path) as archive:
-                inside = [i for i in archive.infolist() if i.filename.endswith(".ipynb") and i.file_size <= HUGE]
-                inside = [i for i in inside if not re.search(r"(^|/)(__MACOSX/|\.)", i.filename)]
-                papers = {Path(i.filename).name: archive.read(i) for i in inside}
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
-            yield f"{path.name} is an archive that cannot be opened ({error})", False
+            inside = archive.files(path)
+        except CourseError as error:
+            yield str(error), False
             continue
+        inside = [(name, data) for name, _, data in inside if name.endswith(".ipynb") and "/." not in f"/{name}"]
+        papers = {Path(name).name: data for name, data in inside if len(data) <= LARGEST}
         papers = {name: data for name, data in papers.items() if name == path.name or not (home / name).exists()}
         if not papers:
             continue
@@ -145,7 +144,7 @@ def _clean(notebook: NotebookNode) -> Iterator[tuple[str, bool]]:
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if whole != text:
         notebook.update(nbformat.from_dict(json.loads(whole)))
-        yield "had half a character, which no file takes; a mark stands in its place", True
+        yield "had half a character, which no file takes; it is replaced by a mark", True
 
 
 def _choose(home: Path, name: str, release: NotebookNode) -> tuple[Path | None, str]:
@@ -153,7 +152,9 @@ def _choose(home: Path, name: str, release: NotebookNode) -> tuple[Path | None, 
     if (home / name).exists():
         return home / name, ""
     papers = sorted(path for path in home.glob("*") if path.suffix == ".ipynb" or ".ipynb" in path.name)
-    papers = [path for path in papers if path.is_file() and path.stat().st_size <= HUGE and _resembles(path, release)]
+    papers = [
+        path for path in papers if path.is_file() and path.stat().st_size <= LARGEST and _resembles(path, release)
+    ]
     if len(papers) == 1:
         return papers[0], ""
     if papers:

@@ -147,9 +147,9 @@ def _graded_since(folder: Path, key: str, student: str) -> bool:
 
 def scores(folder: Path, key: str) -> list[Score]:
     """All scores of an assignment, by student and cell; empty if nothing is graded."""
-    found, without = [], not_graded(folder)
+    rows, without = [], not_graded(folder)
     if not (folder / "gradebook.db").is_file():  # opening it would make it
-        return found
+        return rows
     with _gradebook(folder) as book:
         for submission in book.assignment_submissions(key):
             if (key, submission.student.id) in without:  # what an earlier, or half a, run left
@@ -157,8 +157,8 @@ def scores(folder: Path, key: str) -> list[Score]:
             for notebook in submission.notebooks:
                 for grade in notebook.grades:
                     points = None if grade.needs_manual_grade and grade.manual_score is None else grade.score
-                    found.append(Score(submission.student.id, grade.name, points, grade.max_score))
-    return found
+                    rows.append(Score(submission.student.id, grade.name, points, grade.max_score))
+    return rows
 
 
 def feedback(folder: Path, key: str, student: str) -> Path:

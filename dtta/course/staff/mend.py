@@ -180,7 +180,7 @@ def _words(notebook: NotebookNode, originals: dict, given: set[str]) -> Iterator
         cell = notebook.cells[place]
         if cell.source.strip() != original.source.strip():
             continue
-        found = []
+        texts = []
         for step in (-1, 1):
             k = place + step
             while 0 <= k < len(notebook.cells) and not grade_id(notebook.cells[k]):
@@ -188,10 +188,10 @@ def _words(notebook: NotebookNode, originals: dict, given: set[str]) -> Iterator
                 if source in given:
                     break
                 if notebook.cells[k].cell_type == "markdown" and source:
-                    found.insert(0 if step < 0 else len(found), source)
+                    texts.insert(0 if step < 0 else len(texts), source)
                 k += step
-        if found:
-            cell.source = "\n\n".join(found)
+        if texts:
+            cell.source = "\n\n".join(texts)
             yield f"{name} was left empty, with words in a new cell next to it; they are copied into it", True
 
 

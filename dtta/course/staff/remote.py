@@ -83,14 +83,14 @@ class Runner:
                 os.chown(path, sandbox.NOBODY, sandbox.NOBODY)
         python = ["-m", "runner", "--megabytes", str(megabytes), *(["--warm"] if warm else [])]
         self.kind, self.open, self.until, self.buffer, self.ended = kind, None, 0.0, b"", ""
-        self.words = (self.work.parent / f"{self.work.name}.words").open("w+b")
+        self.stderr = (self.work.parent / f"{self.work.name}.stderr").open("w+b")
         self.process = subprocess.Popen(
             sandbox.command(kind, self.work, [Path(path) for path in hide], python, megabytes),
             cwd=self.work,
             env=dict(v.split("=", 1) for v in sandbox.variables(self.work)) if kind == "none" else None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.words,
+            stderr=self.stderr,
         )
         os.set_blocking(self.process.stdout.fileno(), False)
         try:
@@ -116,10 +116,10 @@ class Runner:
         self.process.wait()
         if self.kind in ("docker", "podman"):
             subprocess.run([self.kind, "rm", "--force", self.work.name], capture_output=True, check=False)
-        for stream in (self.process.stdin, self.process.stdout, self.words):
+        for stream in (self.process.stdin, self.process.stdout, self.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
-        Path(self.words.name).unlink(missing_ok=True)
+        Path(self.stderr.name).unlink(missing_ok=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
     # Cells
@@ -206,7 +206,7 @@ class Runner:
             self.process.stdin.write(struct.pack(">I", len(data)) + data)
             self.process.stdin.flush()
         except OSError:
-            self._end(self._last_words())
+            self._end(self._last_line())
 
     def _receive(self, seconds: float) -> tuple[bytes, bytes]:
         if self.ended:
@@ -226,7 +226,7 @@ class Runner:
             if select.select([self.process.stdout], [], [], left)[0]:
                 part = self.process.stdout.read(2**20)
                 if not part:
-                    self._end(self._last_words())
+                    self._end(self._last_line())
                 self.buffer += part
 
     def _end(self, why: str) -> None:
@@ -234,13 +234,13 @@ class Runner:
         self.process.kill()
         raise ConnectionError(why)
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
-        size = self.words.seek(0, os.SEEK_END)
-        self.words.seek(max(0, size - 2000))
-        lines = self.words.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"
+        size = self.stderr.seek(0, os.SEEK_END)
+        self.stderr.seek(max(0, size - 2000))
+        lines = self.stderr.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it ended without a message"
 
 
 def only_defines(source: str) -> bool:

@@ -116,20 +116,20 @@ def table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def _person(row: dict[str, str]) -> Person | None:
     by_header = {header.lower(): value.strip().removeprefix("'") for header, value in row.items()}
-    found = {
+    fields = {
         what: next((by_header[header] for header in headers if by_header.get(header)), "")
         for what, headers in COLUMNS.items()
     }
-    name = found["name"] or " ".join(filter(None, (found["first"], found["last"])))
+    name = fields["name"] or " ".join(filter(None, (fields["first"], fields["last"])))
     if not name or name == "Student, Test" or "Points Possible" in name:
         return None
     canvas = "section" in by_header and "student" in by_header  # whose IDs are numbers that say nothing to a reader
     order = ("login", "email", "id") if canvas else ("login", "id", "email")
-    key = folder_name(next((found[what] for what in order if found[what]), name))
-    number = re.search(r"\d+$", found["participant"])
-    submitted = "" if found["submitted"] in ("", "-") else found["submitted"]
+    key = folder_name(next((fields[what] for what in order if fields[what]), name))
+    number = re.search(r"\d+$", fields["participant"])
+    submitted = "" if fields["submitted"] in ("", "-") else fields["submitted"]
     return Person(
-        key, name, found["id"], found["login"], found["email"], number[0] if number else "", submitted, dict(row)
+        key, name, fields["id"], fields["login"], fields["email"], number[0] if number else "", submitted, dict(row)
     )
 
 

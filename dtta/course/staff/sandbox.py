@@ -7,7 +7,7 @@ In order of preference:
 * ``unshare``             the same with what util-linux has.
 
 All have no network, and a limit on memory, time, output, processes and what is written; root becomes nobody. Where none
-of them works nothing runs, unless it is asked for by name: ``none`` keeps these limits alone, for submissions that you
+of them works nothing runs, unless it is asked for by name: ``none`` keeps only these limits, for submissions that you
 trust.
 """
 

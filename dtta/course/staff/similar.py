@@ -66,18 +66,18 @@ def compare(folder: Path, key: str) -> list[Pair]:
         raise CourseError(f"{key} has one submission, and nothing to compare it with")
     base = [nbformat.read(path, as_version=4) for path in given]
     cells = {_squeezed(cell.source) for notebook in base for cell in notebook.cells}
-    known = {gram for notebook in base for gram in _work("", notebook.cells).grams}
+    given_grams = {gram for notebook in base for gram in _work("", notebook.cells).grams}
     works = []
     for student in students:
         paths = sorted((folder / "submitted" / student / key).glob("*.ipynb"))
-        own = [cell for path in paths for cell in _cells(path) if _squeezed(cell.source) not in cells]
-        works.append(_work(student, own))
+        written = [cell for path in paths for cell in _cells(path) if _squeezed(cell.source) not in cells]
+        works.append(_work(student, written))
     count = Counter(gram for work in works for gram in work.grams)
     most = max(2, COMMON * len(works))
     for work in works:
-        work.grams = {gram: at for gram, at in work.grams.items() if gram not in known and count[gram] <= most}
-    found = [_pair(one, other) for one, other in itertools.combinations(works, 2)]
-    return sorted((pair for pair in found if pair), key=lambda pair: (-pair.score, -pair.shared))
+        work.grams = {gram: at for gram, at in work.grams.items() if gram not in given_grams and count[gram] <= most}
+    pairs = [_pair(one, other) for one, other in itertools.combinations(works, 2)]
+    return sorted((pair for pair in pairs if pair), key=lambda pair: (-pair.score, -pair.shared))
 
 
 def _cells(path: Path) -> Iterable[NotebookNode]:
@@ -108,7 +108,7 @@ def _work(student: str, cells: Iterable[NotebookNode]) -> Work:
 
 def _code(source: str) -> list[tuple[str, int]]:
     """The tokens of a cell and their lines; names that are not Python's become one mark, texts another."""
-    found = []
+    tokens = []
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             text = token.string
@@ -118,10 +118,10 @@ def _code(source: str) -> list[tuple[str, int]]:
                 text = "name"
             elif token.type == tokenize.STRING:
                 text = "text"
-            found.append((text, token.start[0] - 1))
+            tokens.append((text, token.start[0] - 1))
     except (tokenize.TokenError, SyntaxError):  # as far as it can be read
         pass
-    return found
+    return tokens
 
 
 def _words(source: str) -> list[tuple[str, int]]:

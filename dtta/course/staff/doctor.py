@@ -7,6 +7,7 @@ then gives zero without a word, or refuses. The doctor compares a submission wit
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from dtta.course.staff import archive
 from dtta.course.staff.archive import LARGEST
 from dtta.course.staff.mend import mend
 from dtta.course.staff.source import LEFT_BY_MACOS, CourseError, submissions
@@ -116,12 +116,13 @@ def _unpack(folder: Path, home: Path, dry: bool) -> Iterator[tuple[str, bool]]:
     """Take the notebooks out of archives, whatever their names end in. Other files stay in them."""
     for path in sorted(path for path in home.glob("*") if path.is_file() and zipfile.is_zipfile(path)):
         try:
-            inside = archive.files(path)
-        except CourseError as error:
-            yield str(error), False
+            with zipfile.ZipFile(path) as archive:
+                inside = [i for i in archive.infolist() if i.filename.endswith(".ipynb") and i.file_size <= LARGEST]
+                inside = [i for i in inside if not re.search(r"(^|/)(__MACOSX/|\.)", i.filename)]
+                papers = {Path(i.filename).name: archive.read(i) for i in inside}
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+            yield f"{path.name} is an archive that cannot be opened ({error})", False
             continue
-        inside = [(name, data) for name, _, data in inside if name.endswith(".ipynb") and "/." not in f"/{name}"]
-        papers = {Path(name).name: data for name, data in inside if len(data) <= LARGEST}
         papers = {name: data for name, data in papers.items() if name == path.name or not (home / name).exists()}
         if not papers:
             continue

@@ -128,6 +128,7 @@ def test_a_network_left_in_training_mode_is_told():
 def test_a_check_is_made_in_the_usual_dtype():
     @public
     def half(student):
+        assert torch.tensor([1.0]).dtype == torch.float32
         student.gives(torch.tensor([0.5]), torch.tensor([1.0]))
 
     torch.set_default_dtype(torch.float64)

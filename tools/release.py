@@ -19,7 +19,7 @@ def check(root: Path, tag: str) -> tuple[str, list[str]]:
 
     def find(pattern: str, name: str) -> str:
         found = re.search(pattern, (root / name).read_text(encoding="utf-8"), re.MULTILINE)
-        return found[1] if found else "none"
+        return match[1] if match else "none"
 
     version = tag.removeprefix("v")
     colab = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dtta"]["colab-ref"]

@@ -62,11 +62,11 @@ def main(executed: str, committed: str) -> int:
     failures = 0
     for path in sorted(Path(executed).glob("*.ipynb")):
         page = nbformat.read(path, as_version=4)
-        found = list(differences(page, nbformat.read(Path(committed, path.name), as_version=4)))
+        sentences = list(differences(page, nbformat.read(Path(committed, path.name), as_version=4)))
         seconds = seconds_to_first_figure(page)
         figure = "no figure" if seconds is None else f"first figure {seconds:.0f} s after the install"
-        print(f"{path.stem}: {figure}; {len(found)} cells differ", *found, sep="\n  ")
-        failures += bool(found)
+        print(f"{path.stem}: {figure}; {len(sentences)} cells differ", *sentences, sep="\n  ")
+        failures += bool(sentences)
     return failures
 
 

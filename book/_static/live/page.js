@@ -75,7 +75,7 @@
   // Return the state that a link describes, and what is wrong with the link.
   const fromHash = (hash) => {
     const parts = new URLSearchParams(hash.slice(1));
-    const found = initial();
+    const restored = initial();
     const wrong = [];
     const take = (key, valid, set) => {
       if (!parts.has(key)) return;
@@ -84,22 +84,22 @@
       else wrong.push(`${key}=${text.slice(0, 20)}`);
     };
     const index = (list) => (text) => /^\d+$/.test(text) && +text < list.length;
-    take("i", (text) => picture(text), (text) => { found.image = +text; });
-    take("d", unpack, (text) => { found.drawing = unpack(text); });
-    take("y", index(classes), (text) => { found.label = +text; });
+    take("i", (text) => picture(text), (text) => { restored.image = +text; });
+    take("d", unpack, (text) => { restored.drawing = unpack(text); });
+    take("y", index(classes), (text) => { restored.label = +text; });
     take("s", (text) => {
       const [name, severity] = text.split(".");
       return shifts.some((one) => one.name === name && severity >= 1 && severity <= one.severities);
-    }, (text) => { found.shift = text.split(".")[0]; found.severity = +text.split(".")[1]; });
+    }, (text) => { restored.shift = text.split(".")[0]; restored.severity = +text.split(".")[1]; });
     for (const [field, { key }] of Object.entries(FIELDS)) {
-      take(key, (text) => !check(field, text), (text) => { found[field] = +text; });
+      take(key, (text) => !check(field, text), (text) => { restored[field] = +text; });
     }
-    if (checkRange(found)) {
-      wrong.push(`t0=${found.tMin}, t1=${found.tMax}`);
-      Object.assign(found, { tMin: defaults.tMin, tMax: defaults.tMax });
+    if (checkRange(restored)) {
+      wrong.push(`t0=${restored.tMin}, t1=${restored.tMax}`);
+      Object.assign(restored, { tMin: defaults.tMin, tMax: defaults.tMax });
     }
-    take("k", (text) => /^\d+$/.test(text) && +text <= found.steps, (text) => { found.step = +text; });
-    return [found, wrong];
+    take("k", (text) => /^\d+$/.test(text) && +text <= restored.steps, (text) => { restored.step = +text; });
+    return [restored, wrong];
   };
 
   // --- images ------------------------------------------------------------------------------------------------------
@@ -647,9 +647,9 @@
   input("step").oninput = () => { state.step = +input("step").value; showResult(); };
   input("step").onchange = save;
   const restore = () => {
-    const [found, ignored] = fromHash(location.hash);
+    const [restored, ignored] = fromHash(location.hash);
     drop();
-    Object.assign(state, found);
+    Object.assign(state, restored);
     complain(ignored.length ? [`The link has values that are not valid; the usual ones replace them: ${ignored.join(", ")}.`] : []);
     showResult();
     showInput();

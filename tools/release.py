@@ -18,7 +18,7 @@ def check(root: Path, tag: str) -> tuple[str, list[str]]:
     """Return the notes of a release, from the changelog, and what is not in step with its tag, a sentence each."""
 
     def find(pattern: str, name: str) -> str:
-        found = re.search(pattern, (root / name).read_text(encoding="utf-8"), re.MULTILINE)
+        match = re.search(pattern, (root / name).read_text(encoding="utf-8"), re.MULTILINE)
         return match[1] if match else "none"
 
     version = tag.removeprefix("v")

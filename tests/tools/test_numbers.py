@@ -72,4 +72,4 @@ def test_a_number_without_an_entry_fails(page, added):
 
 def test_an_entry_of_prose_that_changed_fails(page):
     (problem,) = numbers.problems(page, [*RIGHT, {"text": "the loss is #", "is": "1"}])
-    assert problem == "'the loss is #': 'the loss is #' is there 0 times, not once"
+    assert problem == "'the loss is #': 'the loss is #' occurs 0 times, not once"

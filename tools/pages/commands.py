@@ -12,6 +12,7 @@ python tools/pages collect FOLDER            write those references: notebooks/r
 python tools/pages ref v0.2.0                badges and install cells of all pages and assignments at that tag or branch
 python tools/pages address URL               another address of the repository, and of the book, in all files
 python tools/pages ceilings                  lower notebooks/ceilings.yml to what the pages show now
+python tools/pages measure 03                notebooks/measured.yml -> measured.json: numbers that no page prints
 python tools/pages pictures                  the README's picture and the diagram of the method -> book/_static
 """
 
@@ -158,6 +159,13 @@ def ceilings(project: Project, args: argparse.Namespace) -> None:
     print("\n".join(limits.lower(project)) or "no ceiling can be lowered")
 
 
+def measure(project: Project, args: argparse.Namespace) -> None:
+    from tools.pages import measured  # loads matplotlib
+
+    for name in project.pages(args.names):
+        measured.measure(project, name)
+
+
 def pictures(project: Project, args: argparse.Namespace) -> None:
     from tools.pages.pictures import draw  # loads torch and matplotlib, which the other commands do not need
 
@@ -206,6 +214,7 @@ def parser() -> Parser:
     sub.add_argument("url", metavar="URL", help="https://github.com/OWNER/NAME")
     sub.add_argument("--book", metavar="URL", help="where the book will be (default: https://OWNER.github.io/NAME)")
     command(ceilings, "lower the ceilings of pages that are to be rewritten")
+    command(measure, "compute the numbers of the prose that no page prints", names=True)
     command(pictures, "draw the README's picture from the stored results, and the diagram of the method")
     return parser
 

@@ -14,14 +14,10 @@ whole numbers above 12 may also be printed by the page or be in its code. tests/
 from __future__ import annotations
 
 import ast
-import importlib
-import inspect
-import json
-import math
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from decimal import Decimal
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import jupytext
@@ -29,18 +25,9 @@ import nbformat
 import numpy as np
 import yaml
 
-from dtta.evaluation.run import Row
-from dtta.evaluation.statistics import value
-from dtta.experiments import paper as cells
-from dtta.experiments import stored
-from dtta.pages.evidence import metrics_of, shifts_of
 from tools.pages.editions import literal
+from tools.pages.values import NUMBER, Names, find, read
 
-MEASURED = Path(__file__).parents[2] / "notebooks" / "measured.json"
-# Digits attached to a word or a file are part of a name (resnet18, B-32, ViT-L/16), not a number.
-NUMBER = (
-    r"(?<![\w.])(?<!\w-)(?<![A-Za-z]/)(?:(?<!\w)[+−-])?(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?(?:e-?\d+)?(?![\w]|\.\d)"
-)
 POINTS = r"\s+points?\b"
 UNIT = r"\s*(?:%|points?\b)"
 COUNT = 12  # whole numbers up to this one are counts, such as "five steps", unless they have a unit
@@ -60,24 +47,10 @@ _NOT_COMPARED = (
 _MATHS = r"\\[A-Za-z]+|[\^_](?:\{[^}]*\}|\w)"
 
 
-def read(text: str) -> float:
-    """Return the value of a number as printed."""
-    return float(re.sub("[, ]", "", text).replace("−", "-"))
-
-
 def fits(text: str, number: float) -> bool:
     """Return whether a number, rounded to the digits of its text, is what the text shows."""
     unit = 10.0 ** Decimal(re.sub("[, ]", "", text).replace("−", "-")).as_tuple().exponent
     return abs(read(text) - number) <= unit / 2 + 1e-9
-
-
-def find(pattern: str, text: str) -> re.Match:
-    """Return the only place of a piece of text with # for numbers. Raises ValueError: none, or several."""
-    parts = (re.escape(part).replace(r"\ ", r"\s+") for part in pattern.split("#"))
-    places = list(re.finditer(f"({NUMBER})".join(parts), text))
-    if len(places) != 1:
-        raise ValueError(f"{pattern!r} is there {len(places)} times, not once")
-    return places[0]
 
 
 class Page:
@@ -155,88 +128,13 @@ def _blank(text: str) -> str:
     return re.sub(r"[^\n]", " ", text)
 
 
-class Names:
-    """What an expression in numbers.yml can use. `shifts`: a name or several; None: all but "clean"."""
-
-    np, math, partial = np, math, partial
-
-    def __init__(self, page: Page) -> None:
-        self._page = page
-
-    def shown(self, text: str) -> np.ndarray:
-        """Return the numbers at the # of a text that the page prints once."""
-        return np.array([read(number) for number in find(text, self._page.printed).groups()])
-
-    def in_code(self, text: str, function: str = "") -> np.ndarray:
-        """Return the numbers at the # of a text in the page's code, or in the code of "module:function"."""
-        code = inspect.getsource(self.constant(function)) if function else self._page.code
-        return np.array([read(number) for number in find(text, code).groups()])
-
-    @staticmethod
-    def constant(name: str):
-        """Return what "module:name" is."""
-        module, _, attribute = name.partition(":")
-        return getattr(importlib.import_module(module), attribute)
-
-    def rows(
-        self, table: str, run: str, shifts=None, only: Callable[[Row], bool] | None = None, like=None
-    ) -> list[Row]:
-        """Return the rows of a run, sorted; `like`: only those of images that this other run has too."""
-        names = shifts_of(table, run) if shifts is None else [shifts] if isinstance(shifts, str) else shifts
-        keys = None if like is None else {row.key for row in stored.rows(table, like)}
-        rows = [row for row in stored.rows(table, run) if row.shift in names and (only is None or only(row))]
-        return sorted((row for row in rows if keys is None or row.key in keys), key=lambda row: row.key)
-
-    def right(self, table: str, run: str, *args, **options) -> np.ndarray:
-        """Return which answers of a run are right; arguments as of `rows`."""
-        return np.array([row.score > 0.5 for row in self.rows(table, run, *args, **options)])
-
-    def gain(self, table: str, run: str, shifts=None, over=None, metric=None, **options) -> np.ndarray:
-        """Return the paired gain of a run and its interval: gain, low, high; options as of ``stored.gain``."""
-        names = shifts_of(table, run) if shifts is None else [shifts] if isinstance(shifts, str) else shifts
-        metric = metrics_of(table)[metric] if isinstance(metric, str) else metric
-        result = stored.gain(table, run, names, against=over, metric=metric, **options)
-        return np.array([result[key] for key in ("gain", "low", "high")])
-
-    def level(self, table: str, run: str, shifts=None, metric=None, **options) -> float:
-        """Return the mean score of a run, times 100, or a metric."""
-        rows = self.rows(table, run, shifts, **options)
-        return value(rows, metrics_of(table)[metric])[0] if metric else 100 * np.mean([row.score for row in rows])
-
-    @staticmethod
-    def trials(table: str, run: str, **settings) -> list[dict]:
-        """Return what was tried on validation images, as ``stored.trials``, with these settings."""
-        return [t for t in stored.trials(table) if t["run"] == run and settings.items() <= t["settings"].items()]
-
-    def trial(self, table: str, run: str, **settings) -> np.ndarray:
-        """Return the gain and its interval that a run had on validation images with these settings."""
-        (only,) = self.trials(table, run, **settings)
-        return np.array([only[key] for key in ("gain", "low", "high")])
-
-    def setting(self, table: str, run: str, name: str):
-        """Return a setting of a stored run."""
-        return stored.runs(table)[run].settings[name]
-
-    def paper(self, cell: str) -> list[float]:
-        """Return the paper's numbers without and with adaptation; a cell is "table1/convnext-tiny/imagenet-a"."""
-        preset = cells.get(cell)
-        return [preset.before, preset.paper]
-
-    @staticmethod
-    def measured(label: str) -> np.ndarray:
-        """Return numbers of notebooks/measured.json, such as those of a solution; tools/pages/measured.py makes it."""
-        return np.array(json.loads(MEASURED.read_text(encoding="utf-8"))[label])
-
-    published = staticmethod(cells.published)
-
-
 def entries(path: Path) -> dict[str, list[dict[str, str]]]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def problems(page: Page, entries: list[dict[str, str]]) -> Iterator[str]:
     """Yield a sentence for each entry that does not hold, and for each number that needs one."""
-    names = Names(page)
+    names = Names(page.code, page.printed)
     namespace = {name: getattr(names, name) for name in dir(names) if not name.startswith("_")}
     covered: set[int] = set()
     for entry in entries:

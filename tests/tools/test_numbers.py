@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import jupytext
@@ -9,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools.pages import numbers
+from tools.pages import measured, numbers, values
 from tools.pages.project import Project
 
 PROJECT = Project(Path(__file__).parents[2])
@@ -27,6 +29,13 @@ def test_the_numbers_of_a_page(name):
 
 def test_entries_are_of_pages():
     assert set(ENTRIES) == set(PROJECT.pages())
+
+
+def test_what_is_measured_is_stored_and_used():
+    labels = {label for entry in measured.entries(PROJECT).values() for label in entry}
+    text = (PROJECT.notebooks / "numbers.yml").read_text(encoding="utf-8")
+    used = set(re.findall(r'measured\("([\w-]+)"', text))
+    assert labels == used == set(json.loads(values.MEASURED.read_text(encoding="utf-8")))
 
 
 PROSE = """\

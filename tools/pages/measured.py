@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
+from contextlib import redirect_stdout
 
 import jupytext
 import matplotlib
@@ -37,9 +39,11 @@ def entries(project: Project) -> dict[str, dict[str, dict]]:
 def _run(project: Project, name: str, parameters: dict[str, object]) -> dict:
     """Run the cells of a page; return its names."""
     namespace: dict = {"__name__": name}
-    for cell in jupytext.read(project.sources / f"{name}.py", fmt="py:percent").cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, name, "exec"), namespace)
-            if "parameters" in tags(cell):
-                namespace |= parameters
+    cells = jupytext.read(project.sources / f"{name}.py", fmt="py:percent").cells
+    with redirect_stdout(io.StringIO()):  # a page displays its figures
+        for cell in cells:
+            if cell.cell_type == "code" and "remove-cell" not in tags(cell):
+                exec(compile(cell.source, name, "exec"), namespace)
+                if "parameters" in tags(cell):
+                    namespace |= parameters
     return namespace

@@ -305,10 +305,10 @@ for name, answer in {
 # ```{solution} range-of-t
 # :class: dropdown
 #
-# With `torch.randint(180, T, ...)` about 80% are right: little of the digit is left in $z_t$. With `torch.randint(0,
-# 21, ...)` about 99% are right, as many as with all $t$. Do not rely on it: the model of page 01 is right for little
-# more than half of the clean digits at its smallest timesteps, and for fewer when images are corrupted. Which noise
-# levels to use has to be measured for each model.
+# With `torch.randint(180, T, ...)` about 87% are right: little of the digit is left in $z_t$. With `torch.randint(0,
+# 21, ...)` about 98% are right, about as many as with all $t$. Do not rely on it: the model of page 01 is right for
+# little more than half of the clean digits at its smallest timesteps, and for fewer when images are corrupted. Which
+# noise levels to use has to be measured for each model.
 # ```
 #
 # ## Take-aways

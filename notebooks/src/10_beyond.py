@@ -411,9 +411,9 @@ report.line(
 # ```{solution} a-doubting-rule
 # :class: dropdown
 #
-# One answer: adapt with two seeds, and keep the network's answer where they disagree. On validation images 24 to 47
-# under contrast, Gaussian noise, shear, rotation and fog (120 images), the two disagree on 14. The rule has 101 right,
-# always adapting 98: +2.5 [-0.8, 6.7]. The data do not establish a gain.
+# One answer: adapt with seeds 0 and 1, and keep the network's answer where they disagree. On validation images 24 to 47
+# under contrast, Gaussian noise, shear, rotation and fog (120 images), the two disagree on 11. The rule has 99 right,
+# always adapting 95: +3.3 [0.8, 6.7]. This is one rule with one pair of seeds: confirm it on test images.
 # ```
 #
 # ## Take-aways

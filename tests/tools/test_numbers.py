@@ -17,7 +17,7 @@ from tools.pages.project import Project
 PROJECT = Project(Path(__file__).parents[2])
 ENTRIES = numbers.entries(PROJECT.notebooks / "numbers.yml")
 # Pages with solutions whose numbers cannot be computed again yet. The set may only shrink.
-INCOMPLETE = {name for name in PROJECT.pages() if name < "11"}
+INCOMPLETE = {"02_conditions", "04_segmentation", "06_open_vocabulary", "07_loss_ablations", "08_weights"}
 
 
 @pytest.mark.parametrize("name", PROJECT.pages())

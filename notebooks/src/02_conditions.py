@@ -400,8 +400,8 @@ report.line(
 #
 # `c = (logits / 3).softmax(1) @ embeddings`. The norm is 0.00044 instead of 0.000010, about 40 times as large. The
 # condition holds a softened belief, 70% instead of 99.9%, for which the slope of the softmax, $y_j (1 - y_j) / 3$, is
-# 70 times as large; the slope of the loss changes too, and with it the factor: from 32 to 184 for other pairs and
-# images. The price: a belief that is right and confident is softened too, and the gradient can make right answers
+# 70 times as large; the slope of the loss changes too, and with it the factor: from 31 to 532 for twenty images,
+# each with other pairs. The price: a belief that is right and confident is softened too, and the gradient can make right answers
 # wrong.
 # ```
 #

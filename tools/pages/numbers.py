@@ -140,12 +140,12 @@ def problems(page: Page, entries: list[dict[str, str]]) -> Iterator[str]:
     for entry in entries:
         try:
             place = find(entry["text"], page.prose)
+            covered |= {place.start(group) for group in range(1, len(place.groups()) + 1)}
             result = eval(str(entry["is"]), dict(namespace))
             numbers = (np.hstack(result) if isinstance(result, list | tuple) else np.ravel(result)).tolist()
         except Exception as error:
             yield f"{entry['text']!r}: {error}"
             continue
-        covered |= {place.start(group) for group in range(1, len(place.groups()) + 1)}
         shown = place.groups()
         if len(shown) != len(numbers) or not all(map(fits, shown, numbers)):
             given = ", ".join(f"{number:.6g}" for number in numbers)

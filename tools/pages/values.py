@@ -110,6 +110,9 @@ class Names:
     @staticmethod
     def measured(label: str) -> np.ndarray:
         """Return numbers of notebooks/measured.json, which ``python tools/pages measure`` makes."""
-        return np.array(json.loads(MEASURED.read_text(encoding="utf-8"))[label])
+        numbers = json.loads(MEASURED.read_text(encoding="utf-8"))
+        if label not in numbers:
+            raise ValueError(f"{label} is not in notebooks/measured.json; run: python tools/pages measure")
+        return np.array(numbers[label])
 
     published = staticmethod(cells.published)

@@ -30,12 +30,13 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put slow tests first in both halves of the list: two processes take a half each, and end at the same time.
 
-    Tests in the browser go into one half: the other process need not wait until the book is built.
+    The longest, those of the pages, are collected last and come first. Tests in the browser go into one half: the other
+    process need not wait until the book is built. What is left of that half when the other ends is short.
     """
     slow = [item for item in items if item.get_closest_marker("slow")]
     rest = [item for item in items if not item.get_closest_marker("slow")]
     browser = [item for item in slow if item.get_closest_marker("browser")]
-    others = [item for item in slow if not item.get_closest_marker("browser")]
+    others = [item for item in reversed(slow) if not item.get_closest_marker("browser")]
     first = [*others[::2], *browser]
     left = max(0, len(items) // 2 - len(first))
     items[:] = [*first, *rest[:left], *others[1::2], *rest[left:]]

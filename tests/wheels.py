@@ -10,19 +10,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Python runs it as it starts. The checkout is installed as an editable package: a finder that knows where dtta is, or a
-# path. Each process that imports dtta tells at its end which one.
+# path. Each process that imports dtta tells which one, at once: a kernel that is stopped does not come to its exit.
 SITECUSTOMIZE = f"""\
-import atexit, os, sys
+import importlib.machinery, os, sys
 
 sys.meta_path = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
 sys.path = [p for p in sys.path if p != {str(ROOT)!r}]
 
 
-@atexit.register
-def tell():
-    if "dtta" in sys.modules and "DTTA_TEST_TOLD" in os.environ:
-        with open(os.environ["DTTA_TEST_TOLD"], "a") as file:
-            file.write(sys.modules["dtta"].__file__ + "\\n")
+class Tell:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name == "dtta" and "DTTA_TEST_TOLD" in os.environ:
+            spec = importlib.machinery.PathFinder.find_spec(name)
+            with open(os.environ["DTTA_TEST_TOLD"], "a") as file:
+                file.write((spec.origin if spec else "nowhere") + "\\n")
+
+
+sys.meta_path.insert(0, Tell)
 """
 
 

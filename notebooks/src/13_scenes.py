@@ -13,7 +13,7 @@
 # render them: a small world of spheres, boxes, cylinders, cones and tori, with exact maps and as many scenes as needed.
 
 # %% tags=["parameters", "hide-input"]
-# the world is the same at both scales; "full" draws the first picture larger
+# the same at both scales
 scale = "mini"
 seed = 0  # of the shifts
 counted = 150  # validation scenes in the shares of the classes
@@ -46,7 +46,7 @@ from dtta.problems.scenes.world import (
 figures.style()
 setting = Setting(scale)
 if not setting.mini:
-    print("full scale: the same world, with its first picture drawn larger")
+    print("full scale: the same page")
 
 
 def thing(shape, colour, material, size, x, z, yaw=0.0, tilt=0.0):
@@ -89,9 +89,7 @@ six = Scene(
     pattern=0.8,
     turn=28,
 )
-picture = render(
-    [six], size=setting(mini=(200, 320), full=(400, 640)), supersample=3
-)
+picture = render([six], size=(200, 320), supersample=3)
 
 fig, ax = plt.subplots(figsize=(8, 5))
 ax.imshow(picture.image[0].permute(1, 2, 0).numpy(), interpolation="bilinear")

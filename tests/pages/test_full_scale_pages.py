@@ -56,7 +56,7 @@ PAGES = {
     "08_weights": (IMAGENET, ("weights",), FEW | dict(vit="vit", steps=2)),
     "09_online": (IMAGENET, ("online",), FEW | dict(vit="vit", images=4, length=3, live=2)),
     "10_beyond": (IMAGENET, ("beyond", "stopping", "forward", "distillation"), FEW | dict(pairs=4)),
-    "11_own": (None, (), dict(pictures=60)),
+    "11_own": (None, (), dict(pictures=16)),
     "12_full_scale": (None, (), dict(images=2, cases=["dit-toy", "dit-toy-joint"], steps=1, samples=4)),
     "13_scenes": (None, (), dict(counted=20, measured=2)),
 }

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import nbformat
 from nbformat import NotebookNode
 
-from tools.live.pack import pack
 from tools.pages import course, evidence, interface, record
 from tools.pages.check import check_page
 from tools.pages.editions import put_outputs
@@ -48,6 +47,8 @@ def stage(project: Project, site: Path, notebooks: Path) -> None:
     if handed_out.is_dir():  # readers download them; they are not pages of the book
         shutil.copytree(handed_out, site / "notebooks" / "assignments")
     if (site / "book" / "_static" / "live").is_dir():
+        from tools.live.pack import pack  # imports torch, which most commands do not need
+
         pack(site / "book" / "_static" / "live")
     course.put_tables(project, site / "book", assignments)
     evidence.put_tables(site / "book" / "evidence")

@@ -19,11 +19,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from dtta.core.problem import Metric
 from tools.pages.project import PageError
+
+if TYPE_CHECKING:
+    from dtta.core.problem import Metric
 
 MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE)
 VERDICTS = "<!-- evidence verdicts -->"

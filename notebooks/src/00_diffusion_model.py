@@ -57,8 +57,9 @@ figures.show(
     draw(strip, [f"t = {t}" for t in levels]),
     alt="One handwritten digit at ten noise levels: clear at first, pure noise "
     "at last.",
-    caption="Noise is added step by step. The network learns to predict the "
-    "noise, and so how to go back.",
+    caption="One digit at ten noise levels, each time with the same noise; "
+    "values outside black and white are clipped. The network learns to predict "
+    "the noise.",
 )
 
 # %% [markdown]
@@ -84,7 +85,8 @@ figures.show(
 # %%
 T = 200
 beta = torch.linspace(1e-4, 0.05, T)
-alpha_bar = (1 - beta).cumprod(0)  # falls from 1 (image) to 0 (noise)
+# From almost 1 (image) to almost 0 (noise); index 0: after the first step
+alpha_bar = (1 - beta).cumprod(0)
 
 
 def add_noise(z0, t, noise):
@@ -168,7 +170,8 @@ figures.show(
     fig,
     alt="The diffusion loss falls steeply at first and then levels off well "
     "above zero.",
-    caption="The diffusion loss during training.",
+    caption="The diffusion loss during training: a steep fall, then a slow one, "
+    "which ends well above zero.",
 )
 
 # %% [markdown]
@@ -199,7 +202,8 @@ for t in reversed(range(T)):
 figures.show(
     draw(z, [str(c.item()) for c in label]),
     alt="Two drawn digits of each class, most of them readable.",
-    caption="Two drawings of each class. Most are readable.",
+    caption="Two drawings of each class (titles). Which would you recognise "
+    "without the title?",
 )
 
 # %% [markdown]

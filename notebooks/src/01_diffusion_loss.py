@@ -164,7 +164,7 @@ with torch.no_grad():
 # This is the *Diffusion Classifier* {cite:p}`li2023diffusion`:
 
 # %%
-tau = 0.006  # exercise 2 shows where this number comes from
+tau = 0.006  # chosen in the exercise on tau, below
 probabilities = (-losses.mean(2) / tau).softmax(1)  # (images, labels)
 top = probabilities[0].topk(3)
 
@@ -299,9 +299,10 @@ figures.explore(
     "falls with t, and the true class lies below the others; their difference "
     "peaks in the middle of the range and vanishes at both ends.",
     caption="Above: an image, with noise, and as the model estimates it under "
-    "its true and a wrong class. Below: the loss, and how much higher it is "
-    "under the wrong classes; means and 95% intervals over the images. Dots: "
-    "this image, one noise, and the two classes above.",
+    "its true and a wrong class. Below: the loss (log scale), and how much "
+    "higher it is under the wrong classes: most in the middle. Means and 95% "
+    "intervals over the images. Dots: only this image, one noise and the two "
+    "classes above, so they scatter around the curves.",
 )
 
 # %% [markdown]
@@ -346,7 +347,8 @@ figures.show(
     alt="Accuracy of the Diffusion Classifier against the number of pairs: it "
     "rises steeply from one on.",
     caption="Accuracy against the number of pairs: one pair is often wrong. "
-    "Band: 95% interval over 20 random choices of pairs.",
+    "Band: 95% interval over 20 random choices from the same 24 pairs, so it "
+    "has no width at 24.",
 )
 report.line(
     ", ".join(
@@ -413,8 +415,8 @@ figures.explore(
     tolerance=0.002,
     alt="The loss falls from the wrong class, on the left, to the true class, "
     "on the right, without a bump in between. A tangent touches it.",
-    caption="The loss between two classes, and its gradient at one mixture: "
-    "adaptation follows this slope.",
+    caption="The loss between two classes (blue), and its tangent at one "
+    "mixture (orange): adaptation follows this slope.",
 )
 
 # %% [markdown]

@@ -63,7 +63,8 @@ figures.show(
     "model gets the condition and a noisy image. Dashed arrows for the "
     "gradient lead back from the loss through the condition to the network.",
     caption="The method. This page is about the orange box, the condition, and "
-    "about the dashed gradient that passes through it.",
+    "about the dashed gradient that passes through it, on to the task network, "
+    "where it updates θ. The level t is the timestep.",
 )
 
 
@@ -193,9 +194,9 @@ figures.show(
     fig,
     alt="Two bar charts over the classes, the slope and the loss. In both, the "
     "true class, in blue, has the lowest bar.",
-    caption="Left: the slope of the loss for each class, from one gradient at "
-    "equal probabilities. Right: the loss of each class. Both are lowest for "
-    "the true class (blue).",
+    caption="One image. Left: the slope of the loss for each class, from one "
+    "gradient at equal probabilities. Right: the loss of each class. Both are "
+    "lowest for the true class (blue).",
 )
 
 # %% tags=["hide-input"]
@@ -262,8 +263,9 @@ figures.show(
     alt="Two rows for one rendered scene: image, predicted classes and a map of "
     "mixed embeddings in false colours; image, predicted depth, and the same "
     "map in grey.",
-    caption="From prediction to condition. Top: segmentation; the condition's "
-    "first three channels as colours. Bottom: depth; near is dark.",
+    caption="From prediction to condition. Top: segmentation, a colour for "
+    "each class; the condition's first three channels as colours. Bottom: "
+    "predicted depth, bright where near; its condition is dark where near.",
 )
 
 # %% [markdown]
@@ -339,8 +341,8 @@ figures.show(
     fig,
     alt="The size of the gradient falls steeply as the belief in the wrong "
     "class approaches one.",
-    caption="The more confident the network, the smaller the gradient, even "
-    "if it is wrong.",
+    caption="One image: the more confident the belief in a wrong class, the "
+    "smaller the gradient (log scale).",
 )
 report.line(
     "gradient relative to a belief of one half: "

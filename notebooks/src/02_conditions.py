@@ -401,8 +401,8 @@ report.line(
 #
 # `c = (logits / 3).softmax(1) @ embeddings`. The norm is 0.00044 instead of 0.000010, about 40 times as large. The
 # condition holds a softened belief, 70% instead of 99.9%, for which the slope of the softmax, $y_j (1 - y_j) / 3$, is
-# 70 times as large; the slope of the loss changes too, and with it the factor: from 32 to 184 for other pairs and
-# images. The price: a belief that is right is softened too, and may become wrong.
+# 70 times as large; the slope of the loss changes too, and with it the factor: from 31 to 532 for twenty images
+# and other pairs. The price: a belief that is right is softened too, and may become wrong.
 # ```
 #
 # **Challenge.** Follow the slopes: start from equal probabilities, and in each of five steps multiply each $y_j$ by

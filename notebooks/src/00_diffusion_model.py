@@ -11,7 +11,7 @@
 #
 # **The idea.** Add noise to an image and train a network to predict that noise, given the image's class. A network that
 # can do this can do two more things: draw new images of a class, and judge which class an image belongs to.
-# Diffusion-TTA is built on the second.
+# Diffusion-TTA is built on the second: it adapts a classifier to test images (*test-time adaptation*).
 
 # %% tags=["parameters", "hide-input"]
 scale = "mini"  # this page is the same at both scales
@@ -57,15 +57,16 @@ figures.show(
     draw(strip, [f"t = {t}" for t in levels]),
     alt="One handwritten digit at ten noise levels: clear at first, pure noise "
     "at last.",
-    caption="Noise is added step by step. The network learns to predict the "
-    "noise, and so how to go back.",
+    caption="One digit at ten noise levels, each time with the same noise; "
+    "values outside black and white are clipped. The network learns to predict "
+    "the noise.",
 )
 
 # %% [markdown]
-# **The result.** After half a minute of training on 1,400 digits, we choose for each of 397 other digits the class
-# under which the noise is predicted best. About 99% are right, although the network was never trained to classify. A
-# nearest-neighbour search does as well at a fraction of the cost: a diffusion model need not replace a classifier, but
-# it may correct one.
+# **The result.** After training on 1,400 digits, we choose for each of 397 other digits the class under which the noise
+# is predicted best. About 99% are right, although the network was never trained to classify. A nearest-neighbour
+# search, which needs no training, is right about as often. We will use the diffusion model to correct a classifier, not
+# to replace it.
 #
 # **You need** Python, PyTorch and softmax. **Time:** 15 minutes to read, a minute to run on two CPU cores.
 #
@@ -84,7 +85,8 @@ figures.show(
 # %%
 T = 200
 beta = torch.linspace(1e-4, 0.05, T)
-alpha_bar = (1 - beta).cumprod(0)  # falls from 1 (image) to 0 (noise)
+# From almost 1 (image) to almost 0 (noise); index 0: after the first step
+alpha_bar = (1 - beta).cumprod(0)
 
 
 def add_noise(z0, t, noise):
@@ -96,10 +98,9 @@ def add_noise(z0, t, noise):
 # %% [markdown]
 # ## The network
 #
-# $\epsilon_\phi(z_t, t, c)$ gets the noisy digit, the timestep and the class, and returns its estimate of the noise.
-# The class becomes a vector from a table, its *embedding*: this is the **condition** $c$. The timestep becomes a vector
-# too, and the sum of both enters every block. Published models differ in size and in their blocks, but follow the same
-# plan.
+# $\epsilon_\phi(z_t, t, c)$, with weights $\phi$, gets the noisy digit, the timestep and the class. It estimates the
+# noise. The class becomes a vector from a table, its *embedding*: this is the **condition** $c$. The timestep becomes a
+# vector too, and the sum of both enters every block. Published models are larger, but follow the same plan.
 
 
 # %%
@@ -169,12 +170,13 @@ figures.show(
     fig,
     alt="The diffusion loss falls steeply at first and then levels off well "
     "above zero.",
-    caption="The diffusion loss during training.",
+    caption="The diffusion loss during training: a steep fall, then a slow one, "
+    "which ends well above zero.",
 )
 
 # %% [markdown]
-# The loss starts near 1, the variance of the noise. It never reaches 0: near $t = 0$ there is almost no noise to see,
-# and no network can predict it.
+# A network that always answers 0 has a loss of 1, the variance of the noise. Training does not reach a loss of 0: near
+# $t = 0$ the noise is too weak to be predicted well.
 #
 # ## Drawing digits
 #
@@ -200,18 +202,18 @@ for t in reversed(range(T)):
 figures.show(
     draw(z, [str(c.item()) for c in label]),
     alt="Two drawn digits of each class, most of them readable.",
-    caption="Two drawings of each class. Most are readable.",
+    caption="Two drawings of each class (titles). Which would you recognise "
+    "without the title?",
 )
 
 # %% [markdown]
 # ## One noisy digit, two classes
 #
-# Solve the closed form above for $z_0$, with the estimate in place of the noise:
+# Solve the last formula of "Adding noise" for $z_0$, with the estimate in place of the noise:
 #
 # $$\hat z_0 = \frac{z_t - \sqrt{1 - \bar\alpha_t}\;\epsilon_\phi(z_t, t, c)}{\sqrt{\bar\alpha_t}}.$$
 #
-# This is the network's guess of the clean digit. **Predict, then run:** what will it guess from the same noisy digit if
-# we give it a wrong class?
+# This is the network's guess of the clean digit. **Predict, then run:** what will it guess if we give it a wrong class?
 
 # %%
 k = 1  # number of the test digit
@@ -246,14 +248,14 @@ figures.show(
 )
 
 # %% [markdown]
-# Under strong noise ($t = 140$) the network relies on the class: given the wrong one it draws the wrong digit, the
-# noisy image hardly contradicts it, and the loss rises by little. Under less noise the image does contradict the wrong
-# class, and the loss rises clearly. **Diffusion-TTA turns this difference between losses into a gradient.**
+# At $t = 20$ the wrong class hardly changes the guess, at 60 it blurs it, and at 140 the network draws the wrong digit.
+# All losses fall with $t$, because strong noise is easy to see; the difference between the classes is what counts.
+# **Diffusion-TTA turns this difference into a gradient for the classifier.**
 #
-# ## A classifier for free
+# ## A classifier from losses
 #
-# Try every class and keep the one with the lowest loss. One pair $(t, \epsilon)$ is not enough to decide, so take the
-# mean over many, the same ones for every class. This is the *Diffusion Classifier* {cite:p}`li2023diffusion`.
+# Try every class and keep the one with the lowest loss. A loss depends on the pair $(t, \epsilon)$, so take the mean
+# over many, the same ones for every class. This is the *Diffusion Classifier* {cite:p}`li2023diffusion`.
 
 # %%
 total = torch.zeros(len(x_test), 10)
@@ -292,8 +294,8 @@ for name, answer in {
 # ```{solution} steps-of-training
 # :class: dropdown
 #
-# The drawn digits: most are unreadable, while about 95% of the test digits are still classified correctly. Drawing
-# needs 200 good estimates in a row; classifying only compares ten losses, and an error that all ten share cancels.
+# The drawn digits: most are unreadable, while about 95% of the test digits are still classified correctly. A
+# hypothesis: drawing needs 200 good estimates in a row; classifying only needs the lowest loss under the true class.
 # ```
 #
 # ```{exercise}
@@ -306,9 +308,9 @@ for name, answer in {
 # :class: dropdown
 #
 # With `torch.randint(180, T, ...)` about 87% are right: little of the digit is left in $z_t$. With `torch.randint(0,
-# 21, ...)` about 98% are right, about as many as with all $t$. Do not rely on it: the model of page 01 is right for
-# little more than half of the clean digits at its smallest timesteps, and for fewer when images are corrupted. Which
-# noise levels to use has to be measured for each model.
+# 21, ...)` about 98% are right, about as many as with all $t$: the losses are high there, but they still differ. Do not
+# rely on it: the model of [page 01](01_diffusion_loss) does badly at small timesteps. Measure for each model which
+# noise levels to use.
 # ```
 #
 # ## Take-aways

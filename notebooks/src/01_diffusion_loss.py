@@ -100,16 +100,16 @@ report.line(
 )
 
 # %% [markdown]
-# Under Gaussian noise the lowest loss names the true class more often than the classifier that Diffusion-TTA will
-# adapt. Under contrast it does not: the table at the end of the page has both.
+# Under Gaussian noise the lowest loss names the true class more often than the classifier, the network that
+# Diffusion-TTA will adapt. Under contrast it did not: the table at the end of the page has both.
 #
 # **You need** [page 00](00_diffusion_model): noise, noise prediction, condition. **Time:** 20 minutes to read, under a
 # minute to run on two CPU cores.
 #
 # ## By hand
 #
-# From here on we use a larger model that ships with the package, a UNet with $T = 1000$ noise levels (at full scale, a
-# diffusion transformer trained on ImageNet). Noise is added as before,
+# This page uses a larger model that ships with the package, a UNet with $T = 1000$ noise levels (at full scale, a
+# diffusion transformer trained on ImageNet). $z_0$ is the image $x$, or its latent. Noise is added as before,
 #
 # $$z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad \epsilon \sim \mathcal N(0, I),$$
 #
@@ -117,8 +117,8 @@ report.line(
 #
 # $$L(x, c) = \mathbb E_{t, \epsilon} \left\| \epsilon_\phi(z_t, t, c) - \epsilon \right\|^2 .$$
 #
-# The code uses the mean over pixels where the formula has a sum; the two differ by a constant factor. The condition is
-# the model's embedding $l_j$ of a class $j$. One term of the expectation, under two classes:
+# The code uses the mean over pixels, not the sum. The condition is the model's embedding $l_j$ of a class $j$. One term
+# of the expectation, under two classes:
 
 # %%
 alpha_bar = diffusion.alphas_cumprod  # (T,), from 1 to 0
@@ -153,18 +153,18 @@ with torch.no_grad():
 # where $\sigma_t^2$ is the variance of the noise that a backward step adds ($\beta_t$ on page 00), and the constant
 # collects the terms without $\phi$ and $c$.
 #
-# Training drops the weights $w_t$ because that gives better images. The diffusion loss drops them too. It is therefore
-# a surrogate: $L(x, c) \approx -\log p_\phi(x \mid c)$ up to scale and a constant that does not depend on $c$.
+# Training drops the weights $w_t$ because that gives better images. The diffusion loss drops them too, so it is no bound
+# any more. It serves as a *surrogate* for $-\log p_\phi(x \mid c)$: we assume that it ranks the conditions alike.
 #
 # Bayes' rule turns likelihoods into class probabilities, $p(j \mid x) \propto p(x \mid l_j)\, p(j)$. With equal priors,
-# and a temperature $\tau$ for the unknown scale,
+# and a temperature $\tau$ for the unknown scale of the surrogate,
 #
 # $$p_\phi(j \mid x) = \operatorname{softmax}_j \big( -L(x, l_j) / \tau \big) .$$
 #
 # This is the *Diffusion Classifier* {cite:p}`li2023diffusion`:
 
 # %%
-tau = 0.006  # exercise 2 shows where this number comes from
+tau = 0.006  # chosen in the exercise on tau, below
 probabilities = (-losses.mean(2) / tau).softmax(1)  # (images, labels)
 top = probabilities[0].topk(3)
 
@@ -214,8 +214,8 @@ report.line(
 )
 
 # %% [markdown]
-# The number of pairs that a given precision needs grows with the square of the standard deviation: sharing saves most
-# of them.
+# The pairs needed for a given precision grow with the variance: here, sharing saves most. The difference is an estimate;
+# other pairs give other values.
 #
 # ## Which noise levels matter
 #
@@ -299,14 +299,15 @@ figures.explore(
     "falls with t, and the true class lies below the others; their difference "
     "peaks in the middle of the range and vanishes at both ends.",
     caption="Above: an image, with noise, and as the model estimates it under "
-    "its true and a wrong class. Below: the loss, and how much higher it is "
-    "under the wrong classes; means and 95% intervals over the images. Dots: "
-    "this image, one noise, and the two classes above.",
+    "its true and a wrong class. Below: the loss (log scale), and how much "
+    "higher it is under the wrong classes: most in the middle. Means and 95% "
+    "intervals over the images. Dots: only this image, one noise and the two "
+    "classes above, so they scatter around the curves.",
 )
 
 # %% [markdown]
-# Move the slider. The loss is largest at small $t$, where the noise is too weak to be seen. The *effect of the class*
-# has another shape:
+# Move the slider. The loss is largest at small $t$, where the noise is too weak to be seen. The difference between
+# classes has another shape (curve on the right):
 #
 # * near $t = 0$ the digit is visible in $z_t$, and the class adds little to it;
 # * near $t = T$ almost everything in $z_t$ is noise and easy to predict: the loss is small, and so is the difference;
@@ -314,7 +315,7 @@ figures.explore(
 #
 # ## How many pairs
 #
-# The Diffusion Classifier with $B$ random pairs for each image:
+# The Diffusion Classifier with $B$ of the 24 pairs, chosen at random:
 
 # %%
 budgets = [b for b in (1, 2, 4, 8, 16, 24) if b <= pairs]
@@ -346,7 +347,8 @@ figures.show(
     alt="Accuracy of the Diffusion Classifier against the number of pairs: it "
     "rises steeply from one on.",
     caption="Accuracy against the number of pairs: one pair is often wrong. "
-    "Band: 95% interval over 20 random choices of pairs.",
+    "Band: 95% interval over 20 random choices from the same 24 pairs, so it "
+    "has no width at 24.",
 )
 report.line(
     ", ".join(
@@ -357,8 +359,8 @@ report.line(
 )
 
 # %% [markdown]
-# A single pair is often wrong; eight are almost enough. A step of adaptation follows the gradient of this loss, and
-# [page 07](07_loss_ablations) measures how noisy that gradient is.
+# A single pair is often wrong; eight are almost enough. [Page 07](07_loss_ablations) measures how noisy the gradient of
+# this loss is.
 #
 # ## Between two classes
 #
@@ -413,16 +415,15 @@ figures.explore(
     tolerance=0.002,
     alt="The loss falls from the wrong class, on the left, to the true class, "
     "on the right, without a bump in between. A tangent touches it.",
-    caption="The loss between two classes, and its gradient at one mixture: "
-    "adaptation follows this slope.",
+    caption="The loss between two classes (blue), and its tangent at one "
+    "mixture (orange): adaptation follows this slope.",
 )
 
 # %% [markdown]
 # For this image and this wrong class the curve falls smoothly, so its slope says where to go. What is this?
 #
-# * **An inversion.** We look for the condition that explains the image. Instead of a separate search for each image,
-#   one network proposes the condition and is updated (*amortised* inversion): the classifier is the encoder, the
-#   diffusion model the decoder.
+# * **An inversion.** We look for the condition that explains the image. The classifier proposes it and is updated
+#   (*amortised* inversion); the diffusion model scores it.
 # * **A relaxation, not a posterior.** Half of one embedding plus half of another is the embedding of no class. The loss
 #   there is not the likelihood of "one or the other".
 # * **A hope.** The paper expects the diffusion model to hold up better than the classifier when images change. Does it?
@@ -450,11 +451,11 @@ for shift, by_t in {"clean": losses, **losses_under}.items():
 report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 
 # %% [markdown]
-# Each range has six pairs. Over all $t$ the diffusion model holds up better than the classifier under noise, a little
-# better under brightness, and worse under contrast. Small timesteps name the class badly even on clean images, and
-# under noise they come close to chance (10%). From the middle of the range on, noise hardly harms the answer. A
-# hypothesis: the added noise covers the corruption only where it is stronger. At small $t$ the losses also vary most,
-# so they dominate a plain mean. [Page 03](03_classification) therefore chooses the range of $t$ on validation images.
+# Each range has six pairs; severities go from 1 to 5. Over all $t$ the diffusion model is better than the classifier
+# under noise. Under brightness and contrast they differ by one and two of the 24 images, too few to tell. Small
+# timesteps name the class badly even on clean images, and under noise they come close to chance (10%). From the middle
+# of the range on, noise hardly harms the answer. A hypothesis: the added noise hides the corruption only when it is
+# stronger. [Page 03](03_classification) therefore chooses the range of $t$ on validation images.
 #
 # ## Exercises
 #
@@ -463,7 +464,7 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 #
 # Give each timestep a weight in the mean over pairs before `argmin`: all equal, or $1 - \bar\alpha_t$, or 1 only
 # between 250 and 750. Which is best on clean images, which under Gaussian noise? Choose on these validation images,
-# then check on test images, `problem.images(200, split="test")`.
+# then check on test images, `problem.images(200, "gaussian_noise", 3, "test")`.
 # ```
 #
 # ```{solution} weights-of-t
@@ -472,7 +473,7 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 # `w = 1 - alpha_bar[centre.long()]` or `w = ((centre > 250) & (centre < 750)).float()`, then `(losses *
 # w).mean(2).argmin(1)`, and the same with `losses_under["gaussian_noise"]`. On clean images all three are always right.
 # Under Gaussian noise the weights $1 - \bar\alpha_t$ do best (24 of 24), then the middle range (23), then equal weights
-# (20). Two hundred test images confirm the order: 89.5%, 86.5% and 74.0%.
+# (20). Two hundred test images confirm the order: 89.5%, 86.5% and 74.0%, though the first two are close.
 # ```
 #
 # ```{exercise}

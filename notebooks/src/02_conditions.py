@@ -63,7 +63,8 @@ figures.show(
     "model gets the condition and a noisy image. Dashed arrows for the "
     "gradient lead back from the loss through the condition to the network.",
     caption="The method. This page is about the orange box, the condition, and "
-    "about the dashed gradient that passes through it.",
+    "about the dashed gradient that passes through it, on to the task network, "
+    "where it updates θ. The level t is the timestep.",
 )
 
 
@@ -106,9 +107,9 @@ report.line(
 )
 
 # %% [markdown]
-# Start from equal probabilities and take the class that one gradient raises most. On digits under Gaussian noise it is
-# right far more often than the classifier. Against the Diffusion Classifier of [page 01](01_diffusion_loss), which
-# evaluates every class, the interval of the difference just reaches zero.
+# Start from equal probabilities and take the class whose slope is *steepest*: most negative, so that raising its
+# probability lowers the loss most. On digits under Gaussian noise it is right far more often than the classifier. For
+# the difference to the Diffusion Classifier of [page 01](01_diffusion_loss), the interval just reaches zero.
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 15 minutes to read, under a minute to run on two CPU cores.
 #
@@ -131,7 +132,7 @@ print("condition:", tuple(mixture(logits).shape))
 
 # %% [markdown]
 # Libraries expect an integer label here. `dtta` replaces the embedding table by a small module, `SoftLabel`, which
-# looks integers up as before and lets vectors pass. A one-hot belief then gives exactly what the label gives:
+# looks integers up as before and lets vectors pass. A one-hot belief then gives what the label gives:
 
 # %%
 z0 = diffusion.encode(x[:1])
@@ -193,9 +194,9 @@ figures.show(
     fig,
     alt="Two bar charts over the classes, the slope and the loss. In both, the "
     "true class, in blue, has the lowest bar.",
-    caption="Left: the slope of the loss for each class, from one gradient at "
-    "equal probabilities. Right: the loss of each class. Both are lowest for "
-    "the true class (blue).",
+    caption="One image. Left: the slope of the loss for each class, from one "
+    "gradient at equal probabilities. Right: the loss of each class. Both are "
+    "lowest for the true class (blue).",
 )
 
 # %% tags=["hide-input"]
@@ -211,11 +212,11 @@ lines.append(
 report.line("\n".join(lines), tolerance=5.0)
 
 # %% [markdown]
-# The orders differ in detail, but here the steepest slope names the true class about as often as the lowest loss. Under
-# shear the classifier does better than both, and there adaptation will harm ([page 03](03_classification)).
+# The orders differ, but for this image the same class is lowest. Under shear the classifier does better than both, and
+# adaptation harms ([page 03](03_classification)).
 #
-# Two cautions. Diffusion-TTA starts from the classifier's belief, where the slopes rank the classes less well (exercise
-# 1). And this diffusion model has seen mixtures in training; published models have not (exercise 2).
+# Two cautions. Diffusion-TTA starts from the classifier's belief, where the slopes rank the classes less well (first
+# exercise). And this diffusion model has seen mixtures in training; published models have not (second exercise).
 #
 # ## Maps and depths
 #
@@ -262,8 +263,9 @@ figures.show(
     alt="Two rows for one rendered scene: image, predicted classes and a map of "
     "mixed embeddings in false colours; image, predicted depth, and the same "
     "map in grey.",
-    caption="From prediction to condition. Top: segmentation; the condition's "
-    "first three channels as colours. Bottom: depth; near is dark.",
+    caption="From prediction to condition. Top: segmentation, a colour for "
+    "each class; the condition's first three channels as colours. Bottom: "
+    "predicted depth, bright where near; its condition is dark where near.",
 )
 
 # %% [markdown]
@@ -271,8 +273,8 @@ figures.show(
 #
 # $$\frac{\partial L}{\partial \theta} = \frac{\partial L}{\partial c}\, \frac{\partial c}{\partial \theta}$$
 #
-# Only the first factor depends on the pairs $(t, \epsilon)$. So the diffusion model needs a pass for every few pairs,
-# and $f_\theta$ only one in all. We compute the gradient in both ways, with 48 pairs in passes of 12:
+# Only the first factor depends on the pairs $(t, \epsilon)$. So the diffusion model runs once per batch of pairs, but
+# $f_\theta$ only once. We compute the gradient in both ways, with 48 pairs in batches of 12:
 
 # %%
 weights = list(model.parameters())
@@ -305,13 +307,13 @@ print("the same gradient:", bool((a - b).norm() < 1e-4 * a.norm()))
 
 # %% [markdown]
 # The gradients are equal up to rounding. With the paper's 180 pairs, `dtta.DiffusionTTA` saves 14 of 15 passes through
-# $f_\theta$ at each step.
+# $f_\theta$ at each step, in batches of 12.
 #
-# ## A confident belief hardly changes
+# ## A confident belief has a small gradient
 #
 # The gradient also passes the softmax. For two classes its slope is $y_j (1 - y_j)$, which vanishes for a confident
-# network. We put more and more of the belief on a *wrong* class. **Predict, then run:** at 99.9%, how large is the
-# gradient at the logits, compared with 50%?
+# network. For one image, we put more and more of the belief on a *wrong* class. **Predict, then run:** at 99.9%, how
+# large is the gradient at the logits, compared with 50%?
 
 # %%
 wrong = (int(y_true[0]) + 1) % K
@@ -339,8 +341,8 @@ figures.show(
     fig,
     alt="The size of the gradient falls steeply as the belief in the wrong "
     "class approaches one.",
-    caption="The more confident the network, the smaller the gradient, even "
-    "if it is wrong.",
+    caption="One image: the more confident the belief in a wrong class, the "
+    "smaller the gradient (log scale).",
 )
 report.line(
     "gradient relative to a belief of one half: "
@@ -353,7 +355,7 @@ report.line(
 )
 
 # %% [markdown]
-# At 99.9% the gradient is 0.4% of that at 50%: a confident error is hard to correct.
+# At 99.9% the gradient is 0.4% of that at 50%. The slope of the loss contributes too.
 #
 # ## Exercises
 #
@@ -368,9 +370,8 @@ report.line(
 # :class: dropdown
 #
 # With `y = model(image).softmax(1)` in the function `slopes`: in 50.0% of the 60 images, instead of 91.7%. Where the
-# classifier is wrong, 80% (from equal probabilities 87%). Where it is right, only 20% (97%). A likely reason: at the
-# true class the loss is near its minimum along every direction, so its slopes are small and no longer rank the classes.
-# But small slopes also change little.
+# classifier is wrong, 80% (from equal probabilities 87%). Where it is right, only 20% (97%). So the slopes at a belief
+# that is right do not rank the classes. But if it is also confident, the gradient at the logits is small.
 # ```
 #
 # ```{exercise}
@@ -384,8 +385,8 @@ report.line(
 # :class: dropdown
 #
 # Under Gaussian noise the steepest slope is right for 81.7%, the lowest loss for 93.3%; with the model of this page,
-# 91.7% and 96.7%. The hard-label model never saw the condition of equal probabilities, and its slopes there are less
-# reliable. They still beat the classifier (50.0%).
+# 91.7% and 96.7%. The hard-label model never saw the condition of equal probabilities. Its slopes there are less
+# often right than its losses. They still beat the classifier (50.0%); both intervals exclude zero.
 # ```
 #
 # ```{exercise}
@@ -400,9 +401,8 @@ report.line(
 #
 # `c = (logits / 3).softmax(1) @ embeddings`. The norm is 0.00044 instead of 0.000010, about 40 times as large. The
 # condition holds a softened belief, 70% instead of 99.9%, for which the slope of the softmax, $y_j (1 - y_j) / 3$, is
-# 70 times as large; the slope of the loss changes too, and with it the factor: from 31 to 532 for twenty images,
-# each with other pairs. The price: a belief that is right and confident is softened too, and the gradient can make right answers
-# wrong.
+# 70 times as large; the slope of the loss changes too, and with it the factor: from 31 to 532 for twenty images
+# and other pairs. The price: a belief that is right is softened too, and may become wrong.
 # ```
 #
 # **Challenge.** Follow the slopes: start from equal probabilities, and in each of five steps multiply each $y_j$ by
@@ -412,8 +412,9 @@ report.line(
 # ## Take-aways
 #
 # * Tasks differ in one differentiable function, from prediction to condition.
-# * On these digits, one gradient at equal probabilities names the true class about as often as the losses of all ten.
+# * On these digits, the steepest slope at equal probabilities is right more often than the classifier under noise, and
+#   less often under shear.
 # * One backward pass through the task network is enough for any number of pairs.
-# * A confident belief hardly changes.
+# * A confident belief has a small gradient.
 #
 # Next: [adapt a classifier](03_classification).

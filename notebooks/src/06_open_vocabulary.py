@@ -601,7 +601,7 @@ figures.show(
     alt="Bars: the share of CLIP's errors that adaptation corrects, by CLIP's "
     "belief in the true name, for two temperatures. The share rises with the "
     "belief, and a temperature of 3 corrects more at small beliefs.",
-    caption="Share of CLIP's errors that adaptation corrects. Each bar starts "
+    caption="Share of CLIP's errors that adaptation corrects. Each group starts "
     "at the upper limit of the one before. Few errors are corrected where the "
     "true name has little belief.",
 )

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Depth
 #
-# **The idea.** A depth network predicts a distance for every pixel. This map conditions a diffusion model directly,
-# without a belief or a mixture. The gradient of the diffusion loss then says for each pixel whether its depth should
-# fall or rise {cite:p}`prabhudesai2023diffusion`.
+# **The idea.** A depth network predicts a distance for every pixel. This map, on a logarithmic scale, conditions a
+# diffusion model: no class embeddings are mixed. The gradient of the diffusion loss then says for each pixel whether
+# its depth should fall or rise {cite:p}`prabhudesai2023diffusion`.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": rendered scenes of 32 x 32 pixels, on a CPU; "full": NYU Depth v2, on
@@ -86,8 +86,9 @@ figures.show(
     "predicts the noise in a noisy version of the image. Dashed arrows lead "
     "the gradient of the loss back through the condition and the depth map to "
     "the weights of the task network.",
-    caption="The method for depth. The depth map is the condition. Dashed: the "
-    "gradient of the loss, which updates the task network.",
+    caption="The method for depth. The depth map, on a logarithmic scale, is "
+    "the condition. Dashed: the gradient of the loss, which updates the task "
+    "network.",
 )
 
 # %% tags=["hide-input"]
@@ -112,7 +113,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # **The result.** Over 19 shifts of severity 3, Diffusion-TTA raises the structural similarity (SSIM × 100, the paper's
 # metric) by 2.3 points. SSIM compares the means, variances and covariance of two maps in small windows; it is 1 for
 # equal maps. The simple method to beat averages the depths of an image and its mirror image. Under the fifteen shifts
-# that are new to both models (page 04) no advantage over it is established, and on clean scenes Diffusion-TTA is worse.
+# that are new to both models (all but brightness, contrast, night and coloured light) no advantage over it is
+# established, and on clean scenes Diffusion-TTA is worse.
 #
 # These are stored results of `dtta evaluate --table scenes-depth-test`; [evidence 05](../book/evidence/05_depth) has
 # all runs.
@@ -123,8 +125,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # ## The map is the condition
 #
 # The task network $f_\theta$ is a small DenseDepth {cite:p}`alhashim2018densedepth`, trained on clear scenes only. Its
-# output has a depth $d$ for each pixel, from 1.5 to 16 units (an object is about one unit wide). The condition maps
-# depths to $[-1, 1]$ so that equal *ratios* become equal steps:
+# output has a depth $d$ for each pixel, from 1.5 to 16 units (an object is about one unit wide; the sky counts as 16).
+# The condition maps depths to $[-1, 1]$ so that equal *ratios* become equal steps:
 #
 # $$ c = 2\,\frac{\log d - \log d_\text{near}}{\log d_\text{far} - \log d_\text{near}} - 1. $$
 
@@ -142,7 +144,7 @@ print("as by hand:", torch.allclose(by_hand, problem.condition(y), atol=1e-5))
 
 # %% [markdown]
 # From 2 to 4 units is as large a step as from 4 to 8. The diffusion model is a UNet like that of page 04. In training,
-# half of the maps were blurred, scaled, shifted or made noisy, so that the UNet also knows imperfect maps.
+# some maps were blurred, scaled, shifted or made noisy.
 #
 # ## Does the model use the map?
 #
@@ -183,18 +185,19 @@ figures.show(
     "the flat wall lies below zero.",
     caption="Loss under other depth maps minus the loss under the true one, on "
     "validation scenes. Above zero the model prefers the truth. In fog it "
-    "prefers a flat wall. Bands: 95% intervals.",
+    "prefers a flat wall. Vertical axis: logarithmic, and linear near zero. "
+    "Bands: 95% intervals.",
 )
 
 # %% [markdown]
 # * On clean scenes the model uses its condition: another scene's map and a flat wall cost most, a blurred truth less.
-#   The network's map, which is nearly right, does as well as the truth.
-# * Under noise the truth has the lowest loss, except at the lowest timesteps. The settings of this page draw $t$ from
-#   30% to 80% of the range.
-# * In fog a flat wall has a lower loss than the truth at almost every timestep, so no choice of timesteps repairs it. A
-#   hypothesis: a model that never saw fog takes its even grey for something near and flat.
+#   No difference between the truth and the network's map, which is nearly right, is established.
+# * Under noise the truth has the lowest loss, except at low timesteps, where some intervals contain zero. The settings
+#   of this page draw $t$ from 30% to 80% of the range.
+# * In fog (the same at all depths) a flat wall has a lower loss than the truth at almost every timestep. A hypothesis:
+#   a model that never saw fog takes its even grey for something near and flat.
 #
-# ## The gradient is a map
+# ## The gradient at each pixel
 #
 # Where the gradient with respect to a pixel's depth is positive, descent makes the depth smaller. So we can check at
 # each pixel whether descent leads *towards the truth*.
@@ -253,7 +256,7 @@ report.line("\n".join(lines), tolerance=1.0, whole=2)
 #
 # ## Five steps
 #
-# Algorithm 1, on the test scene with the median gain under noise:
+# Algorithm 1 ([page 03](03_classification)), on the test scene with the median gain under noise:
 
 # %%
 index = stored.at_quantile(table, "diffusion-tta", noise_shift, 0.5, folder)
@@ -283,7 +286,8 @@ figures.animate(
     "none to five steps, and their error, red where too near and blue where "
     "too far. The error fades over the steps but does not vanish.",
     caption="A scene with noise, from none to five steps of adaptation. Bright "
-    "is near. Error: red too near, blue too far.",
+    "is near. Error: red too near, blue too far; full colour from a factor of "
+    "1.65.",
 )
 report.line(
     "SSIM × 100 after 0, 1, ... steps: "
@@ -311,14 +315,15 @@ figures.show(
     "adaptation.",
     caption="A typical success, no change, and a typical harm: the middle one "
     "of the scenes that gain, the one that changes least, and the middle one "
-    "of those that lose. Bright is near.",
+    "of those that lose. Bright is near. Depth fog becomes denser with "
+    "distance.",
 )
 
 # %% [markdown]
 # ## When does it help?
 #
-# As on page 04, we compare the gain with the model's preference for the truth over the network's map, here measured on
-# four test scenes of each shift. The gain is that of the *other* twenty scenes.
+# As on page 04, we compare the gain with the model's preference for the truth over the network's map. Of the 24 test
+# scenes of each shift, four measure the preference (without an interval) and the other twenty the gain.
 
 # %% tags=["hide-input"]
 indices = {}
@@ -365,8 +370,8 @@ figures.show(
     "SSIM with its interval. Those with a preference mostly gain, those "
     "without lose.",
     caption="Left: loss under the network's map minus loss under the true map. "
-    "Right: gain on other scenes, with 95% intervals; filled points: the "
-    "interval does not contain zero.",
+    "Right: gain on other scenes, with 95% intervals. Filled points: the "
+    "interval does not contain zero; blue above, orange below.",
 )
 positive = [s for s in order if preference[s] > 0]
 negative = [s for s in order if preference[s] <= 0]
@@ -381,9 +386,8 @@ report.line(
 
 # %% [markdown]
 # Except for erasing, the mean gain is positive wherever the model prefers the truth; elsewhere, clean scenes included,
-# it is negative. (Some intervals contain zero.) One thing can cause both: where the network is nearly right, there is
-# little to prefer and much to lose. But in fog and from another camera height the network is wrong, and the model still
-# prefers its map.
+# it is negative. (Some intervals contain zero.) One cause may explain both: where the network is nearly right, there is
+# little to prefer and much to lose.
 #
 # ## Four metrics, two answers
 #
@@ -439,8 +443,8 @@ for name, pairs in errors.items():
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# Far pixels and the sky improve, and the nearest pixels get slightly worse. This fits the metrics: SSIM and RMSE depend
-# on absolute differences, which are largest far away; AbsRel and δ count ratios, and most pixels are near.
+# Far pixels and the sky improve, and the nearest pixels get slightly worse. This fits the metrics: SSIM and RMSE use
+# absolute differences, which are largest far away; AbsRel and δ use ratios.
 #
 # ## Other ways to adapt
 #
@@ -474,13 +478,13 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps most of the gain is lost: the lowest ones mislead under noise (a hypothesis). Adapting φ changes
-# little. Plain gradient descent (SGD) gains as much and harms clean scenes less (exercise 2). *Online* adaptation loses
-# the whole gain on test streams of 24 scenes. A hypothesis: its learning rate was chosen on validation streams of only
-# six.
+# With all timesteps the gain is smaller: the lowest ones mislead under noise (a hypothesis). Adapting φ, the diffusion
+# model's weights, changes little. Between plain gradient descent (SGD) and Adam no difference in gain is established;
+# SGD harms clean scenes less (exercise 2). *Online* adaptation, which keeps the weights from scene to scene, loses
+# about the whole gain on test streams of 24 scenes.
 #
-# The paper's Table 4 adapts DenseDepth and φ on NYU Depth v2, at a severity that it does not report. Its gains have the
-# same sign as ours under Gaussian and shot noise, and the opposite sign in fog; evidence 05 has all six cells.
+# The paper's Table 4 adapts DenseDepth and φ on NYU Depth v2, at a severity that it does not report. Evidence 05
+# compares its gains with ours.
 #
 # ## Exercises
 #
@@ -488,17 +492,17 @@ report.line(
 # :label: relative-depth
 #
 # Many public networks predict depth only up to an unknown factor. Which costs the diffusion model more: a map blurred
-# as above, or the true map with all depths multiplied by 1.3? By 2? Use `losses_under` with 16 pairs on 16 clean
-# validation scenes.
+# as above, or the true map with all depths multiplied by 1.3? By 2? Use `losses_under` with 16 pairs $(t, \epsilon)$ on
+# 16 clean validation scenes.
 # ```
 #
 # ```{solution} relative-depth
 # :class: dropdown
 #
 # `losses_under(diffusion, x, maps, 16)`, where a map is `problem.condition((1.3 * truth).clamp(near, far))`. In
-# thousandths above the loss of the truth: 0.4 for a factor of 1.3, 1.8 for the blur, 2.5 for a factor of 2. A factor
-# adds a constant to $c$, and training shifted maps by up to 0.1 (a factor of 1.13), so the model learned to tolerate
-# it. A blur removes edges, which the image shows clearly.
+# thousandths above the loss of the truth: 0.4 for a factor of 1.3, 1.8 for the blur, 2.5 for a factor of 2. Within the
+# range a factor adds a constant to $c$. A hypothesis: training shifted maps by up to 0.1 (a factor of 1.13), so the
+# model tolerates small factors, while a blur removes edges that the image shows clearly.
 # ```
 #
 # ```{exercise}
@@ -512,9 +516,9 @@ report.line(
 # ```{solution} adam-or-sgd
 # :class: dropdown
 #
-# Adam changes clean depths by 6.5% and SGD by 4.5%; noisy ones by 18.3% and 18.6%. SGD's steps are proportional to the
-# gradient, which is small where the network is right. Adam divides the gradient by its recent size, so its steps shrink
-# less.
+# Adam changes clean depths by 6.5% and SGD by 4.5%; noisy ones by 18.3% and 18.6%. A possible reason: SGD's steps are
+# proportional to the gradient, which may be smaller where the network is right; Adam divides the gradient by its recent
+# size.
 # ```
 #
 # **Challenge.** Find a rule that decides for each image, without its truth, whether to keep the adapted depths. Choose
@@ -522,7 +526,7 @@ report.line(
 #
 # ## Take-aways
 #
-# * For depth the condition is the output itself. The gradient at a single pixel is weak.
+# * For depth the condition is the output on a logarithmic scale. The gradient at a single pixel is weak.
 # * On these scenes structure improves under most shifts under which the diffusion model prefers the truth; clean scenes
 #   lose. Under shifts that are new to both models, no advantage over mirror averaging is established.
 # * Metrics can disagree: far depths improve, the nearest get worse. Report several.

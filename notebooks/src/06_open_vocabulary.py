@@ -157,8 +157,8 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 # **The result.** Out of twenty names, CLIP finds the right one for 62.5% of the shifted test images, and for 11.6
 # points more after adaptation. The data establish no difference to two methods without adaptation: the *Diffusion
 # Classifier*, which evaluates the diffusion model under each name, and the *naive ensemble*, the mean of its
-# probabilities and CLIP's ([page 03](03_classification)). Only under four shifts of contrast and light, which resemble
-# changes in the diffusion model's training, is the Diffusion Classifier clearly ahead.
+# probabilities and CLIP's ([page 03](03_classification)). The Diffusion Classifier is clearly better only on four
+# shifts of contrast and light. The diffusion model was trained on similar changes.
 #
 # These are stored results of `dtta evaluate --table scenes-clip-test`: 24 test images under each of 19 shifts, settings
 # from validation images. A sample is computed again below; [evidence 06](../book/evidence/06_open_vocabulary) has all
@@ -242,8 +242,8 @@ for title, answers in right.items():
 report.line("\n".join(lines), tolerance=2.0, whole=2)
 
 # %% [markdown]
-# Sentences like the training captions are best. A bare name is no caption, and "picture" and "the" were in none, so
-# this CLIP has to spell them in pieces. The paper uses "a photo of a {}".
+# Sentences like the training captions are best. A bare name is no caption, and "picture" and "the" were in none. The
+# paper uses "a photo of a {}".
 #
 # ## Names as conditions
 #
@@ -293,7 +293,7 @@ figures.show(
     "two most probable names for one image, and their mixture. The rows are "
     "equal up to the word in which the names differ.",
     caption="Embeddings of the two most probable names, a row for each token, "
-    "and the mixture by CLIP's belief. Rows before the word that differs are "
+    "and their mixture, weighted by CLIP's probabilities. Rows before the word that differs are "
     "equal: the text encoder does not look ahead.",
 )
 
@@ -331,8 +331,7 @@ report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
 # Another's name has the higher loss in all three rows, so the model uses the text. CLIP's answers under contrast and
-# noise have a higher loss than the true name: the gradient can help. All differences are about a thousandth, so it will
-# be small.
+# noise have a higher loss than the true name, so a lower loss may lead to it. But all differences are small.
 #
 # ## LoRA
 #
@@ -392,9 +391,9 @@ report.line(
 #
 # $$ B A = -\eta\, G A^\top A . $$
 #
-# This is a full-training step $-\eta G$, projected onto the span of the $r$ random rows of $A$ and rescaled. `peft`
-# draws them so that $A^\top A$ is on average $r / (3 \cdot \text{in})$ times the identity, here 1/72. So the learning
-# rate must be large (here 300), and at the same rate a higher rank makes a larger first step (exercise 2).
+# This is a full-training step $-\eta G$, kept only along the $r$ random rows of $A$ and rescaled. `peft` draws the rows
+# so that the mean of $A^\top A$ over draws is $r / (3 \cdot \text{in})$ times the identity, here 1/72. So the
+# learning rate must be large (here 300), and at the same rate a higher rank makes a larger first step (exercise 2).
 #
 # ## One portrait, five steps
 #
@@ -443,8 +442,8 @@ report.line(
     tolerance=0.05,
 )
 # %% [markdown]
-# The belief moves from sphere to box, though not evenly, and the last steps go back: each step draws new noise. Three
-# more portraits:
+# The belief (CLIP's probabilities) moves from sphere to box, though not evenly; the last steps go back. The same
+# portrait and two more:
 
 # %% tags=["hide-input"]
 tta = build(problem, "diffusion-tta")
@@ -474,15 +473,17 @@ figures.show(
     fig,
     alt="Three images, a success, one without change and a harm: the "
     "image, and CLIP's belief in three names before and after adaptation.",
-    caption="A typical success, no change, and a typical harm. Stars mark the "
-    "true name. In the second, it has no belief, before or after.",
+    caption="A typical success, an unchanged answer, and a typical harm, picked "
+    "by rank. Stars mark the true name. In the second, it has no belief, "
+    "before or after.",
 )
 
 # %% [markdown]
 # ## What else could be adapted?
 #
-# The same loop with other weights, each at a learning rate from validation portraits, and three other methods. *TPT*
-# {cite:p}`shu2022tpt` adapts the words of the prompt to minimise the entropy of the mean prediction over crops.
+# The same loop with other weights (φ are the diffusion model's), each at a learning rate from validation portraits, and
+# three other methods. *TPT* {cite:p}`shu2022tpt` adapts the words of the prompt to minimise the entropy of the mean
+# prediction over crops.
 #
 # **Predict, then run:** LoRA adapts 1.6% of the weights. How much more do all of them gain?
 
@@ -550,12 +551,13 @@ if setting.mini:
     )
 
 # %% [markdown]
-# These rows use half of the images of each shift, hence 12.3 points and not 11.6. The data establish no difference
-# between LoRA, the layer norms and all weights; adapting the words of the prompt gains less. Adaptation gains, too, for
-# pairs of colour and shape that are in no training image or caption, such as "red box".
+# Except for the two lines about pairs, these rows use half of the images of each shift, hence 12.3 points and not 11.6.
+# Between LoRA and the layer norms, and between LoRA and all weights, the data establish no difference; adapting the
+# words of the prompt gains less. Adaptation gains, too, for pairs of colour and shape that are in no training image or
+# caption of either model, such as "red box" ("cube" is its synonym).
 #
-# With more names the cost of adaptation stays the same, because names are mixed *before* the diffusion model. Page 03
-# compares methods at equal cost.
+# A gain is established for every number of names. With more names adaptation needs no more evaluations, because names
+# are mixed *before* the diffusion model. Page 03 compares methods at equal cost.
 #
 # ## Confident errors
 #
@@ -599,8 +601,9 @@ figures.show(
     alt="Bars: the share of CLIP's errors that adaptation corrects, by CLIP's "
     "belief in the true name, for two temperatures. The share rises with the "
     "belief, and a temperature of 3 corrects more at small beliefs.",
-    caption="Share of CLIP's errors that adaptation corrects. Below 1% of "
-    "belief in the true name, the less belief, the fewer.",
+    caption="Share of CLIP's errors that adaptation corrects. Each group starts "
+    "at the upper limit of the one before. Few errors are corrected where the "
+    "true name has little belief.",
 )
 if setting.mini:
     difference = gain_of("diffusion-tta", shifts, against=versions["τ = 1"])
@@ -608,16 +611,15 @@ if setting.mini:
 report.line("\n".join(lines), tolerance=0.6, whole=2)
 
 # %% [markdown]
-# Below 0.01% of belief one error in ten is corrected, from 0.1% on more than half: a name with almost no weight in the
-# mixture gets almost no gradient through the softmax ([page 02](02_conditions)). Dividing the logits by 3 helps: a
-# ratio of 1 : 1000 between two beliefs becomes 1 : 10 in the mixture.
+# Below 0.01% of belief one error in ten is corrected, from 0.1% on more than half (with $\tau = 3$). A hypothesis: a
+# name with almost no weight in the mixture gets almost no gradient through the softmax ([page 02](02_conditions)).
+# Dividing the logits by 3 helps: a ratio of 1 : 1000 between two beliefs becomes 1 : 10 in the mixture.
 #
 # ## The paper
 #
 # The paper's Table 3 adapts OpenAI's CLIP with Stable Diffusion 2.0 on six data sets, without shifts. For the smallest
 # CLIP the gains run from 1.0 points (Flowers102) to 3.6 (Food101), for the largest from 0.0 to 1.4; there is one loss
-# of 0.4 points. With about five images for each class, a point or two is within the sampling error of the smaller sets.
-# Our clean portraits cannot show a gain: CLIP is already right.
+# of 0.4 points. Our clean portraits cannot show a gain: CLIP is already right.
 #
 # ## Exercises
 #
@@ -634,7 +636,7 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 # :class: dropdown
 #
 # Colours: 95.0% clean, 96.5% under noise. Shapes: 86.0% and 40.0%. Noise hides the shape and leaves the colour. With
-# "thing" the colours drop to 84.5% and 92.5%: the word is in no training caption.
+# "thing", a word in no training caption, the colours drop to 84.5% and 92.5%.
 # ```
 #
 # ```{exercise}
@@ -650,8 +652,8 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 #
 # At rate 300: +21.7, +29.2 and +34.2 points for rank 1, 4 and 16; minus rank 4, −7.5 [−12.5, −3.3] and +5.0 [1.7, 9.2].
 # But rank 1 with rate 1200 is at +3.3 [−3.3, 10.0] over rank 4 with 300, and rank 16 with 75 at −5.0 [−10.0, −0.8]. So
-# the first comparison is as much one of step sizes as of ranks. The product of rank and rate does not decide either: it
-# sets only the first step, and later steps also change $A$.
+# the first comparison mixes step size with rank. The product of rank and rate does not decide either: it sets only the
+# first step, and later steps also change $A$.
 # ```
 #
 # **Challenge.** Combine adaptation with the naive ensemble: average the probabilities of the adapted CLIP and of the
@@ -663,8 +665,8 @@ report.line("\n".join(lines), tolerance=0.6, whole=2)
 # * A name is one vector for CLIP and a matrix of token embeddings for the diffusion model.
 # * LoRA adapts 1.6% of CLIP's weights here, and no difference to adapting all is established. Choose rank and learning
 #   rate together.
-# * On these portraits adaptation gains 11.6 points. The data establish no difference to the Diffusion Classifier and
-#   the naive ensemble, but their cost grows with the number of names.
+# * Under shifts of these portraits adaptation gains 11.6 points. The data establish no difference to the Diffusion
+#   Classifier and the naive ensemble, but their cost grows with the number of names.
 # * Confident errors remain; a temperature in the condition corrects more of them.
 #
 # Next: [which parts of the loss matter](07_loss_ablations).

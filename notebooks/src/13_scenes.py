@@ -219,7 +219,7 @@ figures.show(
     "stop touches the nearest surface.",
     caption="Sphere tracing. A circle shows the distance to the nearest "
     "surface, which is the next step: short where the ray passes close to the "
-    "sphere, long in free space.",
+    "sphere, long in free space. Red: inside an object; white: near a surface.",
 )
 print("steps of this ray:", len(stops) - 1)
 
@@ -230,8 +230,8 @@ print("steps of this ray:", len(stops) - 1)
 # ## Images and their true maps
 #
 # `random_scene(seed, index)` draws a scene: one to four objects of five shapes, eight colours and three materials, on
-# five kinds of ground, under a random sun and sky. The same seed and index always give the same bytes. The first 32
-# scenes of the validation split, eight at a time:
+# five kinds of ground, under a random sun and sky. The same seed and index give the same scene. The first 32 scenes of
+# the validation split, eight at a time:
 
 # %% tags=["hide-input"]
 first = render(
@@ -255,8 +255,9 @@ figures.animate(
 )
 
 # %% [markdown]
-# The renderer knows which surface each ray met. So the maps are exact even where a person would have to guess: at
-# edges, in the hole of a torus, in deep shadow. (The exercise finds a limit.) Four scenes, larger:
+# The renderer knows which surface each ray met. The ray through a pixel's centre gives its label and depth, even where
+# a person would have to guess: at edges, in the hole of a torus, in deep shadow. (The exercise finds a limit.) Four
+# scenes, larger:
 
 # %% tags=["hide-input"]
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
@@ -286,7 +287,8 @@ figures.show(
     "segmentation in one colour for each class, and the true depth, bright "
     "near and dark far.",
     caption="Image, true segmentation and true depth of four scenes. The "
-    "colours of depth show equal ratios: from 2 to 4 is as far as from 4 to 8.",
+    "scale of depth is logarithmic: each doubling changes the colour equally. "
+    "The furthest ground has the colour of the sky.",
 )
 
 # %% [markdown]
@@ -321,8 +323,7 @@ report.table(
 #
 # In photographs a class has a typical appearance: grass is green, roads are grey. Here shapes have *habits*. With
 # probability 0.8 a shape gets one of its usual colours, and with probability 0.8 its usual material; otherwise any. So
-# a class says something about the image, and colours say something about the class. Feedback from a generative model
-# needs this relation.
+# a class says something about the image, and colours say something about the class.
 
 # %%
 for shape, (colours, material) in HABITS.items():
@@ -331,7 +332,7 @@ for shape, (colours, material) in HABITS.items():
 # %% [markdown]
 # | split | scenes | use |
 # |---|---|---|
-# | `train` | 12 000 | training; half of them mirrored when drawn |
+# | `train` | 12 000 | training; each mirrored with probability 1/2 |
 # | `validation` | 500 | choosing settings |
 # | `test` | 1 000 | reported results |
 #
@@ -373,7 +374,8 @@ figures.animate(
     "snow, fog, brightness, contrast, pixelate, jpeg and an erased square.",
     seconds=1.5,
     caption="One image under thirteen corruptions of growing severity. Below "
-    "each name: the mean absolute change of a pixel, from 0 to 1.",
+    "each name: the mean absolute change of a pixel, from 0 to 1, averaged "
+    "over several images.",
 )
 weakest = min(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
 strongest = max(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
@@ -387,19 +389,20 @@ report.line(
 )
 
 # %% [markdown]
-# The same severity is a very different amount of change under different shifts.
+# At equal severity, some shifts change pixels much more than others.
 #
 # *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Most do not depend on the width and are kept. The
 # radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. The mildest defocus
 # is then a disc smaller than a pixel, which changes nothing.
 #
 # *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic
-# distortion, shear and rotation would move objects away from their true maps. Frost needs photographs of frost.
+# distortion, shear and rotation of the image would move objects away from their true maps. Frost needs photographs of
+# frost.
 #
 # ## Shifts of the world
 #
 # A renderer can turn off the sun, colour the light, add fog that thickens with *true* distance, lay a ground that no
-# training scene had, and move the camera. It then renders the true maps again.
+# training scene had, and raise or roll the camera. It then renders the true maps again.
 
 # %%
 chosen = 12
@@ -443,11 +446,12 @@ figures.animate(
     "segmentation and true depth.",
     seconds=1.2,
     caption="One scene under six shifts of growing severity: image, "
-    "segmentation, depth. Only the camera's shifts change the maps.",
+    "segmentation, depth (bright is near). Only the camera's shifts change "
+    "the maps.",
 )
 
 # %% [markdown]
-# The two shifts of the camera move everything, and the maps with it; the others leave the maps unchanged.
+# The two shifts of the camera move everything, and the maps with it; here the others leave the maps unchanged.
 #
 # ## Exercise
 #
@@ -456,8 +460,8 @@ figures.animate(
 #
 # A ray meets a plane at an angle $\alpha$, from a height of 1. What part of the height is left after one step of sphere
 # tracing, and how many steps does it take to reach $10^{-6}$, which `sdf.march` counts as a hit? Calculate it for 30°,
-# 10° and 3°. Then march rays in double precision from the point (0, 2, 0) onto a wide box (`size` 50, 1, 50) with
-# `steps=80`.
+# 10° and 3°. Then use `sdf.march` (see its docstring) in double precision from the point (0, 2, 0) onto a wide box
+# (half-widths 50, 1, 50) with `steps=80`.
 # ```
 #
 # ```{solution} grazing-ray
@@ -465,13 +469,14 @@ figures.animate(
 #
 # A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n = \log
 # 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The third
-# does not arrive: the result is `inf`, and the ray continues behind the surface. With 80 steps, the far edge of a flat
-# top seen at less than about nine degrees would be missing, in the image and in its maps. The renderer allows 300
-# steps, enough down to three degrees.
+# does not arrive: the result is `inf`, a miss. With few steps, the far edge of a flat top seen at a small angle would
+# be missing. The renderer allows 300 steps, enough down to three degrees. (Its ground has a closed form, without
+# steps.)
 # ```
 #
 # ## Take-aways
 #
-# * A rendered world has exact maps and any number of scenes, all reproducible from one seed.
+# * A rendered world has exact maps and any number of scenes, drawn from a seed.
 # * Sphere tracing takes steps that cannot pass a surface: long in free space, short along a surface.
-# * Corruptions of the image keep ImageNet-C's constants. Shifts of the world use the geometry, and the maps stay exact.
+# * Most image corruptions keep ImageNet-C's constants; three are scaled to small images. Shifts of the world render the
+#   maps again.

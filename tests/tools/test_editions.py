@@ -162,3 +162,12 @@ def test_outputs_are_kept_only_for_the_same_code(code, same):
     page = new_notebook(cells=[new_markdown_cell("new prose"), new_code_cell(code)])
     assert put_outputs(page, executed) is same
     assert page.cells[1].execution_count == (1 if same else None)
+
+
+@pytest.mark.parametrize(("change", "same"), [("caption='It falls.'", True), ("alt='A line that falls.'", False)])
+def test_outputs_are_kept_when_only_the_caption_of_a_figure_changes(change, same):
+    old = "figures.show(fig, alt='A line that rises.', caption='It rises.')"
+    key = change.split("=")[0]
+    new = re.sub(rf"{key}='[^']*'", change, old)
+    page, executed = (new_notebook(cells=[new_code_cell(code)]) for code in (new, old))
+    assert new != old and put_outputs(page, executed) is same

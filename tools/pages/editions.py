@@ -319,7 +319,7 @@ def _title(page: NotebookNode, name: str) -> None:
 def put_outputs(page: NotebookNode, executed: NotebookNode) -> bool:
     """Give a new notebook the outputs of one that ran; False, and nothing is done, if its code is another.
 
-    Comments and line breaks may differ.
+    Comments, line breaks and captions of figures may differ.
     """
     cells = [[cell for cell in one.cells if cell.cell_type == "code"] for one in (page, executed)]
     if len(cells[0]) != len(cells[1]):
@@ -336,6 +336,15 @@ def _same_code(one: str, other: str) -> bool:
     if one == other or (one.startswith(INSTALL_TITLE) and other.startswith(INSTALL_TITLE)):
         return True
     try:
-        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+        return _without_captions(one) == _without_captions(other)
     except SyntaxError:  # IPython's commands
         return False
+
+
+def _without_captions(source: str) -> str:
+    """Return the syntax tree without literal captions of figures, which no output contains."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in FIGURE_CALLS:
+            node.keywords = [key for key in node.keywords if not (key.arg == "caption" and literal(key.value))]
+    return ast.dump(tree)

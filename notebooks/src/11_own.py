@@ -68,9 +68,11 @@ figures.show(
     alt="By timestep: how much higher the diffusion loss is under other "
     "classes and under the network's prediction than under the true class, "
     "with 95% intervals.",
-    caption="The probe: how much the loss rises when the diffusion model is "
-    "given other classes than the true one. Where the interval is above "
-    "zero, the model uses the condition.",
+    caption="The probe: how much the loss rises under other classes than the "
+    "true one (blue). Where the interval is above zero, the model uses the "
+    "condition. Orange: under the network's prediction, where no difference "
+    "from the true class is established. The scale is logarithmic beyond ±1; "
+    "clean: no shift is added to the pictures.",
 )
 
 # %% tags=["hide-input", "nbval-ignore-output"]
@@ -78,20 +80,21 @@ figures.show(
 print(result.sentence)
 
 # %% [markdown]
-# **The result.** Our example pictures are 120 digits under Gaussian noise: 25 for validation, 95 for the test. The
-# probe says that the diffusion model uses its condition, and adaptation gains 23 points (95% interval 14 to 33). A
-# simple ensemble of classifier and diffusion model, without adaptation, gains 35 (25 to 45).
+# **The result.** Our example pictures are 120 digits under Gaussian noise: 25 for validation (the probe uses 24), 95
+# for the test. The probe says that the diffusion model uses its condition, and adaptation gains 23 points (95% interval 14
+# to 33). A simple ensemble of classifier and diffusion model, without adaptation, gains 35 (25 to 45).
 #
 # **You need** [page 03](03_classification). **Time:** 10 minutes to read, about two minutes to run on two CPU cores.
 #
 # ## The probe
 #
 # `dtta.probe` adapts nothing. It compares the losses of the same images, with the same timesteps and noise, under the
-# true class and under other classes. Without labels the network's prediction takes the place of the true class. The
-# sentence above says at which $t$ other classes raise the loss; adapt in this range.
+# true class and three others. Without labels the network's prediction takes the place of the true class; where it is
+# wrong, it may hide sensitivity. The sentence above says at which $t$ other classes raise the loss; adapt in this
+# range. `t_min` is a fraction of all 1000 timesteps. Simultaneous intervals hold for all ranges of $t$ together.
 #
-# `dtta.problem` cannot detect one mistake: the network and the diffusion model list their classes in different orders.
-# **Predict, then run:** what does the probe say if the diffusion model's classes are in reverse order?
+# `dtta.problem` cannot see whether both models list the classes in the same order. **Predict, then run:** what does the
+# probe say if the diffusion model's classes are in reverse order?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -114,9 +117,9 @@ print(dtta.probe(mistaken, seed=seed, progress=False).sentence)
 #
 # ## What is inferred
 #
-# A network is a torch module, a name of timm, or a folder that timm or transformers wrote. A diffusion model is a
-# folder that diffusers wrote. From these and the pictures `dtta.problem` infers the task, the preprocessing, the
-# condition and the labels:
+# A network is a torch module, a name of timm (`"convnext_tiny.fb_in1k"`), or a folder that timm or transformers wrote.
+# A diffusion model is a folder that diffusers wrote, with the network's classes, or Stable Diffusion, which reads class
+# names. Pictures are resized for each. From these `dtta.problem` infers the task, the condition and the labels:
 
 # %%
 print(problem.inferred.replace(temporary.name, "..."))
@@ -128,8 +131,8 @@ print(problem.inferred.replace(temporary.name, "..."))
 # ## Choose settings on the validation part
 #
 # The defaults are the paper's, chosen for other models. Try others on the validation part, and report on the test part.
-# Here only the learning rate varies; the range of $t$ is the one that the probe suggested. The function `rows`
-# evaluates a method on one part, with the pictures as they are ("clean"):
+# Here two learning rates are tried; the range of $t$ is the one that the probe suggested, the rest is page 03's. The
+# function `rows` evaluates a method on one part, with the pictures as they are ("clean"):
 
 
 # %%
@@ -160,8 +163,8 @@ report.line(
 print(f"chosen: {best:.0e}")
 
 # %% [markdown]
-# The chosen rate is at the edge of the grid, so a higher one may be better. That does not bias the gain below: the test
-# pictures were not used to choose anything.
+# Two rates and few pictures are a small search; a higher rate may be better. The test pictures were not used to choose
+# anything.
 #
 # ## The gain
 #
@@ -200,13 +203,13 @@ report.line(
 )
 
 # %% [markdown]
-# Adaptation gains, and as on page 03 the ensemble gains more. (Its settings are page 03's; adaptation tried two rates
-# on 25 pictures.) Your network and shift may differ, which is why both belong in your table.
+# Adaptation gains, and as on page 03 the ensemble, with that page's settings, gains more. Your network and shift may
+# differ, which is why both belong in your table.
 #
 # ## Your own condition
 #
-# A condition is a module from the network's output to what the diffusion model takes. Gradients must flow back through
-# it. This one mixes only the two most probable classes, at the same settings:
+# A condition is a module: it turns the network's output into the diffusion model's input. Gradients must flow back
+# through it. This one mixes only the two most probable classes, at the same settings:
 
 
 # %%
@@ -235,13 +238,13 @@ report.line(
 )
 
 # %% [markdown]
-# It gains 8 points less than the mixture of all classes, at a rate chosen for that mixture. A hypothesis: under this
-# noise the true class is often not among the two most probable; test it with `topk`.
+# It gains 8 points less than the mixture of all classes, and the interval excludes zero; but the rate was chosen for
+# that mixture. A hypothesis: the true class is often not among the two most probable; test it with `topk`.
 #
 # ## What is refused
 #
-# What does not fit raises an error in one sentence, before any work: a wrong number of classes, a missing folder,
-# channels that differ, labels that the task cannot use.
+# What does not fit raises an error in one sentence, before any work, such as a wrong number of classes or a missing
+# folder.
 
 # %%
 for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
@@ -253,24 +256,27 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # %% [markdown]
 # ## Without labels
 #
-# A folder of unlabelled pictures can be adapted to and probed, but a gain cannot be measured without labels. Use a
-# labelled sample of the same kind of pictures to choose settings.
+# Unlabelled pictures can be probed and adapted to, but a gain cannot be measured. Use a labelled sample of the same
+# kind of pictures to choose settings.
 #
 # ## In the shell
 #
 # ```bash
+# # classes.txt: a name a line, in the network's order
 # PIECES="--network ./net --diffusion ./my-unet --classes classes.txt"
-# dtta doctor photos/ $PIECES
+# SET="--set samples=24 --set timesteps=stratified --set t_min=0.2"
+# dtta doctor photos/ $PIECES  # what is missing; the time for an image
 # dtta probe --images photos/ $PIECES --out probe.png
-# dtta adapt photos/ $PIECES --out figures
-# dtta evaluate --images photos/ $PIECES --split validation --set lr=0.005
-# dtta evaluate --images photos/ $PIECES --set lr=0.005 --out rows
+# dtta adapt photos/ $PIECES $SET --set lr=0.02 --out figures
+# dtta evaluate --images photos/ $PIECES $SET --set lr=0.02 \
+#     --split validation  # and with other rates
+# dtta evaluate --images photos/ $PIECES $SET --set lr=0.02 --out rows
+# dtta evaluate --images photos/ $PIECES --method ensemble --out rows-2
 # ```
 #
-# `dtta evaluate` resumes after a stop, and refuses to mix old rows with new ones if the pictures have changed. For your
-# own task or method, name a function by its import string, `--problem package.module:function` or `--method
-# package.module:function`: [CONTRIBUTING](https://github.com/diffusion-tta/dtta/blob/main/CONTRIBUTING.md) has an
-# example.
+# `dtta evaluate` resumes after a stop, unless the pictures have changed. For your own task or method, name a function,
+# `--problem package.module:function` or `--method package.module:function`:
+# [CONTRIBUTING](https://github.com/diffusion-tta/dtta/blob/main/CONTRIBUTING.md) has an example.
 #
 # ```{exercise}
 # :label: own-labels
@@ -285,7 +291,8 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # The gain is $3/50 = 0.06$. The difference of an image is $+1$, $-1$ or $0$, with variance $5/50 - 0.06^2 \approx
 # 0.096$. The standard error over $n$ images is $\sqrt{0.096 / n}$: 4.4 points for $n = 50$, so an interval of about $6
 # \pm 8.6$ contains zero. Two standard errors are below 6 points if $n > 4 \cdot 0.096 / 0.06^2 \approx 107$. With 60
-# more, a true gain of 6 points is established about half of the time; with 150 more, nearly 80%.
+# more, a true gain of 6 points is established about half of the time; with 150 more, nearly 80% (normal approximation).
+# Label about 150.
 # ```
 #
 # ```{exercise}
@@ -297,13 +304,13 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # ```{solution} own-temperature
 # :class: dropdown
 #
-# Nothing: softmax over one logit is 1, whatever the logit is. The condition is a constant with respect to $\theta$, so
-# the gradient is zero and no prediction changes. A condition must vary with the network's output.
+# Nothing: softmax over one logit is 1, whatever the logit is. The condition does not depend on the network's weights,
+# so the gradient is zero and no prediction changes.
 # ```
 #
 # ## Take-aways
 #
-# * Probe first: without sensitivity to the condition, adaptation has no useful gradient.
+# * Probe first: without sensitivity to the condition, adaptation is unlikely to help.
 # * `dtta.problem` makes a problem of your network, a diffusion model and a folder, and says what it inferred.
 # * Choose settings on the validation part; report the paired gain on the test part, with its interval.
 # * Run the ensemble too. It needs no adaptation.

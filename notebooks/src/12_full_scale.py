@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Full scale
 #
-# **The idea.** The code that adapts does not know how large a model is. So one command runs a cell of the paper's
-# tables. This page says what that costs, and what can go wrong at that size.
+# **The idea.** The code is the same for models of any size, so one command runs a cell of the paper's tables. This page
+# says what that costs and what can fail.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": networks small enough for a CPU; "full": of the published sizes
@@ -99,7 +99,7 @@ figures.show(
     "16 to 33 points, in DUSA's measurement from 2 to 23.",
     caption="Online adaptation of ConvNeXt-Large on ImageNet-C, severity 5: "
     "accuracy before (open) and after (full), in the paper and measured "
-    "independently by the authors of DUSA.",
+    "independently by the authors of DUSA. The axis does not start at zero.",
 )
 
 # %% [markdown]
@@ -133,8 +133,9 @@ print(preset.settings)
 #
 # ## What a table costs
 #
-# An image of the paper takes 5 steps of 180 evaluations, forward and back to the condition, and to φ where φ is
-# adapted. Operations can be counted without a GPU. **Predict, then run:** how many GPU hours does Table 1 take?
+# In all cells but one, an image takes 5 steps of 180 evaluations. Each has a forward pass and a backward pass to the
+# condition and, where they are adapted, to the diffusion model's weights φ. **Predict, then run:** how many GPU hours
+# does Table 1 take?
 
 # %% tags=["hide-input"]
 cost = {
@@ -167,7 +168,8 @@ report.table(
 
 # %% [markdown]
 # At the assumed rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds on an
-# A100 in float32, or about 920 hours for the table. So set `rate` to what `dtta bench` measures on your GPU.
+# A100 in float32, or about 920 hours for the table. Set `rate` to the evaluations a second that `dtta bench`
+# measures, times the operations of one. The table has only Diffusion-TTA with published diffusion models.
 #
 # ## Several GPUs
 #
@@ -185,8 +187,8 @@ report.table(
 #
 # ## Resuming after a stop
 #
-# A run of days will be stopped. The result of each image is a line of a file, written before the next image starts.
-# Here we cut the file within a line:
+# The result of each image is a line of a file, written before the next image starts; the first line is a header. Here
+# we cut it within a line:
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -203,12 +205,11 @@ print(f"{images} images, {cut.count(chr(10)) - 1} whole rows after the stop")
 print("the same rows:", [r.score for r in again] == [r.score for r in rows])
 
 # %% [markdown]
-# The cut row is computed again. A row that is damaged in the middle of the file is an error that names the line. A
-# stream starts again from its first image, because its weights are not on disk.
+# The cut row is computed again. A stream starts from its first image, because its weights are not on disk.
 #
 # ## Memory
 #
-# All $B$ pairs $(t, \epsilon)$ in one pass are fastest, if they fit. If memory runs out, half as many are tried, and
+# A step first evaluates all its $B$ pairs $(t, \epsilon)$ in one pass. If memory runs out, half as many are tried, and
 # the rest of the run keeps that number. **Predict, then run:** 48 pairs are wanted and 13 fit. How many are computed in
 # each pass?
 
@@ -251,9 +252,9 @@ print("the same to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 # ## Half precision
 #
 # The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has
-# eleven, but nothing below $6 \cdot 10^{-8}$, and a gradient of a *mean* over many numbers is small. This is the cosine
-# between the gradient in 16 bits and in float32, for a mean over three million numbers ($2^{21.5}$), as in 180 latents
-# of Stable Diffusion, and over 64 times as many:
+# eleven, but smaller values than $6 \cdot 10^{-8}$ become zero. The gradient of a *mean* over many numbers can be that
+# small. This is the cosine between the gradient in 16 bits and in float32, for a mean over three million numbers,
+# as in 180 latents of Stable Diffusion, and over 64 times as many:
 
 
 # %% tags=["hide-input"]
@@ -292,10 +293,10 @@ for count in (latents, 64 * latents):
 report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]
-# On this small network float16 keeps the first gradient and loses the second completely. So the loss is multiplied by a
-# power of two, which changes only the exponent, before the backward pass, and the gradient is divided by it in float32.
-# Adapted weights, softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision
-# auto` checks.
+# On this small network float16 keeps the direction of the first gradient and loses the second completely. So the loss
+# is multiplied by a power of two before the backward pass, and the gradient is divided by it in float32. Adapted
+# weights, softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision auto`
+# checks.
 #
 # ## How fast
 #
@@ -341,15 +342,15 @@ if not ours:
     print("No preset has been run on the published checkpoints yet.")
 
 # %% [markdown]
-# With `-p results=FOLDER` the page prints the gains of your presets next to the paper's numbers.
+# `python tools/pages run 12 -p results=FOLDER` prints the gains of your presets next to the paper's numbers.
 #
 # ```{exercise}
 # :label: a-fair-bill
 #
 # You have one GPU for a weekend, 48 hours, and want a row of Table 1 in which a gain above three points can be
 # established. Which do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$,
-# where $d$ is the share of images whose answer changes, and $d$ as twice the gain. The paper's gains are 7.7 points for
-# ResNet18 on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
+# where $d$ is the share of images whose answer changes; assume that $d$ is twice the gain. The paper's gains are 7.7
+# points for ResNet18 on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
 # ```
 #
 # ```{solution} a-fair-bill
@@ -358,7 +359,7 @@ if not ours:
 # A gain $g$ is two standard errors from zero if $n \ge 8 / g$: 104 images for $g = 0.077$, 259 for $g = 0.031$. To be
 # *above three points*, the gain must be two errors above 0.03: $n \ge 8 g / (g - 0.03)^2$, 279 images for ResNet18; for
 # 0.031 it takes 248,000 images, more than there are. At the assumed rate an image is 900 evaluations of 0.71 Tflop, two
-# seconds: 279 images are ten minutes.
+# seconds: 279 images are ten minutes. Half of such runs measure less: take more.
 # ```
 #
 # ```{exercise}
@@ -380,7 +381,7 @@ if not ours:
 #
 # * A cell of the paper has a name. One command runs it, on one GPU or several, and resumes after a stop.
 # * Count a table before you pay for it: operations can be counted without a GPU.
-# * float16 loses small gradients; scaling by a power of two keeps them.
+# * float16 can lose small gradients; scaling by a power of two keeps them.
 # * Nothing of the paper has been reproduced here yet.
 #
 # ## References

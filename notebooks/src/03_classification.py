@@ -529,7 +529,7 @@ report.line("\n".join(lines), tolerance=0.1)
 #   are weak evidence. The Diffusion Classifier falls below the network: a hypothesis is that three pairs or one pair
 #   for each name give noisy probabilities.
 # * **120 and 480 names.** No gain over the network is established. The Diffusion Classifier is far below it, with one
-#   pair for each of the network's 60 likeliest names. The ensemble evaluates the same pairs, but keeps the network's
+#   pair for each of the network's 60 likeliest names. The ensemble evaluates as many, but keeps the network's
 #   belief.
 #
 # Diffusion-TTA makes as many backward passes as evaluations. `dtta evaluate --table classes` recomputes the results.

@@ -561,7 +561,9 @@ figures.show(
     caption="One change at a time, all on the same images, with 95% paired "
     "intervals. Hollow points: the interval contains zero. A star: the rate "
     "was chosen anew on validation images, because the change rescales the "
-    "gradient. Rows without a star or a chosen rate keep the rate.",
+    "gradient. Rows without a star or a chosen rate keep the rate. Antithetic: in "
+    "pairs mirrored at the middle of the range. Importance-sampled: with unequal "
+    "frequencies, which weights correct.",
 )
 
 # %% tags=["hide-input"]

@@ -349,7 +349,9 @@ for k, (colour, name) in enumerate(
     share = torch.stack([value[0][k] for value in shares.values()])
     right.barh(list(shares), share, 0.5, left=start, color=colour, label=name)
     start = start + share
-right.set(xlim=(0, 1), xlabel="share of the variance", title=f"{pictures} images")
+right.set(
+    xlim=(0, 1), xlabel="share of the variance", title=f"{pictures} images"
+)
 right.set_ylim(-0.6, 2.6)
 right.legend(fontsize=9, loc="upper left")
 right.grid(axis="y", visible=False)

@@ -346,7 +346,10 @@ if tried:
         "overlap.",
     )
     lines = []
-    for rate, some in ((0.02, ("all", "norm", "head")), (0.5, ("norm", "head"))):
+    for rate, some in (
+        (0.02, ("all", "norm", "head")),
+        (0.5, ("norm", "head")),
+    ):
         parts = (f"{TITLES[r]} {tried[r][rate]['gain']:+.1f}" for r in some)
         lines.append(f"at a rate of {rate}: {', '.join(parts)}")
     report.line("\n".join(lines), tolerance=0.3)
@@ -537,7 +540,9 @@ ensemble = correct[TITLES["logits and ensemble"]]
 for run in ("logits", "all"):
     pairs = zip(ensemble, correct[TITLES[run]], strict=True)
     change = [100 * (a - b) for a, b in pairs]
-    lines.append(f"ensemble minus {TITLES[run]}: {interval(change, sample, '+')}")
+    lines.append(
+        f"ensemble minus {TITLES[run]}: {interval(change, sample, '+')}"
+    )
 report.line("\n".join(lines), tolerance=4.5, whole=2)
 
 # %% [markdown]
@@ -582,8 +587,8 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 #
 # On the 96 test images both gain +12.5 [6.2, 19.8]; minus "norm": 0.0 [−5.2, 5.2], minus "head": −2.1 [−6.2, 2.1]. Why
 # the same to the digit? By coincidence: the two predict the same class for 92 of the 96 images, and of the other four
-# each has two right. The data establish no difference. The wrong rate makes one: on these images with 0.02 the biases gain 6.2 points,
-# and on validation images the convolution *loses* 33.3 points with 0.5, the rate of "norm".
+# each has two right. The data establish no difference. The wrong rate makes one: on these images with 0.02 the biases
+# gain 6.2 points, and on validation images the convolution *loses* 33.3 points with 0.5, the rate of "norm".
 # ```
 #
 # **Challenge.** Both random networks are a single draw of weights. Draw four more (`reinitialize(network, seed)` in

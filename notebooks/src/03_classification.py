@@ -384,7 +384,7 @@ gained = [
 fig, ax = plt.subplots(figsize=(7, 4.4))
 figures.named_points(ax, lead, gained, [s.replace("_", " ") for s in both])
 ax.set(
-    xlabel="Diffusion Classifier minus classifier, points\n(one third of the images)",
+    xlabel="Diffusion Classifier minus classifier, points\n(one part of the images)",
     ylabel="gain of Diffusion-TTA, points\n(the other images)",
 )
 figures.show(
@@ -510,11 +510,9 @@ figures.show(
     "Open markers: more names than evaluations. Bars: 95% intervals. Markers at "
     "one number of classes are drawn side by side.",
 )
-lines = ["minus the ensemble, by number of classes (10 digits) or names:"]
+lines = ["minus the ensemble, by number of names:"]
 for name, by_size in over_ensemble["scenes"].items():
-    digits = over_ensemble["digits"][name][10]
-    values = [f"digits: {report.interval(digits)}"]
-    values += [f"{n}: {report.interval(g)}" for n, g in by_size.items()]
+    values = (f"{n}: {report.interval(g)}" for n, g in by_size.items())
     lines.append(f"  {name}: {'; '.join(values)}")
 report.line("\n".join(lines), tolerance=0.1)
 
@@ -552,7 +550,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # evaluate(run, cells, range(60)))`.
 #
 # Gaussian noise: +23.3 [8.3, 38.3], +36.7 [21.7, 51.7], +38.3 [25.0, 51.7]. Contrast: −15.0 [−26.7, −5.0], −5.0 [−13.3,
-# 3.3], +6.7 [0.0, 15.0]. Under noise two pairs gain; under contrast they harm, and no $B$ establishes a gain. A hypothesis: under contrast 87% are right, so noise has more to destroy.
+# 3.3], +6.7 [0.0, 15.0]. Under noise two pairs gain; under contrast they harm, and no $B$ establishes a gain. A
+# hypothesis: under contrast 87% are right, so noise has more to destroy.
 # ```
 #
 # ```{exercise}

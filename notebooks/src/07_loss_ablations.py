@@ -175,9 +175,9 @@ report.line(
 )
 
 # %% [markdown]
-# **The result.** With one noise for all pairs of a step, about the whole gain is lost at an unchanged learning rate; at
-# a smaller rate, no loss is established. Nor does any change on this page establish a gain over the chosen settings; on
-# [page 03](03_classification) the naive ensemble did. Gains are in points of accuracy with a 95% paired interval.
+# **The result.** With one noise for each step, about the whole gain is lost at an unchanged learning rate; at a smaller
+# rate, no loss is established. Nor does any change on this page establish a gain over the chosen settings; on [page
+# 03](03_classification) the naive ensemble did. Gains are in points of accuracy with a 95% paired interval.
 #
 # The gains are stored results of `dtta evaluate --table loss`: digits under twelve shifts, 24 for each. A sample is
 # computed again below; the gradients are all measured here. [Evidence 07](../book/evidence/07_loss_ablations) has every

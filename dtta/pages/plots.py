@@ -121,10 +121,10 @@ def gain_by_classes(
 
     data_sets = list(next(iter(panels.values())))
     sizes = {data: sorted({n for row in panels.values() for m in row[data].values() for n in m}) for data in data_sets}
-    ratios = [len(sizes[data]) + 0.5 for data in data_sets]
+    ratios = [len(sizes[data]) + 1 for data in data_sets]
     methods = list(dict.fromkeys(m for row in panels.values() for of in row.values() for m in of))
     shape = {"squeeze": False, "sharex": "col", "sharey": "row", "width_ratios": ratios}
-    fig, axes = plt.subplots(len(panels), len(data_sets), figsize=(5.2, 3.1 * len(panels) + 0.9), **shape)
+    fig, axes = plt.subplots(len(panels), len(data_sets), figsize=(7, 3.1 * len(panels) + 0.9), **shape)
     handles = {}
     for axes_of_row, (comparison, row) in zip(axes, panels.items(), strict=True):
         axes_of_row[0].set_ylabel(comparison)
@@ -133,7 +133,7 @@ def gain_by_classes(
             for method, points in curves.items():
                 place = methods.index(method)
                 colour, marker = PALETTE[place], "osD^vP"[place]
-                x = [n * 1.055 ** (place - (len(methods) - 1) / 2) for n in points]  # side by side
+                x = [n * 1.09 ** (place - (len(methods) - 1) / 2) for n in points]  # side by side
                 y = [gain["gain"] for gain in points.values()]
                 ax.vlines(x, [g["low"] for g in points.values()], [g["high"] for g in points.values()], colour, lw=1)
                 (handles[method],) = ax.plot(x, y, marker=marker, ms=6, lw=1.2, color=colour, label=method)

@@ -83,8 +83,8 @@ figures.show(
     "before and after adaptation. First the true class becomes the most "
     "probable, then nothing changes, last a right answer becomes wrong.",
     caption="Diffusion-TTA on three test images: wrong before and right after, "
-    "without change, and right before but wrong after. Stars mark the true "
-    "class.",
+    "without change, and right before but wrong after. Of the ten classes, the "
+    "true one (star) and the two most probable others are drawn.",
 )
 
 
@@ -123,7 +123,8 @@ report.line(
 #
 # ## Algorithm 1
 #
-# For a classifier $f_\theta$, a diffusion model $\epsilon_\phi$ and one image $x$ with $z_0 = \text{encode}(x)$:
+# For a classifier $f_\theta$, a diffusion model $\epsilon_\phi$ with class embeddings $l_j$, one image $x$ with $z_0 =
+# \text{encode}(x)$, and a learning rate $\eta$:
 #
 # ```text
 # 1  given an image x, a classifier f_θ, a diffusion model ε_φ
@@ -204,7 +205,7 @@ report.line(
 )
 
 # %% [markdown]
-# The losses do not fall evenly, because each step draws new pairs. On the same pairs the loss does fall:
+# Each step draws new pairs, so the losses do not fall evenly. On the same pairs the loss does fall:
 
 # %%
 pairs = sampling.draw(z0, 10 * B, diffusion.timesteps, generator)
@@ -250,12 +251,10 @@ print("weights restored:", all(torch.equal(a, b) for a, b in kept))
 tta = build(problem, "diffusion-tta", **settings)
 
 # %% [markdown]
-# It restores the weights after each image.
-#
 # ## How much it gains
 #
 # **Predict, then run:** the shifts are noise (three kinds), blur, brightness, contrast, erased patches, fog, JPEG,
-# pixelation, rotation and shear. Under which does adaptation gain most? Under which does it harm?
+# pixelation, rotation and shear. Under which does adaptation gain most, and under which does it harm?
 
 # %% tags=["hide-input"]
 gains = {
@@ -298,8 +297,8 @@ report.line("\n".join(lines), tolerance=0.3, whole=2)
 #
 # ## Simpler methods
 #
-# The losses of the diffusion model give class probabilities $p_\phi$ (page 01). The naive ensemble is the mean
-# $(p_\theta + p_\phi) / 2$, with the temperature $\tau$ chosen on validation images:
+# The losses of the diffusion model give class probabilities $p_\phi = \operatorname{softmax}(-L / \tau)$ (page 01);
+# validation images chose $\tau$. The naive ensemble is the mean $(p_\theta + p_\phi) / 2$:
 
 # %%
 scorer = build(problem, "diffusion-classifier", **runs["ensemble"].settings)
@@ -359,7 +358,7 @@ report.table(
 # %% [markdown]
 # The naive ensemble has the highest gain. For DUSA and logits, no difference to Diffusion-TTA is established.
 #
-# The cost differs too. The Diffusion Classifier and the ensemble evaluate the diffusion model once for each pair and
+# The Diffusion Classifier and the ensemble evaluate the diffusion model once for each pair and
 # class: 24 × 10 = 240 times for an image. Adaptation evaluates it 5 × 24 = 120 times, with as many backward passes,
 # *whatever the number of classes*. It also works where outputs cannot be listed, such as a [depth map](05_depth).
 #
@@ -368,8 +367,8 @@ report.table(
 # **Predict, then run:** plot the gain under each shift against the lead of the Diffusion Classifier over the
 # classifier. What do you expect to see?
 #
-# Both subtract the accuracy of the same classifier, so on the same images they would be correlated by construction. We
-# therefore measure the lead on the images of seed 0 and the gain on the others.
+# Both numbers subtract the classifier's accuracy. On the same images, this alone would correlate them. We therefore
+# measure the lead on a third of the images and the gain on the others.
 
 # %% tags=["hide-input"]
 part = setting(mini=lambda r: r.seed == 0, full=lambda r: r.index % 2 == 0)
@@ -394,7 +393,8 @@ figures.show(
     "Classifier leads by more, Diffusion-TTA gains more. Shear is at the "
     "bottom left.",
     caption="The gain under each shift against the lead of the diffusion "
-    "model, measured on different images.",
+    "model, measured on different images. Orange: no positive gain. Intervals "
+    "are not drawn, and are wide.",
 )
 
 # %% tags=["hide-input"]
@@ -421,9 +421,8 @@ if len(both) > 2:
 #
 # ## What decides: timesteps
 #
-# The paper draws $t$ from the whole range. On page 01 small timesteps misled under noise. What do they do to
-# adaptation? A second set of images, eight for each shift and seed (`dtta evaluate --table teachers`), with two
-# diffusion models:
+# The paper draws $t$ from the whole range. What does this do here? We keep the learning rate, and use a second set of
+# images, eight for each shift and seed (`dtta evaluate --table teachers`), and two diffusion models:
 
 # %% tags=["hide-input"]
 PAIRS = [
@@ -449,15 +448,15 @@ if lines:
     report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# With all timesteps the UNet's gain is no longer established, and the small diffusion transformer (DiT) does harm.
-# Check the range of $t$ for a new diffusion model.
+# With the middle half, the UNet gains; for the small diffusion transformer (DiT) no gain is established. With all
+# timesteps none is for the UNet either, and the DiT does harm. Check the range of $t$ for a new diffusion model.
 #
 # ## More classes
 #
 # Which method is best as the number of classes grows, at 60 evaluations for an image? Reranking ([page 10](10_beyond))
-# evaluates only the network's likeliest classes.
+# multiplies the belief in the network's likeliest classes by likelihoods from the diffusion model.
 #
-# **Predict, then run:** with 480 names, how many pairs can the Diffusion Classifier afford for each?
+# **Predict, then run:** with 480 names, how many pairs can the Diffusion Classifier evaluate for each?
 
 # %% tags=["hide-input"]
 METHODS = {
@@ -508,7 +507,8 @@ figures.show(
     "methods are near zero.",
     caption="Gain at 60 evaluations for an image against the number of "
     "classes, over the network (top) and over the naive ensemble (bottom). "
-    "Open markers: more names than evaluations. Bars: 95% intervals.",
+    "Open markers: more names than evaluations. Bars: 95% intervals. Markers at "
+    "one number of classes are drawn side by side.",
 )
 lines = ["minus the ensemble, by number of names:"]
 for name, by_size in over_ensemble["scenes"].items():
@@ -517,28 +517,29 @@ for name, by_size in over_ensemble["scenes"].items():
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# The scenes are those of [page 06](06_open_vocabulary), 100 images for each number of names; the 480 names are four
-# synonyms for each of 120 kinds. Settings come from validation images for each number of names. Only Diffusion-TTA
-# keeps those that page 06 chose for 20 names, which may favour that size.
+# The digits are another sample than above. The scenes are those of [page 06](06_open_vocabulary), 100 images for each
+# number of names; the 480 names are four synonyms for each of 120 kinds, and any synonym is right. Settings come from
+# validation images; on scenes Diffusion-TTA has page 06's, chosen for 20 names, which may help it there.
 #
 # * **Few classes.** With ten digits and with 5 or 10 names, the data establish no difference between the ensemble and
-#   Diffusion-TTA or reranking. (Above, the ensemble had 240 evaluations and Diffusion-TTA 120.)
-# * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, and the Diffusion Classifier falls below the network. A
-#   hypothesis: three pairs or one pair for each name give noisy probabilities.
-# * **120 and 480 names.** No gain over the network is established for any method. The Diffusion Classifier is far below
-#   it: like the ensemble, it can evaluate only the network's 60 likeliest names, under one pair each.
+#   Diffusion-TTA or reranking.
+# * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, but among so many comparisons lower ends near 1 point
+#   are weak evidence. The Diffusion Classifier falls below the network: a hypothesis is that three pairs or one pair
+#   for each name give noisy probabilities.
+# * **120 and 480 names.** No gain over the network is established. The Diffusion Classifier is far below it, with one
+#   pair for each of the network's 60 likeliest names. The ensemble evaluates as many, but keeps the network's
+#   belief.
 #
-# Among so many comparisons, lower ends near 1 point are weak evidence. An evaluation is a forward pass; Diffusion-TTA
-# makes as many backward passes in addition. `dtta evaluate --table classes` recomputes the results.
+# Diffusion-TTA makes as many backward passes as evaluations. `dtta evaluate --table classes` recomputes the results.
 #
 # ## Exercises
 #
 # ```{exercise}
 # :label: fewer-samples
 #
-# How few samples are enough? Evaluate $B$ = 2, 6 and 24 on 60 **validation** images under Gaussian noise and under
+# How few pairs are enough? Evaluate $B$ = 2, 6 and 24 on 60 **validation** images under Gaussian noise and under
 # contrast, severity 3, with `Run` from `dtta.evaluation.run`, `evaluate` from `dtta.evaluation.evaluate` and
-# `paired_gain` from `dtta.evaluation.statistics`. Report gains with intervals.
+# `paired_gain` from `dtta.evaluation.statistics`.
 # ```
 #
 # ```{solution} fewer-samples
@@ -549,8 +550,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # evaluate(run, cells, range(60)))`.
 #
 # Gaussian noise: +23.3 [8.3, 38.3], +36.7 [21.7, 51.7], +38.3 [25.0, 51.7]. Contrast: −15.0 [−26.7, −5.0], −5.0 [−13.3,
-# 3.3], +6.7 [0.0, 15.0]. Under noise half of the answers are wrong, and even the noisy gradient of few pairs corrects
-# many; under contrast 87% are right, so it has more to destroy.
+# 3.3], +6.7 [0.0, 15.0]. Under noise two pairs gain; under contrast they harm, and no $B$ establishes a gain. A
+# hypothesis: under contrast 87% are right, so noise has more to destroy.
 # ```
 #
 # ```{exercise}
@@ -566,7 +567,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # `a, b = stored.align(stored.rows("digits-test", "none"), stored.rows("digits-test", "diffusion-classifier"), shifts)`,
 # then the mean of `max(r.score, s.score)`: 93.6%, that is 14.5 points above the classifier. Diffusion-TTA reaches 8.1
 # of them (56%), the ensemble 11.9 (82%). The ensemble keeps 24 of the 44 answers that only the classifier has right,
-# and 149 of the 157 that only the diffusion model has right: the mean follows the more confident of the two.
+# and 149 of the 157 that only the diffusion model has right. A hypothesis: the mean favours the more confident of the
+# two.
 # ```
 #
 # **Challenge.** Find a rule that needs no labels and avoids the harm under shear without losing the gain under noise:
@@ -575,11 +577,10 @@ report.line("\n".join(lines), tolerance=0.1)
 #
 # ## Take-aways
 #
-# * One step of Algorithm 1: predict, make the condition, draw pairs, take the loss, update.
 # * On these digits the gain grows with the lead of the diffusion model over the classifier; under shear there is a
 #   loss.
-# * With ten classes, averaging the two models' probabilities gains more, with 240 evaluations against 120; at 60 each
-#   the data establish no difference.
-# * The range of timesteps matters: with all of them the UNet gains less and the DiT loses.
+# * With ten classes, averaging the two models' probabilities gains more, with 240 evaluations against 120 and as many
+#   backward passes; at 60 each the data establish no difference.
+# * The range of timesteps matters: with all of them, at the same rate, the UNet gains less and the DiT loses.
 #
 # Next: [the same algorithm for segmentation](04_segmentation).

@@ -150,9 +150,11 @@ figures.show(
     alt="Scatter plot of gradients. Single pairs fill the plane. Means of 24 "
     "pairs with different noises are close to the mean of all. Means of 24 "
     "pairs that share one noise are spread widely, some with the wrong sign.",
-    caption="The gradient for one image, drawn again and again. Left of zero a "
-    "step goes the wrong way. Averaging 24 pairs helps if each has a different "
-    "noise (blue), and little if they share one (orange).",
+    caption="The gradient for one image, that of the least certain prediction, "
+    "drawn again and again. Up: the direction across the mean in which the "
+    "draws vary most. Left of zero a step opposes the mean. Averaging 24 pairs "
+    "helps if each has a different noise (blue), and little if they share one "
+    "(orange). A few grey points lie outside.",
 )
 
 
@@ -173,9 +175,9 @@ report.line(
 )
 
 # %% [markdown]
-# **The result.** Sharing the noise costs the whole gain at an unchanged learning rate; at a smaller one, no loss is
-# established. No change on this page is shown to improve on the validated settings, and the naive ensemble of [page
-# 03](03_classification) gains more. Gains are in points of accuracy with a 95% paired interval.
+# **The result.** With one noise for each step, about the whole gain is lost at an unchanged learning rate; at a smaller
+# rate, no loss is established. Nor does any change on this page establish a gain over the chosen settings; on [page
+# 03](03_classification) the naive ensemble did. Gains are in points of accuracy with a 95% paired interval.
 #
 # The gains are stored results of `dtta evaluate --table loss`: digits under twelve shifts, 24 for each. A sample is
 # computed again below; the gradients are all measured here. [Evidence 07](../book/evidence/07_loss_ablations) has every
@@ -208,9 +210,9 @@ print(tuple(g.shape), torch.allclose(g.cpu(), G[0], atol=1e-5))
 # %% [markdown]
 # This is the first row of a table $G$ with 64 noises (rows) and 24 timesteps (columns). The first figure shows its
 # entries, the means of its rows (one noise), and means with a random row for each column (24 noises). All have the
-# expectation $\bar g$. How far are they from it, relative to its length?
+# expectation $\bar g$. How far are they from it, relative to its length? We call this the *relative noise*:
 #
-# $$ \text{noise} = \sqrt{ \mathbb E \lVert g - \bar g \rVert^2 / \lVert \bar g \rVert^2 } $$
+# $$ r = \sqrt{ \mathbb E \lVert g - \bar g \rVert^2 / \lVert \bar g \rVert^2 } $$
 
 
 # %%
@@ -356,9 +358,9 @@ figures.show(
     "both lines. Right: stacked bars. In the middle half of the timesteps the "
     "noise has a much larger share than the timestep; over all timesteps the "
     "two have similar shares.",
-    caption="Left: lines from the formula, points from new draws. With shared "
-    "noise more pairs soon stop helping. Right: what the variance of one pair "
-    "is due to, over many images.",
+    caption="Left: lines from the formula, points from new draws (at B = 1 the two "
+    "colours differ by chance). With shared noise more pairs soon stop helping. "
+    "Right: what the variance of one pair is due to, over many images.",
 )
 
 # %% tags=["hide-input"]
@@ -371,13 +373,12 @@ for name, (value, lower, upper) in shares.items():
 
 # %% [markdown]
 # In the middle half of the timesteps, which validation chose, about half of the variance is due to $\epsilon$ and
-# hardly any to $t$: spreading the timesteps more evenly can hardly reduce it, and sharing $\epsilon$ leaves half of it
-# in place.
+# hardly any to $t$: sharing $\epsilon$ leaves half of it in place.
 #
 # ## Where the mean points
 #
-# Is $\bar g$ *right*? A step along $-\bar g$ changes the logit of the true class $y^*$ in proportion to $-\bar
-# g_{y^*}$. We call this number the *pull*; it should be positive. Here are the noise and the pull, by timestep:
+# Is $\bar g$ *right*? A small step of the logits along $-\bar g$ changes that of the true class $y^*$ in proportion to
+# $-\bar g_{y^*}$. We call this number the *pull*; it should be positive:
 
 # %%
 by_t = every.mean(1)  # the mean over the noises: (images, timesteps, K)
@@ -427,8 +428,9 @@ figures.show(
     "true class by quarter of the timesteps with intervals. That of the "
     "lowest quarter contains zero, the others lie above.",
     caption="Left: at both ends of the range the gradient depends little on "
-    "the noise. Right: the pull of the lowest timesteps on the true class is "
-    "not established. Intervals: 95%, over the images.",
+    "the noise. Right: the pull of the lowest quarter on the true class is "
+    "not established, and its interval is wide. Intervals: 95%, over the "
+    "images.",
 )
 
 # %% tags=["hide-input"]
@@ -442,10 +444,11 @@ report.line(
 )
 
 # %% [markdown]
-# Below about $t = 100$ the gradient has little noise, but the pull of the lowest quarter of timesteps is not
-# established: low noise does not guarantee the right direction. We can leave these timesteps out, or give them a small
-# weight. *Min-SNR* {cite:p}`hang2023minsnr` multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where
-# $\text{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)$. A weight of $1 / \text{SNR}$ gives the loss of the denoised image.
+# Below about $t = 100$ the gradient has little noise. For the lowest quarter the data establish no pull, but do not
+# exclude one like the others': little noise does not imply a right direction. Low timesteps can get a small weight:
+# *min-SNR* {cite:p}`hang2023minsnr` multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where $\text{SNR}
+# = \bar\alpha_t / (1 - \bar\alpha_t)$; we divide by the mean weight. A weight of $1 / \text{SNR}$ gives the loss of the
+# denoised image.
 
 # %%
 quarters = timesteps(4, 0.0, 1.0)  # the middle of each quarter
@@ -464,18 +467,19 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps, min-SNR gains over equal weights. Is the small weight of the lowest timesteps the reason? Exercise
-# 2 tests a part of this hypothesis.
+# With all timesteps, min-SNR gains over equal weights. Exercise 7.2 tests a hypothesis: the small weight of the lowest
+# timesteps is the reason.
 #
 # ## Noise and learning rate
 #
-# On a loss with curvature $h$, a step $-\eta g$ with noise $r$ changes the loss, in expectation, by
+# Since $\mathbb E \lVert g \rVert^2 = \lVert \bar g \rVert^2 (1 + r^2)$, a step $-\eta g$ on a loss with curvature $h$
+# changes the loss, in expectation, by
 #
 # $$ -\eta \lVert \bar g \rVert^2 + \tfrac12 h \eta^2 \lVert \bar g \rVert^2 (1 + r^2),
 # \qquad\text{best at}\quad \eta^* = \frac{1}{h\,(1 + r^2)} . $$
 #
-# The benefit grows with $\eta$, the damage from noise with $\eta^2 r^2$: a noisier gradient needs smaller steps. For
-# the middle half of the timesteps, with rates relative to that of the last line:
+# Doubling $\eta$ doubles the benefit and quadruples the damage, which grows with $r$: a noisier gradient needs a
+# smaller rate. For the middle half of the timesteps, over all images, with rates relative to the last line:
 
 # %% tags=["hide-input"]
 a, b, r, squared = ranges["middle half"]
@@ -504,7 +508,7 @@ report.line(
 )
 
 # %% [markdown]
-# **Predict, then run:** the validated settings use 24 pairs at $\eta = 0.02$. Which single changes harm at this rate,
+# **Predict, then run:** the chosen settings use 24 pairs at $\eta = 0.02$. Which single changes harm at this rate,
 # and which still harm at a rate chosen for them?
 
 # %% tags=["hide-input"]
@@ -548,7 +552,9 @@ figures.show(
     caption="One change at a time, all on the same images, with 95% paired "
     "intervals. Hollow points: the interval contains zero. A star: the rate "
     "was chosen anew on validation images, because the change rescales the "
-    "gradient.",
+    "gradient. Rows without a star or a chosen rate keep the rate. Antithetic: in "
+    "pairs mirrored at the middle of the range. Importance-sampled: with unequal "
+    "frequencies, which weights correct.",
 )
 
 # %% tags=["hide-input"]
@@ -570,15 +576,16 @@ lines += [f"computed again: {agree} of {count} answers are as stored"]
 report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
-# At the unchanged rate the noisiest gradients lose: one pair, three pairs, shared noise. At a rate chosen for each on
-# validation images, ten times smaller, no loss is established; the formula says seven times for one pair and four for
-# shared noise. Four times the rate harms even with 24 pairs. For all other changes the data establish no difference,
-# but most intervals extend two to four points on each side, so smaller effects cannot be detected.
+# At the unchanged rate the noisiest gradients lose: one pair, three pairs, shared noise. At rates ten times smaller,
+# chosen on validation images, no loss is established; the formula says seven (one pair) and four (shared noise). Four
+# times the rate harms too. For all other changes the data establish no difference, but most intervals extend two to
+# four points on each side.
 #
 # ## The paper's Table 5
 #
-# The paper adds one ingredient at a time, over all timesteps. Our rows are compared on the same images, four for each
-# shift and seed, each at a rate chosen on validation images:
+# The paper adds one ingredient at a time, over all timesteps; the last row adapts the diffusion model's weights $\phi$
+# too. Our rows are compared on the same images, four for each shift and seed, each at a rate chosen on validation
+# images:
 
 # %% tags=["hide-input"]
 ROWS = (
@@ -629,8 +636,8 @@ report.line("\n".join(differences), tolerance=0.3)
 
 # %% [markdown]
 # The noise falls over the first three rows, and the mean gains rise in the paper's order, but the data do not establish
-# that any of the three is better than another. And 180 pairs over all timesteps have less noise than 24 from the middle
-# half, but are not shown to gain more.
+# that any of the three is better than another, nor that 180 pairs over all timesteps gain more than 24 from the middle
+# half.
 #
 # ## Exercises
 #
@@ -645,9 +652,10 @@ report.line("\n".join(differences), tolerance=0.3)
 # :class: dropdown
 #
 # `t = torch.cat([t, t])` and `noise = torch.cat([noise, -noise])` on draws of 12. Over 200 draws, the noise is 0.52 for
-# 12 mirrored pairs, 0.54 for 24 independent ones, and 0.67 for 12. Mirroring cancels the odd part of $g$ and keeps the
-# even part. Since 12 mirrored pairs are as good as 24 independent ones, $g(\epsilon)$ and $g(-\epsilon)$ are nearly
-# uncorrelated on this image: both parts have nearly the same variance.
+# 12 mirrored pairs, 0.53 for 24 independent ones, and 0.72 for 12. Mirroring cancels the odd part of $g$ and keeps the
+# even part. Since 12 mirrored pairs have about the noise of 24 independent ones, $g(\epsilon)$ and $g(-\epsilon)$ are
+# nearly uncorrelated here. Their covariance is the variance of the even part minus that of the odd part, so the two are
+# similar.
 # ```
 #
 # ```{exercise}
@@ -662,7 +670,8 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # `w = diffusion.weight(timesteps(24, 0.0, 1.0), "min-snr").cpu()` and `components(every * w[:, None])`. The share of
 # $t$ falls from 0.20 to 0.08, but the noise of one pair does not fall: 3.8 [3.0, 5.1] becomes 4.3 [3.3, 6.9]. The mean
-# pull hardly changes (×1000: 0.68 [0.12, 1.26] and 0.70 [0.16, 1.27]). So neither explains why min-SNR gains.
+# pull hardly changes (×1000: 0.68 [0.12, 1.26] and 0.70 [0.16, 1.27]). Neither explains why min-SNR gains; steps of 24
+# stratified pairs were not measured.
 # ```
 #
 # **Challenge.** Reduce the part of $\epsilon$ by a *control variate*: subtract a multiple of a quantity that depends on
@@ -671,11 +680,10 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # ## Take-aways
 #
-# * The gradient's noise can be measured without labels.
+# * The gradient's noise can be measured without labels; its pull needs them, and little noise does not imply a
+#   right direction.
 # * On these digits, about half of it comes from $\epsilon$ in the middle half of the timesteps: use a new noise for
 #   each pair.
 # * A noisier gradient needs a smaller rate. Compare losses, norms and optimisers at a rate chosen for each.
-# * A precise gradient need not be right: the lowest timesteps have little noise and no established pull on the true
-#   class.
 #
 # Next: [which parameters to adapt](08_weights).

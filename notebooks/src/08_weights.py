@@ -11,8 +11,8 @@
 #
 # **The idea.** Diffusion-TTA {cite:p}`prabhudesai2023diffusion` follows the gradient of the diffusion loss to *all*
 # weights of the classifier. The same gradient can change less: the last layer, the normalisation layers, or only the
-# ten logits of one image. Or it can change the diffusion model too. On these digits the choice matters less than the
-# learning rate that goes with it.
+# ten logits of one image. Or it can change the diffusion model too. The choices can only be compared if each has a
+# suitable learning rate.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -187,10 +187,10 @@ for _ in range(N):
 by_hand = logits.detach().softmax(1)[0]
 
 # %% [markdown]
-# In the package this is the method `logits`; its option for a start at zero is named `start="random"`. Two variants
-# start from the network's logits instead of zero (*logits from $f_\theta(x)$*), or take the mean of the final belief
-# and the network's (*ensemble*). Now the choices on this image. **Predict, then run:** can a network of random weights,
-# adapted for five steps to one image, give the right answer?
+# In the package this is the method `logits` with the option `start="random"`: as random weights do, zeros replace what
+# was trained. Two variants start from the network's logits instead of zero (*logits from $f_\theta(x)$*), or take the
+# mean of the final belief and the network's (*ensemble*). Now the choices on this image. **Predict, then run:** can a
+# network of random weights, adapted for five steps to one image, give the right answer?
 
 # %%
 paths = {}
@@ -225,15 +225,17 @@ figures.show(
     "network begin low and rise first; the logits from zero and the random "
     "weights rise last.",
     caption="Belief in the true class, step by step, on one image that the "
-    "network gets wrong. Every choice finds the class, also the two that start "
-    "without a trained network. The lines of θ, and of θ and φ, coincide.",
+    "network gets wrong and all of θ corrects (of these, the one with the median "
+    "gain). Each of the seven choices finds the class, also the two that start "
+    "without a trained network. The lines of θ, and of θ and φ, coincide; the "
+    "norm layers are close to them.",
 )
 same = torch.isclose(by_hand[label].cpu(), paths["logits"][-1], atol=1e-3)
 print("logits by hand and by the package agree:", same.item())
 
 # %% [markdown]
 # Logits from zero and random weights know nothing about digits at step 0: their answer can only come from the diffusion
-# model. They use it as a classifier, as the [Diffusion Classifier](01_diffusion_loss) does.
+# model, which the [Diffusion Classifier](01_diffusion_loss) uses directly.
 #
 # Over the ResNet's 288 test images the choices differ in *which* answers they change:
 
@@ -269,8 +271,7 @@ report.line(
 )
 
 # %% [markdown]
-# LoRA makes few right answers wrong, and corrects half of the wrong ones; the others lose more and correct more. The
-# mean gain hides this difference.
+# LoRA keeps more right answers than the two others and corrects fewer wrong ones. The mean gain hides this difference.
 #
 # ## A rate for each choice
 #
@@ -325,9 +326,10 @@ if tried:
         "LoRA larger ones still. Right: a network of random weights loses over "
         "fifty points at 0.1 and gains from 2 on; the logits gain the same at "
         "every rate tried.",
-        caption="Gain of the ResNet on 96 validation images. Left: each part "
-        "has another best rate. Right: random weights lose at small rates and "
-        "gain at large ones.",
+        caption="Gain of the ResNet on 96 validation images. Left: all weights are "
+        "best at a smaller rate than the parts. Right: random weights lose at "
+        "small rates and gain at large ones; logits gain at all. The vertical "
+        "scales differ. Markers are moved a little sideways.",
     )
     parts = ", ".join(
         f"{TITLES[run]} {tried[run][0.02]['gain']:+.1f}"
@@ -336,15 +338,14 @@ if tried:
     report.line(f"at a rate of 2e-2: {parts}", tolerance=0.3)
 
 # %% [markdown]
-# Smaller parts needed larger rates here. A comparison at a single rate mixes the effect of the part with the effect of
-# the rate. With a rate for each, the data establish no difference between all weights and the normalisation layers, the
-# last layer or LoRA, for either network.
+# These parts needed larger rates than all weights, so a comparison at one rate mixes two effects. With a rate for each,
+# the data establish no difference between all weights and any of these parts, for either network.
 #
 # ## Random weights
 #
-# In the paper a network of random weights loses 68 points on ImageNet; here, with one draw of weights, it gains 13.5.
-# The right panel above shows a possible reason: at a rate of 0.1 ours fails too. **Predict, then run:** would more
-# steps rescue the small rate? One image of each shift:
+# Without a shift, in the paper a network of random weights loses 68 points on ImageNet; here, with one draw of weights,
+# it gains 13.5. The right panel above shows a possible reason: at a rate of 0.1 ours fails too. **Predict, then run:**
+# would more steps rescue the small rate? One image of each shift:
 
 
 # %%
@@ -401,12 +402,11 @@ report.line(
 )
 
 # %% [markdown]
-# More steps make up for much of a small rate: four right answers after five steps become nine after twenty. The paper's
-# Table 6 does not give its rate: that its random network failed for too small a rate, or too few steps, is a
-# hypothesis.
+# At the smallest rate, four right answers of twelve after five steps become nine after twenty. The paper's Table 6
+# gives no rate. A hypothesis: its rate was too small, or its steps too few.
 #
-# Here is that table next to our gains. The paper gives no intervals; its ± is twice an upper bound of the standard
-# error, which we computed.
+# Here is that table next to our gains. The paper gives no intervals; its ± is twice our upper bound of the standard
+# error, as if its two accuracies were of different images.
 
 # %% tags=["hide-input"]
 ROWS = {
@@ -440,7 +440,7 @@ report.table(
 # %% [markdown]
 # On ImageNet-R all effects of the paper but one are too small to tell. The exception is the random start, and its sign
 # is the *opposite* of ours. ImageNet has no shift: the network was trained on such images. We cannot compare there,
-# because on clean digits our networks are at the ceiling. In the paper $\phi$ adds 5.2 points on ImageNet. And here?
+# because our networks are at the ceiling on clean digits. In the paper $\phi$ adds 5.2 points on ImageNet. And here?
 
 # %% tags=["hide-input"]
 lines = [
@@ -465,8 +465,8 @@ lines += [f"computed again: {agree} of {count} answers are as stored"]
 report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
-# A small gain for the ResNet; for the ViT none is established. On validation images no rate of $\phi$ was better than a
-# fixed $\phi$, and these are two of [many comparisons](../book/statistics): do not rely on the first.
+# A small gain for the ResNet; for the ViT none is established. On validation images adapting $\phi$ never helped, and
+# these are two of [many comparisons](../book/statistics): do not rely on the first.
 #
 # ## A worse diffusion model
 #
@@ -511,13 +511,12 @@ for name, right in correct.items():
 report.line("\n".join(lines), tolerance=4.5, whole=2)
 
 # %% [markdown]
-# The Diffusion Classifier is well below the network here. Logits from zero end near it, and so does the adapted
-# network: starting from more accurate predictions does not protect it. The ensemble, which averages in the belief of
-# the unadapted network, loses less. (The rates were chosen for the other diffusion model.)
+# Logits from zero and all of θ both fall to about the accuracy of the Diffusion Classifier: starting from more accurate
+# predictions did not protect the network. The ensemble, which averages in the belief of the unadapted network, lost
+# least here. (The rates were chosen for the other diffusion model.)
 #
-# With one image and ten classes, the trained weights serve mainly as a starting point. Weights have two more roles,
-# which logits cannot have: they carry what was learnt to the next image ([page 09](09_online)), and all pixels of a map
-# share them ([page 04](04_segmentation)).
+# Weights have two roles, which logits cannot have: they carry what was learnt to the next image ([page 09](09_online)),
+# and all pixels of a map share them ([page 04](04_segmentation)).
 #
 # ## Exercises
 #
@@ -553,8 +552,8 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 #
 # On the 96 test images both gain +12.5 [6.2, 19.8]; minus "norm": 0.0 [−5.2, 5.2], minus "head": −2.1 [−6.2, 2.1]. Why
 # the same to the digit? By coincidence: the two predict the same class for 92 of the 96 images, and of the other four
-# each has two right. The data establish no difference. The wrong rate makes one: with 0.02 the biases gain 6.2 points,
-# and on validation images the convolution *loses* 33.3 points with 0.5, the rate of "norm".
+# each has two right. The data establish no difference. The wrong rate makes one: on these images with 0.02 the biases
+# gain 6.2 points, and on validation images the convolution *loses* 33.3 points with 0.5, the rate of "norm".
 # ```
 #
 # **Challenge.** Both random networks are a single draw of weights. Draw four more (`reinitialize(network, seed)` in
@@ -567,7 +566,7 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 # * On these digits, with a rate for each, the data establish no difference between parts of the network and all of it.
 # * Ten logits from zero, without a network, gain more than all weights of the ViT; for the ResNet no difference is
 #   established.
-# * Random weights also find the class of an image, if rate and number of steps are large enough.
-# * Where the diffusion model misleads, adapted networks follow it.
+# * Random weights also find the class of most images, at suitable rates.
+# * Where a diffusion model misled, all of θ followed it.
 #
 # Next: [adapting to a stream of images](09_online).

@@ -652,7 +652,7 @@ report.line("\n".join(differences), tolerance=0.3)
 # :class: dropdown
 #
 # `t = torch.cat([t, t])` and `noise = torch.cat([noise, -noise])` on draws of 12. Over 200 draws, the noise is 0.52 for
-# 12 mirrored pairs, 0.53 for 24 independent ones, and 0.72 for 12. Mirroring cancels the odd part of $g$ and keeps the
+# 12 mirrored pairs, 0.54 for 24 independent ones, and 0.67 for 12. Mirroring cancels the odd part of $g$ and keeps the
 # even part. Since 12 mirrored pairs have about the noise of 24 independent ones, $g(\epsilon)$ and $g(-\epsilon)$ are
 # nearly uncorrelated here. Their covariance is the variance of the even part minus that of the odd part, so the two are
 # similar.

@@ -38,7 +38,8 @@ _NOT_COMPARED = (
     r"\$\$.*?\$\$",
     r"\[(?:pages?|evidence)?\s*\d+\]\([^)]*\)",
     r"(?<=\])\([^)]*\)",
-    r"\b(?:pages?|evidence|exercises?|tables?|figures?|sections?|lines?|diffusion)\s+\d+(?:\.\d+)?(?:,? (?:to|and) \d+)*",
+    r"\b(?:pages?|evidence|exercises?|tables?|figures?|sections?|lines?|diffusion)"
+    r"\s+\d+(?:\.\d+)?(?:,? (?:to|and) \d+)*",
     r"\*\*Time:\*\*[^.]*",
     r"^\d+\. ",
     r"δ < 1\.25",  # the name of a metric

@@ -299,10 +299,9 @@ figures.explore(
     "falls with t, and the true class lies below the others; their difference "
     "peaks in the middle of the range and vanishes at both ends.",
     caption="Above: an image, with noise, and as the model estimates it under "
-    "its true and a wrong class. Below: the loss (log scale), and how much "
-    "higher it is under the wrong classes: most in the middle. Means and 95% "
-    "intervals over the images. Dots: only this image, one noise and the two "
-    "classes above, so they scatter around the curves.",
+    "its true and a wrong class. Below: the loss, and how much higher it is "
+    "under the wrong classes; means and 95% intervals over the images. Dots: "
+    "only this image, one noise and the two classes above.",
 )
 
 # %% [markdown]

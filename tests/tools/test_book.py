@@ -293,6 +293,7 @@ def test_live_page_draws_by_mouse_and_keyboard_and_a_link_restores_it_without_th
         page = visit.page
         requests = []
         page.on("request", lambda request: requests.append(request.url))
+        page.wait_for_load_state("networkidle")  # to reload earlier would stop what still loads
         page.reload()
         files = [url.rpartition("/")[2] for url in requests if "/live/" in url]
         assert sorted(files) == ["corruptions.js", "data.js", "engine.js", "live.css", "page.js"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Python runs it as it starts. The checkout is installed as an editable package: a finder that knows where dtta is, or a
-# path. Each process that imports dtta tells which one, at once: a kernel that is stopped does not come to its exit.
+# path. Each process that imports dtta records which one, at once: a kernel may be killed before its exit handlers run.
 SITECUSTOMIZE = f"""\
 import importlib.machinery, os, sys
 
@@ -18,16 +18,16 @@ sys.meta_path = [f for f in sys.meta_path if not getattr(f, "__module__", "").st
 sys.path = [p for p in sys.path if p != {str(ROOT)!r}]
 
 
-class Tell:
+class Recorder:
     @staticmethod
     def find_spec(name, path, target=None):
-        if name == "dtta" and "DTTA_TEST_TOLD" in os.environ:
+        if name == "dtta" and "DTTA_TEST_ORIGINS" in os.environ:
             spec = importlib.machinery.PathFinder.find_spec(name)
-            with open(os.environ["DTTA_TEST_TOLD"], "a") as file:
+            with open(os.environ["DTTA_TEST_ORIGINS"], "a") as file:
                 file.write((spec.origin if spec else "nowhere") + "\\n")
 
 
-sys.meta_path.insert(0, Tell)
+sys.meta_path.insert(0, Recorder)
 """
 
 

@@ -147,11 +147,11 @@ def check_open_vocabulary(page: Path, problem: str, models: dict, folder: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, tmp_path, monkeypatch):
-    told = tmp_path / "told"
+    origins = tmp_path / "origins"
     monkeypatch.setenv("PYTHONPATH", str(world / "site"))
     monkeypatch.setenv("DTTA_DATA", str(world / "data"))
     monkeypatch.setenv("DTTA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DTTA_TEST_TOLD", str(told))
+    monkeypatch.setenv("DTTA_TEST_ORIGINS", str(origins))
     problem, tables, extra = PAGES[name]
     page, folder = tmp_path / f"{name}.ipynb", tmp_path / "cache" / "results"
     extra = dict(extra)
@@ -169,7 +169,7 @@ def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, tmp_path, mon
 
     wrong = check_page(PROJECT, page, committed=False)
     assert [sentence for sentence in wrong if "absolute path" not in sentence] == []  # the checkpoints' own
-    used = told.read_text(encoding="utf-8").splitlines()
+    used = origins.read_text(encoding="utf-8").splitlines()
     assert used and {Path(path).parents[1] for path in used} == {world / "site"}
 
     text = "\n".join(words for _, words in outputs(page))

@@ -35,13 +35,13 @@ def test_it_runs_on_a_folder_of_pictures_with_seven_classes(tmp_path, monkeypatc
     command = tmp_path / "bin/dtta"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m dtta "$@"\n', encoding="utf-8")
     command.chmod(0o755)
-    here, told = tmp_path / "here", tmp_path / "told"
+    here, origins = tmp_path / "here", tmp_path / "origins"
     stand_ins.own_pieces(here)
     (here / "net").rename(here / "my-network"), (here / "dit").rename(here / "my-dit")
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(site),
-        "DTTA_TEST_TOLD": str(told),
+        "DTTA_TEST_ORIGINS": str(origins),
         "HF_HUB_OFFLINE": "1",
     }
     code = blocks()
@@ -56,4 +56,4 @@ def test_it_runs_on_a_folder_of_pictures_with_seven_classes(tmp_path, monkeypatc
         "photos-none-test.jsonl",
         "photos-diffusion-tta-test.jsonl",
     }
-    assert {Path(line).parents[1] for line in told.read_text(encoding="utf-8").splitlines()} == {site}
+    assert {Path(line).parents[1] for line in origins.read_text(encoding="utf-8").splitlines()} == {site}

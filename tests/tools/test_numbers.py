@@ -24,8 +24,8 @@ NOT_MEASURED = {"last-layer", "rank-and-rate", "fewest-weights"}
 def test_the_numbers_of_a_page(name):
     page = numbers.Page(PROJECT.sources / f"{name}.py", PROJECT.notebooks / f"{name}.ipynb")
     pending = [f"{label} is not in notebooks/measured.json" for label in NOT_MEASURED]
-    found = [text for text in numbers.problems(page, ENTRIES[name]) if not any(part in text for part in pending)]
-    assert not found, "\n".join(found)
+    problems = [text for text in numbers.problems(page, ENTRIES[name]) if not any(part in text for part in pending)]
+    assert not problems, "\n".join(problems)
 
 
 def test_entries_are_of_pages():
@@ -77,8 +77,8 @@ def test_a_wrong_number_fails(page, shown):
 def test_a_number_without_an_entry_fails(page, added):
     """A literal in code, or one of the page's outputs, is no evidence for a measured number."""
     page.prose += f"\nAnother is {added}.\n"
-    found = list(numbers.problems(page, RIGHT))
-    assert found and all("no entry in notebooks/numbers.yml" in text and "Another is" in text for text in found)
+    problems = list(numbers.problems(page, RIGHT))
+    assert problems and all("no entry in notebooks/numbers.yml" in text and "Another is" in text for text in problems)
 
 
 def test_an_entry_of_prose_that_changed_fails(page):

@@ -453,3 +453,10 @@ def test_build_is_strict(site):
     )
     with pytest.raises(PageError, match="unknown document"):
         call(site, "build", "--committed")
+
+
+def test_the_commands_start_without_torch():
+    """It takes longer to import than most of them to run."""
+    code = "import sys; import tools.pages.commands; print({'torch', 'diffusers', 'matplotlib'} & set(sys.modules))"
+    options = dict(cwd=CHECKOUT, capture_output=True, check=True, encoding="utf-8")
+    assert subprocess.run([sys.executable, "-c", code], **options).stdout == "set()\n"

@@ -3,7 +3,7 @@
 In order of preference:
 
 * ``docker``, ``podman``  a container of the image ``dtta-course`` (made from the Containerfile beside this file);
-* ``bubblewrap``          a process that sees the file system read-only, without homes, sockets and the course folder;
+* ``bubblewrap``          a process that sees system folders read-only: no homes, no sockets, no course folder;
 * ``unshare``             the same with what util-linux has.
 
 All have no network, and a limit on memory, time, output, processes and what is written; root becomes nobody. Where none
@@ -27,10 +27,11 @@ from dtta.course.staff.source import CourseError
 
 IMAGE = "dtta-course"
 NOBODY = 65534  # the user that root becomes
-# People's files, and sockets of services: a file system that is read-only does not keep anyone from calling Docker.
-HIDDEN = ("/home", "/root", "/run", "/var", "/srv", "/media")
+# What stays visible in /. The rest is people's files, such as another checkout with the solutions, and sockets of
+# services: a file system that is read-only does not keep anyone from calling Docker.
+SYSTEM = set("bin boot dev etc lib lib32 lib64 libx32 mnt nix opt proc sbin sys usr".split())
 KINDS = ("docker", "podman", "bubblewrap", "unshare")
-_PROCESS = "a process without network, which sees the file system read-only and neither your home nor this course"
+_PROCESS = "a process without network, which sees system folders read-only and neither your home nor this course"
 WORDS = {
     "docker": f"a Docker container of the image {IMAGE}, without network",
     "podman": f"a Podman container of the image {IMAGE}, without network",
@@ -114,7 +115,8 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
     run = [sys.executable, *python]
     if kind == "none":
         return run
-    hidden = _outermost([Path.home(), Path(tempfile.gettempdir()), *map(Path, HIDDEN), *hide])
+    others = [path for path in Path("/").iterdir() if path.is_dir() and path.name not in SYSTEM]
+    hidden = _outermost([Path.home(), Path(tempfile.gettempdir()), *others, *hide])
     shown = [path for path in _needed() if any(path.is_relative_to(h) for h in hidden)]
     if kind == "bubblewrap":
         apart = ["--unshare-all"]

@@ -19,11 +19,11 @@ class Adapter(nn.Module):
 
     Args:
         model: the task network f_θ, image -> output, a tensor or an object with ``logits``. Kept in eval mode.
-        optimizer: over the parameters to adapt, without state. `parameters` collects them (see ``select``).
+        optimizer: a new one, over the parameters to adapt. `parameters` collects them (see ``select``).
         steps: gradient steps for each call.
         episodic: True: restore all parameters after each call (single-sample adaptation). False: carry parameters and
             optimizer state along the stream of images (online adaptation).
-        others: further networks whose parameters the optimizer may hold.
+        others: further modules whose parameters the optimizer may hold.
         reset_every: online only: start again from the initial parameters after this many calls; None: never.
         restore_rate: online only: after each call, move the parameters by this fraction of the way back to their
             initial values; 0: not at all.
@@ -52,7 +52,7 @@ class Adapter(nn.Module):
         if episodic and (reset_every or restore_rate):
             raise ValueError("reset_every and restore_rate are for online adaptation: set episodic=False")
         self.model = model.eval()
-        self.networks = (model, *others)  # a tuple: registers no network a second time
+        self.networks = (model, *others)  # a tuple, so that nn.Module does not register them
         self.optimizer = optimizer
         self.steps = steps
         self.episodic = episodic
@@ -88,9 +88,7 @@ class Adapter(nn.Module):
             ValueError: the image has the wrong shape, dtype, range or device, or the network returns no tensor.
             FloatingPointError: the loss or the output is not finite. Episodic parameters are restored.
         """
-        check_image(image, *self.networks)
-        for network in self.networks:
-            network.eval()  # a caller may have changed the mode since the last call
+        self._check(image)
         try:
             with gradients_only_for(self.adapted, *self.networks), self.statistics(image):
                 output = self.take_steps(image, generator or self.generator)
@@ -128,7 +126,7 @@ class Adapter(nn.Module):
         """Prepare for a new image; called once before its steps."""
 
     def step(self, image: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Take one step. Return None to go on, or the output if the network needs no more steps."""
+        """Take one step. Return None to go on; a tensor ends the steps and is the answer."""
         raise NotImplementedError
 
     def statistics(self, image: Tensor) -> AbstractContextManager[None]:
@@ -141,10 +139,15 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def predict(self, image: Tensor) -> Tensor:
-        """Answer with the present parameters, without adapting."""
-        check_image(image, *self.networks)
+        """Answer with the present parameters, without adapting: the initial ones, unless calls are online."""
+        self._check(image)
         with self.statistics(image), self.model.register_forward_hook(take_logits):
             return self.answer(image)
+
+    def _check(self, image: Tensor) -> None:
+        check_image(image, *self.networks)
+        for network in self.networks:
+            network.eval()  # a caller may have changed the mode since the last call
 
     @torch.no_grad()
     def _carry_along(self) -> None:
@@ -156,7 +159,7 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Restore the initial parameters and clear the optimizer's state."""
+        """Restore the initial parameters and clear the optimizer's state. The generator goes on."""
         torch._foreach_copy_(self.adapted, self.start)
         self.calls = 0
         self.optimizer.state.clear()

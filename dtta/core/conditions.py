@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class _Mixture(nn.Module):
-    """Holds l, as a buffer that moves with the module, or as a function that is called each time."""
+    """Holds the class embeddings l: a fixed tensor, or a function that returns those of the moment."""
 
     _fixed: Tensor
 
@@ -49,12 +49,8 @@ class ClassMixture(_Mixture):
 class Tempered(nn.Module):
     """A condition with a temperature: c(y / τ) for logits y.
 
-    A temperature above 1 softens the condition's belief, not the network's output, so that a confident network still
-    gets a gradient. τ = 1 is the paper.
-
-    Args:
-        condition: logits (N, L, ...) -> c.
-        temperature: τ, above 0.
+    A τ above 1 softens the belief in the condition, not the network's output, so that a confident network still gets
+    a gradient. τ = 1 is the paper.
     """
 
     def __init__(self, condition: nn.Module, temperature: float):
@@ -64,7 +60,7 @@ class Tempered(nn.Module):
         self.condition, self.temperature = condition, temperature
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Logits (N, L, ...) -> c."""
+        """Logits (N, L, ...) -> c of the condition."""
         return self.condition(logits / self.temperature)
 
 
@@ -116,10 +112,7 @@ class DepthMap(nn.Module):
 class RelativeDepth(DepthMap):
     """Depth in the form that depth ControlNets were trained on: 1/depth, scaled in each image to [0, 1], in grey.
 
-    The nearest pixel is 1. Doubling all distances gives the same c.
-
-    Args:
-        near, far: depths are clamped to this range first, in the network's unit.
+    The nearest pixel is 1. Doubling all distances gives the same c. Depths are clamped to [near, far] first.
     """
 
     def __init__(self, near: float, far: float):

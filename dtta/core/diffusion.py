@@ -1,5 +1,5 @@
 """Diffusion models behind one interface: ``encode``, ``loss`` and, for models conditioned on classes,
-``class_embeddings``. The base class comes first, then a small adapter class for each family.
+``class_embeddings``. The base class comes first, then a small class for each family.
 
 Symbols are the paper's (arXiv 2311.16102, section 3): z0 is the clean latent, t the timestep, ε the noise, c the
 condition. Every family has z_t = a_t z0 + σ_t ε: a_t = √ᾱ_t, σ_t = √(1 - ᾱ_t); for flow matching a_t = 1 - σ_t.
@@ -7,7 +7,7 @@ condition. Every family has z_t = a_t z0 + σ_t ε: a_t = √ᾱ_t, σ_t = √(1
 
 from __future__ import annotations
 
-import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dtta.core.embedders import SharedEmbedder, SoftLabel
-from dtta.core.sampling import noise_levels
+from dtta.core.sampling import noise_levels, timestep_range
 
 WEIGHTINGS = ("none", "snr", "min-snr")
+NORMS = ("l2", "l1")
 
 
 class Diffusion(nn.Module):
-    """Forward process, target and loss, common to all families. An adapter adds ``output``.
+    """Forward process, target and loss, common to all families. The class of a family adds ``output``.
 
-    Weights may be float16 or bfloat16; the noise levels and the loss stay float32.
+    Weights may be float16 or bfloat16; z0, the noise levels and the loss stay float32.
 
     Args:
         network: the noise-prediction network φ, put in eval mode.
@@ -42,11 +43,11 @@ class Diffusion(nn.Module):
 
     def __init__(self, network: nn.Module, scheduler: Any, vae: nn.Module | None = None):
         super().__init__()
-        # eval matters beyond dropout: in train mode DiT's label embedding drops labels at random
         self.network = network.eval()
         self.vae = None if vae is None else vae.eval().requires_grad_(False)
         self.prediction_type, levels = noise_levels(scheduler)
         self.register_buffer("levels", levels, persistent=False)  # a_t and σ_t (2, T)
+        self.autocast: torch.dtype | None = None  # of the network's pass, set by ``precision.prepare``
 
     @property
     def timesteps(self) -> int:
@@ -91,7 +92,8 @@ class Diffusion(nn.Module):
         """ε_φ(z_t, t, c): the network's prediction (N, C, h, w) in the dtype of its weights."""
         dtype = self.network.dtype
         condition = condition.to(dtype) if condition.is_floating_point() else condition
-        output = self.output(z_t.to(dtype), t, condition)
+        with nullcontext() if self.autocast is None else torch.autocast(z_t.device.type, self.autocast):
+            output = self.output(z_t.to(dtype), t, condition)
         return output[:, : z_t.shape[1]]  # a network that learnt its variance has σ in the channels behind ε
 
     def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ class Diffusion(nn.Module):
         raise NotImplementedError
 
     def loss(self, z0: Tensor, t: Tensor, noise: Tensor, condition: Tensor, norm: str = "l2") -> Tensor:
-        """‖ε_φ(z_t, t, c) - ε‖² of each sample (Eq. 2), averaged over its elements, not over samples.
+        """‖ε_φ(z_t, t, c) - ε‖² of each sample (Eq. 2), averaged over its elements: (N,), float32.
 
         Args:
             z0: clean latents (N, C, h, w).
@@ -107,10 +109,8 @@ class Diffusion(nn.Module):
             noise: ε (N, C, h, w), standard normal.
             condition: c, one for each sample, in the form this family takes.
             norm: "l2" (the paper) or "l1".
-
-        Returns:
-            (N,) losses in float32.
         """
+        self.check_loss(norm)
         prediction = self.predict(self.add_noise(z0, t, noise), t, condition)
         error = prediction.float() - self.target(z0, t, noise).float()
         return (error.abs() if norm == "l1" else error.square()).flatten(1).mean(1)
@@ -120,23 +120,26 @@ class Diffusion(nn.Module):
         return (self.levels[0, t] / self.levels[1, t]).square()
 
     def weight(self, t: Tensor, weighting: str = "none", t_min: float = 0.0, t_max: float = 1.0) -> Tensor:
-        """The weight of the squared loss at each t, in the shape of t, with mean 1 over t_min T to t_max T.
+        """The weight of the loss at each t, in the shape of t, with mean 1 over t_min T to t_max T.
 
         Args:
             weighting: "none": 1 (the paper). "snr": makes the loss that of the denoised image, ‖ẑ0 - z0‖²: 1 / SNR for
                 ε, σ_t² for v and for flow matching. "min-snr": these times min(SNR, 5) (arXiv 2303.09556).
         """
-        self.check_weighting(weighting)
+        self.check_loss(weighting=weighting)
         if weighting == "none":
             return torch.ones(t.shape, device=t.device)
         snr = self.snr(torch.arange(self.timesteps, device=t.device))
         of_image = torch.ones_like(snr) if weighting == "snr" else snr.clamp(max=5)
         weight = of_image / snr if self.prediction_type == "epsilon" else of_image * self.levels[1].square()
-        return weight[t] / weight[int(t_min * self.timesteps) : math.ceil(t_max * self.timesteps)].mean()
+        low, high = timestep_range(t_min, t_max, self.timesteps)
+        return weight[t] / weight[low : high + 1].mean()
 
     @staticmethod
-    def check_weighting(weighting: str) -> None:
-        """Raise ValueError if there is no such weighting."""
+    def check_loss(norm: str = "l2", weighting: str = "none") -> None:
+        """Raise ValueError if there is no such norm or weighting."""
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
 
@@ -184,7 +187,7 @@ class DiT(Diffusion):
         super().__init__(transformer, scheduler, vae)
         embedder = transformer.transformer_blocks[0].norm1.emb
         weights = [block.norm1.emb.state_dict().values() for block in transformer.transformer_blocks]
-        loaded = transformer.config.get("_name_or_path")  # before training, the first block's random weights serve all
+        loaded = transformer.config.get("_name_or_path")  # else new: random embedders, of which the first is kept
         if loaded and not all(torch.equal(a, b) for other in weights for a, b in zip(weights[0], other, strict=True)):
             raise ValueError(f"the blocks of {loaded} have different class and timestep embedders, not one for all")
         embedder = embedder if isinstance(embedder, SharedEmbedder) else SharedEmbedder(embedder)
@@ -200,7 +203,7 @@ class DiT(Diffusion):
 
     def output(self, z_t: Tensor, t: Tensor | None, condition: Tensor) -> Tensor:
         embedder = self.network.transformer_blocks[0].norm1.emb
-        # once a pass, not in each block; where φ is adapted, every block adds its share of the gradient
+        # once a pass, not in each block; but where φ is adapted, each block keeps it in its graph, as in diffusers
         if not (torch.is_grad_enabled() and any(p.requires_grad for p in embedder.parameters())):
             t, condition = None, embedder(t, condition, self.network.dtype)
         return self.network(z_t, t, class_labels=condition).sample

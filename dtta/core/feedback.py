@@ -1,7 +1,6 @@
 """The gradient of the diffusion loss at the condition, accumulated over micro-batches of (t, ε) pairs.
 
-The task network runs once per step: ∂L/∂c is summed over all pairs, and one backward pass sends the sum through it. The
-gradient equals the naive loop's.
+The task network runs once per step: ∂L/∂c is summed over all pairs, and one backward pass sends the sum through it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def accumulate(
     weight: Tensor | None = None,
     scale: float = 1.0,
 ) -> Feedback:
-    """Return the mean loss over all pairs and its gradient at c; leave ∂L/∂φ, if φ is adapted, in φ's ``.grad``.
+    """Return L, the mean over images and pairs, and ∂L/∂c (None if c is fixed); add ∂L/∂φ to an adapted φ's ``.grad``.
 
     Args:
         z0: (N, C, h, w); t: (N, B); noise: (N, B, C, h, w); c: (N, ...), as returned by the condition.
@@ -37,26 +36,25 @@ def accumulate(
             this number. None: all pairs.
         norm: "l2" or "l1", see ``Diffusion.loss``.
         weight: of each pair (N, B); None: 1.
-        scale: multiplies all gradients, but not L.
-
-    Returns:
-        L, the mean over images and pairs, and ∂L/∂c times `scale` (None if c requires no gradient).
+        scale: multiplies both gradients, but not L.
     """
     N, B = t.shape
+    if not len(z0) == len(c) == N:
+        raise ValueError(f"z0, t and c must be of the same images, not {len(z0)}, {N} and {len(c)}")
     leaf = c.detach().requires_grad_(c.requires_grad)
     total = torch.zeros((), device=z0.device)
-    for pair in torch.arange(N * B, device=z0.device).split(micro_batch or N * B):
-        n = pair // B  # the image of each pair
-        losses = diffusion.loss(z0[n], t.flatten()[pair], noise.flatten(0, 1)[pair], leaf[n], norm)  # (M,)
+    for pairs in torch.arange(N * B, device=z0.device).split(micro_batch or N * B):
+        n, b = pairs // B, pairs % B  # image, and number of the pair
+        losses = diffusion.loss(z0[n], t[n, b], noise[n, b], leaf[n], norm)  # (M,)
         if weight is not None:
-            losses = losses * weight.flatten()[pair]
+            losses = losses * weight[n, b]
         (losses.sum() / (N * B) * scale).backward()
         total += losses.detach().sum() / (N * B)
     return total, leaf.grad
 
 
 def in_passes_that_fit(method: Any, pairs: int, attempt: Callable[[int], Any]) -> Any:
-    """Return `attempt(size)`, where `size` is ``method.micro_batch``, or `pairs` if that is smaller or None.
+    """Return `attempt(size)`, with `size` = min(method.micro_batch, pairs), or `pairs` if ``micro_batch`` is None.
 
     If memory runs out, try again with about half the size, and keep what fits as ``method.micro_batch``. Sizes that
     divide `pairs` are preferred: passes of one size. Raises torch.OutOfMemoryError if size 1 does not fit.
@@ -79,8 +77,9 @@ def with_scaled_gradients(
 ) -> Feedback:
     """Call `attempt(scale)` with a large scale and divide all gradients by it: float16 loses numbers below 6e-8.
 
-    The mean divides each gradient by `elements`, so the scale starts near it, a power of two, which changes no digit.
-    It is halved if a gradient overflows. Raises FloatingPointError if none fits. A loss that is not finite is returned.
+    The loss is a mean over `elements` numbers, which makes gradients that small; the scale starts near `elements`. It
+    is a power of two, so scaling is exact, and is halved if a gradient overflows. Raises FloatingPointError if no scale
+    fits. A loss that is not finite is returned.
 
     Args:
         elements: how many numbers the loss averages.
@@ -91,7 +90,7 @@ def with_scaled_gradients(
     while scale >= 1:
         loss, c_grad = attempt(scale)
         gradients = [g for g in (c_grad, *(p.grad for p in parameters)) if g is not None]
-        largest = torch.stack(torch._foreach_norm(gradients, math.inf)) if gradients else loss.new_zeros(1)
+        largest = torch.stack(torch._foreach_norm(gradients, math.inf))
         if (largest.isfinite().all() | ~loss.isfinite()).item():  # all in one read
             torch._foreach_div_(gradients, scale)
             return loss, c_grad

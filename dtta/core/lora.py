@@ -19,7 +19,7 @@ def add_lora(
         network: changed in place.
         targets: a regular expression for the names of the layers; None: the network's ``lora_targets``.
         rank: rows of A (rank, in) and columns of B (out, rank).
-        layers: numbers of the blocks that get LoRA (the first number in a layer's name); None: all.
+        layers: numbers of the blocks that get LoRA (the first number in a layer's name: 4 in layer4.0); None: all.
         seed: of A, which is drawn at random.
 
     Returns:
@@ -46,7 +46,7 @@ def add_lora(
 
 
 def remove_lora(network: nn.Module) -> None:
-    """Remove LoRA; the layers are what they were before ``add_lora``."""
+    """Remove LoRA; the layers compute what they did before ``add_lora``."""
     for name, layer in _lora_layers(network).items():
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, layer.get_base_layer())

@@ -19,11 +19,11 @@ def select(module: nn.Module, trainable: str = "all") -> list[nn.Parameter]:
     Args:
         trainable: "all": every parameter; "norm": scales and shifts of the normalisation layers (as TENT); "head":
             the last linear or convolution layer; "lora": the parameters that peft added; "leaf_modules": what the
-            authors' released code adapts, the layers without sublayers except the last one. This leaves out
-            parameters that a block holds directly (a quarter of torchvision's ViT-B/32).
+            authors' released code adapts, the layers without sublayers except the last one in the order in which
+            they were registered (an Identity counts). This leaves out parameters that a block holds directly (a
+            quarter of torchvision's ViT-B/32).
 
-    Raises:
-        ValueError: an unknown choice, or a network without such parameters.
+    Raises ValueError: an unknown choice, or a network without such parameters.
     """
     if trainable not in TRAINABLE:
         raise ValueError(f"unknown choice {trainable!r} of parameters; choose from {', '.join(TRAINABLE)}")

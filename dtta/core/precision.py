@@ -7,8 +7,6 @@ Softmax, mixing, loss and sums over samples stay in float32 in any precision.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -36,35 +34,36 @@ def prepare(
 ) -> nn.Module:
     """Prepare a method to run with its diffusion model in the given precision.
 
-    Fixed weights are stored in that precision, in half the memory; adapted parameters and normalisation layers stay
-    float32. Results equal those of ``torch.autocast`` over float32 weights to the last bit. Changes the diffusion
-    model in place.
+    Fixed weights of linear and convolution layers, all but the first, are stored in that precision, in half the memory;
+    all others stay float32. Results equal those of ``torch.autocast`` over float32 weights to the last bit. Changes the
+    diffusion model in place.
 
     Args:
         channels_last: the memory layout in which tensor cores are fastest at convolutions; None: on a GPU.
 
     Returns:
-        The method. Raises ValueError: unknown precision.
+        The method. Raises ValueError: unknown precision, or weights that are stored in another one.
     """
     if precision not in DTYPES:
         raise ValueError(f"precision must be one of {', '.join(DTYPES)}, not {precision!r}")
-    if diffusion not in list(method.modules()):  # not used; the next method may adapt it in float32
+    if diffusion not in list(method.modules()):  # this method does not use it: leave its weights alone
         return method
     dtype, network = DTYPES[precision], diffusion.network
+    if diffusion.autocast not in (None, dtype):
+        raise ValueError(f"weights are stored in {diffusion.autocast}; for {precision}, load the diffusion model again")
     device = next(network.parameters()).device
-    adapters = [m for m in method.modules() if isinstance(m, DiffusionTTA)]
     adapted = {id(p) for m in method.modules() if isinstance(m, Adapter) for p in m.adapted}
     if dtype is not None:
         layers = [m for m in network.modules() if isinstance(m, LAYERS)]
         for layer in layers[1:]:  # the first stays float32: diffusers reads the dtype of embeddings from it
             if not any(id(p) in adapted for p in layer.parameters()):
                 layer.to(dtype)
-        model: Any = diffusion
-        model.output = torch.autocast(device.type, dtype)(diffusion.output)
+        diffusion.autocast = dtype
     if device.type == "cuda" if channels_last is None else channels_last:
         network.to(memory_format=torch.channels_last)
         if diffusion.vae is not None:
             diffusion.vae.to(memory_format=torch.channels_last)
-    for tta in adapters:
-        tta.autocast = dtype
+    for tta in method.modules():
+        if isinstance(tta, DiffusionTTA):
+            tta.autocast = dtype
     return method

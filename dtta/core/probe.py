@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dtta.core.adapter import check_counts, check_image
 from dtta.core.diffusion import Diffusion
 from dtta.core.sampling import Sampling
 
@@ -33,12 +34,14 @@ def losses_under(
         seed, generator: of the pairs; `generator` replaces a new one with the seed. batch: images in one pass.
 
     Returns:
-        (N, K) means over the pairs. Raises ValueError if a condition has another number of images.
+        (N, K) means over the pairs. Raises ValueError: see `check_image`; a condition has another number of images.
     """
+    check_image(image, diffusion)
+    check_counts(samples=samples, batch=batch)
     wrong = [len(c) for c in conditions if len(c) != len(image)]
     if wrong:
         raise ValueError(f"each condition must be for all {len(image)} images, not for {wrong[0]}")
-    z0 = diffusion.encode(image)
+    z0 = diffusion.eval().encode(image)
     sampling = sampling or Sampling("stratified")
     t, noise = sampling.draw(z0, samples, diffusion.timesteps, generator or torch.Generator().manual_seed(seed))
     losses = torch.zeros(len(z0), len(conditions))

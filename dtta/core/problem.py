@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dtta.core.diffusion import Diffusion
 
-# Sums over images, by name, each an array (or a number); under "images" how many they are -> a number.
+# Sums over images by name, arrays or numbers, with their number of images under "images" -> the value of the metric.
 Metric = Callable[[Mapping[str, object]], object]
 
 
@@ -80,8 +80,7 @@ class Problem:
     ) -> tuple[Tensor, Tensor]:
         """Return image number `index` of a split under a shift, as a batch of one, and its label.
 
-        Raises:
-            IndexError: no such image. ValueError: unknown split, shift or severity.
+        Raises IndexError: no such image. ValueError: unknown split, shift or severity.
         """
         if not 0 <= index < self.size(split):
             raise IndexError(f"the {split} split has images 0 to {self.size(split) - 1}, not {index}")

@@ -25,13 +25,13 @@ class Sampling:
 
     Args:
         timesteps: "uniform": t independent and uniform (the paper); "stratified": one t from each of B
-            equal parts of the range; "antithetic": pairs t, t' mirrored at the middle of the range.
+            equally likely parts of the range; "antithetic": pairs t, t' of quantiles u and 1 - u.
         noise: "fresh": one ε for each t (the paper); "shared": one ε for all t of a step.
         t_min, t_max: the range of t, as fractions of T. (0, 1) is the paper.
         reuse_noise: draw once for each image and use the same pairs at every step, so that the losses of two steps
             can be compared (common random numbers).
         t_density: importance sampling: relative frequencies of t in equal parts of the range. ``weight`` corrects for
-            them, so that the loss has the same expectation. Empty: uniform.
+            them, so that the loss has the same expectation (exactly, if the parts end at timesteps). Empty: uniform.
     """
 
     timesteps: str = "uniform"
@@ -61,8 +61,8 @@ class Sampling:
             half = u[:, : (samples + 1) // 2]
             u = torch.cat([half, 1 - half], dim=1)[:, :samples]
         u = self._with_density(u)
-        low, high = math.floor(self.t_min * T + 1e-6), math.ceil(self.t_max * T - 1e-6) - 1  # u < 1 may round to 1
-        t = ((self.t_min + u * (self.t_max - self.t_min)) * T).long().clamp(low, high)
+        t = ((self.t_min + u * (self.t_max - self.t_min)) * T).long()
+        t = t.clamp(*timestep_range(self.t_min, self.t_max, T))  # u just below 1 may round to 1
         each = 1 if self.noise == "shared" else samples
         noise = torch.randn(images, each, *z0.shape[1:], generator=generator, device=device).to(z0.dtype)
         if device.type == "cpu" and z0.is_cuda:  # from pinned memory, a copy does not wait for the GPU
@@ -70,7 +70,7 @@ class Sampling:
         return t.to(z0.device), noise.to(z0.device).expand(-1, samples, *[-1] * (z0.ndim - 1))
 
     def weight(self, t: Tensor, T: int) -> Tensor:
-        """Return the weight of the loss at each t, in the shape of t: 1, or the uniform density over `t_density`."""
+        """Return the weight of the loss at each t, in the shape of t: uniform density over density drawn."""
         if not self.t_density:
             return torch.ones(t.shape, device=t.device)
         parts, q = len(self.t_density), torch.tensor(self.t_density, device=t.device)
@@ -90,11 +90,16 @@ class Sampling:
         return torch.from_numpy(((part + inside.clip(0, 1 - 1e-9)) / parts).astype(np.float32)).to(u.device)
 
 
+def timestep_range(t_min: float, t_max: float, T: int) -> tuple[int, int]:
+    """Return the lowest and the highest timestep in the range from t_min T to t_max T."""
+    return math.floor(t_min * T + 1e-6), math.ceil(t_max * T - 1e-6) - 1  # 0.29 x 100 is 28.999...
+
+
 def noise_levels(scheduler: Any) -> tuple[str, Tensor]:
     """Return what a scheduler's network predicts, and a_t and σ_t (2, T). Raises: see ``Diffusion``."""
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         sigma = scheduler.sigmas.flip(0)  # the library's begin with the most noise
-        if len(sigma) != scheduler.config.num_train_timesteps:
+        if len(sigma) != scheduler.config.num_train_timesteps or sigma[0] == 0:  # it appends a 0
             raise ValueError("the scheduler's set_timesteps has replaced its sigmas; load the scheduler again")
         return "flow", torch.stack([1 - sigma, sigma])
     if not isinstance(scheduler, DDPMScheduler):

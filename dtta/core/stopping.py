@@ -15,10 +15,8 @@ class Stopping:
     Args:
         confidence: do not adapt an image whose predicted class has at least this probability (for maps: the mean over
             pixels); None: adapt all.
-        patience: stop after this many steps in a row without a change of the predicted class; None: never.
-
-    Raises:
-        ValueError: a setting out of range.
+        patience: stop after this many steps in a row without a change of the predicted class (for maps: of any
+            pixel's); None: never. Raises ValueError: a setting out of range.
     """
 
     confidence: float | None = None

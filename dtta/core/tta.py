@@ -5,7 +5,7 @@
  3      y ← f_θ(x), logits or a depth map
  4      c ← c(y), which applies the softmax to logits
  5      draw B timesteps t and noises ε
- 6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z0 + √(1 − ᾱ_t) ε, t, c) − ε‖²,  z0 = encode(x)
+ 6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z0 + √(1 − ᾱ_t) ε, t, c) − ε‖², itself a mean over elements;  z0 = encode(x)
  7      θ ← θ − η ∇_θ L
  8      φ ← φ − η ∇_φ L  (optional)
  9  return f_θ(x)
@@ -51,15 +51,15 @@ class DiffusionTTA(Adapter):
         model: the task network f_θ, image -> output. Kept in eval mode.
         diffusion: the diffusion model ε_φ (see ``dtta.core.diffusion``). Kept in eval mode.
         condition: output -> c, differentiable (see ``dtta.core.conditions``).
-        optimizer, steps, episodic, life_cycle (reset_every, restore_rate, seed), errors: see ``Adapter``.
-        samples: B, (t, ε) pairs for each step and image.
+        optimizer, steps, episodic, reset_every, restore_rate, seed, errors: see ``Adapter``.
+        samples: B, the number of pairs (t, ε) for each step and image.
         sampling: how (t, ε) are drawn.
         stopping: when to stop before the last step; None: never.
         micro_batch: pairs in one pass through the diffusion model; None: all at once. If memory runs out it is halved
             until a pass fits. It changes memory and speed, not the gradient.
         norm: "l2" (the paper) or "l1".
         weighting: of the loss at each t, see ``Diffusion.weight``; "none" is the paper.
-        autocast: dtype of the diffusion model's pass, such as torch.bfloat16; everything else stays float32.
+        autocast: dtype of the diffusion model's pass, such as torch.bfloat16; the rest is as it was.
         on_step: called with each ``Step`` before the parameters change: a progress bar, a log.
     """
 
@@ -84,9 +84,7 @@ class DiffusionTTA(Adapter):
     ):
         super().__init__(model, optimizer, steps, episodic, (diffusion, condition), **life_cycle)
         check_counts(samples=samples, micro_batch=1 if micro_batch is None else micro_batch)
-        if norm not in ("l1", "l2"):
-            raise ValueError(f"norm must be 'l1' or 'l2', not {norm!r}")
-        diffusion.check_weighting(weighting)
+        diffusion.check_loss(norm, weighting)
         self.diffusion = diffusion.eval()
         self.condition = condition
         self.samples = samples
@@ -110,15 +108,18 @@ class DiffusionTTA(Adapter):
         if self.stopping.should_stop([*(step.output for step in self.history), y.detach()]):
             return y.detach()
         c = self.condition(y)  # line 4
+        if not (y.requires_grad and c.requires_grad) and any(p.requires_grad for p in self.model.parameters()):
+            raise ValueError("c has no gradient with respect to θ: the network or condition uses no_grad or argmax")
         draw = partial(self.sampling.draw, self.z0, self.samples, self.diffusion.timesteps, generator)
-        ahead = not self.sampling.reuse_noise and self.stopping == Stopping()  # draw while a GPU is still computing
+        # A step that may be left out must not use random numbers, so only a loop that never stops draws ahead.
+        ahead = not self.sampling.reuse_noise and self.stopping == Stopping()
         if not self.history or not (ahead or self.sampling.reuse_noise):
             self.pairs = draw()  # line 5
         loss, c_grad = self.feedback(self.z0, *self.pairs, c)  # line 6, ∂L/∂c and, if φ is adapted, ∂L/∂φ
         if c_grad is not None:
-            c.backward(c_grad)  # ∂L/∂θ: θ is fixed within a step, so one backward pass serves all pairs
+            c.backward(c_grad)  # ∂L/∂θ, and ∂L/∂φ of a class table in c; one backward pass serves all pairs
         if ahead and self.taken + 1 < self.steps:
-            self.pairs = draw()  # line 5 of the next step
+            self.pairs = draw()  # line 5 of the next step, while a GPU is still computing
         self.check_finite(loss, "the diffusion loss")  # waits for the GPU, as nothing before it in a step does
         self.history.append(Step(loss, c.detach(), y.detach()))
         if self.on_step:
@@ -128,14 +129,12 @@ class DiffusionTTA(Adapter):
 
     def weight(self, t: Tensor) -> Tensor:
         """Return the weight of the loss at each t, in the shape of t: that of the sampling times the weighting."""
-        sampling = self.sampling
-        weight = self.diffusion.weight(t, self.weighting, sampling.t_min, sampling.t_max)
-        return sampling.weight(t, self.diffusion.timesteps) * weight
+        weight = self.diffusion.weight(t, self.weighting, self.sampling.t_min, self.sampling.t_max)
+        return self.sampling.weight(t, self.diffusion.timesteps) * weight
 
     def feedback(self, z0: Tensor, t: Tensor, noise: Tensor, c: Tensor) -> Feedback:
         """Return L and ∂L/∂c, see `accumulate`, in passes that fit into memory."""
-        pairs = t.numel()
-        weight = self.weight(t)
+        pairs, weight = t.numel(), self.weight(t)
 
         def attempt(micro_batch: int, scale: float) -> Feedback:
             self.optimizer.zero_grad(set_to_none=True)

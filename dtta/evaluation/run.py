@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dtta.methods import build, online
@@ -109,7 +110,7 @@ class Row:
     seed: int = 0
     evaluations: float | None = None
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, int, int, int]:
         """What two rows must have in common to be compared."""
         return self.shift, self.severity, self.index, self.seed

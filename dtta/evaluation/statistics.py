@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +32,7 @@ def paired_gain(
         low, high = bootstrap_interval(b - a, [r.index for r in before], resamples, seed)
         return dict(before=a.mean(), after=b.mean(), gain=(b - a).mean(), low=low, high=high, images=len(a))
     images = np.unique([r.index for r in before])
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=resamples)
-    weight = np.concatenate([np.ones((1, len(images)), dtype=int), draws])  # the first row: the images as they are
+    weight = _weightings(len(images), resamples, seed)
     a, b = (value(rows, metric, images, weight) for rows in (before, after))
     gains = (b - a)[1:]
     gains = gains[~np.isnan(gains)]  # a resample may contain nothing that the metric measures
@@ -80,16 +79,30 @@ def bootstrap_interval(
     values: Sequence[float], groups: Sequence[int] | None = None, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
     """Return the 95% percentile bootstrap interval of the mean of `values` (n,); `groups` (n,) are resampled whole."""
-    rng = np.random.default_rng(seed)
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     group = np.unique(groups, return_inverse=True)[1]
     sums, counts = np.bincount(group, weights=np.asarray(values, dtype=float)), np.bincount(group)
-    means = []
-    for _ in range(-(-resamples // 500)):  # in portions, to save memory
-        pick = rng.integers(len(sums), size=(500, len(sums)))
-        means.append(sums[pick].sum(axis=1) / counts[pick].sum(axis=1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    total, number = (_resamples(len(sums), resamples, seed) @ np.stack([sums, counts], axis=1)).T
+    low, high = np.percentile(total / number, [2.5, 97.5])
     return float(low), float(high)
+
+
+# Drawing costs more than all else, and a table of results asks for the same draws hundreds of times.
+@lru_cache(maxsize=4)
+def _resamples(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Return how often each of n groups is drawn in each of R >= `resamples` resamples: (R, n)."""
+    rng, parts = np.random.default_rng(seed), []
+    for _ in range(-(-resamples // 500)):  # in portions, to save memory
+        pick = rng.integers(n, size=(500, n)) + n * np.arange(500)[:, None]
+        parts.append(np.bincount(pick.ravel(), minlength=500 * n).reshape(500, n).astype(float))
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _weightings(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Return how often each of n images counts: once each, then in each of R resamples: (1 + R, n)."""
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.concatenate([np.ones((1, n)), draws])
 
 
 def simultaneous_band(

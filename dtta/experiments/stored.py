@@ -291,6 +291,6 @@ def reproduce(
 
 def align(first: list[Row], second: list[Row], shifts: Collection[str] = ()) -> tuple[list[Row], list[Row]]:
     """Return the rows of the images that both lists have, in the same order, of the given shifts (none: of all)."""
-    by_key = {r.key: r for r in second}
-    pairs = [(r, by_key[r.key]) for r in first if r.key in by_key and (not shifts or r.shift in shifts)]
+    by_key = {r.key: r for r in second if not shifts or r.shift in shifts}
+    pairs = [(r, by_key[r.key]) for r in first if r.key in by_key]
     return [a for a, _ in pairs], [b for _, b in pairs]

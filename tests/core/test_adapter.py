@@ -356,11 +356,29 @@ def test_bad_images(model, phi, image, bad, message):
     (dict(restore_rate=1.5, episodic=False), r"restore_rate must lie in \[0, 1\], not 1.5"),
     (dict(restore_rate=0.5), "for online adaptation: set episodic=False"),
     (dict(reset_every=5), "for online adaptation: set episodic=False"),
-    (dict(norm="l3"), "norm must be 'l1' or 'l2', not 'l3'"),
+    (dict(norm="l3"), "norm must be one of l2, l1, not 'l3'"),
 ])  # fmt: skip
 def test_settings_out_of_range(model, phi, options, message):
     with pytest.raises(ValueError, match=message):
         wrap(model, phi, **options)
+
+
+def test_predict_runs_in_eval_mode_after_a_caller_has_trained(model, phi, image):
+    tta = wrap(model, phi)
+    expected, statistics = tta.predict(image), [b.clone() for b in model.buffers()]
+    model.train()
+    assert torch.equal(tta.predict(image), expected)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), statistics, strict=True))
+
+
+def test_a_condition_that_cuts_the_gradient_is_refused(model, phi, image):
+    class Hard(nn.Module):
+        def forward(self, logits):
+            return phi.class_embeddings[logits.argmax(1)]
+
+    tta = DiffusionTTA(model, phi, Hard(), torch.optim.SGD(select(model), lr=0.1), 1, 2)
+    with pytest.raises(ValueError, match="c has no gradient with respect to θ"):
+        tta(image)
 
 
 def test_weights_of_neither_network_are_refused(model, phi):

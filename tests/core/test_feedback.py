@@ -192,3 +192,20 @@ def test_a_loss_that_is_not_finite_is_returned_at_once():
     scales = []
     attempt = lambda scale: (scales.append(scale), (torch.full((), torch.nan), torch.full((2,), torch.nan)))[1]  # noqa: E731
     assert with_scaled_gradients(64, attempt, [])[0].isnan() and scales == [64]
+
+
+@pytest.mark.parametrize(("images", "conditions"), [(2, 4), (2, 1), (3, 2)])
+def test_conditions_of_other_images_are_refused(diffusion, images, conditions):
+    z0, t, noise = pairs(diffusion)
+    z0, c = z0[:1].expand(images, -1, -1, -1), diffusion.class_embeddings[[0] * conditions]
+    with pytest.raises(ValueError, match=f"must be of the same images, not {images}, 2 and {conditions}"):
+        accumulate(diffusion, z0, t, noise, c)
+
+
+def test_an_unknown_norm_is_refused_wherever_the_loss_is_computed(diffusion):
+    z0, t, noise = pairs(diffusion)
+    c = diffusion.class_embeddings[[0, 1]]
+    with pytest.raises(ValueError, match="norm must be one of l2, l1, not 'L1'"):
+        diffusion.loss(z0, t[:, 0], noise[:, 0], c, "L1")
+    with pytest.raises(ValueError, match="not 'huber'"):
+        accumulate(diffusion, z0, t, noise, c, norm="huber")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -48,7 +50,29 @@ def test_float32_leaves_everything_as_it_is(family):
     assert prepare(ready, ready.diffusion) is ready
     x = tiny.images(1)
     assert torch.equal(ready(x, seeded(0)), plain(x, seeded(0)))
-    assert ready.autocast is None and "output" not in vars(ready.diffusion)
+    assert ready.autocast is None and ready.diffusion.autocast is None
+
+
+def test_a_second_precision_is_refused_because_the_weights_have_been_rounded():
+    method = tta("unet")
+    prepare(method, method.diffusion, "bfloat16")
+    assert prepare(method, method.diffusion, "bfloat16") is method
+    for other in ("float16", "float32"):
+        with pytest.raises(ValueError, match=rf"stored in torch.bfloat16; for {other}, load the diffusion model again"):
+            prepare(method, method.diffusion, other)
+
+
+def test_a_copy_of_a_prepared_model_computes_with_its_own_weights():
+    method = tta("unet")
+    prepare(method, method.diffusion, "bfloat16")
+    z0, t, noise = pairs(method.diffusion)
+    c = method.diffusion.class_embeddings[[0, 1]]
+    twin = copy.deepcopy(method.diffusion)
+    expected = twin.loss(z0, t[:, 0], noise[:, 0], c)
+    with torch.no_grad():
+        for p in method.diffusion.network.parameters():
+            p.zero_()
+    assert torch.equal(twin.loss(z0, t[:, 0], noise[:, 0], c), expected)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

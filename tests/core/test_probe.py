@@ -35,6 +35,23 @@ def test_all_conditions_meet_the_same_noise():
     assert not torch.equal(found, losses_under(diffusion, image, [c, c, c.flip(0)], seed=1))
 
 
+def test_images_that_cannot_be_measured_are_refused():
+    diffusion, image = tiny.diffusion(), tiny.images(1)
+    c = diffusion.class_embeddings[[0]]
+    for wrong, message in ((255 * image, r"must lie in \[0, 1\]"), (image / 0, "NaN or infinite")):
+        with pytest.raises(ValueError, match=message):
+            losses_under(diffusion, wrong, [c])
+    with pytest.raises(ValueError, match="samples must be a whole number of at least 1, not 0"):
+        losses_under(diffusion, image, [c], samples=0)
+
+
+def test_a_model_in_train_mode_is_measured_in_eval_mode():
+    diffusion, image = tiny.diffusion("dit"), tiny.images(1)
+    c = diffusion.class_embeddings[[0]]
+    expected = losses_under(diffusion, image, [c])
+    assert torch.equal(losses_under(diffusion.train(), image, [c]), expected) and not diffusion.training
+
+
 def test_a_condition_for_other_images_is_refused():
     diffusion = tiny.diffusion()
     with pytest.raises(ValueError, match="each condition must be for all 3 images, not for 2"):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dtta.core.sampling import NOISE, TIMESTEPS, Sampling
+from dtta.core.diffusion import ClassUNet
+from dtta.core.sampling import NOISE, TIMESTEPS, Sampling, timestep_range
 
 Z0 = torch.zeros(2, 1, 4, 4)
 
@@ -201,3 +203,16 @@ def test_the_largest_number_below_one_stays_in_the_range(low, high, largest, mon
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, 1 - 2.0**-24))
     t, _ = draw(Sampling(t_min=low, t_max=high), 2, 1000, 0)
     assert t.unique().tolist() == [largest]
+
+
+@pytest.mark.parametrize(("t_min", "t_max", "T"), [(0.29, 1.0, 100), (0.0, 0.57, 100), (0.1, 0.3, 1000)])
+def test_the_range_of_the_draws_is_the_range_of_the_weights(t_min, t_max, T):
+    low, high = timestep_range(t_min, t_max, T)
+    assert (low, high) == (round(t_min * T), round(t_max * T) - 1)
+    t, _ = Sampling("stratified", t_min=t_min, t_max=t_max).draw(
+        torch.zeros(1, 1, 1, 1), high - low + 1, T, torch.Generator().manual_seed(0)
+    )
+    assert (t.min().item(), t.max().item()) == (low, high)
+    diffusion = ClassUNet(tiny.unet_network(), DDPMScheduler(T))
+    weights = diffusion.weight(torch.arange(low, high + 1), "min-snr", t_min, t_max)
+    assert weights.mean().item() == pytest.approx(1, rel=1e-5)

@@ -41,8 +41,9 @@ PROBLEMS = {
 OPTIMIZERS = {
     "sgd": dict(optimizer="sgd", lr=0.05),
     "nesterov": dict(optimizer="nesterov", lr=0.05),
-    "adam": dict(optimizer="adam", lr=1e-3),
-    "adamw": dict(optimizer="adamw", lr=1e-3),
+    # Adam divides a gradient by its size, and with it the rounding of a gradient near zero: small steps
+    "adam": dict(optimizer="adam", lr=1e-4),
+    "adamw": dict(optimizer="adamw", lr=1e-4),
 }
 SETTINGS = {
     "shared": dict(noise="shared", reuse_noise=True, timesteps="stratified", micro_batch=5),

@@ -103,9 +103,10 @@ def test_tokens_and_pooled_vectors_come_out_as_they_went_in():
     assert packed.shape == (3, 8, 40) and torch.equal(unpack(packed, 90)[1], wide)
 
 
-def test_a_scheduler_after_set_timesteps_is_refused():
+@pytest.mark.parametrize("steps", [28, 999])  # set_timesteps appends a zero: 999 steps have 1,000 sigmas
+def test_a_scheduler_after_set_timesteps_is_refused(steps):
     scheduler = FlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(28)
+    scheduler.set_timesteps(steps)
     with pytest.raises(ValueError, match="set_timesteps has replaced its sigmas; load the scheduler again"):
         StableDiffusion3(sd3_transformer(), scheduler)
 

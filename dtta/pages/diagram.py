@@ -28,7 +28,7 @@ def method(task: str = "classification", adapted: str = "$\\phi$ fixed or adapte
     ax.set(xlim=(0, 66), ylim=(0, 46))
     ax.axis("off")
     _box(ax, 7.5, 39, 14, 12, "image\n$x$", "white")
-    _box(ax, 31, 39, 18, 12, "task network\n$f_\\theta$", SKY)
+    _box(ax, 28, 39, 16, 12, "task network\n$f_\\theta$", SKY)
     _box(ax, 56, 39, 18, 12, f"$y$: {output}", "white")
     _box(ax, 56, 22, 18, 12, condition, ORANGE)
     _box(ax, 31, 22, 23, 12, f"diffusion model\n$\\epsilon_\\phi(z_t, t, c)$\n{adapted}", GREEN)
@@ -36,11 +36,11 @@ def method(task: str = "classification", adapted: str = "$\\phi$ fixed or adapte
     _box(ax, 7.5, 5.5, 14, 9, "noise $\\epsilon$,\nlevel $t$", "white")
     _box(ax, 42.25, 5.5, 45.5, 9, "$L = \\|\\,\\epsilon_\\phi(z_t, t, c) - \\epsilon\\,\\|^2$", "white")
     forward = (
-        ((14.5, 39), (22, 39)), ((40, 39), (47, 39)), ((54, 33), (54, 28)), ((47, 24), (42.5, 24)),
+        ((14.5, 39), (20, 39)), ((36, 39), (47, 39)), ((54, 33), (54, 28)), ((47, 24), (42.5, 24)),
         ((7.5, 33), (7.5, 28)), ((14.5, 22), (19.5, 22)), ((7.5, 10), (7.5, 16)), ((14.5, 5.5), (19.5, 5.5)),
         ((29, 16), (29, 10)),
     )  # fmt: skip
-    backward = ((33, 10), (33, 16)), ((42.5, 20), (47, 20)), ((58, 28), (58, 33)), ((47, 36), (40, 36))
+    backward = ((33, 10), (33, 16)), ((42.5, 20), (47, 20)), ((58, 28), (58, 33)), ((47, 36.5), (36, 36.5))
     for arrows, colour, line in ((forward, "black", "-"), (backward, VERMILION, "--")):
         for start, end in arrows:
             style = dict(
@@ -48,7 +48,7 @@ def method(task: str = "classification", adapted: str = "$\\phi$ fixed or adapte
             )
             ax.annotate("", end, start, arrowprops=style)
     ax.text(34.5, 13, "gradient", color=VERMILION, va="center", fontsize=12)
-    ax.text(31, 30.5, "update $\\theta$", color=VERMILION, ha="center", va="center", fontsize=12)
+    ax.text(41.5, 34.2, "update $\\theta$", color=VERMILION, ha="center", va="center", fontsize=12)
     return fig
 
 

@@ -9,12 +9,12 @@
 # %% [markdown]
 # # A diffusion model in sixty lines
 #
-# **The idea.** Add noise to an image and train a network to predict that noise, given the image's class. A network that
-# can do this can do two more things: draw new images of a class, and judge which class an image belongs to.
-# Diffusion-TTA is built on the second: it adapts a classifier to test images (*test-time adaptation*).
+# **The idea.** Add noise to an image and train a network to predict that noise, given the image's class. Such a network
+# can do two more things: generate new images of a class, and judge which class an image belongs to. Diffusion-TTA is
+# built on the second: it adapts a classifier to test images (*test-time adaptation*).
 
 # %% tags=["parameters", "hide-input"]
-scale = "mini"  # this page is the same at both scales
+scale = "mini"  # a parameter of all pages, which this one does not use
 seed = 0
 steps = 2000  # of training
 pairs = 25  # (timestep, noise) pairs for each image when the model classifies
@@ -55,29 +55,29 @@ a = alpha_bar[levels, None]
 strip = a.sqrt() * x_test[:1] + (1 - a).sqrt() * torch.randn(1, 64)
 figures.show(
     draw(strip, [f"t = {t}" for t in levels]),
-    alt="One handwritten digit at ten noise levels: clear at first, pure noise "
-    "at last.",
-    caption="One digit at ten noise levels, each time with the same noise; "
-    "values outside black and white are clipped. The network learns to predict "
-    "the noise.",
+    alt="One handwritten digit at ten noise levels: clear at first, almost pure "
+    "noise at last.",
+    caption="One digit at ten of the 200 noise levels t, each time with the "
+    "same noise, which the network learns to predict. Values outside black and "
+    "white are clipped.",
 )
 
 # %% [markdown]
-# **The result.** After training on 1,400 digits, we choose for each of 397 other digits the class under which the noise
-# is predicted best. About 99% are right, although the network was never trained to classify. A nearest-neighbour
-# search, which needs no training, is right about as often. We will use the diffusion model to correct a classifier, not
-# to replace it.
+# **The result.** After training on 1,400 digits, we give the network each of 397 other digits under every class, and
+# keep the class under which it predicts the noise best. About 99% of these choices are right, although the network was
+# only trained to predict noise. For the difference from a nearest-neighbour search, the interval contains zero.
 #
 # **You need** Python, PyTorch and softmax. **Time:** 15 minutes to read, a minute to run on two CPU cores.
 #
 # ## Adding noise
 #
 # The images are scikit-learn's handwritten digits: 8 × 8 pixels, 64 numbers from −1 to 1. Call one of them $z_0$. The
-# *forward process* adds a little Gaussian noise in each of $T$ steps, with variance $\beta_t$:
+# *forward process* shrinks the image slightly in each of $T$ steps, and adds Gaussian noise of variance $\beta_t$:
 #
 # $$z_t = \sqrt{1 - \beta_t}\; z_{t-1} + \sqrt{\beta_t}\; \epsilon_t, \qquad \epsilon_t \sim \mathcal N(0, I).$$
 #
-# A sum of Gaussians is a Gaussian, so we need not take the steps one by one. With $\bar\alpha_t = \prod_{s \le t} (1 -
+# Two steps at once multiply $z_0$ by $\sqrt{(1 - \beta_1)(1 - \beta_2)}$ and add Gaussian noise of variance $(1 -
+# \beta_2) \beta_1 + \beta_2 = 1 - (1 - \beta_1)(1 - \beta_2)$, and so on. With $\bar\alpha_t = \prod_{s \le t} (1 -
 # \beta_s)$,
 #
 # $$z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon, \qquad \epsilon \sim \mathcal N(0, I).$$
@@ -85,7 +85,8 @@ figures.show(
 # %%
 T = 200
 beta = torch.linspace(1e-4, 0.05, T)
-# From almost 1 (image) to almost 0 (noise); index 0: after the first step
+# From almost 1 (image) to almost 0 (noise). In code, t counts from 0: t = 0
+# is after the first step, not the clean digit.
 alpha_bar = (1 - beta).cumprod(0)
 
 
@@ -98,9 +99,10 @@ def add_noise(z0, t, noise):
 # %% [markdown]
 # ## The network
 #
-# $\epsilon_\phi(z_t, t, c)$, with weights $\phi$, gets the noisy digit, the timestep and the class. It estimates the
-# noise. The class becomes a vector from a table, its *embedding*: this is the **condition** $c$. The timestep becomes a
-# vector too, and the sum of both enters every block. Published models are larger, but follow the same plan.
+# $\epsilon_\phi(z_t, t, c)$, with weights $\phi$, estimates the noise from the noisy digit, the timestep and the class.
+# The class becomes a vector from a table, its *embedding*: this is the **condition** $c$. The timestep gets an
+# embedding too, and every block receives the sum of the two. Published models use convolutions or attention, with the
+# same inputs and output.
 
 
 # %%
@@ -112,8 +114,8 @@ class Block(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, h, e):
-        both = torch.cat([self.norm(h), e], 1)
-        return h + self.project(F.silu(self.mix(both)))
+        joined = torch.cat([self.norm(h), e], 1)
+        return h + self.project(F.silu(self.mix(joined)))
 
 
 # %%
@@ -136,8 +138,8 @@ class Denoiser(nn.Module):
 # %% [markdown]
 # ## Training
 #
-# One step: draw digits, timesteps and noises; compare the network's estimate with the noise that was added. The mean
-# squared error is the **diffusion loss**. The rest of this book uses the same number at test time.
+# In each step, sample digits, timesteps and noise, and compare the network's estimate with the noise that was added.
+# The mean squared error is the **diffusion loss**. The rest of this book uses the same loss at test time.
 
 # %%
 model, history = Denoiser(), []
@@ -155,16 +157,14 @@ for _ in tqdm(range(steps), desc="training", unit="step"):
     history.append(loss.item())
 
 # %% tags=["hide-input"]
-model.requires_grad_(False)
 window = min(50, steps)
 mean = torch.tensor(history).unfold(0, window, window).mean(1)
 fig, ax = plt.subplots(figsize=(6, 3))
 ax.plot(torch.arange(len(mean)) * window + window / 2, mean)
 ax.set(
     xlabel="training step",
-    ylabel="diffusion loss",
+    ylabel=f"diffusion loss,\nmean over {window} steps",
     ylim=(0, None),
-    title="Mean over 50 steps",
 )
 figures.show(
     fig,
@@ -175,20 +175,21 @@ figures.show(
 )
 
 # %% [markdown]
-# A network that always answers 0 has a loss of 1, the variance of the noise. Training does not reach a loss of 0: near
-# $t = 0$ the noise is too weak to be predicted well.
+# A network that always outputs 0 has a loss of 1, the variance of the noise. No network reaches 0: a noisy digit does
+# not fully determine its noise.
 #
-# ## Drawing digits
+# ## Generating digits
 #
-# To draw an image, start from pure noise and go backwards, one timestep at a time {cite:p}`ho2020ddpm`:
+# To generate an image, start from pure noise and go backwards, one timestep at a time {cite:p}`ho2020ddpm`:
 #
 # $$z_{t-1} = \frac{1}{\sqrt{1 - \beta_t}} \Big( z_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\,\epsilon_\phi(z_t, t, c) \Big)
 # + \sqrt{\beta_t}\;\epsilon'.$$
 #
-# Each step subtracts a part of the predicted noise, rescales, and adds a little fresh noise $\epsilon'$, except at the
-# end.
+# Each step subtracts a part of the predicted noise, rescales, and adds a little fresh noise $\epsilon' \sim \mathcal
+# N(0, I)$, except at the end.
 
 # %%
+model.requires_grad_(False)  # training is over
 label = torch.arange(10).repeat(2)  # each class twice
 z = torch.randn(len(label), 64)
 for t in reversed(range(T)):
@@ -200,10 +201,10 @@ for t in reversed(range(T)):
 
 # %% tags=["hide-input"]
 figures.show(
-    draw(z, [str(c.item()) for c in label]),
-    alt="Two drawn digits of each class, most of them readable.",
-    caption="Two drawings of each class (titles). Which would you recognise "
-    "without the title?",
+    draw(z, [str(j.item()) for j in label]),
+    alt="Two generated digits of each of the ten classes.",
+    caption="Two generated digits of each class, which is the title. Some are "
+    "easier to recognise than others.",
 )
 
 # %% [markdown]
@@ -213,10 +214,11 @@ figures.show(
 #
 # $$\hat z_0 = \frac{z_t - \sqrt{1 - \bar\alpha_t}\;\epsilon_\phi(z_t, t, c)}{\sqrt{\bar\alpha_t}}.$$
 #
-# This is the network's guess of the clean digit. **Predict, then run:** what will it guess if we give it a wrong class?
+# This guesses the clean digit. **Predict, then run:** what is the guess under a wrong class, with little noise and with
+# much?
 
 # %%
-k = 1  # number of the test digit
+k = 1  # index of the test digit
 wrong = (y_test[k] + 5) % 10
 label = torch.stack([y_test[k], wrong])
 rows, losses = [], []
@@ -233,90 +235,94 @@ for t in (20, 60, 140):
 titles = []
 for t, loss in zip((20, 60, 140), losses, strict=True):
     titles += [
-        f"t = {t}",
-        f"as {label[0]}: {loss[0]:.2f}",
-        f"as {label[1]}: {loss[1]:.2f}",
+        f"with noise,\nt = {t}",
+        f"right class {label[0]},\nloss {loss[0]:.2f}",
+        f"wrong class {label[1]},\nloss {loss[1]:.2f}",
     ]
 figures.show(
     draw(rows, titles, 3),
     alt="In rows for three noise levels: a noisy digit, and the clean digit "
     "that the network predicts under the true and under a wrong class, each "
     "with its loss.",
-    caption="Left: a digit under more and more noise. Middle and right: the "
-    "clean digit predicted under the right class and under a wrong one. The "
-    "numbers are the losses.",
+    caption="Left: a digit with more and more noise. Middle and right: the "
+    "clean digit predicted under the right class and under a wrong one.",
 )
 
 # %% [markdown]
-# At $t = 20$ the wrong class hardly changes the guess, at 60 it blurs it, and at 140 the network draws the wrong digit.
-# All losses fall with $t$, because strong noise is easy to see; the difference between the classes is what counts.
-# **Diffusion-TTA turns this difference into a gradient for the classifier.**
+# At $t = 20$ the wrong class changes the guess only a little, at 60 it blurs it, and at 140 the guess is the wrong
+# digit. Yet the losses differ most at $t = 20$: by the formula above, the loss is the squared error of $\hat z_0$ times
+# $\bar\alpha_t / (1 - \bar\alpha_t)$, which falls with $t$. What counts is under which class the loss is lower.
+# **Diffusion-TTA turns this difference into a gradient for the classifier** ([page 02](02_conditions)).
 #
 # ## A classifier from losses
 #
-# Try every class and keep the one with the lowest loss. A loss depends on the pair $(t, \epsilon)$, so take the mean
-# over many, the same ones for every class. This is the *Diffusion Classifier* {cite:p}`li2023diffusion`.
+# Try every class and keep the one with the lowest loss. The loss depends on the pair $(t, \epsilon)$, so average it
+# over 25 random pairs, the same for every class. This is the *Diffusion Classifier* {cite:p}`li2023diffusion`.
 
 # %%
 total = torch.zeros(len(x_test), 10)
 for _ in tqdm(range(pairs), desc="classifying", unit="pair"):
     t, noise = torch.randint(T, (len(x_test),)), torch.randn_like(x_test)
     z = add_noise(x_test, t, noise)
-    for c in range(10):
-        estimate = model(z, t, torch.full_like(t, c))
-        total[:, c] += (estimate - noise).square().mean(1)
+    for j in range(10):
+        estimate = model(z, t, torch.full_like(t, j))
+        total[:, j] += (estimate - noise).square().mean(1)
 prediction = total.argmin(1)
 
 # %% tags=["hide-input"]
 neighbour = y_train[torch.cdist(x_test, x_train).argmin(1)]
-for name, answer in {
-    "lowest diffusion loss": prediction,
-    "nearest neighbour": neighbour,
-}.items():
-    right = (answer == y_test).double()
-    low, high = bootstrap_interval(100 * right.numpy())
-    report.line(
-        f"{name}: {100 * right.mean():.1f}% right (95% interval {low:.1f} to {high:.1f})",
-        tolerance=1.5,
+right = {
+    "lowest diffusion loss": (prediction == y_test).double(),
+    "nearest neighbour": (neighbour == y_test).double(),
+}
+lines = []
+for name, of in right.items():
+    low, high = bootstrap_interval(100 * of.numpy())
+    lines.append(
+        f"{name}: {100 * of.mean():.1f}% right (95% interval {low:.1f} to {high:.1f})"
     )
+ours, nearest = right.values()
+lines.append(
+    "difference with its 95% interval: "
+    + report.interval(100 * (ours - nearest).numpy())
+)
+report.line("\n".join(lines), tolerance=1.5)
 
 # %% [markdown]
-# Why does this work? [Page 01](01_diffusion_loss) derives it from the likelihood and Bayes' rule.
-#
 # ## Exercises
 #
 # ```{exercise}
 # :label: steps-of-training
 #
-# Train for 200 steps instead of 2,000. Which suffers first: the drawn digits or the accuracy?
+# Train for 200 steps instead of 2,000 (`steps` in the first cell). Which suffers first: the generated digits or the
+# accuracy?
 # ```
 #
 # ```{solution} steps-of-training
 # :class: dropdown
 #
-# The drawn digits: most are unreadable, while about 95% of the test digits are still classified correctly. A
-# hypothesis: drawing needs 200 good estimates in a row; classifying only needs the lowest loss under the true class.
+# The generated digits: most are unreadable, while about 95% of the test digits are still classified correctly. A
+# hypothesis: generating needs 200 good estimates in a row; classifying only needs the lowest loss under the true class.
 # ```
 #
 # ```{exercise}
 # :label: range-of-t
 #
-# Classify with $t$ from 180 to 199 only, then from 0 to 20 only. Which is worse, and why?
+# Classify with $t$ from 180 to 199 only, then from 0 to 20 only (the last `torch.randint`). Which is worse, and why?
 # ```
 #
 # ```{solution} range-of-t
 # :class: dropdown
 #
 # With `torch.randint(180, T, ...)` about 87% are right: little of the digit is left in $z_t$. With `torch.randint(0,
-# 21, ...)` about 98% are right, about as many as with all $t$: the losses are high there, but they still differ. Do not
-# rely on it: the model of [page 01](01_diffusion_loss) does badly at small timesteps. Measure for each model which
-# noise levels to use.
+# 21, ...)` about 98% are right, about as many as with all $t$: the losses are high there, but they still differ. This
+# does not hold for every model: that of [page 01](01_diffusion_loss) does badly at small timesteps.
 # ```
 #
 # ## Take-aways
 #
 # * A conditional diffusion model predicts the noise in an image, given a timestep and a condition.
 # * The predicted noise gives a predicted clean image and, step by step, new images.
-# * The loss is lower under the right class. On clean digits that alone classifies.
+# * Averaged over pairs, the loss is lowest under the right class for about 99% of these digits.
 #
-# Next: [what the loss measures, and at which noise levels the class matters](01_diffusion_loss).
+# Next: [why this works, and at which noise levels the class matters](01_diffusion_loss).

@@ -65,7 +65,7 @@ def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False) -> 
     keys = list(zip(classes, SEGMENTS, strict=False)) if len(classes) <= len(SEGMENTS) else []
     columns = len(keys)
     if changes:
-        below = [(name, colour) for name, colour in _CHANGES.items() if name != "unchanged"]
+        below = [(name, _CHANGES[name]) for name in ("corrected", "made wrong", "still wrong")]
         columns = max(columns, len(below))
         # A legend is filled column by column: the second row is the second entry of each of the first columns.
         keys = [key for pair in zip_longest(keys, below) for key in pair if key]
@@ -117,7 +117,7 @@ def changed_depth(ax: Axes, before: Tensor, after: Tensor, truth: Tensor) -> Non
 def depth_bar(
     fig: Figure, axes: Axes | np.ndarray, ticks: Mapping[float, str] | None = None, label: str = "depth", **options
 ) -> None:
-    """Add the colour bar of depths, or of their errors, that all `axes` show.
+    """Add the colour bar of depths, or of their errors, next to `axes`, the last of which shows them.
 
     Args:
         ticks: value -> its text; None: powers of two, for `depth`.
@@ -125,7 +125,7 @@ def depth_bar(
     """
     import numpy as np
 
-    image = np.ravel(axes)[0].images[0]
+    image = np.ravel(axes)[-1].images[0]
     if ticks is None:
         near, far = image.norm.vmin, image.norm.vmax
         ticks = {2.0**k: f"{2.0**k:g}" for k in range(-10, 11) if near <= 2.0**k <= far}

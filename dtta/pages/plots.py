@@ -302,7 +302,7 @@ def outcomes(problem: Problem, cases: Mapping[str, tuple[Tensor, Tensor, Tensor,
     elif problem.task == "segmentation":
         class_legend(fig, problem.classes, changes=True)
     else:
-        depth_bar(fig, axes[1:4], shrink=0.6)
+        depth_bar(fig, axes[:4], shrink=0.6)
         depth_bar(fig, axes[4], {-0.4: "worse", 0: "same", 0.4: "better"}, "error")
     return fig
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from dtta.pages.display import BLUE, GREY, SEGMENTS, VERMILION
+from dtta.pages.display import BLACK, ORANGE, SEGMENTS
+
+# What happened to a pixel's class, in colours that no class has.
+_CHANGES = {"unchanged": "#f4f4f4", "still wrong": "#b8b8b8", "corrected": BLACK, "made wrong": ORANGE}
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -50,18 +55,27 @@ def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
     ax.axis("off")
 
 
-def class_legend(fig: Figure, classes: Sequence[str]) -> None:
-    """Draw a legend of the classes' colours below the figure; with more classes than SEGMENTS, draw nothing."""
+def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False) -> None:
+    """Draw a legend of the classes' colours below the figure; with more classes than SEGMENTS, leave them out.
+
+    `changes`: add the colours of `changed_classes`.
+    """
     from matplotlib.patches import Patch
 
-    if len(classes) > len(SEGMENTS):
-        return
-    keys = [Patch(color=colour, label=name) for colour, name in zip(SEGMENTS, classes, strict=False)]
-    fig.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=9, handlelength=1)
+    keys = list(zip(classes, SEGMENTS, strict=False)) if len(classes) <= len(SEGMENTS) else []
+    columns = len(keys)
+    if changes:
+        below = [(name, _CHANGES[name]) for name in ("corrected", "made wrong", "still wrong")]
+        columns = max(columns, len(below))
+        # A legend is filled column by column: the second row is the second entry of each of the first columns.
+        keys = [key for pair in zip_longest(keys, below) for key in pair if key]
+    if keys:
+        patches = [Patch(color=colour, label=name) for name, colour in keys]
+        fig.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, handlelength=1)
 
 
 def changed_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None = None) -> None:
-    """Draw where the class (H, W) changed: blue corrected, orange-red made wrong, grey still wrong or unknown."""
+    """Draw where the class (H, W) changed: black corrected, orange made wrong, grey still wrong or unknown."""
     import matplotlib.colors as colours
     import torch
 
@@ -69,7 +83,7 @@ def changed_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | Non
     kind = torch.where(changed, 1, 0)
     if truth is not None:
         kind = torch.where(changed & (after == truth), 2, torch.where(changed & (before == truth), 3, kind))
-    ax.imshow(kind.cpu().numpy(), cmap=colours.ListedColormap(["#f4f4f4", GREY, BLUE, VERMILION]), vmin=0, vmax=3)
+    ax.imshow(kind.cpu().numpy(), cmap=colours.ListedColormap(list(_CHANGES.values())), vmin=0, vmax=3)
     ax.axis("off")
 
 
@@ -88,3 +102,33 @@ def depth_error(ax: Axes, depths: Tensor, reference: Tensor) -> None:
     ratio = torch.where(reference > 0, depths / reference, torch.nan)
     ax.imshow(ratio.log().detach().cpu().numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5)
     ax.axis("off")
+
+
+def changed_depth(ax: Axes, before: Tensor, after: Tensor, truth: Tensor) -> None:
+    """Draw how much the log error of depths (H, W) fell: purple nearer to the truth (0: blank), orange further off."""
+    import torch
+
+    truth = torch.where(truth > 0, truth, torch.nan)
+    errors = [(depths / truth).log().abs() for depths in (before, after)]
+    ax.imshow((errors[0] - errors[1]).detach().cpu().numpy(), cmap="PuOr", vmin=-0.5, vmax=0.5)
+    ax.axis("off")
+
+
+def depth_bar(
+    fig: Figure, axes: Axes | np.ndarray, ticks: Mapping[float, str] | None = None, label: str = "depth", **options
+) -> None:
+    """Add the colour bar of depths, or of their errors, next to `axes`, the last of which shows them.
+
+    Args:
+        ticks: value -> its text; None: powers of two, for `depth`.
+        options: of ``fig.colorbar``.
+    """
+    import numpy as np
+
+    image = np.ravel(axes)[-1].images[0]
+    if ticks is None:
+        near, far = image.norm.vmin, image.norm.vmax
+        ticks = {2.0**k: f"{2.0**k:g}" for k in range(-10, 11) if near <= 2.0**k <= far}
+    bar = fig.colorbar(image, ax=axes, label=label, **options)
+    bar.set_ticks(list(ticks), labels=list(ticks.values()))
+    bar.minorticks_off()

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dtta.pages.display import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, VERMILION, label_points
-from dtta.pages.maps import changed_classes, class_legend, depth, depth_error, picture, segmentation
+from dtta.pages.maps import (
+    changed_classes,
+    changed_depth,
+    class_legend,
+    depth,
+    depth_bar,
+    depth_error,
+    picture,
+    segmentation,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,16 +26,23 @@ if TYPE_CHECKING:
     from dtta.core.problem import Problem
 
 
-def mean_interval(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str) -> None:
-    """Draw the mean of `curves` (n, points), and its 95% interval (normal approximation) as a filled area."""
+def mean_interval(ax: Axes, x: Sequence[float], curves: Tensor, colour: str, label: str, **line) -> None:
+    """Draw the mean of `curves` (n, points), and its 95% interval (normal approximation) as a filled area.
+
+    `line`: of ``ax.plot``, such as the style of the line and its markers.
+    """
     curves = curves.cpu()
     mean, error = curves.mean(0), 1.96 * curves.std(0) / len(curves) ** 0.5
-    ax.plot(x, mean, color=colour, label=label)
+    ax.plot(x, mean, color=colour, label=label, **line)
     ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.25, lw=0)
 
 
 def loss_gap(
-    t: Sequence[float], panels: Mapping[str, Tensor], names: Sequence[str], truth: str = "the truth"
+    t: Sequence[float],
+    panels: Mapping[str, Tensor],
+    names: Sequence[str],
+    truth: str = "the truth",
+    used: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw the diffusion loss under other conditions minus that under the true condition, by timestep.
 
@@ -36,14 +52,18 @@ def loss_gap(
         t: timesteps (points,).
         panels: title -> losses (n, 1 + len(names), points), the true condition first, the others as in `names`.
         truth: the true condition, for the label of the axis.
+        used: the range of timesteps that adaptation draws from, shaded.
     """
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, len(panels), figsize=(2.5 * len(panels), 3.2), sharex=True, sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.5 * len(panels), 3.3), sharex=True, sharey=True, squeeze=False)
     for ax, (title, losses) in zip(axes[0], panels.items(), strict=True):
+        if used:
+            ax.axvspan(*used, color="#efefef", lw=0, zorder=0)
         ax.axhline(0, color=BLACK, lw=1)
-        for k, (colour, name) in enumerate(zip((BLUE, GREEN, ORANGE, PURPLE), names, strict=False), start=1):
-            mean_interval(ax, t, losses[:, k] - losses[:, 0], colour, name)
+        styles = zip(names, (BLUE, GREEN, ORANGE, PURPLE), ("-", "--", "-.", ":"), "osD^", strict=False)
+        for k, (name, colour, line, marker) in enumerate(styles, start=1):
+            mean_interval(ax, t, losses[:, k] - losses[:, 0], colour, name, ls=line, marker=marker, ms=4)
         ax.set(title=title, xlabel="timestep t")
         ax.set_yscale("symlog", linthresh=1e-3)
     axes[0, 0].set_ylabel(f"loss minus that\nunder {truth}")
@@ -246,13 +266,14 @@ def outcomes(problem: Problem, cases: Mapping[str, tuple[Tensor, Tensor, Tensor,
     """Draw a column for each case, such as success, no change and harm: the image, and the output before and after.
 
     `cases`: title -> image (1, C, H, W) in [0, 1], outputs before and after (1, ...), and the label. Maps come with the
-    truth; of beliefs, the true class (with a star) and those with the highest belief before or after are drawn.
+    truth and with what changed (see ``changed_classes`` and ``changed_depth``); of beliefs, the true class (with a
+    star) and those with the highest belief before or after are drawn.
     """
     import matplotlib.pyplot as plt
 
     classification = problem.task == "classification"
-    rows = ("image", "belief") if classification else ("image", "truth", "before", "after")
-    height = 4.6 if classification else 1.9 * len(rows)
+    rows = ("image", "belief") if classification else ("image", "truth", "before", "after", "changed")
+    height = 4.6 if classification else 1.75 * len(rows)
     fig, axes = plt.subplots(len(rows), len(cases), figsize=(2.4 * len(cases), height), squeeze=False)
     for column, (title, (image, before, after, label)) in zip(axes.T, cases.items(), strict=True):
         picture(column[0], image[0])
@@ -260,11 +281,15 @@ def outcomes(problem: Problem, cases: Mapping[str, tuple[Tensor, Tensor, Tensor,
         if classification:
             _few_bars(column[1], before.softmax(1)[0], after.softmax(1)[0], problem.classes, int(label))
             continue
-        for ax, output in zip(column[1:], (label, before[0], after[0]), strict=True):
+        for ax, output in zip(column[1:4], (label, before[0], after[0]), strict=True):
             if problem.task == "segmentation":
                 segmentation(ax, output if output.ndim == 2 else output.argmax(0), len(problem.classes))
             else:
                 depth(ax, output.reshape(output.shape[-2:]), problem.condition.near, problem.condition.far)
+        if problem.task == "segmentation":
+            changed_classes(column[4], before[0].argmax(0), after[0].argmax(0), label)
+        else:
+            changed_depth(column[4], before[0, 0], after[0, 0], label.reshape(label.shape[-2:]))
     for row, name in zip(axes, rows, strict=True):
         for ax in row if name != "belief" else ():
             ax.set_axis_on()
@@ -275,7 +300,10 @@ def outcomes(problem: Problem, cases: Mapping[str, tuple[Tensor, Tensor, Tensor,
     if classification:
         axes[-1, 0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, frameon=False)
     elif problem.task == "segmentation":
-        class_legend(fig, problem.classes)
+        class_legend(fig, problem.classes, changes=True)
+    else:
+        depth_bar(fig, axes[:4], shrink=0.6)
+        depth_bar(fig, axes[4], {-0.4: "worse", 0: "same", 0.4: "better"}, "error")
     return fig
 
 

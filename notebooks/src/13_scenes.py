@@ -10,7 +10,7 @@
 # # The world of scenes
 #
 # **The idea.** Segmentation and depth need images in which the class and the distance of every pixel are known. We
-# render them: a small world of spheres, boxes, cylinders, cones and tori, with exact maps and as many scenes as needed.
+# render them: a small world of spheres, boxes, cylinders, cones and tori, with exact maps and any number of scenes.
 
 # %% tags=["parameters", "hide-input"]
 # the same at both scales
@@ -96,30 +96,33 @@ ax.imshow(picture.image[0].permute(1, 2, 0).numpy(), interpolation="bilinear")
 ax.axis("off")
 figures.show(
     fig,
-    alt="A rendered scene on a checkered ground under a blue sky: a blue box, "
-    "a purple cylinder, a shiny red sphere, a golden standing torus, a small "
-    "mirroring cyan sphere and a green cone, each with its shadow.",
-    caption="A scene with six objects, rendered with nine rays for each pixel.",
+    alt="A rendered scene on a checkered ground under a pale blue sky: a blue "
+    "box, a purple cylinder, a shiny red sphere, an orange metal torus that "
+    "stands, a small cyan metal sphere and a green cone, each with its shadow.",
+    caption="A scene with six objects, rendered with nine rays for each pixel. "
+    "Note the shadows, and the reflections in the metal torus and sphere.",
 )
 
 # %% [markdown]
 # The scenes of this book have one to four objects and 32 × 32 pixels. At test time thirteen corruptions change the
-# image, and six shifts change the world: its light, air, ground or camera.
+# image, and six shifts change the world: its light, air, ground or camera, with a *severity* of 1 to 5. (The
+# *portraits* of [page 06](06_open_vocabulary) show one object from near.)
 #
 # **You need** Python and tensors. **Time:** 10 minutes to read, half a minute to run on one CPU core.
 #
 # ## A scene by hand
 #
 # A scene is a list of objects, a camera, a sun with a sky, and a ground. Lengths are in scene units (an object is about
-# one unit wide), the camera looks along $+z$, and the ground is $y = 0$.
+# one unit wide), the camera looks towards $+z$ and slightly down, and the ground is $y = 0$.
 
 # %%
 two = Scene(
     objects=(
+        # size: a radius; of the torus, those of the ring and of the tube
         thing("sphere", "red", "shiny", (0.6, 0, 0), x=-0.7, z=0.0),
-        thing("torus", "orange", "metal", (0.5, 0.18, 0), 0.7, 0.6, 25, 90),
+        thing("torus", "orange", "metal", (0.5, 0.18, 0), 0.7, 0.6, tilt=90),
     ),
-    azimuth=230,
+    azimuth=230,  # of the sun
     elevation=35,
     texture="checkered",
 )
@@ -128,13 +131,29 @@ print(two.caption)
 for name in ("image", "segmentation", "depth"):
     print(f"{name:13}", tuple(getattr(drawn, name).shape))
 
+# %% tags=["hide-input"]
+fig, axes = plt.subplots(1, 3, figsize=(7, 2.2))
+figures.picture(axes[0], drawn.image[0])
+axes[0].axis("off")
+figures.segmentation(axes[1], drawn.segmentation[0])
+figures.depth(axes[2], drawn.depth[0, 0], data.NEAR, FAR)
+figures.depth_bar(fig, axes[2], shrink=0.7)
+figures.class_legend(fig, CLASSES)
+figures.show(
+    fig,
+    alt="The rendered image of a red sphere and an orange torus that stands, "
+    "its segmentation in one colour for each class, and its depth, bright near "
+    "and dark far.",
+    caption="The scene, its segmentation, and its depth in scene units.",
+)
+
 # %% [markdown]
 # ## How a ray finds a surface
 #
 # A *signed distance function* gives the distance of a point from a surface, negative inside. For a sphere of radius $r$
 # it is $|p| - r$; the other shapes take a few lines each (`dtta/problems/scenes/sdf.py`). No surface is nearer than
-# that distance, so a ray can safely take a step of that length. Repeat until the distance is almost 0: this is *sphere
-# tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
+# that distance, so a ray can safely take a step of that length. Repeat until the distance is almost 0 (a hit) or the
+# ray has passed the object: this is *sphere tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
 
 
 # %% tags=["hide-input"]
@@ -169,7 +188,7 @@ for _ in range(60):
         break
     t = t + d
 
-fig, ax = plt.subplots(figsize=(7, 3.8))
+fig, ax = plt.subplots(figsize=(7, 3.3))
 levels = (torch.arange(-6, 17) / 10).tolist()
 field = ax.contourf(
     x,
@@ -182,6 +201,12 @@ field = ax.contourf(
     extend="both",
 )
 ax.contour(x, y, distance(x, y), levels=[0], colors=figures.BLACK, linewidths=2)
+for name, (point, _), offset, colour in (
+    ("start", stops[0], (5, 5), "white"),
+    ("hit", stops[-1], (7, -11), figures.BLACK),
+):
+    at = {"xytext": offset, "textcoords": "offset points"}
+    ax.annotate(name, point.tolist(), color=colour, **at)
 for point, d in stops:
     ax.add_patch(
         plt.Circle(
@@ -219,12 +244,13 @@ figures.show(
     "stop touches the nearest surface.",
     caption="Sphere tracing. A circle shows the distance to the nearest "
     "surface, which is the next step: short where the ray passes close to the "
-    "sphere, long in free space. Red: inside an object; white: near a surface.",
+    "sphere, long in free space. Blue: outside; red: inside the objects and the "
+    "ground, which share a black outline.",
 )
 print("steps of this ray:", len(stops) - 1)
 
 # %% [markdown]
-# A shadow is a second march, from the surface to the sun. The gradient of the distance is the surface normal, which
+# A second ray, from the surface to the sun, finds shadows. The gradient of the distance is the surface normal, which
 # shading and reflections use.
 #
 # ## Images and their true maps
@@ -247,17 +273,17 @@ for start in range(0, 32, 8):
     )
 figures.animate(
     frames,
-    alt="A film of thirty-two random scenes: one to four coloured objects "
+    alt="An animation of thirty-two random scenes: one to four coloured objects "
     "each, on plain, checkered, striped, sandy and tiled grounds under clear, "
     "overcast and evening skies.",
     seconds=2.0,
-    caption="Scenes of the validation split, with their numbers.",
+    caption="Scenes of the validation split, with their numbers, here at 48 × "
+    "48 pixels.",
 )
 
 # %% [markdown]
-# The renderer knows which surface each ray met. The ray through a pixel's centre gives its label and depth, even where
-# a person would have to guess: at edges, in the hole of a torus, in deep shadow. (The exercise finds a limit.) Four
-# scenes, larger:
+# The colour of a pixel is a mean over rays. One more ray, through the pixel's centre, gives its label and depth, even
+# where a person would have to guess: at edges, in the hole of a torus, in deep shadow. Four scenes, larger:
 
 # %% tags=["hide-input"]
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
@@ -271,29 +297,21 @@ for n, (top, middle, bottom) in enumerate(axes.T):
     figures.segmentation(middle, shown.segmentation[n])
     figures.depth(bottom, shown.depth[n, 0], data.NEAR, FAR)
 figures.class_legend(fig, CLASSES)
-bar = fig.colorbar(
-    axes[2, 3].images[0],
-    ax=axes,
-    ticks=[2, 4, 8, 16],
-    label="depth",
-    shrink=0.5,
-    anchor=(0, 0),
-)
-bar.ax.set_yticklabels(["2", "4", "8", "16"])
-bar.ax.minorticks_off()
+figures.depth_bar(fig, axes[2])
 figures.show(
     fig,
     alt="Four random scenes in columns: the image with its caption, the true "
     "segmentation in one colour for each class, and the true depth, bright "
     "near and dark far.",
-    caption="Image, true segmentation and true depth of four scenes. The "
-    "scale of depth is logarithmic: each doubling changes the colour equally. "
-    "The furthest ground has the colour of the sky.",
+    caption="Image, true segmentation and true depth of four scenes. The maps "
+    "show classes, not single objects: two boxes merge. Depth is in scene "
+    "units, and each doubling is the same step in colour. The furthest ground "
+    "has the colour of the sky.",
 )
 
 # %% [markdown]
-# *Depth* is the distance along the camera's axis, as depth cameras measure it, not along the ray. It is cut off at 16
-# units, the depth of the sky.
+# *Depth* is the distance along the camera's axis, as depth cameras measure it, not along the ray. The sky and greater
+# depths are set to 16 units.
 #
 # What share of the pixels does each class have at 32 × 32, and in what share of the scenes does it occur?
 
@@ -318,12 +336,12 @@ report.table(
 )
 
 # %% [markdown]
-# A network that predicts *ground* everywhere is right at most pixels. This is why the score for segmentation is the
-# mean intersection over union, in which each class has the same weight.
+# A network that predicts *ground* everywhere is right on most pixels. So the score for segmentation gives each class
+# the same weight.
 #
 # In photographs a class has a typical appearance: grass is green, roads are grey. Here shapes have *habits*. With
 # probability 0.8 a shape gets one of its usual colours, and with probability 0.8 its usual material; otherwise any. So
-# a class says something about the image, and colours say something about the class.
+# a colour hints at the class, and a network can use it.
 
 # %%
 for shape, (colours, material) in HABITS.items():
@@ -338,8 +356,8 @@ for shape, (colours, material) in HABITS.items():
 #
 # ## Shifts on the image
 #
-# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking`; erasing is added. How much does each change
-# a pixel?
+# Twelve corruptions follow ImageNet-C {cite:p}`hendrycks2019benchmarking`; we add erasing. How much does each change a
+# pixel?
 
 # %%
 chosen = min(26, counted - 1)
@@ -369,13 +387,13 @@ for severity in range(1, 6):
     frames[-1].set_size_inches(5.2, 5.1)
 figures.animate(
     frames,
-    alt="A film of one image of 32 by 32 pixels, original and under thirteen "
+    alt="An animation of one image of 32 by 32 pixels, original and under thirteen "
     "corruptions at severities 1 to 5: three kinds of noise, three of blur, "
     "snow, fog, brightness, contrast, pixelate, jpeg and an erased square.",
     seconds=1.5,
     caption="One image under thirteen corruptions of growing severity. Below "
-    "each name: the mean absolute change of a pixel, from 0 to 1, averaged "
-    "over several images.",
+    "each name: the mean absolute change of a pixel, from 0 to 1, over twenty "
+    "images.",
 )
 weakest = min(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
 strongest = max(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
@@ -389,15 +407,15 @@ report.line(
 )
 
 # %% [markdown]
-# At equal severity, some shifts change pixels much more than others.
+# Some shifts change pixels much more than others, but this is no measure of difficulty: at severity 5, contrast changes
+# less than brightness and hides more.
 #
 # *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Most do not depend on the width and are kept. The
 # radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. The mildest defocus
 # is then a disc smaller than a pixel, which changes nothing.
 #
 # *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic
-# distortion, shear and rotation of the image would move objects away from their true maps. Frost needs photographs of
-# frost.
+# distortion would move objects away from their true maps. Frost needs photographs of frost.
 #
 # ## Shifts of the world
 #
@@ -414,10 +432,10 @@ worlds = [
 ]
 shifted = render([scene, *worlds], size=64, supersample=2)
 
-# Fog does not change the maps, not even in the last bit.
-fog = 1 + list(WORLD_SHIFTS).index("depth_fog")
-assert torch.equal(shifted.segmentation[0], shifted.segmentation[fog])
-assert torch.equal(shifted.depth[0], shifted.depth[fog])
+# Only the two shifts of the camera, the last of six, change the maps.
+maps = torch.stack([shifted.segmentation, shifted.depth[:, 0]], dim=1)
+for i in range(len(worlds)):
+    assert torch.equal(maps[0], maps[i + 1]) is (i % 6 < 4)
 
 # %% tags=["hide-input"]
 frames, names = [], [name.replace("_", "\n") for name in WORLD_SHIFTS]
@@ -435,33 +453,33 @@ for severity in range(6):
         top.set_title(name, fontsize=10, loc="center")
         figures.segmentation(middle, shifted.segmentation[n])
         figures.depth(bottom, shifted.depth[n, 0], data.NEAR, FAR)
+    figures.depth_bar(fig, axes[2])
+    figures.class_legend(fig, CLASSES)
     state = f"severity {severity}" if severity else "original"
     fig.suptitle(state, fontsize=11)
     frames.append(fig)
 figures.animate(
     frames,
-    alt="A film of one scene, first the original and then at severities 1 to "
+    alt="An animation of one scene, first the original and then at severities 1 to "
     "5 under night, coloured light, fog that grows with depth, a ground with "
     "an unseen pattern, a higher camera and a rolled camera: image, true "
     "segmentation and true depth.",
     seconds=1.2,
     caption="One scene under six shifts of growing severity: image, "
-    "segmentation, depth (bright is near). Only the camera's shifts change "
-    "the maps.",
+    "segmentation, depth. Only the camera's shifts change the maps. Depth fog "
+    "follows distance; the fog above lies over the image.",
 )
 
 # %% [markdown]
-# The two shifts of the camera move everything, and the maps with it; here the others leave the maps unchanged.
-#
 # ## Exercise
 #
 # ```{exercise}
 # :label: grazing-ray
 #
 # A ray meets a plane at an angle $\alpha$, from a height of 1. What part of the height is left after one step of sphere
-# tracing, and how many steps does it take to reach $10^{-6}$, which `sdf.march` counts as a hit? Calculate it for 30°,
-# 10° and 3°. Then use `sdf.march` (see its docstring) in double precision from the point (0, 2, 0) onto a wide box
-# (half-widths 50, 1, 50) with `steps=80`.
+# tracing, and after how many steps is it below $10^{-6}$, which `sdf.march` counts as a hit? Calculate it for 30°,
+# 10° and 3°. Then use `sdf.march("box", size, origin, direction, near, far, steps=80)`, in double precision, for a box
+# with half widths 50, 1, 50, from (0, 2, 0) in the direction $(\cos\alpha, -\sin\alpha, 0)$.
 # ```
 #
 # ```{solution} grazing-ray
@@ -470,13 +488,12 @@ figures.animate(
 # A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n = \log
 # 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The third
 # does not arrive: the result is `inf`, a miss. With few steps, the far edge of a flat top seen at a small angle would
-# be missing. The renderer allows 300 steps, enough down to three degrees. (Its ground has a closed form, without
-# steps.)
+# be missing. The renderer allows 300 steps, enough from this height down to three degrees.
 # ```
 #
 # ## Take-aways
 #
-# * A rendered world has exact maps and any number of scenes, drawn from a seed.
+# * A rendered world has exact maps (at the pixels' centres) and any number of scenes, drawn from a seed.
 # * Sphere tracing takes steps that cannot pass a surface: long in free space, short along a surface.
 # * Most image corruptions keep ImageNet-C's constants; three are scaled to small images. Shifts of the world render the
 #   maps again.

@@ -158,6 +158,42 @@ def test_a_depth_error_is_red_where_nearer_and_blue_where_further():
     plt.close(fig)
 
 
+def test_a_change_of_depth_is_purple_where_nearer_to_the_truth_and_orange_where_further_off():
+    fig, ax = plt.subplots()
+    before, after = torch.tensor([[4.0, 2.0, 4.0, 4.0]]), torch.tensor([[2.0, 3.0, 4.0, 2.0]])
+    figures.changed_depth(ax, before, after, torch.tensor([[2.0, 2.0, 2.0, 0.0]]))
+    better, worse, same, unknown = ax.images[0].to_rgba(ax.images[0].get_array())[0]
+    assert better[2] > better[0] and worse[0] > worse[2]
+    assert same[:3].min() > 0.9 and unknown[3] == 0
+    figures.depth_bar(fig, ax, {0.0: "same"}, "error")
+    assert [text.get_text() for text in fig.axes[1].get_yticklabels()] == ["same"]
+    plt.close(fig)
+
+
+def test_the_bar_of_depths_has_powers_of_two():
+    fig, ax = plt.subplots()
+    figures.depth(ax, torch.ones(2, 2), near=1.5, far=16)
+    figures.depth_bar(fig, ax)
+    assert [text.get_text() for text in fig.axes[1].get_yticklabels()] == ["2", "4", "8", "16"]
+    plt.close(fig)
+
+
+def test_what_changed_has_colours_that_no_class_has():
+    fig, ax = plt.subplots()
+    before, after, truth = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[0, 2, 3, 3]]), torch.tensor([[0, 2, 4, 2]])
+    figures.changed_classes(ax, before, after, truth)
+    figures.class_legend(fig, CLASSES, changes=True)
+    drawn = [to_hex(c).upper() for c in ax.images[0].to_rgba(ax.images[0].get_array())[0]]
+    assert len(set(drawn)) == 4 and not set(drawn) & set(figures.SEGMENTS)
+    legend = fig.legends[0]
+    named = {
+        t.get_text(): to_hex(p.get_facecolor()).upper() for t, p in zip(legend.texts, legend.get_patches(), strict=True)
+    }
+    assert [named[name] for name in ("corrected", "still wrong", "made wrong")] == drawn[1:]
+    assert [named[name] for name in CLASSES] == list(figures.SEGMENTS)
+    plt.close(fig)
+
+
 def test_named_points_tell_gains_from_losses_and_points_in_one_place_share_a_name():
     fig, ax = plt.subplots()
     figures.named_points(ax, [1.0, -2.0, 1.0], [3.0, -1.0, 3.0], ["fog", "blur", "night"])
@@ -232,5 +268,7 @@ def test_outcomes_of_maps_show_image_truth_before_and_after(task):
     output, label = torch.rand(1, channels, 4, 4) + 1, torch.ones(4, 4, dtype=torch.long)
     case = (torch.zeros(1, 3, 4, 4), output, output, label)
     fig = figures.outcomes(problem, {"success": case, "harm": case})
-    assert [ax.get_ylabel() for ax in fig.axes if ax.get_ylabel()] == ["image", "truth", "before", "after"]
+    rows = ["image", "truth", "before", "after", "changed"]
+    bars = ["depth", "error"] if task == "depth" else []
+    assert [ax.get_ylabel() for ax in fig.axes if ax.get_ylabel()] == [*rows, *bars]
     assert [ax.get_title() for ax in fig.axes if ax.get_title()] == ["success", "harm"]

@@ -354,7 +354,7 @@ report.line("\n".join(lines), tolerance=0.1)
 # * **Sorted classes.** No loss is established for online Diffusion-TTA, which uses one image at a time. TENT loses its
 #   gain. A hypothesis: it normalises with the statistics of a batch, and a sorted batch holds fewer classes.
 # * **Changing shifts** cost Diffusion-TTA part of its gain. Adapting the diffusion model's parameters φ too gains more
-#   than θ only. Only three streams were run of each kind. TENT gains as much as with one shift: perhaps the batch
+#   than θ only. There were only three changing streams. TENT gains as much as with one shift: perhaps the batch
 #   statistics, not its weights, give its gain.
 #
 # ## Preventing drift

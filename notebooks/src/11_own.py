@@ -130,9 +130,9 @@ print(problem.inferred.replace(temporary.name, "..."))
 #
 # ## Choose settings on the validation split
 #
-# The defaults are the paper's, chosen for other models. Choose on the validation split, and report on the test split.
-# Here two learning rates are tried; the range of $t$ is the one that the probe suggested, the rest is page 03's, with
-# half of the pairs $(t, \epsilon)$. The function `rows` evaluates a method on a split, with the pictures as they are
+# The defaults are those of Diffusion-TTA's authors, chosen for other models. Choose on the validation split, and report
+# on the test split. Here two learning rates are tried; the range of $t$ is the one that the probe suggested, the rest
+# is page 03's, with half of the pairs. The function `rows` evaluates a method on a split, with the pictures as they are
 # ("clean"):
 
 

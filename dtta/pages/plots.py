@@ -78,7 +78,7 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
     ax.axhline(0, color=BLACK, lw=1)
     styles = zip((BLUE, ORANGE, GREEN), ("-", "--", ":"), ("o", "s", "^"), strict=True)
     for (name, rows), (colour, line, marker) in zip(frame.groupby("condition", sort=False), styles, strict=False):
@@ -88,13 +88,23 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
         ax.fill_between(t, rows.low, rows.high, color=colour, alpha=0.2, lw=0)
         for chosen, fill in ((established, colour), (~established, "white")):
             ax.plot(t[chosen], rows.gap[chosen], marker, color=colour, mfc=fill, ls="none")
-    if frame.high.abs().max() > 20:
+    low, high = frame[["low", "gap"]].min(axis=None), frame[["high", "gap"]].max(axis=None)
+    if max(high, -low) > 20:
         ax.set_yscale("symlog", linthresh=1)
-    intervals = f"95% intervals, simultaneous over {frame.t_from.nunique()} ranges of t; filled points: without zero"
-    ax.set(xlim=(0, frame.t_to.max()), xlabel=f"timestep t\n({intervals})")
-    ax.set(ylabel=f"loss minus that under\n{frame.reference.iloc[0]}, % of the loss")
-    ax.set_title(f"Is the diffusion model sensitive to its condition?\n{title}", loc="left")
-    ax.legend(title="loss under", frameon=False)
+        steps = [10**power * digit for power in range(6) for digit in (1, 3)]
+        ticks = [tick for tick in sorted({0, *steps, *(-step for step in steps)}) if low <= tick <= high]
+        if len(ticks) > 9:
+            ticks = [tick for tick in ticks if not str(abs(tick)).startswith("3")]
+        ax.set_yticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks])
+        ax.set_yticks([], minor=True)
+    ax.set(xlim=(0, frame.t_to.max()), xlabel="timestep t")
+    ax.set(ylabel=f"loss above that under\n{frame.reference.iloc[0]}, in % of it")
+    intervals = f"95% intervals, simultaneous over {frame.t_from.nunique()} ranges of t; filled: zero is outside"
+    fig.suptitle(
+        f"Is the diffusion model sensitive to its condition?\n{title}\n{intervals}", x=0.02, ha="left", size=10
+    )
+    names = frame.condition.nunique()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=names, frameon=False, title="loss under")
     return fig
 
 

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # Online adaptation
 #
-# **The idea.** *Online* adaptation does not restore the weights after an image: the next image starts from what the
-# last one left. Images with the same shift could then help each other. The danger is drift: errors may accumulate too,
-# and the network may forget what it knew.
+# **The idea.** *Online* adaptation does not reset the weights after an image: the next image starts from the weights
+# adapted to the previous ones. Images with the same shift could then help each other. The danger is drift: errors may
+# also accumulate, and the network may forget what it knew.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -20,7 +20,7 @@ seed = 0
 length = 32  # images of the streams that are run on the page
 # images at the start of three streams that are run again and compared with the
 # stored results
-live = 6
+live = 4
 
 # Only used when scale is "full":
 network = (
@@ -91,15 +91,18 @@ TITLES = {
     "tent, changing": "TENT: changing shifts",
 }
 gains = {t: gain_of(r, shifts) for r, t in TITLES.items() if r in runs}
+fig = figures.forest(gains)
+fig.axes[0].set_ylim(-0.5, len(gains) - 0.5)
 figures.show(
-    figures.forest(gains),
+    fig,
     alt="Forest plot of gains over no adaptation. The intervals of single "
     "images, online adaptation to one shift and TENT overlap. Online adaptation "
     "gains less when shifts change, unless the weights are restored in part. "
     "No gain is established for TENT when the images are sorted by class.",
-    caption="Gain over no adaptation, mean of the shifts, with 95% intervals; "
+    caption="Gain over no adaptation, mean of twelve shifts, with 95% intervals; "
     "hollow: the interval contains zero. Changing shifts cost online "
-    "adaptation a part of its gain. Sorted classes cost TENT its gain.",
+    "adaptation a part of its gain, unless the weights are partly restored "
+    "after each image. Sorted classes cost TENT its gain.",
 )
 
 # %% tags=["hide-input"]
@@ -111,26 +114,26 @@ lines = [
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# **The result.** In streams of 16 digits at severity 3 (of 5), online adaptation gains about 6 points. No gain is
-# established over adapting to one image at a time, nor over TENT, which minimises the entropy of the prediction and
-# needs no diffusion model. Brackets are 95% paired intervals ([statistics](../book/statistics)). Images of one stream
-# share weights, so the intervals may be too narrow.
+# **The result.** Each of twelve shifts (severity 3 of 5) has three streams of 16 digits. Online adaptation gains about
+# 6 points in them. No gain is established over adapting to one image at a time, nor over TENT, which minimises the
+# entropy of the prediction in batches of eight and needs no diffusion model. Brackets are 95% paired intervals
+# ([statistics](../book/statistics)). Images of one stream share weights, so the intervals may be too narrow; be careful
+# where one ends near zero.
 #
 # These are stored results of `dtta evaluate --table online`; [evidence 09](../book/evidence/09_online) has all runs.
+# Live runs use one stream of 32 digits.
 #
 # **You need** [page 03](03_classification). **Time:** 10 minutes to read, one to two minutes to run on two CPU cores.
 #
 # ## The loop without its last line
 #
 # As in page 03's Algorithm 1, steps of descent on the diffusion loss update $\theta$. Single-image adaptation then
-# restores $\theta$; online adaptation does not, and the optimizer keeps its momentum too.
+# resets $\theta$; online adaptation does not, and the optimizer keeps its momentum too.
 
 # %% tags=["hide-input"]
 settings = runs["online"].settings
-weights = copy.deepcopy(problem.model)
-optimizer = torch.optim.SGD(
-    weights.parameters(), lr=settings["lr"], momentum=0.9
-)
+net = copy.deepcopy(problem.model)
+optimizer = torch.optim.SGD(net.parameters(), lr=settings["lr"], momentum=0.9)
 embeddings = problem.condition.embeddings.detach()  # l_j
 T = problem.diffusion.timesteps
 B = min(settings["samples"], settings.get("micro_batch", 180))
@@ -151,21 +154,22 @@ def by_hand(x, generator):
     z0 = problem.diffusion.encode(x)
     z = z0.expand(B, -1, -1, -1)
     for _ in range(settings["steps"]):
-        c = weights(x).softmax(1) @ embeddings
+        c = net(x).softmax(1) @ embeddings
         t, noise = draw(z0, generator)
         loss = problem.diffusion.loss(z, t, noise, c.expand(B, -1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        return weights(x)
+        return net(x)
 
 
 # %% [markdown]
 # The library's version needs one argument, `episodic=False`:
 
 # %%
-online = build(problem, "diffusion-tta", **settings | dict(samples=B))
+stream = settings | dict(samples=B, episodic=False)
+online = build(problem, "diffusion-tta", **stream)
 for k in range(3):
     x, _ = problem.image(k, gradual, 3, seed=seed)
     ours = by_hand(x, image_generator(seed, k))
@@ -177,13 +181,13 @@ problem.diffusion.zero_grad()
 # %% [markdown]
 # ## A stream of one shift
 #
-# **Predict, then run:** the learning rate for single images is 0.02. Validation chose another one for streams. Is it
-# larger or smaller?
+# Take a stream of contrast. **Predict, then run:** the learning rate for single images is 0.02. Another one was chosen
+# on validation streams. Is it larger or smaller?
 
 
 # %%
 def follow(method, shift):
-    """Lead a method through a stream; return three lists."""
+    """Run a method on a stream; return three lists."""
     correct, distance, clean = [], [], []
     for k in range(length):
         x, label = problem.image(k, shift, 3, seed=seed)
@@ -226,6 +230,7 @@ places = range(1, length + 1)
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
 left.plot(places, distance, color=figures.VERMILION)
 left.set(xlabel="image of the stream", ylabel="distance, % of the norm")
+left.set_ylim(bottom=0)
 for name, values, colour in (
     ("not adapted", start, figures.GREY),
     ("online", correct, figures.BLUE),
@@ -239,9 +244,9 @@ figures.show(
     alt="Two panels along a stream of one shift. Left: the distance of the "
     "weights from their start. Right: the number of correct predictions so "
     "far, not adapted and online.",
-    caption="One stream of contrast. Left: distance of the "
-    "weights from their start; most of it arises in the first images. Right: "
-    "correct predictions so far; the two differ in few images.",
+    caption="One stream of contrast. Left: distance of the weights from their "
+    "start; most of it builds up over the first ten images. Right: correct "
+    "predictions so far; the two differ in two images.",
 )
 report.line(
     f"rate online {settings['lr']:.0e}, for single images "
@@ -252,7 +257,7 @@ report.line(
 
 # %% [markdown]
 # The rate is twenty times smaller. A hypothesis: changes that are harmless for one image add up over many. At the same
-# small rate no difference is established either:
+# small rate for both, no difference is established either:
 
 # %% tags=["hide-input"]
 same_rate = compare("online", "one at a time, the stream's rate")
@@ -264,14 +269,14 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # The second network, a small vision transformer (ViT), gains *less* in a stream than one image at a time, each at its
-# chosen rate. The paper's streams are much longer.
+# chosen rate. Longer streams, as in the paper, were not tested.
 #
 # ## Drift, live
 #
-# Now use the rate for single images in a stream of shear.
+# Now use the rate for single images in a stream of shear, and *restore* the weights in part after each image: $\theta
+# \leftarrow (1 - r)\, \theta + r\, \theta_0$, with the initial weights $\theta_0$.
 #
-# **Predict, then run:** what happens to the accuracy on *clean* images? Would it help to move the weights part of the
-# way back to their start after each image?
+# **Predict, then run:** what happens to the accuracy on *clean* images without restoring ($r = 0$)? And with $r = 0.1$?
 
 # %%
 fast = runs["one at a time"].settings | dict(episodic=False, samples=B)
@@ -282,44 +287,56 @@ for rate in (0.0, 0.1, 0.6):
     curves[rate] = clean
 
 # %% tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6, 3.2))
-colours = (figures.VERMILION, figures.ORANGE, figures.BLUE)
-for (rate, clean), colour in zip(curves.items(), colours, strict=True):
-    ax.plot(places, clean, color=colour, label=f"restored by {rate:g}")
-ax.set(
-    xlabel=f"image of a stream of {harmful.replace('_', ' ')}",
-    ylabel="accuracy on clean images, %",
+fig, ax = plt.subplots(figsize=(6.4, 3.6))
+at_start = accuracy_on_clean(method)  # `follow` has reset the weights
+styles = (
+    (figures.VERMILION, "-"),
+    (figures.GREEN, "--"),
+    (figures.BLUE, "-."),
 )
-ax.legend()
+for (rate, clean), (colour, line) in zip(curves.items(), styles, strict=True):
+    values = [at_start, *clean]
+    ax.plot(values, line, color=colour, label=f"$r$ = {rate:g}")
+chance = 100 / len(problem.classes)
+ax.axhline(chance, color=figures.GREY, ls=":", label="chance")
+ax.set(
+    xlabel=f"images of a stream of {harmful.replace('_', ' ')} so far",
+    ylabel="accuracy on clean images, %",
+    ylim=(0, 103),
+)
+fig.legend(loc="outside upper center", ncols=4)
 figures.show(
     fig,
-    alt="Accuracy on clean images along a stream at a high rate. Not restored, "
-    "it falls to chance; by a tenth, it swings; by six tenths, it stays high.",
-    caption="Accuracy on clean validation images after each image of one stream "
-    "at the rate for single images. Only a restore rate of 0.6 keeps it.",
+    alt="Accuracy on clean images along a stream at a high rate. Without "
+    "restoring it falls to chance, with a rise in between; with a restore "
+    "rate of a tenth it swings; with six tenths it stays high.",
+    caption="Accuracy on clean validation images before one stream and after "
+    "each of its images, at the rate for single images. Of three restore rates "
+    "$r$ only 0.6 keeps it.",
 )
 report.line(
-    "clean accuracy at the end of the stream: "
-    + ", ".join(f"restored by {r:g}: {c[-1]:.0f}%" for r, c in curves.items()),
+    "lowest clean accuracy in the stream: "
+    + ", ".join(f"r = {r:g}: {min(c):.0f}%" for r, c in curves.items()),
     tolerance=16.0,
     whole=9,
 )
 
 # %% [markdown]
-# Without restoring, the network ends near chance (10%) in this stream. Restored by a tenth, the accuracy swings widely;
-# by six tenths, it stays near its start. The stream contains no clean images, so measure this separately.
+# Without restoring, accuracy falls to about chance (10%) in this stream. With $r = 0.1$ it swings widely (differently
+# on other machines); with 0.6 it stays near its initial value.
 #
 # ## Streams that change or are sorted
 #
-# A camera does not report when fog begins. In a *changing* stream clean images and all shifts follow each other, 16
-# images of each, in random order and without a reset in between. In a *sorted* stream all zeros come first, then all
-# ones, as in the authors' released code.
+# A camera does not report when fog begins. A *changing* stream has a block of 16 clean images and one of each shift, in
+# random order and without a reset in between. In a *sorted* stream all zeros come first, then all ones, as in the
+# authors' released code.
 
 # %% tags=["hide-input"]
 pairs = [
     ("online, sorted", "online", "online: sorted minus one shift"),
     ("tent, sorted", "tent", "TENT: sorted minus one shift"),
     ("online, changing", "online", "online: changing minus one shift"),
+    ("tent, changing", "tent", "TENT: changing minus one shift"),
     (
         "online, and φ, changing",
         "online, changing",
@@ -335,17 +352,16 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # * **Sorted classes.** No loss is established for online Diffusion-TTA, which uses one image at a time. TENT loses its
-#   gain. A hypothesis: it normalises with the statistics of a batch of eight images, and a sorted batch holds few
-#   classes. Ask how a stream is sorted before you compare methods on it.
-# * **Changing shifts** cost Diffusion-TTA part of its gain. Adapting the diffusion model's parameters φ as well gains
-#   more than θ only. Only three such streams were run. TENT's scores are the same as with one shift: perhaps the batch
+#   gain. A hypothesis: it normalises with the statistics of a batch, and a sorted batch holds fewer classes.
+# * **Changing shifts** cost Diffusion-TTA part of its gain. Adapting the diffusion model's parameters φ too gains more
+#   than θ only. There were only three changing streams. TENT gains as much as with one shift: perhaps the batch
 #   statistics, not its weights, give its gain.
 #
 # ## Preventing drift
 #
-# Two simple methods work without detecting a change of shift: restore the weights after every n images (`reset_every`),
-# or move them a fraction of the way back after each image (`restore_rate`). Validation streams chose both values, at
-# the rate of the streams above (*slow*) and at the rate for single images (*fast*).
+# Two simple methods work without detecting a change of shift: reset the weights after every n images (`reset_every`),
+# or restore them in part after each image (`restore_rate`). Both values were chosen on validation streams, at the rate
+# of the streams above (*slow*) and at that for single images (*fast*).
 
 # %% tags=["hide-input"]
 PREVENTION = {
@@ -376,14 +392,31 @@ for run, title in PREVENTION.items():
 report.table(
     rows,
     tolerance=0.1,
-    caption="Changing streams: gain in points, and accuracy in % on clean "
-    "images before the streams and after each shift",
+    caption="Changing streams: gain in points, and accuracy in % on 16 clean "
+    "test images before the streams and after each block",
 )
 
+# %% tags=["hide-input"]
+pairs = [
+    ("some of the way back", "online, changing", "slow, restored minus slow"),
+    ("some of the way back", "online", "slow, restored minus one shift"),
+    (
+        "fast, some of the way back",
+        "one at a time",
+        "fast, restored minus one image at a time",
+    ),
+]
+lines = [
+    f"{title}: {compare(run, other)}"
+    for run, other, title in pairs
+    if {run, other} <= set(runs)
+]
+report.line("\n".join(lines), tolerance=0.1)
+
 # %% [markdown]
-# At the slow rate, restoring by a tenth keeps the clean accuracy and gains almost as in streams of one shift. At the
-# fast rate without prevention, the network loses under the shifts and on clean images. Prevention makes it gain again,
-# but only the strongest values that were tried, which carry little to the next image.
+# At the slow rate, restoring by a tenth keeps the clean accuracy and regains what changing shifts cost. At the fast
+# rate without prevention, accuracy drops under the shifts and on clean images. Prevention makes it gain again, but only
+# the strongest values that were tried, and no difference from single images is established.
 #
 # ## The paper's Table 2
 #
@@ -398,40 +431,48 @@ for key, (family, end) in NETWORKS.items():
     for name in SHARED:
         if "online, and φ" + end in runs:
             shift = CORRUPTIONS[name]
-            title = f"{family}, {shift.replace('_', ' ')}"
+            words = shift.replace("_", " ").replace("gaussian", "Gaussian")
+            title = f"{family}, {words}"
             ours[title] = gain_of("online, and φ" + end, [shift])
             paper.append(cells[name][3] - cells[name][0])
 fig = figures.forest(ours)
-fig.set_size_inches(7, 0.36 * len(ours) + 1.2)
+fig.set_size_inches(7, 0.42 * len(ours) + 1.2)
 ax = fig.axes[0]
-ax.plot(
-    paper,
-    range(len(paper) - 1, -1, -1),
-    "x",
-    color=figures.BLACK,
-    label="paper, severity 5",
+rows = [k - 0.25 for k in range(len(paper))][::-1]  # below our points
+(crosses,) = ax.plot(paper, rows, "x", color=figures.BLACK)
+(points,) = ax.plot([], [], "o-", color=figures.BLUE)
+ax.set_ylim(-0.6, len(ours) - 0.5)
+fig.legend(
+    [points, crosses],
+    ["ours, severity 3", "the paper, severity 5"],
+    loc="outside upper center",
+    ncols=2,
 )
-fig.legend(loc="outside lower center")
 figures.show(
     fig,
     alt="Gains with intervals of online adaptation with φ for a ResNet and a "
-    "ViT under the shared corruptions, and crosses at the paper's gains.",
-    caption="Gains of online Diffusion-TTA with φ: ours at severity 3 with 95% "
-    "intervals (hollow: contains zero), crosses the paper's Table 2 (other "
-    "images, networks and severity).",
+    "ViT under the shared corruptions, and crosses at the paper's gains, which "
+    "are above zero except for the ResNet under contrast.",
+    caption="Gains of online Diffusion-TTA with φ: ours with 95% intervals "
+    "(hollow: contains zero), and those of the paper's Table 2 (other images, "
+    "networks and severity).",
 )
 
 # %% [markdown]
-# By [our rule](../book/evidence/index), five of the eight cells have the same sign. We do not count contrast, where the
-# paper's effects are too small to tell, nor fog for the ResNet, where our interval reaches zero.
-#
-# The first images of three stored streams, computed again:
+# By [our rule](../book/evidence/index), signs are compared where both effects are large enough to tell: here in five of
+# the eight cells, all with the same sign. We leave out contrast, where the paper's effects are too small, and fog for
+# the ResNet, where our interval reaches zero.
 
 # %% tags=["hide-input"]
 same, count = stored.reproduce(
     "online", "online", live, shifts[:3], seed, folder=folder
 )
-report.line(f"{same} of {count} scores are as stored", tolerance=0.1, whole=2)
+report.line(
+    f"first images of three streams, computed again: {same} of {count} scores "
+    "are as stored",
+    tolerance=0.1,
+    whole=2,
+)
 
 # %% [markdown]
 # ## Exercises
@@ -439,41 +480,38 @@ report.line(f"{same} of {count} scores are as stored", tolerance=0.1, whole=2)
 # ```{exercise}
 # :label: online-reset-every
 #
-# Build the method once with `episodic=False, reset_every=1` and once with `episodic=True`, at the same rate. Do the
-# predictions differ on ten images? And with `restore_rate=1`?
+# Build the method once with `episodic=False, reset_every=1` and once with `episodic=True`, both at the rate 0.02. Do
+# the predictions differ on ten images of contrast? And with `restore_rate=1`?
 # ```
 #
 # ```{solution} online-reset-every
 # :class: dropdown
 #
 # With `reset_every=1` all ten outputs are identical: both restore the weights and the optimizer after each image. With
-# `restore_rate=1` two of ten predicted classes differ (contrast, rate 0.02): the weights go all the way back, but SGD
-# keeps the momentum of the last image.
+# `restore_rate=1` two of ten predicted classes differ: the weights go all the way back, but SGD keeps the momentum of
+# the last image.
 # ```
 #
 # ```{exercise}
 # :label: online-slow-shear
 #
-# Repeat the live experiment at the streams' rate, `fast | dict(lr=settings["lr"])`. How much clean accuracy is lost
-# without restoring?
+# Repeat the live experiment at the streams' rate, `fast | dict(lr=settings["lr"])`, with $r = 0$. How much clean
+# accuracy is lost?
 # ```
 #
 # ```{solution} online-slow-shear
 # :class: dropdown
 #
-# From 63 of 64 clean images to 50 after 32 images of shear. A small rate does not prevent drift. The stored streams of
-# one shift have 16 images, so they show only the start.
+# From 63 of 64 clean images (98%) to 50 (78%) after 32 images of shear. A small rate does not prevent drift in this
+# stream. Stored streams of 16 images show only the start.
 # ```
-#
-# **Challenge.** Write a rule that calls `reset` when the diffusion loss in `history` rises, without labels. Choose its
-# threshold on validation streams. Compare it, paired, with `reset_every`, and count its resets.
 #
 # ## Take-aways
 #
 # * Online adaptation is the same loop without the reset, here at a much smaller rate.
-# * Compare a stream with adaptation to single images, not only with no adaptation. On these short streams of digits no
-#   gain over it is established.
-# * Changing shifts cost gain. A small step back to the start after each image regained it here.
+# * Compare a stream with adaptation to single images, not only with no adaptation. On these short streams no gain over
+#   it is established, and the ViT gained less.
+# * Changing shifts reduced the gain. A small step back to the start after each image regained it here.
 # * Measure forgetting on images that the stream did not contain.
 #
 # Next: [fewer evaluations, other teachers](10_beyond).

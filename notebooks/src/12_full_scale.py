@@ -9,16 +9,16 @@
 # %% [markdown]
 # # Full scale
 #
-# **The idea.** The code is the same for models of any size, so one command runs a cell of the paper's tables. This page
-# says what that costs and what can fail.
+# **The idea.** The code is the same for models of any size, so one command is meant to run a cell of the paper's
+# tables; it was tested on small networks only. This page says what a table costs and what can fail.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": networks small enough for a CPU; "full": of the published sizes
 scale = "mini"
 seed = 0
 images = 6  # of the run that is stopped and resumed
-rate = 300e12  # an assumption: operations a second that a GPU really does
-price = 3.0  # another one: of that GPU, for an hour
+rate = 300e12  # an assumption: sustained operations per second of a GPU
+price = 3.0  # another one: dollars per hour of that GPU
 cases = None  # what is timed, see dtta bench --case; None: the scale's
 steps = None  # of adaptation, when it is timed; None: the scale's
 samples = None  # pairs of each step, likewise
@@ -84,41 +84,44 @@ for k, (name, column) in enumerate(corruptions.items()):
         ax.scatter(
             [k + side] * 2, both, color=faces, edgecolor=colour, zorder=2
         )
-for colour, name in (
-    (figures.BLUE, "the paper"),
-    (figures.ORANGE, "DUSA's measurement"),
+for name, style in (
+    ("the paper", dict(color=figures.BLUE, lw=2)),
+    ("DUSA's measurement", dict(color=figures.ORANGE, lw=2)),
+    ("before", dict(color=figures.GREY, marker="o", mfc="white", ls="none")),
+    ("after", dict(color=figures.GREY, marker="o", ls="none")),
 ):
-    ax.plot([], [], "o-", color=colour, label=name)
-ax.set_xticks(range(5), corruptions.values())
-ax.set_ylabel("accuracy in %")
-ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2)
+    ax.plot([], [], label=name, **style)
+titles = [name.replace("gaussian", "Gaussian") for name in corruptions.values()]
+ax.set_xticks(range(5), titles)
+ax.set(xlabel="corruption, severity 5", ylabel="accuracy in %")
+ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, fontsize=10)
 figures.show(
     fig,
     alt="Accuracy of ConvNeXt-Large without and with Diffusion-TTA under five "
-    "corruptions, as an open and a full dot. In the paper the gains are from "
+    "corruptions, as an open and a filled dot. In the paper the gains are from "
     "16 to 33 points, in DUSA's measurement from 2 to 23.",
-    caption="Online adaptation of ConvNeXt-Large on ImageNet-C, severity 5: "
-    "accuracy before (open) and after (full), in the paper and measured "
-    "independently by the authors of DUSA. The axis does not start at zero.",
+    caption="Online adaptation of ConvNeXt-Large on ImageNet-C, in the paper "
+    "and measured by the authors of DUSA. All ten gains are positive; their "
+    "sizes cannot be compared. The axis does not start at zero.",
 )
 
 # %% [markdown]
-# **The result** is not ours: this project has not run Diffusion-TTA at full scale yet. We know one independent
-# measurement. DUSA's authors {cite:p}`li2024dusa` ran it on 50,000 images, in batches of 64, with six evaluations an
-# image; the paper uses 900. Checkpoints and crops differ, and so do the starting accuracies, so the sizes of the gains
-# cannot be compared. Both find gains under all five corruptions, and neither gives an interval.
+# **The result** is not ours: this project has not run Diffusion-TTA at full scale yet. The authors of DUSA
+# {cite:p}`li2024dusa`, a competing method, ran it on 50,000 images, in batches of 64, with six evaluations per image,
+# where the paper uses 900. Checkpoints, crops and starting accuracies differ too, so compare only signs. Neither gives
+# an interval.
 #
 # **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 10 minutes to read, a
 # minute to run on two CPU cores.
 #
 # ## A row by its name
 #
-# Each cell of the paper's tables that can be run is a *preset*: problem, network, settings, which images and how many.
+# Each cell of the paper's tables that can be run is a *preset*: problem, network, settings and images.
 #
 # ```bash
-# dtta doctor imagenet-a        # what this machine lacks, seconds for an image
+# dtta doctor imagenet-a        # what this machine lacks, seconds per image
 # dtta evaluate --preset table1/convnext-tiny/imagenet-a --out rows
-# dtta report rows              # the table of all that the folder holds
+# dtta report rows              # a table of everything in the folder
 # ```
 
 # %%
@@ -129,13 +132,14 @@ print(preset.settings)
 
 # %% [markdown]
 # [The evidence](../book/evidence/presets) lists what the presets do differently from the paper. For segmentation and
-# depth much is unstated, and the authors' diffusion models were not released: compare gains there, not accuracies.
+# depth the authors' diffusion models were not released: compare gains there, not accuracies.
 #
 # ## What a table costs
 #
-# In all cells but one, an image takes 5 steps of 180 evaluations. Each has a forward pass and a backward pass to the
-# condition and, where they are adapted, to the diffusion model's weights φ. **Predict, then run:** how many GPU hours
-# does Table 1 take?
+# An image takes 5 steps of 180 evaluations, except in one cell of Table 5 (one pair a step). Each has a forward pass
+# and a backward pass to the condition and, where they are adapted, to the diffusion model's weights φ: 0.71 Tflop in
+# Table 1, which has 60,300 images. Assume 300 Tflop a second, close to the peak of an A100 in 16 bits. **Predict, then
+# run:** how many GPU hours does Table 1 take?
 
 # %% tags=["hide-input"]
 cost = {
@@ -152,7 +156,7 @@ for preset in every.values():
     pairs = preset.settings["steps"] * preset.settings["samples"]
     evaluations = preset.images * pairs
     flops = evaluations * cost["sd-512" if text else "dit-256", joint]
-    table = preset.name.split("/")[0]
+    table = preset.name.split("/")[0].replace("table", "Table ")
     one = np.array([1, preset.images, evaluations, flops], dtype=float)
     totals[table] = totals.get(table, 0) + one
 lines = []
@@ -160,16 +164,22 @@ for table, (cells, count, evaluations, flops) in totals.items():
     hours = flops / rate / 3600
     line = {"table": table, "cells": int(cells), "images": int(count)}
     line |= {"million evaluations": float(evaluations / 1e6)}
-    lines.append(line | {"GPU hours": hours, "price": hours * price})
-print(f"{rate / 1e12:.0f} Tflop a second and {price:g} an hour, both assumed")
+    lines.append(line | {"GPU hours": hours, "dollars": hours * price})
+print(
+    f"assumed: {rate / 1e12:.0f} Tflop a second and {price:g} dollars an hour"
+)
 report.table(
-    lines, tolerance=0.5, caption="Arithmetic, not a measurement", digits=1
+    lines,
+    tolerance=0.5,
+    caption="Counted operations at an assumed rate, not a measurement",
+    digits=1,
 )
 
 # %% [markdown]
-# At the assumed rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds on an
-# A100 in float32, or about 920 hours for the table. Set `rate` to the evaluations a second that `dtta bench`
-# measures, times the operations of one. The table has only Diffusion-TTA with published diffusion models.
+# At the assumed rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds an image
+# on an A100 in float32. For all images that would be about 920 hours. Set `rate` to the evaluations a second that `dtta
+# bench` measures on your GPU, times the operations of one. The table has only Diffusion-TTA with published diffusion
+# models.
 #
 # ## Several GPUs
 #
@@ -179,8 +189,8 @@ report.table(
 # ```
 #
 # Each process takes a fixed share of the images and writes a file; the first merges the files at the end. An image's
-# noise depends on the image only, so it does not matter which process computes it. If one GPU is slow, stop the run and
-# start it again: what is left is shared anew.
+# noise depends on the image only, not on the process. If one GPU is slow, stop and restart the run: the remaining
+# images are then divided again.
 #
 # *Online* adaptation cannot be shared in this way, because the weights after one image are the start of the next. Each
 # GPU takes whole streams: the five corruptions of one network in Table 2 occupy five GPUs.
@@ -188,7 +198,7 @@ report.table(
 # ## Resuming after a stop
 #
 # The result of each image is a line of a file, written before the next image starts; the first line is a header. Here
-# we cut it within a line:
+# we cut the file in the middle of a line:
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -202,16 +212,16 @@ cut = "".join(lines[: images // 2]) + lines[images // 2][:40]
 path.write_text(cut, encoding="utf-8")
 again = evaluate(run, [("fog", 3)], range(images), path, progress=False)
 print(f"{images} images, {cut.count(chr(10)) - 1} whole rows after the stop")
-print("the same rows:", [r.score for r in again] == [r.score for r in rows])
+print("the same scores:", [r.score for r in again] == [r.score for r in rows])
 
 # %% [markdown]
-# The cut row is computed again. A stream starts from its first image, because its weights are not on disk.
+# The cut row is computed again. An online stream starts again from its first image, because its weights are not saved.
 #
 # ## Memory
 #
 # A step first evaluates all its $B$ pairs $(t, \epsilon)$ in one pass. If memory runs out, half as many are tried, and
-# the rest of the run keeps that number. **Predict, then run:** 48 pairs are wanted and 13 fit. How many are computed in
-# each pass?
+# the rest of the run keeps what fits. **Predict, then run:** 48 pairs are requested and 13 fit. How many are in each
+# attempt?
 
 # %% tags=["hide-input"]
 problem = random_problem("dit-toy", seed)
@@ -245,16 +255,16 @@ at_once = tta(x, torch.Generator().manual_seed(seed))
 problem.diffusion.loss = loss_in_little_memory
 in_parts = tta(x, torch.Generator().manual_seed(seed))
 problem.diffusion.loss = loss
-print("pairs in each pass:", sizes)
-print("the same to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
+print("pairs in each attempt (the first two fail):", sizes)
+print("the same output to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 
 # %% [markdown]
 # ## Half precision
 #
 # The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has
-# eleven, but smaller values than $6 \cdot 10^{-8}$ become zero. The gradient of a *mean* over many numbers can be that
-# small. This is the cosine between the gradient in 16 bits and in float32, for a mean over three million numbers,
-# as in 180 latents of Stable Diffusion, and over 64 times as many:
+# eleven, but values below about $3 \cdot 10^{-8}$ become zero. The gradient of a *mean* over many numbers can be that
+# small. This is the cosine between the gradients in 16 bits and in float32, for a mean over three million numbers, as
+# in 180 latents of Stable Diffusion, and over 64 times as many, as in latents of eight times the side:
 
 
 # %% tags=["hide-input"]
@@ -288,15 +298,14 @@ for count in (latents, 64 * latents):
         grad = at_condition(precision, count, power)
         cosine = torch.cosine_similarity(grad, truth, dim=0).item()
         lines.append(
-            f"mean over 2^{np.log2(count):.0f} numbers, {name}: {cosine:.2f}"
+            f"mean over {count / 1e6:.0f} million numbers, {name}: {cosine:.2f}"
         )
 report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]
-# On this small network float16 keeps the direction of the first gradient and loses the second completely. So the loss
-# is multiplied by a power of two before the backward pass, and the gradient is divided by it in float32. Adapted
-# weights, softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision auto`
-# checks.
+# On this small network nothing is lost at the realistic size, and everything at the larger one. To be safe, the loss is
+# multiplied by a power of two before the backward pass, and the gradient is divided by it in float32. Adapted weights,
+# softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision auto` checks.
 #
 # ## How fast
 #
@@ -304,8 +313,9 @@ report.line("\n".join(lines), tolerance=0.05)
 # dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json
 # ```
 #
-# times an image's 900 evaluations on networks of the published sizes with random weights, and compares with the loop of
-# the released code and with a large matrix product. The same here, on small networks:
+# This times the 900 evaluations of an image on networks of the published sizes with random weights: by the loop of the
+# released code (*naive*) and by ours (*fast*), which runs the task network once per step. A matrix product with as many
+# operations shows what the machine could reach. The same here, on small networks:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds differ between runs
@@ -320,7 +330,7 @@ for case in timed:
     timing = bench(
         toy, samples, 2, steps=steps, joint=joint, precision=native(device())
     )
-    print(f"{case}, {steps} steps of {samples} pairs\n{timing}\n")
+    print(f"{case}, steps: {steps}, pairs in a step: {samples}\n{timing}\n")
 
 # %% tags=["hide-input"]
 file = stored.FOLDER / "bench.json"
@@ -342,47 +352,34 @@ if not ours:
     print("No preset has been run on the published checkpoints yet.")
 
 # %% [markdown]
-# `python tools/pages run 12 -p results=FOLDER` prints the gains of your presets next to the paper's numbers.
+# `python tools/pages run 12 -p results=FOLDER`, with the folder of `--out`, prints the gains of your presets next to
+# the paper's numbers.
+#
+# ## Exercise
 #
 # ```{exercise}
 # :label: a-fair-bill
 #
-# You have one GPU for a weekend, 48 hours, and want a row of Table 1 in which a gain above three points can be
-# established. Which do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$,
-# where $d$ is the share of images whose answer changes; assume that $d$ is twice the gain. The paper's gains are 7.7
-# points for ResNet18 on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
+# You have one GPU for 48 hours, and want a row of Table 1 in which a gain above three points can be established. Which
+# do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$, where $d$ is the
+# share of images whose answer changes; assume that $d$ is twice the gain. The paper's gains are 7.7 points for ResNet18
+# on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
 # ```
 #
 # ```{solution} a-fair-bill
 # :class: dropdown
 #
-# A gain $g$ is two standard errors from zero if $n \ge 8 / g$: 104 images for $g = 0.077$, 259 for $g = 0.031$. To be
-# *above three points*, the gain must be two errors above 0.03: $n \ge 8 g / (g - 0.03)^2$, 279 images for ResNet18; for
-# 0.031 it takes 248,000 images, more than there are. At the assumed rate an image is 900 evaluations of 0.71 Tflop, two
-# seconds: 279 images are ten minutes. Half of such runs measure less: take more.
-# ```
-#
-# ```{exercise}
-# :label: slow-gpu
-#
-# Four processes take equal shares of 300 images of one second each. One GPU is three times as slow as the others. How
-# long does the run take, and what is the least possible time? What does one stop and restart at 75 seconds achieve?
-# ```
-#
-# ```{solution} slow-gpu
-# :class: dropdown
-#
-# The slow process needs 225 s for its 75 images. Together the GPUs do $3 + 1/3$ images a second, so 90 s is the least.
-# After 75 s the others are done and the slow one has 25 images; 50 are left. Equal shares are 12.5 images, about 39 s
-# on the slow GPU: 114 s in all, plus the time to start.
+# ResNet18. To be *above three points*, a gain $g$ must be two standard errors above 0.03: $n \ge 8 g / (g - 0.03)^2$,
+# 279 images if the gain is 0.077. For 0.031 it takes 248,000, more than there are. With 279 images half of such runs
+# miss the threshold by chance; with twice as many, about 20%. These 558 images take 20 minutes at the assumed rate, and
+# over eight hours at the paper's 55 seconds.
 # ```
 #
 # ## Take-aways
 #
-# * A cell of the paper has a name. One command runs it, on one GPU or several, and resumes after a stop.
+# * A cell of the paper has a name. One command is meant to run it, on one GPU or several, and resumes after a stop.
 # * Count a table before you pay for it: operations can be counted without a GPU.
 # * float16 can lose small gradients; scaling by a power of two keeps them.
-# * Nothing of the paper has been reproduced here yet.
 #
 # ## References
 #

@@ -55,7 +55,7 @@ def test_seconds_are_those_from_the_install_to_the_first_figure():
 def test_the_script_reads_the_address_and_the_ref_of_the_pages_and_runs_all_that_need_no_models_of_the_reader():
     project = Project(ROOT)
     script = (ROOT / ".ci/colab").read_text(encoding="utf-8")
-    (numbers,) = re.findall(r"\$\{@:-(.*?)\}", script)
+    (numbers,) = re.findall(r"set -- (.*)", script)
     assert numbers.split() == [name[:2] for name in project.pages() if name[:2] <= "10"]
     lines = "\n".join(line for line in script.splitlines() if line.startswith(("url=", "ref=")))
     done = subprocess.run(["bash", "-c", f"{lines}\necho $url $ref"], cwd=ROOT, capture_output=True, encoding="utf-8")

@@ -184,16 +184,19 @@ def test_wheel_holds_all_code_weights_cards_tables_and_experiments(tmp_path):
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked sdist")
-def test_sdist_holds_every_file_of_the_checkout(monkeypatch):
+def test_sdist_holds_every_file_of_the_checkout_and_nothing_that_git_ignores(monkeypatch):
     """Its tests can run, then: they read the book, the pages, the tools and the workflows."""
     monkeypatch.chdir(ROOT)
     files = FileList()
     for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             files.process_template_line(line)
-    done = subprocess.run(["git", "ls-files"], check=True, capture_output=True, encoding="utf-8")
-    missing = set(done.stdout.splitlines()) - set(files.files)
+    tracked = subprocess.run(["git", "ls-files"], check=True, capture_output=True, encoding="utf-8").stdout
+    missing = set(tracked.splitlines()) - set(files.files)
     assert missing <= {"pyproject.toml", "MANIFEST.in", "LICENSE"}, "setuptools adds these"
+    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard"]
+    ignored = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
+    assert sorted(set(ignored.splitlines()) & set(files.files)) == []
 
 
 def test_licences_and_citation():

@@ -350,6 +350,19 @@ def test_a_fork_changes_its_address_everywhere_with_one_command(tmp_path, monkey
             commands.execute(["--root", str(tmp_path), "address", url])
 
 
+@pytest.mark.parametrize(
+    ("url", "book"),
+    [
+        ("https://github.com/Me/tta.git", "https://me.github.io/tta/"),
+        ("https://github.com/Me/me.github.io", "https://me.github.io/"),  # GitHub publishes it without a folder
+    ],
+)
+def test_the_book_of_a_fork_is_where_github_publishes_it(tmp_path, url, book):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    address.change(Project(tmp_path), url, None)
+    assert f'Documentation = "{book}"' in (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
+
+
 def test_the_build_says_that_the_address_is_a_placeholder_or_another_repository(monkeypatch):
     project = Project(ROOT)
     owner, name = address.repository(project.url)

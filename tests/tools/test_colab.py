@@ -48,6 +48,15 @@ def test_differences_are_those_beyond_the_tolerance(fresh, found):
     assert list(colab.differences(fresh, page())) == found
 
 
+def test_pieces_of_a_stream_are_compared_as_one():
+    pages = [page(), page(), page()]
+    for made, pieces in zip(pages, (["a\n", "b\n"], ["a\nb\n"], ["a\n", "c\n"]), strict=True):
+        made.cells[1].outputs += [new_output("stream", text=text) for text in pieces]
+    pages[0].cells[1].outputs.insert(-1, new_output("stream", name="stderr", text="a warning"))
+    assert list(colab.differences(pages[0], pages[1])) == []
+    assert list(colab.differences(pages[2], pages[1])) == ["cell 2 shows\na\nc\n\nnot\na\nb\n"]
+
+
 def test_seconds_are_those_from_the_install_to_the_first_figure():
     assert colab.seconds_to_first_figure(page()) == 14
     assert colab.seconds_to_first_figure(page(image=False)) is None

@@ -31,6 +31,7 @@ from dtta.evaluation.statistics import bootstrap_interval
 from dtta.pages import figures, report
 
 figures.style()
+torch.set_num_threads(1)  # more would wait for each other on busy cores
 torch.manual_seed(seed)
 digits = load_digits()
 # 64 pixels, from 0..16 to -1..1

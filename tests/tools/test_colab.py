@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_differences_are_those_beyond_the_tolerance(fresh, found):
     assert list(colab.differences(fresh, page())) == found
 
 
+def test_pieces_of_a_stream_are_compared_as_one():
+    pages = [page(), page(), page()]
+    for made, pieces in zip(pages, (["a\n", "b\n"], ["a\nb\n"], ["a\n", "c\n"]), strict=True):
+        made.cells[1].outputs += [new_output("stream", text=text) for text in pieces]
+    pages[0].cells[1].outputs.insert(-1, new_output("stream", name="stderr", text="a warning"))
+    assert list(colab.differences(pages[0], pages[1])) == []
+    assert list(colab.differences(pages[2], pages[1])) == ["cell 2 shows\na\nc\n\nnot\na\nb\n"]
+
+
 def test_seconds_are_those_from_the_install_to_the_first_figure():
     assert colab.seconds_to_first_figure(page()) == 14
     assert colab.seconds_to_first_figure(page(image=False)) is None
@@ -55,8 +65,33 @@ def test_seconds_are_those_from_the_install_to_the_first_figure():
 def test_the_script_reads_the_address_and_the_ref_of_the_pages_and_runs_all_that_need_no_models_of_the_reader():
     project = Project(ROOT)
     script = (ROOT / ".ci/colab").read_text(encoding="utf-8")
-    (numbers,) = re.findall(r"\$\{@:-(.*?)\}", script)
+    (numbers,) = re.findall(r"set -- (.*)", script)
     assert numbers.split() == [name[:2] for name in project.pages() if name[:2] <= "10"]
     lines = "\n".join(line for line in script.splitlines() if line.startswith(("url=", "ref=")))
     done = subprocess.run(["bash", "-c", f"{lines}\necho $url $ref"], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.stdout.split() == [project.url, project.ref]
+
+
+def test_what_pip_clones_has_no_history_even_from_a_shallow_checkout(tmp_path):
+    """A clone without blobs of a shallow repository would ask for its missing parents without end."""
+    script = (ROOT / ".ci/colab").read_text(encoding="utf-8")
+    commands = re.findall(r"^git init -q --bare.*?^rm -f.*?$", script, re.MULTILINE | re.DOTALL)
+
+    def git(*words: str, cwd: Path = tmp_path) -> str:
+        settings = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+        return subprocess.run(
+            ["git", *settings, *words], cwd=cwd, check=True, capture_output=True, encoding="utf-8"
+        ).stdout
+
+    git("init", "-q", "source")
+    for text in ("first", "second"):
+        (tmp_path / "source/file").write_text(text, encoding="utf-8")
+        git("add", "file", cwd=tmp_path / "source")
+        git("commit", "-q", "-m", text, cwd=tmp_path / "source")
+    git("clone", "-q", "--depth=1", (tmp_path / "source").as_uri(), "shallow")
+    git("checkout", "-q", "--detach", cwd=tmp_path / "shallow")
+    lines = "\n".join(["set -eu", f"work={shlex.quote(str(tmp_path))} ref=main", *commands])
+    subprocess.run(["bash", "-c", lines], cwd=tmp_path / "shallow", check=True)
+    assert git("rev-parse", "--is-shallow-repository", cwd=tmp_path / "repository").strip() == "false"
+    assert git("log", "--all", "--format=%D|%P", cwd=tmp_path / "repository").split() == ["HEAD", "->", "main|"]
+    assert git("show", "main:file", cwd=tmp_path / "repository") == "second"

@@ -184,16 +184,19 @@ def test_wheel_holds_all_code_weights_cards_tables_and_experiments(tmp_path):
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked sdist")
-def test_sdist_holds_every_file_of_the_checkout(monkeypatch):
+def test_sdist_holds_every_file_of_the_checkout_and_nothing_that_git_ignores(monkeypatch):
     """Its tests can run, then: they read the book, the pages, the tools and the workflows."""
     monkeypatch.chdir(ROOT)
     files = FileList()
     for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             files.process_template_line(line)
-    done = subprocess.run(["git", "ls-files"], check=True, capture_output=True, encoding="utf-8")
-    missing = set(done.stdout.splitlines()) - set(files.files)
+    tracked = subprocess.run(["git", "ls-files"], check=True, capture_output=True, encoding="utf-8").stdout
+    missing = set(tracked.splitlines()) - set(files.files)
     assert missing <= {"pyproject.toml", "MANIFEST.in", "LICENSE"}, "setuptools adds these"
+    command = ["git", "ls-files", "--others", "--ignored", "--exclude-standard"]
+    ignored = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
+    assert sorted(set(ignored.splitlines()) & set(files.files)) == []
 
 
 def test_licences_and_citation():
@@ -345,6 +348,19 @@ def test_a_fork_changes_its_address_everywhere_with_one_command(tmp_path, monkey
     for url in ("https://example.org/me/x", "github.com/me/x"):
         with pytest.raises(PageError, match="write https://github"):
             commands.execute(["--root", str(tmp_path), "address", url])
+
+
+@pytest.mark.parametrize(
+    ("url", "book"),
+    [
+        ("https://github.com/Me/tta.git", "https://me.github.io/tta/"),
+        ("https://github.com/Me/me.github.io", "https://me.github.io/"),  # GitHub publishes it without a folder
+    ],
+)
+def test_the_book_of_a_fork_is_where_github_publishes_it(tmp_path, url, book):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    address.change(Project(tmp_path), url, None)
+    assert f'Documentation = "{book}"' in (tmp_path / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_the_build_says_that_the_address_is_a_placeholder_or_another_repository(monkeypatch):

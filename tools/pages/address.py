@@ -72,7 +72,8 @@ def change(project: Project, url: str, book: str | None) -> list[Path]:
         book: where the book will be; None: GitHub Pages of the new repository.
     """
     (old_owner, old_name), (owner, name) = repository(project.url), repository(url)
-    book = (book or f"https://{owner.lower()}.github.io/{name}").rstrip("/")
+    host = f"{owner.lower()}.github.io"
+    book = (book or (f"https://{host}" if name.lower() == host else f"https://{host}/{name}")).rstrip("/")
     if not re.fullmatch(r"https?://[\w.-]+(?:/[\w./-]*)?", book):
         raise PageError(f"{book!r} is not the address of a book: write https://HOST/PATH")
     forms = {f"github.com/{old_owner}/{old_name}": f"github.com/{owner}/{name}"}

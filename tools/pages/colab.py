@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -36,12 +37,16 @@ def differences(fresh: NotebookNode, committed: NotebookNode) -> Iterator[str]:
 
 
 def _texts(cell: NotebookNode) -> Iterator[tuple[str, str, dict | None]]:
-    """Yield kind, text and tolerance of each output; an image has no text."""
-    for output in cell.outputs:
-        if output.output_type == "stream":
-            if output.name != "stderr":
-                yield "stream", output.text, None
-        else:
+    """Yield kind, text and tolerance of each output; an image has no text.
+
+    A stream counts as one output: the kernel splits it at random places.
+    """
+    outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    for stream, pieces in groupby(outputs, key=lambda output: output.output_type == "stream"):
+        if stream:
+            yield "stream", "".join(output.text for output in pieces), None
+            continue
+        for output in pieces:
             for kind, data in sorted(output.get("data", {}).items()):
                 yield kind, compared(data) if kind.startswith("text/") else "", tolerance_of(output)
 

@@ -120,7 +120,7 @@ def _display(data: dict[str, str], tolerance: float, whole: int) -> None:
 
 def _note(tolerance: float, whole: int) -> str:
     counts = f", whole numbers by up to {whole}" if whole else ""
-    return f"on another machine decimals may differ by up to {tolerance:g}{counts}"
+    return f"on another machine, values may differ by up to {tolerance:g}{counts}"
 
 
 def _has_decimals(texts: Iterable[str]) -> bool:

@@ -63,7 +63,7 @@ def test_line_shows_its_tolerance_and_stores_it(displayed):
     output = displayed()
     assert output.data == {
         "text/plain": "repaired 40 of 300, 13.3%\n"
-        "(on another machine decimals may differ by up to 0.5, whole numbers by up to 2)"
+        "(on another machine, values may differ by up to 0.5, whole numbers by up to 2)"
     }
     assert tolerance_of(output) == {"tolerance": 0.5, "whole": 2}
     report.line("accuracy 71.3%\nloss 0.2", tolerance=0.5)
@@ -90,7 +90,7 @@ def test_table_rounds_to_its_tolerance_and_keeps_whole_numbers(displayed):
         "Gains",
         "shift  gain    n  none",
         "a<b     0.0  300     –",
-        "(on another machine decimals may differ by up to 0.5)",
+        "(on another machine, values may differ by up to 0.5)",
     ]
     assert '<th scope="col" style="text-align: right">gain</th>' in html
     assert '<td style="text-align: left">a&lt;b</td><td style="text-align: right">0.0</td>' in html

@@ -20,7 +20,8 @@ def add_commands(commands) -> None:
     build.add_argument("--to", type=Path, default=Path("course"), help="the course folder (default: course)")
     text = "variant of the data in tests and experiments, for each year or group (default: 0)"
     build.add_argument("--seed", type=int, default=0, metavar="N", help=text)
-    build.add_argument("--root", type=Path, default=Path(), help="a checkout of the book (default: here)")
+    text = "a clone or unpacked archive of the book's repository, which has the sources (default: here)"
+    build.add_argument("--root", type=Path, default=Path(), help=text)
     build.add_argument("--solutions", action="store_true", help="also run the solutions, for you alone: TO/solutions")
     build.add_argument(
         "--publish", action="store_true", help="also copy the students' notebooks to notebooks/assignments"

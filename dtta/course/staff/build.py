@@ -16,11 +16,13 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
+import nbgrader.api
+import nbgrader.dbutil
+from alembic.script import ScriptDirectory
 from nbclient import NotebookClient
 from nbgrader.apps import NbGraderAPI
 from nbgrader.converters import Autograde, GenerateFeedback
@@ -71,10 +73,15 @@ def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
     """nbgrader's own commands as functions, on a course folder. Each returns success, error and log."""
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    beside = str(Path(sys.executable).parent)  # nbgrader calls alembic by name; the environment need not be activated
-    if beside not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
     return NbGraderAPI(config=settings(folder, sandbox))
+
+
+def _version() -> str:
+    """The version of nbgrader's tables, for which it would call a program that need not be on the PATH."""
+    return ScriptDirectory(nbgrader.dbutil.ALEMBIC_DIR).get_current_head()
+
+
+nbgrader.api.get_alembic_version = _version
 
 
 def must(result: dict, what: str) -> None:
@@ -83,7 +90,8 @@ def must(result: dict, what: str) -> None:
         if why := re.search(r"NotGraded: (.*)", (result.get("log") or "") + (result.get("error") or "")):
             raise CourseError(why[1])
         said = [line for line in (result.get("log") or "").splitlines() if "ERROR" in line or "Error:" in line]
-        raise CourseError(f"{what} failed: " + "\n".join(said or [result.get("error") or "no message"]))
+        last = (result.get("error") or "no message").strip().splitlines()[-1]  # of a traceback
+        raise CourseError(f"{what} failed: " + "\n".join(said or [last]))
 
 
 def build(

@@ -6,6 +6,7 @@ course/
   source/a1/a1_NAME.ipynb       with solutions and hidden tests: keep it to yourself
   keys/a1.md                    how to grade the answers in words: for graders only
   release/a1/a1_NAME.ipynb      what students get
+  release_each/ADA/a1/...       what each gets, with each=...; seeds.csv says under which seed
   solutions/a1_NAME.ipynb       run, with outputs (only with solutions=True)
   gradebook.db                  what nbgrader knows of the cells and, later, the scores
 """
@@ -29,7 +30,7 @@ from nbgrader.converters import Autograde, GenerateFeedback
 from traitlets.config import Config
 
 import dtta
-from dtta.course.staff import dates, source
+from dtta.course.staff import dates, roster, source, variants
 from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.feedback import HideTests
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
@@ -56,6 +57,7 @@ def settings(folder: Path | str, sandbox: str = "") -> Config:
     c.Autograde.autograde_preprocessors = [LockedExecute, *Autograde.autograde_preprocessors.default()[1:]]
     c.LockedExecute.kind = sandbox
     c.LockedExecute.hide = [str(folder), *hidden()]
+    c.LockedExecute.seeds = variants.read(folder)
     c.GenerateFeedback.preprocessors = [HideTests, *GenerateFeedback.preprocessors.default()]
     c.LimitOutput.max_lines = 300
     c.LimitOutput.max_traceback = 60
@@ -95,7 +97,12 @@ def must(result: dict, what: str) -> None:
 
 
 def build(
-    root: Path, folder: Path, names: Iterable[str] = (), solutions: bool = False, seed: int = 0
+    root: Path,
+    folder: Path,
+    names: Iterable[str] = (),
+    solutions: bool = False,
+    seed: int = 0,
+    each: Path | None = None,
 ) -> list[Assignment]:
     """Make or renew assignments in a course folder. What was submitted and graded there stays.
 
@@ -105,12 +112,15 @@ def build(
         names: "a1" and so on; none: all.
         solutions: also run the solutions, and keep them with their outputs.
         seed: the variant of the data in checks, hidden tests and experiments.
+        each: a roster: each student on it gets another variant.
 
     Raises:
         CourseError: a source that breaks a rule, a solution that fails, or a refusal of nbgrader.
     """
     assignments = [source.read(root, name, seed) for name in (names or source.keys(root))]  # all faults first
+    people = roster.read(each) if each else []
     folder.mkdir(parents=True, exist_ok=True)
+    seeds = variants.choose(folder, people, seed) if people else variants.read(folder)
     config = folder / "nbgrader_config.py"
     if not config.exists():  # a lecturer may have added to it
         config.write_text(CONFIG, encoding="utf-8")
@@ -123,6 +133,7 @@ def build(
         keys.parent.mkdir(exist_ok=True)
         keys.write_text(grading(assignment), encoding="utf-8")
         must(api.generate_assignment(assignment.key, force=True), f"nbgrader generate_assignment {assignment.key}")
+        variants.release(folder, assignment.key, seeds)
         if solutions:
             write(run(assignment), folder / "solutions" / path.name)
     return assignments

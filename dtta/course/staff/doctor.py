@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from dtta.course.staff import variants
 from dtta.course.staff.archive import LARGEST
 from dtta.course.staff.mend import mend
 from dtta.course.staff.source import LEFT_BY_MACOS, CourseError, submissions
@@ -79,7 +80,8 @@ def treat(folder: Path, key: str, student: str) -> tuple[list[Finding], str]:
 
 
 def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tuple[str, bool]]:
-    release = nbformat.read(original, as_version=4)
+    seed = variants.read(folder).get(home.parent.name)
+    release = variants.personalize(nbformat.read(original, as_version=4), seed)
     yield from _unpack(folder, home, dry)
     path, words = _choose(home, original.name, release)
     if path is None:

@@ -131,6 +131,9 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
         argv = ["bwrap", *apart, "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
         argv += ["--dev", "/dev", "--proc", "/proc"]
         argv += [word for path in hidden for word in ("--tmpfs", str(path))]
+        # What leads to them, too: bubblewrap itself would make folders that root alone may enter.
+        leads = {lead for path in [*shown, work] for lead in path.parents if any(map(lead.is_relative_to, hidden))}
+        argv += [word for path in sorted(leads - set(hidden)) for word in ("--dir", str(path))]
         argv += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
         argv += [word for path in _inner(hide, shown) for word in ("--tmpfs", str(path))]
         argv += ["--bind", str(work), str(work)]

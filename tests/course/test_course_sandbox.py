@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbconvert.exporters import HTMLExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dtta.course.staff import execute, grade, sandbox
 from dtta.course.staff.execute import LockedExecute
@@ -195,3 +198,25 @@ def test_without_a_sandbox_nothing_runs_unless_asked_for(monkeypatch):
         assert sandbox.choose("none") == "none"
     finally:
         sandbox.choose.cache_clear()
+
+
+def test_no_script_of_a_submission_reaches_a_page():
+    """Neither in words, outputs, pictures, attachments nor in what belongs to the whole notebook."""
+    bad = "alert(1)"
+    words = new_markdown_cell(
+        f"If $a <b$, then **c** <https://x.org>. <details><summary>More</summary>x</details>\n\n"
+        f"> a <script>{bad}</script>\n\n<img src=x onerror={bad}> <IMG SRC=x ONERROR={bad}> <svg/onload={bad}> "
+        f"<b onclick={bad}>b</b> <a href='j:{bad}'>",
+        attachments={"a.png": {"image/png": "aGk=", "text/html": bad}, f'"{bad}': {"image/png": "aGk="}},
+    )
+    shows = f"from IPython.display import *\ndisplay(HTML('<script>{bad}</script>'))\ndisplay(Javascript('{bad}'))\n"
+    shows += f"display({{'image/png': '\" onerror={bad} \"', 'image/svg+xml': '<svg onload={bad}/>'}}, raw=True)"
+    notebook = new_notebook(cells=[words, new_code_cell(shows)], metadata={"title": f"<script>{bad}</script>"})
+    LockedExecute(kind="none").preprocess(notebook, {})
+    nbformat.validate(notebook)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    shown = re.sub(r'<div class="[^"]*highlight.*?</pre>', "", page, flags=re.DOTALL)  # the code, which is escaped
+    tags = re.findall(r"<[A-Za-z!/?][^>]*>", shown)
+    assert not [tag for tag in tags if bad in tag] and f"<script>{bad}" not in page
+    assert "<blockquote>" in page and "<summary>More</summary>" in page and 'href="https://x.org"' in page
+    assert list(words.attachments) == ["a.png"] and list(words.attachments["a.png"]) == ["image/png"]

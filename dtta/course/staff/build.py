@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
     """nbgrader's own commands as functions, on a course folder. Each returns success, error and log."""
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # SQLAlchemy warns of how nbgrader adds submissions, which lecturers need not read.
+    warnings.filterwarnings("ignore", "Object of type <Submitted", module="nbgrader")
     return NbGraderAPI(config=settings(folder, sandbox))
 
 
@@ -152,6 +155,7 @@ def run(assignment: Assignment) -> nbformat.NotebookNode:
     """The solution with its outputs."""
     notebook = nbformat.from_dict(assignment.notebook)
     client = NotebookClient(notebook, timeout=SOLUTION_SECONDS, kernel_name="python3")
+    client.extra_arguments = ["--log-level=40"]  # errors only: the others are about the kernel
     try:
         client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})  # as it is graded; small models gain nothing by more
     except Exception as error:

@@ -21,7 +21,7 @@ from traitlets import Dict, Int, List, Unicode
 
 from dtta.course.judge import TooSlow, Wrong, usual_dtype
 from dtta.course.runner.values import Unsendable
-from dtta.course.staff import variants
+from dtta.course.staff import harmless, variants
 from dtta.course.staff.remote import NotGraded, Runner
 from dtta.course.staff.sandbox import choose
 
@@ -167,6 +167,7 @@ class LockedExecute(NbGraderPreprocessor):
                 if not runner.ended:
                     break
                 self.log.warning("The submission's sandbox ended in run %d: %s", attempt + 1, runner.ended)
+        harmless.clean(nb)
         return nb, resources
 
 

@@ -81,9 +81,11 @@ def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
             cell_seconds=8,
             megabytes=2000,
         )
-    assert said(cells[0]).split("\n")[:4] == ["seen: []", "no network", "writable: []", "False"]
+    lines = said(cells[0]).split("\n")
+    assert lines[:5] == ["seen: []", "wrote /dev/shm", "no network", "writable: []", "False"]
+    assert not Path("/dev/shm/dtta-was-here").exists(), "what it has there is a folder of its own"
     if os.geteuid() == 0:
-        assert said(cells[0]).split("\n")[4] == str(sandbox.NOBODY)
+        assert lines[5] == str(sandbox.NOBODY)
     assert failed(cells[1])
     assert failed(cells[2]) and len(said(cells[2])) < 200_000
     assert "MemoryError" in str(cells[3].outputs)
@@ -115,8 +117,13 @@ time.sleep(60)
             4000,
             "more than 1000 MB on disk",
         ),
+        (
+            "for i in range(12):\n    open(f'/dev/shm/{i}', 'wb').truncate(95 * 2**20)\nimport time; time.sleep(60)",
+            4000,
+            "more than 1000 MB on disk",
+        ),
     ],
-    ids=["processes", "memory", "disk"],
+    ids=["processes", "memory", "disk", "shared memory"],
 )
 def test_many_small_takers_are_stopped_together(cell, megabytes, words):
     """No process of these takes more than it may; nothing that they started is left behind."""

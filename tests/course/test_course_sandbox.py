@@ -6,7 +6,9 @@ import os
 import re
 import socket
 import subprocess
+import sysconfig
 import time
+import venv
 from pathlib import Path
 
 import nbformat
@@ -165,6 +167,31 @@ def test_a_submission_whose_sandbox_ends_is_run_once_more(monkeypatch):
     monkeypatch.setattr(execute, "Runner", Broken)
     (cell,) = run(["pass"], "none")
     assert len(made) == 2 and failed(cell) and "out of memory" in said(cell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [".pth", "PYTHONPATH"])
+def test_libraries_may_come_from_anywhere(how, tmp_path):
+    """An environment with nothing of its own, in a folder that is hidden, and no program on the PATH."""
+    venv.create(tmp_path / "env")
+    libraries = sysconfig.get_path("purelib")
+    (folder,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    paths = [str(ROOT)]
+    if how == ".pth":
+        (folder / "shared.pth").write_text(f"{libraries}\n", encoding="utf-8")
+    else:
+        paths.append(libraries)
+    code = "import nbgrader.api\nfrom dtta.course.staff import build, grade\n"
+    code += f"print(nbgrader.api.get_alembic_version(), grade._probe({KIND!r}))"
+    done = subprocess.run(
+        [tmp_path / "env" / "bin" / "python", "-c", code],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths), "HOME": str(Path.home())},
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+    )
+    assert re.search(r"^[0-9a-f]{12} True$", done.stdout, re.MULTILINE), done.stderr
 
 
 @pytest.mark.parametrize("program", ["docker", "podman"])

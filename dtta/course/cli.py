@@ -20,7 +20,10 @@ def add_commands(commands) -> None:
     build.add_argument("--to", type=Path, default=Path("course"), help="the course folder (default: course)")
     text = "variant of the data in tests and experiments, for each year or group (default: 0)"
     build.add_argument("--seed", type=int, default=0, metavar="N", help=text)
-    build.add_argument("--root", type=Path, default=Path(), help="a checkout of the book (default: here)")
+    text = "another variant for each student of this table: release_each/; its column seed, if any, says which"
+    build.add_argument("--each", type=Path, metavar="CSV", help=text)
+    text = "a clone or unpacked archive of the book's repository, which has the sources (default: here)"
+    build.add_argument("--root", type=Path, default=Path(), help=text)
     build.add_argument("--solutions", action="store_true", help="also run the solutions, for you alone: TO/solutions")
     build.add_argument(
         "--publish", action="store_true", help="also copy the students' notebooks to notebooks/assignments"
@@ -111,10 +114,12 @@ def _with_packages(run):
 def _build(options) -> None:
     from dtta.course.staff import build
 
-    made = build.build(options.root, options.to, options.names, options.solutions, options.seed)
+    made = build.build(options.root, options.to, options.names, options.solutions, options.seed, options.each)
     for assignment in made:
         print(f"{assignment.key}  {assignment.points:3d} points, {assignment.minutes:3d} minutes: {assignment.title}")
     print(f"students' notebooks: {options.to / 'release'}")
+    if options.each:
+        print(f"for each student: {options.to / 'release_each'}; under the seeds of {options.to / 'seeds.csv'}")
     print(f"with solutions and hidden tests, not for students: {options.to / 'source'}")
     print(f"how to grade the answers in words, not for students: {options.to / 'keys'}")
     if options.publish:

@@ -160,7 +160,7 @@ def test_a_check_before_its_answer_goes_behind_it(course, solution):
     notebook.cells.remove(check)
     notebook.cells.insert(4, check)
     hand_in(course, notebook)
-    assert "loss-check stood before its answer; it stands behind it now" in sentences(course)
+    assert "loss-check stood before loss-answer; it stands behind it now" in sentences(course)
     places = [grade_id(cell) for cell in mended(course).cells]
     assert places.index("loss-answer") < places.index("loss-check")
 

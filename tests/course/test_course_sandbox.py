@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
+import sysconfig
 import time
+import venv
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbconvert.exporters import HTMLExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dtta.course.staff import execute, grade, sandbox
 from dtta.course.staff.execute import LockedExecute
@@ -78,9 +83,11 @@ def test_a_strangers_code_is_kept_in(kind, tmp_path, monkeypatch):
             cell_seconds=8,
             megabytes=2000,
         )
-    assert said(cells[0]).split("\n")[:4] == ["seen: []", "no network", "writable: []", "False"]
+    lines = said(cells[0]).split("\n")
+    assert lines[:5] == ["seen: []", "wrote /dev/shm", "no network", "writable: []", "False"]
+    assert not Path("/dev/shm/dtta-was-here").exists(), "what it has there is a folder of its own"
     if os.geteuid() == 0:
-        assert said(cells[0]).split("\n")[4] == str(sandbox.NOBODY)
+        assert lines[5] == str(sandbox.NOBODY)
     assert failed(cells[1])
     assert failed(cells[2]) and len(said(cells[2])) < 200_000
     assert "MemoryError" in str(cells[3].outputs)
@@ -112,8 +119,13 @@ time.sleep(60)
             4000,
             "more than 1000 MB on disk",
         ),
+        (
+            "for i in range(12):\n    open(f'/dev/shm/{i}', 'wb').truncate(95 * 2**20)\nimport time; time.sleep(60)",
+            4000,
+            "more than 1000 MB on disk",
+        ),
     ],
-    ids=["processes", "memory", "disk"],
+    ids=["processes", "memory", "disk", "shared memory"],
 )
 def test_many_small_takers_are_stopped_together(cell, megabytes, words):
     """No process of these takes more than it may; nothing that they started is left behind."""
@@ -157,6 +169,31 @@ def test_a_submission_whose_sandbox_ends_is_run_once_more(monkeypatch):
     assert len(made) == 2 and failed(cell) and "out of memory" in said(cell)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [".pth", "PYTHONPATH"])
+def test_libraries_may_come_from_anywhere(how, tmp_path):
+    """An environment with nothing of its own, in a folder that is hidden, and no program on the PATH."""
+    venv.create(tmp_path / "env")
+    libraries = sysconfig.get_path("purelib")
+    (folder,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    paths = [str(ROOT)]
+    if how == ".pth":
+        (folder / "shared.pth").write_text(f"{libraries}\n", encoding="utf-8")
+    else:
+        paths.append(libraries)
+    code = "import nbgrader.api\nfrom dtta.course.staff import build, grade\n"
+    code += f"print(nbgrader.api.get_alembic_version(), grade._probe({KIND!r}))"
+    done = subprocess.run(
+        [tmp_path / "env" / "bin" / "python", "-c", code],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths), "HOME": str(Path.home())},
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+    )
+    assert re.search(r"^[0-9a-f]{12} True$", done.stdout, re.MULTILINE), done.stderr
+
+
 @pytest.mark.parametrize("program", ["docker", "podman"])
 def test_containers_get_no_network_and_limits(program, tmp_path, monkeypatch):
     """No container engine runs in this test: a program of its name writes down how it is called."""
@@ -195,3 +232,25 @@ def test_without_a_sandbox_nothing_runs_unless_asked_for(monkeypatch):
         assert sandbox.choose("none") == "none"
     finally:
         sandbox.choose.cache_clear()
+
+
+def test_no_script_of_a_submission_reaches_a_page():
+    """Neither in words, outputs, pictures, attachments nor in what belongs to the whole notebook."""
+    bad = "alert(1)"
+    words = new_markdown_cell(
+        f"If $a <b$, then **c** <https://x.org>. <details><summary>More</summary>x</details>\n\n"
+        f"> a <script>{bad}</script>\n\n<img src=x onerror={bad}> <IMG SRC=x ONERROR={bad}> <svg/onload={bad}> "
+        f"<b onclick={bad}>b</b> <a href='j:{bad}'>",
+        attachments={"a.png": {"image/png": "aGk=", "text/html": bad}, f'"{bad}': {"image/png": "aGk="}},
+    )
+    shows = f"from IPython.display import *\ndisplay(HTML('<script>{bad}</script>'))\ndisplay(Javascript('{bad}'))\n"
+    shows += f"display({{'image/png': '\" onerror={bad} \"', 'image/svg+xml': '<svg onload={bad}/>'}}, raw=True)"
+    notebook = new_notebook(cells=[words, new_code_cell(shows)], metadata={"title": f"<script>{bad}</script>"})
+    LockedExecute(kind="none").preprocess(notebook, {})
+    nbformat.validate(notebook)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    shown = re.sub(r'<div class="[^"]*highlight.*?</pre>', "", page, flags=re.DOTALL)  # the code, which is escaped
+    tags = re.findall(r"<[A-Za-z!/?][^>]*>", shown)
+    assert not [tag for tag in tags if bad in tag] and f"<script>{bad}" not in page
+    assert "<blockquote>" in page and "<summary>More</summary>" in page and 'href="https://x.org"' in page
+    assert list(words.attachments) == ["a.png"] and list(words.attachments["a.png"]) == ["image/png"]

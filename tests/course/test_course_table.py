@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 
+import nbformat
 import pytest
 import table
 from breaking import cells
 from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader.utils import determine_grade
-from trip import ROOT, SANDBOX
+from trip import ROOT, SANDBOX, solved
 
-from dtta.course.staff import build, execute, remote, source
+from dtta.course.staff import build, doctor, execute, remote, source
 
+PARTS = ("check", "hidden", "edge")
 SUBMISSIONS = [*table.RIGHT, *table.WRONG, *table.DISHONEST]
 ALWAYS = {
     "leftover dots after the answer", "another default dtype", "a variable called check", "whole parts first",
@@ -47,6 +49,9 @@ def runner():
                 old.close()
             made.append(remote.Runner(SANDBOX, build.hidden(), warm=True))
         made[-1].reset()
+        if made[-1].cell("0", 5)[1]:  # one that ended everything
+            made.append(remote.Runner(SANDBOX, build.hidden(), warm=True))
+        made[-1].reset()
         return made[-1]
 
     yield usable
@@ -68,7 +73,8 @@ def notebook(submission):
     parts = [("setup", texts["setup"]), ("", submission.before)]
     for i, task in enumerate(submission.tasks):
         parts += [(f"{task}-answer", submission.answers.get(task, texts[f"{task}-answer"]))]
-        parts += [(f"{task}-{part}", "# not what is run") for part in ("check", "hidden")]
+        parts += [("", submission.beside)] if i == 0 else []
+        parts += [(f"{task}-{part}", "# not what is run") for part in PARTS if f"{task}-{part}" in texts]
         parts += [("", submission.between)] if i == 0 else []
     parts += [("", submission.after)]
     made = new_notebook(cells=[new_code_cell(text) for name, text in parts if text])
@@ -77,7 +83,7 @@ def notebook(submission):
             graded = not name.endswith("-answer") and name != "setup"
             about = {"grade_id": name, "grade": graded, "locked": graded, "solution": not graded, "points": 1}
             cell.metadata["nbgrader"] = about
-    tests = {name: text for name, text in texts.items() if name.endswith(("-check", "-hidden"))}
+    tests = {name: text for name, text in texts.items() if name.rpartition("-")[2] in PARTS}
     return made, execute.Texts({"setup": texts["setup"]}, tests)
 
 
@@ -87,14 +93,62 @@ def test_each_gets_what_it_deserves(submission, runner, impatient):
         pytest.skip("no sandbox works here")
     made, texts = notebook(submission)
     execute.run(made, texts, runner(), seconds=30, cell_seconds=2)
+    judge(made, submission.loses)
+
+
+def judge(made, loses):
+    """Compare the points of a notebook that has run with what it deserves."""
     graded = [cell for cell in made.cells if cell.metadata.get("nbgrader", {}).get("grade")]
     scores = {cell.metadata.nbgrader.grade_id: determine_grade(cell)[0] for cell in graded}
-    lost = {name for name in scores if name in submission.loses or name.rpartition("-")[0] in submission.loses}
+    lost = {name for name in scores if name in loses or name.rpartition("-")[0] in loses}
     said = {
         c.metadata.nbgrader.grade_id: [o.get("evalue") for o in c.outputs if o.output_type == "error"] for c in graded
     }
     assert {name for name, score in scores.items() if not score} == lost, said
-    assert all(score == 1 for name, score in scores.items() if name not in lost)
+    most = {cell.metadata.nbgrader.grade_id: cell.metadata.nbgrader.points for cell in graded}
+    assert all(score == most[name] for name, score in scores.items() if name not in lost)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.name.replace(" ", "_"),
+            marks=[pytest.mark.reproduction] * (case.name not in ALWAYS and i % 6 > 0),
+        )
+        for i, case in enumerate(table.DAMAGED)
+    ],
+)
+def test_a_damaged_notebook_keeps_its_points(case, runner, impatient, tmp_path):
+    """Its cells are found again, so that nothing is lost but what is not there; or it is refused, and nobody gets 0."""
+    texts, points = code("a1")
+    assignment = source.read(ROOT, "a1")
+    file = f"{assignment.name}.ipynb"
+    release = nbformat.read(ROOT / "notebooks" / "assignments" / file, as_version=4)
+    build.write(release, tmp_path / "release" / "a1" / file)
+    whole = solved(assignment, release)
+    table.named(whole, "experiment-answer").source = "print('an experiment')"  # the solution's takes longest
+    came = case.damage(whole)
+    home = tmp_path / "submitted" / "ann" / "a1"
+    home.mkdir(parents=True)
+    (home / file).write_bytes(came if isinstance(came, bytes) else came.encode())
+    _, why = doctor.treat(tmp_path, "a1", "ann")
+    assert bool(why) == case.refused, why
+    if case.refused:
+        return
+    made = nbformat.read(home / file, as_version=4)
+    nbformat.validate(made)
+    tests = {name: text for name, text in texts.items() if name.rpartition("-")[2] in PARTS}
+    execute.run(made, execute.Texts({"setup": texts["setup"]}, tests), runner(), seconds=60, cell_seconds=5)
+    of_a_person = {cell for cell in points if cell not in tests}
+    made.cells = [c for c in made.cells if c.metadata.get("nbgrader", {}).get("grade_id") not in of_a_person]
+    assert {
+        c.metadata.nbgrader.grade_id: c.metadata.nbgrader.points
+        for c in made.cells
+        if "points" in c.metadata.get("nbgrader", {})
+    } == {name: most for name, most in points.items() if name in tests}
+    judge(made, case.loses)
 
 
 def test_the_table_is_large():

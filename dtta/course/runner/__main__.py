@@ -23,6 +23,7 @@ import time
 import psutil
 
 PROCESSES, DISK = 100, 1000  # that a cell may have at a time, and megabytes that it may write
+SHARED = "shm"  # the folder that stands for /dev/shm
 GRACE = 2.0  # seconds from the interrupt, which leaves what was defined, to the end
 
 
@@ -100,6 +101,7 @@ class Supervisor:
         here, there = socket.socketpair()
         made = cells.shell()
         cells.torch.set_num_threads(1)
+        cells.torch.set_num_threads = lambda number: None  # a process that is forked would wait for threads it lacks
         if self.warm:
             cells.warm()
         if (pid := os.fork()) == 0:
@@ -248,7 +250,7 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     disk += os.lstat(os.path.join(folder, name)).st_size
         if disk > DISK * 2**20:
-            for name in set(os.listdir(".")) - {"runner"}:
+            for name in {*os.listdir("."), *(f"{SHARED}/{name}" for name in os.listdir(SHARED))} - {"runner", SHARED}:
                 shutil.rmtree(name, ignore_errors=True) if os.path.isdir(name) else os.unlink(name)
             return f"stopped: more than {DISK} MB on disk"
         return ""

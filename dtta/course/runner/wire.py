@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import transforms
 from .values import Reader, Writer, text_of, word
 
 
@@ -34,7 +35,12 @@ class Function:
         self.__name__ = target if isinstance(target, str) else "given"
 
     def __call__(self, *arguments: object, **named: object) -> object:
+        if transforms.transformed((*arguments, *named.values())):
+            return transforms.call(self, arguments, named)
         return self.peer.call(self.target, arguments, named)
+
+    def __deepcopy__(self, memo: dict) -> Function:
+        return self  # as functions are
 
 
 class Across(torch.autograd.Function):

@@ -6,6 +6,7 @@ course/
   source/a1/a1_NAME.ipynb       with solutions and hidden tests: keep it to yourself
   keys/a1.md                    how to grade the answers in words: for graders only
   release/a1/a1_NAME.ipynb      what students get
+  release_each/ADA/a1/...       what each gets, with each=...; seeds.csv says under which seed
   solutions/a1_NAME.ipynb       run, with outputs (only with solutions=True)
   gradebook.db                  what nbgrader knows of the cells and, later, the scores
 """
@@ -16,18 +17,21 @@ import logging
 import os
 import re
 import shutil
-import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
+import nbgrader.api
+import nbgrader.dbutil
+from alembic.script import ScriptDirectory
 from nbclient import NotebookClient
 from nbgrader.apps import NbGraderAPI
 from nbgrader.converters import Autograde, GenerateFeedback
 from traitlets.config import Config
 
 import dtta
-from dtta.course.staff import dates, source
+from dtta.course.staff import dates, roster, source, variants
 from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.feedback import HideTests
 from dtta.course.staff.source import STUB, TEXT_STUB, Assignment, CourseError
@@ -54,6 +58,7 @@ def settings(folder: Path | str, sandbox: str = "") -> Config:
     c.Autograde.autograde_preprocessors = [LockedExecute, *Autograde.autograde_preprocessors.default()[1:]]
     c.LockedExecute.kind = sandbox
     c.LockedExecute.hide = [str(folder), *hidden()]
+    c.LockedExecute.seeds = variants.read(folder)
     c.GenerateFeedback.preprocessors = [HideTests, *GenerateFeedback.preprocessors.default()]
     c.LimitOutput.max_lines = 300
     c.LimitOutput.max_traceback = 60
@@ -71,10 +76,17 @@ def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
     """nbgrader's own commands as functions, on a course folder. Each returns success, error and log."""
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    beside = str(Path(sys.executable).parent)  # nbgrader calls alembic by name; the environment need not be activated
-    if beside not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
+    # SQLAlchemy warns of how nbgrader adds submissions, which lecturers need not read.
+    warnings.filterwarnings("ignore", "Object of type <Submitted", module="nbgrader")
     return NbGraderAPI(config=settings(folder, sandbox))
+
+
+def _version() -> str:
+    """The version of nbgrader's tables, for which it would call a program that need not be on the PATH."""
+    return ScriptDirectory(nbgrader.dbutil.ALEMBIC_DIR).get_current_head()
+
+
+nbgrader.api.get_alembic_version = _version
 
 
 def must(result: dict, what: str) -> None:
@@ -83,11 +95,17 @@ def must(result: dict, what: str) -> None:
         if why := re.search(r"NotGraded: (.*)", (result.get("log") or "") + (result.get("error") or "")):
             raise CourseError(why[1])
         said = [line for line in (result.get("log") or "").splitlines() if "ERROR" in line or "Error:" in line]
-        raise CourseError(f"{what} failed: " + "\n".join(said or [result.get("error") or "no message"]))
+        last = (result.get("error") or "no message").strip().splitlines()[-1]  # of a traceback
+        raise CourseError(f"{what} failed: " + "\n".join(said or [last]))
 
 
 def build(
-    root: Path, folder: Path, names: Iterable[str] = (), solutions: bool = False, seed: int = 0
+    root: Path,
+    folder: Path,
+    names: Iterable[str] = (),
+    solutions: bool = False,
+    seed: int = 0,
+    each: Path | None = None,
 ) -> list[Assignment]:
     """Make or renew assignments in a course folder. What was submitted and graded there stays.
 
@@ -97,12 +115,15 @@ def build(
         names: "a1" and so on; none: all.
         solutions: also run the solutions, and keep them with their outputs.
         seed: the variant of the data in checks, hidden tests and experiments.
+        each: a roster: each student on it gets another variant.
 
     Raises:
         CourseError: a source that breaks a rule, a solution that fails, or a refusal of nbgrader.
     """
     assignments = [source.read(root, name, seed) for name in (names or source.keys(root))]  # all faults first
+    people = roster.read(each) if each else []
     folder.mkdir(parents=True, exist_ok=True)
+    seeds = variants.choose(folder, people, seed) if people else variants.read(folder)
     config = folder / "nbgrader_config.py"
     if not config.exists():  # a lecturer may have added to it
         config.write_text(CONFIG, encoding="utf-8")
@@ -115,6 +136,7 @@ def build(
         keys.parent.mkdir(exist_ok=True)
         keys.write_text(grading(assignment), encoding="utf-8")
         must(api.generate_assignment(assignment.key, force=True), f"nbgrader generate_assignment {assignment.key}")
+        variants.release(folder, assignment.key, seeds)
         if solutions:
             write(run(assignment), folder / "solutions" / path.name)
     return assignments
@@ -133,6 +155,7 @@ def run(assignment: Assignment) -> nbformat.NotebookNode:
     """The solution with its outputs."""
     notebook = nbformat.from_dict(assignment.notebook)
     client = NotebookClient(notebook, timeout=SOLUTION_SECONDS, kernel_name="python3")
+    client.extra_arguments = ["--log-level=40"]  # errors only: the others are about the kernel
     try:
         client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})  # as it is graded; small models gain nothing by more
     except Exception as error:

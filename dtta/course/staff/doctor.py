@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from dtta.course.staff import variants
 from dtta.course.staff.archive import LARGEST
 from dtta.course.staff.mend import mend
 from dtta.course.staff.source import LEFT_BY_MACOS, CourseError, submissions
@@ -79,7 +80,8 @@ def treat(folder: Path, key: str, student: str) -> tuple[list[Finding], str]:
 
 
 def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tuple[str, bool]]:
-    release = nbformat.read(original, as_version=4)
+    seed = variants.read(folder).get(home.parent.name)
+    release = variants.personalize(nbformat.read(original, as_version=4), seed)
     yield from _unpack(folder, home, dry)
     path, words = _choose(home, original.name, release)
     if path is None:
@@ -95,6 +97,7 @@ def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tu
         yield f"{path.name} {error}", False
         return
     findings = [(f"was named {path.name}; now {original.name}", True)] if path.name != original.name else []
+    findings += list(_encoding(before))
     findings += list(_clean(notebook))
     findings += list(mend(notebook, release))
     if len(before) > LARGE:
@@ -135,8 +138,22 @@ def _unpack(folder: Path, home: Path, dry: bool) -> Iterator[tuple[str, bool]]:
                 (home / name).write_bytes(data)
 
 
+def _encoding(data: bytes) -> Iterator[tuple[str, bool]]:
+    encoding = json.detect_encoding(data)
+    if encoding != "utf-8":
+        yield f"was written in {encoding}, which nbgrader does not read; now in UTF-8", True
+
+
 def _clean(notebook: NotebookNode) -> Iterator[tuple[str, bool]]:
-    """What editors leave that stops nbgrader: widgets without a state, and halves of characters."""
+    """What editors leave or leave out that stops nbgrader: outputs, widgets without a state, halves of characters."""
+    bare = [
+        cell for cell in notebook.cells if cell.cell_type == "code" and not {"outputs", "execution_count"} <= {*cell}
+    ]
+    for cell in bare:
+        cell.setdefault("outputs", [])
+        cell.setdefault("execution_count", None)
+    if bare:
+        yield f"had {len(bare)} code cells without the field of their outputs; it is there again", True
     widgets = notebook.metadata.get("widgets")
     if widgets is not None and not all(isinstance(w, dict) and "state" in w for w in dict(widgets).values()):
         del notebook.metadata["widgets"]
@@ -178,7 +195,7 @@ def _resembles(path: Path, release: NotebookNode) -> bool:
 def _open(data: bytes) -> NotebookNode:
     """A notebook of any version and editor, as the format has it today."""
     try:
-        text = json.loads(data.decode("utf-8-sig"))
+        text = json.loads(data)  # in UTF-8 or UTF-16, with a mark or without
         notebook = nbformat.convert(nbformat.from_dict(text), 4)
         for cell in notebook.cells:  # before validation: some editors write a list of lines, or null
             cell["source"] = (

@@ -17,10 +17,11 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.api import Gradebook
 from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Int, List, Unicode
+from traitlets import Dict, Int, List, Unicode
 
 from dtta.course.judge import TooSlow, Wrong, usual_dtype
 from dtta.course.runner.values import Unsendable
+from dtta.course.staff import harmless, variants
 from dtta.course.staff.remote import NotGraded, Runner
 from dtta.course.staff.sandbox import choose
 
@@ -45,16 +46,18 @@ def run(notebook: NotebookNode, texts: Texts, runner: Runner, seconds: float, ce
     until, space, taken = time.monotonic() + seconds, {}, set()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     names = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in cells]
+    first = next((i for i, name in enumerate(names) if name and name not in texts.setup), len(names))
     for name, text in texts.setup.items():
         exec(compile(text, "<setup>", "exec"), space)
-        if name not in names:
+        if name not in names[:first]:  # gone, or behind an answer
             runner.cell(text, cell_seconds)
     for name, cell in zip(names, cells, strict=True):
         if name in texts.tests:
             cell.outputs = judged(texts.tests[name], space, runner, taken)
         else:
             most = max(LEAST, min(cell_seconds, until - time.monotonic()))
-            cell.outputs = _ran(texts.setup.get(name, cell.source), runner, most)
+            cell.source = texts.setup.get(name, cell.source)
+            cell.outputs = _ran(cell.source, runner, most)
         cell.execution_count = None
 
 
@@ -145,6 +148,7 @@ class LockedExecute(NbGraderPreprocessor):
     cell_seconds = Int(120, help="for one cell").tag(config=True)
     megabytes = Int(4096, help="of memory").tag(config=True)
     hide = List(Unicode(), help="folders that a submission must not see").tag(config=True)
+    seeds = Dict(help="of students whose data differ from the course's").tag(config=True)
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """Run the notebook, and once again where its sandbox broke down.
@@ -152,7 +156,10 @@ class LockedExecute(NbGraderPreprocessor):
         Raises:
             NotGraded: it cannot be run at all.
         """
-        texts = _locked(resources.get("nbgrader", {}))
+        about = resources.get("nbgrader", {})
+        texts = _locked(about)
+        seed = self.seeds.get(about.get("student"))
+        texts.setup = {name: variants.personal(text, seed) for name, text in texts.setup.items()}
         warm = any("optim" in text for text in texts.tests.values())
         for attempt in range(2):
             with Runner(choose(self.kind), self.hide, self.megabytes, warm) as runner:
@@ -160,6 +167,7 @@ class LockedExecute(NbGraderPreprocessor):
                 if not runner.ended:
                     break
                 self.log.warning("The submission's sandbox ended in run %d: %s", attempt + 1, runner.ended)
+        harmless.clean(nb)
         return nb, resources
 
 

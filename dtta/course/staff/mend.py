@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 from dtta.course.staff.symptoms import symptoms
 
 ALIKE = 0.6  # of two texts, from which an edited cell is taken for the original
+ELSEWHERE = "# The answer is in another cell."
 
 
 def mend(notebook: NotebookNode, release: NotebookNode) -> Iterator[tuple[str, bool]]:
@@ -151,23 +152,37 @@ def _missing(notebook: NotebookNode, originals: dict) -> Iterator[tuple[str, boo
         if any(grade_id(cell) == name for cell in notebook.cells):
             continue
         behind = [k for k, cell in enumerate(notebook.cells) if grade_id(cell) in names[:i]]
-        notebook.cells.insert(max(behind, default=-1) + 1, nbformat.from_dict(originals[name]))
-        kind = "a check" if _locked(originals[name]) else "an answer"
+        cell = nbformat.from_dict(originals[name])
+        notebook.cells.insert(max(behind, default=-1) + 1, cell)
+        wanted = _defines(cell.source)
+        there = {
+            function
+            for c in notebook.cells
+            if c is not cell and c.cell_type == "code"
+            for function in _defines(c.source)
+        }
+        if not _locked(cell) and wanted and wanted <= there:  # the empty answer must not replace it
+            cell.source = ELSEWHERE
+            yield f"{name}, an answer, was missing; {', '.join(sorted(wanted))} is in another cell", True
+            continue
+        kind = "a check" if _locked(cell) else "an answer"
         yield f"{name}, {kind}, was missing; it is there again, as students got it", True
 
 
 def _order(notebook: NotebookNode, originals: dict) -> Iterator[tuple[str, bool]]:
-    """A check that stands before its answer fails: it goes behind it."""
+    """A check that stands before its answer fails, and so may a test before those of its task that come first."""
     names = list(originals)
     for i, name in enumerate(names):
         if not _locked(originals[name]) or i == 0:
             continue
+        task = name.rpartition("-")[0]
+        first = [other for other in names[:i] if other.rpartition("-")[0] == task]
         places = {grade_id(cell): k for k, cell in enumerate(notebook.cells) if grade_id(cell)}
-        answer = f"{name.rpartition('-')[0]}-answer"
-        if answer in places and places[name] < places[answer]:
+        last = max((places[other] for other in first if other in places), default=-1)
+        if places[name] < last:
             cell = notebook.cells.pop(places[name])
-            notebook.cells.insert(places[answer], cell)  # the pop moved the answer up by one
-            yield f"{name} stood before its answer; it stands behind it now", True
+            notebook.cells.insert(last, cell)  # the pop moved what was there up by one
+            yield f"{name} stood before {grade_id(notebook.cells[last - 1])}; it stands behind it now", True
 
 
 def _words(notebook: NotebookNode, originals: dict, given: set[str]) -> Iterator[tuple[str, bool]]:
@@ -227,4 +242,5 @@ def _turn(cell: NotebookNode, kind: str) -> None:
 
 
 def _defines(text: str) -> set[str]:
-    return set(re.findall(r"^(?:def|class) (\w+)", text, re.MULTILINE))
+    """The functions, classes and other names that a cell makes, as far as lines tell."""
+    return set(re.findall(r"^(?:(?:def|class) (?=\w)|(?=\w+ *=[^=]))(\w+)", text, re.MULTILINE))

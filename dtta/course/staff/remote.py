@@ -21,6 +21,7 @@ from nbformat.v4 import new_output
 import dtta.course.runner
 from dtta.course.judge import SECONDS, Elsewhere, TooSlow, Wrong
 from dtta.course.runner import wire
+from dtta.course.runner.__main__ import SHARED
 from dtta.course.staff import sandbox
 
 START, SLACK = 180.0, 60.0  # seconds to import PyTorch on a busy machine, and that an answer may come late
@@ -78,6 +79,7 @@ class Runner:
         shutil.copytree(
             Path(dtta.course.runner.__file__).parent, self.work / "runner", ignore=shutil.ignore_patterns("__pycache__")
         )
+        (self.work / SHARED).mkdir()
         if os.geteuid() == 0:  # it will run as nobody
             for path in (self.work, *self.work.rglob("*")):
                 os.chown(path, sandbox.NOBODY, sandbox.NOBODY)

@@ -13,16 +13,20 @@ trust.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
+import site
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import dtta
+from dtta.course.runner.__main__ import SHARED
 from dtta.course.staff.source import CourseError
 
 IMAGE = "dtta-course"
@@ -127,9 +131,13 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
         argv = ["bwrap", *apart, "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
         argv += ["--dev", "/dev", "--proc", "/proc"]
         argv += [word for path in hidden for word in ("--tmpfs", str(path))]
+        # What leads to them, too: bubblewrap itself would make folders that root alone may enter.
+        leads = {lead for path in [*shown, work] for lead in path.parents if any(map(lead.is_relative_to, hidden))}
+        argv += [word for path in sorted(leads - set(hidden)) for word in ("--dir", str(path))]
         argv += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
         argv += [word for path in _inner(hide, shown) for word in ("--tmpfs", str(path))]
         argv += ["--bind", str(work), str(work)]
+        argv += ["--bind", str(work / SHARED), "/dev/shm"] if (work / SHARED).is_dir() else []
         # Read-only as well: a file system in memory that it may write would pass its limits.
         still = ["/dev", "/proc", *hidden, *_inner(hide, shown)]
         argv += [word for path in still for word in ("--remount-ro", str(path))]
@@ -152,9 +160,11 @@ def _mounts(work: Path, hidden: list[Path], shown: list[Path], inner: list[Path]
     for i, path in enumerate(keep):
         lines += [f"mkdir -p {q(str(path))}", f"mount -n --rbind /mnt/{i} {q(str(path))}", f"umount -n -l /mnt/{i}"]
     lines += [f"mount -n -t tmpfs tmpfs {q(str(path))}" for path in inner]
+    if (work / SHARED).is_dir():  # a part of the work folder, so that what is written there counts
+        lines += [f"mount -n --bind {q(str(work / SHARED))} /dev/shm"]
     # Read-only everywhere but in the work folder. In /proc and /sys, too: outside, its user may be root.
     lines += [
-        f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || '
+        f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || [ "$place" = /dev/shm ] || '
         'mount -n -o remount,bind,ro "$place" 2>/dev/null || true; done < /proc/self/mounts',
         "for place in /usr /dev /proc/sys /sys; do ! test -w $place; done",
         f"cd {q(str(work))}",
@@ -173,7 +183,22 @@ def _dropped() -> list[str]:
 def _needed() -> list[Path]:
     """What Python needs to import: the environment, what it was made from, and this package."""
     links = {Path(sys.prefix), Path(sys.base_prefix), Path(dtta.__file__).parent, Path(sys.executable).parent}
+    links |= set(_packages())
     return sorted(links | {path.resolve() for path in links})
+
+
+def _packages() -> list[Path]:
+    """The folders that libraries are imported from: in an environment, at home, or anywhere by PYTHONPATH or .pth."""
+    specs = [importlib.util.find_spec(name) for name in ("torch", "numpy", "IPython", "psutil")]
+    return list(dict.fromkeys(Path(spec.origin).parents[1] for spec in specs if spec and spec.origin))
+
+
+def _python_path() -> list[str]:
+    """What a Python must be told to find this package and its libraries; .pth files it reads by itself."""
+    package, users = Path(dtta.__file__).parents[1], site.getusersitepackages()
+    told = sys.path[: sys.path.index(sysconfig.get_path("stdlib"))] if sysconfig.get_path("stdlib") in sys.path else []
+    paths = [] if package.is_relative_to(sys.prefix) else [str(package)]
+    return list(dict.fromkeys([*paths, *(str(p) for p in _packages() if str(p) in (*told, users))]))
 
 
 def _outermost(paths: list[Path]) -> list[Path]:
@@ -194,9 +219,8 @@ def variables(work: Path, flag: str = "") -> list[str]:
     values |= {"MPLCONFIGDIR": work, "OMP_NUM_THREADS": 1, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": 1}
     values |= {"NBGRADER_EXECUTION": "autograde", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": 1}
     values |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    package = Path(dtta.__file__).parents[1]
-    if flag != "--env" and not package.is_relative_to(sys.prefix):  # a checkout
-        values["PYTHONPATH"] = package
+    if flag != "--env" and (paths := _python_path()):
+        values["PYTHONPATH"] = os.pathsep.join(paths)
     if flag == "--setenv":
         return [word for name, value in values.items() for word in (flag, name, str(value))]
     pairs = [f"{name}={value}" for name, value in values.items() if flag != "--env" or name != "PATH"]

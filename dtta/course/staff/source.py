@@ -93,7 +93,10 @@ def pages_module(root: Path) -> ModuleType:
     """Load tools/pages/project.py of a checkout, which gives each notebook its badge, install cell and metadata."""
     path = root / "tools" / "pages" / "project.py"
     if not path.exists() or not (root / FOLDER).is_dir():
-        raise CourseError(f"{root} is no checkout of the book with {FOLDER}; call this in one, or name it with --root")
+        raise CourseError(
+            f"{root} is no checkout of the book with {FOLDER}, which the package leaves out (it holds solutions); "
+            "call this in a clone or an unpacked archive of the repository, or name its folder with --root"
+        )
     spec = importlib.util.spec_from_file_location("project", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from tools.live import pack
 from tools.pages import book, commands, references
 from tools.pages import record as records
 from tools.pages.project import Project, write
@@ -85,6 +86,7 @@ def test_a_build_puts_the_records_into_the_book(tmp_path, monkeypatch):
     project = Project(ROOT)
     monkeypatch.setattr(project, "build", tmp_path / "_build")
     monkeypatch.setattr(project, "pages_in_toc", list)
+    monkeypatch.setattr(pack, "pack", lambda folder: [])  # it needs the runtime, which comes from npm
     record(project.build / "executed" / "full")
     record(project.build / "executed" / "mini", "02_b", profile="mini", device="CPU")
     book.stage(project, tmp_path / "site", project.build / "executed" / "mini")

@@ -10,8 +10,8 @@
 # # A diffusion model in sixty lines
 #
 # **The idea.** Add noise to an image and train a network to predict that noise, given the image's class. Such a network
-# can do two more things: generate new images of a class, and judge which class an image belongs to. Diffusion-TTA is
-# built on the second: it adapts a classifier to test images (*test-time adaptation*).
+# can do two more things: generate images of a class, and judge which class an image belongs to. Diffusion-TTA is built
+# on the second: it adapts another network, such as a classifier, to test images (*test-time adaptation*).
 
 # %% tags=["parameters", "hide-input"]
 scale = "mini"  # a parameter of all pages, which this one does not use
@@ -64,16 +64,17 @@ figures.show(
 )
 
 # %% [markdown]
-# **The result.** After training on 1,400 digits, we give the network each of 397 other digits under every class, and
-# keep the class under which it predicts the noise best. About 99% of these choices are right, although the network was
-# only trained to predict noise. For the difference from a nearest-neighbour search, the interval contains zero.
+# **The result.** After training on 1,400 digits, we add noise to each of 397 other digits, let the network predict it
+# under every class, and keep the class with the lowest error. About 99% of these choices are right, although the
+# network was never trained to choose a class. These digits are easy: a nearest-neighbour search is about as good.
 #
 # **You need** Python, PyTorch and softmax. **Time:** 15 minutes to read, a minute to run on two CPU cores.
 #
 # ## Adding noise
 #
 # The images are scikit-learn's handwritten digits: 8 × 8 pixels, 64 numbers from −1 to 1. Call one of them $z_0$. The
-# *forward process* shrinks the image slightly in each of $T$ steps, and adds Gaussian noise of variance $\beta_t$:
+# *forward process* scales the pixel values down slightly in each of $T$ steps, and adds Gaussian noise of variance
+# $\beta_t$:
 #
 # $$z_t = \sqrt{1 - \beta_t}\; z_{t-1} + \sqrt{\beta_t}\; \epsilon_t, \qquad \epsilon_t \sim \mathcal N(0, I).$$
 #
@@ -100,10 +101,9 @@ def add_noise(z0, t, noise):
 # %% [markdown]
 # ## The network
 #
-# $\epsilon_\phi(z_t, t, c)$, with weights $\phi$, estimates the noise from the noisy digit, the timestep and the class.
-# The class becomes a vector from a table, its *embedding*: this is the **condition** $c$. The timestep gets an
-# embedding too, and every block receives the sum of the two. Published models use convolutions or attention, with the
-# same inputs and output.
+# $\epsilon_\phi(z_t, t, c)$, with weights $\phi$, estimates $\epsilon$, the noise of all $t$ steps together, from the
+# noisy digit, the timestep and the class. The class becomes a vector from a table, its *embedding*: this is the
+# **condition** $c$. The timestep gets an embedding too, and every block receives the sum of the two.
 
 
 # %%
@@ -139,8 +139,8 @@ class Denoiser(nn.Module):
 # %% [markdown]
 # ## Training
 #
-# In each step, sample digits, timesteps and noise, and compare the network's estimate with the noise that was added.
-# The mean squared error is the **diffusion loss**. The rest of this book uses the same loss at test time.
+# In each step, sample digits, timesteps and noise, and compare the network's estimate with the noise. The mean squared
+# error is the **diffusion loss**. The rest of this book uses it at test time.
 
 # %%
 model, history = Denoiser(), []
@@ -171,8 +171,8 @@ figures.show(
     fig,
     alt="The diffusion loss falls steeply at first and then levels off well "
     "above zero.",
-    caption="The diffusion loss during training: a steep fall, then a slow one, "
-    "which ends well above zero.",
+    caption="The diffusion loss during training falls steeply, then slowly, to "
+    "a value well above zero.",
 )
 
 # %% [markdown]
@@ -181,7 +181,7 @@ figures.show(
 #
 # ## Generating digits
 #
-# To generate an image, start from pure noise and go backwards, one timestep at a time {cite:p}`ho2020ddpm`:
+# To generate an image, start from pure noise and go backwards, one timestep at a time; {cite:t}`ho2020ddpm` derive how:
 #
 # $$z_{t-1} = \frac{1}{\sqrt{1 - \beta_t}} \Big( z_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\,\epsilon_\phi(z_t, t, c) \Big)
 # + \sqrt{\beta_t}\;\epsilon'.$$
@@ -204,8 +204,8 @@ for t in reversed(range(T)):
 figures.show(
     draw(z, [str(j.item()) for j in label]),
     alt="Two generated digits of each of the ten classes.",
-    caption="Two generated digits of each class, which is the title. Some are "
-    "easier to recognise than others.",
+    caption="Two generated digits of each class. The title is the class that "
+    "the network was given. Some are easier to recognise than others.",
 )
 
 # %% [markdown]
@@ -246,14 +246,16 @@ figures.show(
     "that the network predicts under the true and under a wrong class, each "
     "with its loss.",
     caption="Left: a digit with more and more noise. Middle and right: the "
-    "clean digit predicted under the right class and under a wrong one.",
+    "clean digit predicted under the right class and under a wrong one. With "
+    "more noise, the guess follows the class more and the noisy digit less.",
 )
 
 # %% [markdown]
-# At $t = 20$ the wrong class changes the guess only a little, at 60 it blurs it, and at 140 the guess is the wrong
-# digit. Yet the losses differ most at $t = 20$: by the formula above, the loss is the squared error of $\hat z_0$ times
-# $\bar\alpha_t / (1 - \bar\alpha_t)$, which falls with $t$. What counts is under which class the loss is lower.
-# **Diffusion-TTA turns this difference into a gradient for the classifier** ([page 02](02_conditions)).
+# For this digit, the wrong class changes the guess a little at $t = 20$, blurs it at 60, and makes it the wrong digit
+# at 140. Yet the losses differ most at $t = 20$: by the formula above, the loss is the squared error of $\hat z_0$
+# times $\bar\alpha_t / (1 - \bar\alpha_t)$, which falls with $t$. At $t = 20$ it is 18, so a small error can raise the
+# loss above 1. **Diffusion-TTA turns the difference into a gradient for the network that it adapts** ([page
+# 02](02_conditions)).
 #
 # ## A classifier from losses
 #
@@ -315,15 +317,14 @@ report.line("\n".join(lines), tolerance=1.5)
 # ```{solution} range-of-t
 # :class: dropdown
 #
-# With `torch.randint(180, T, ...)` about 87% are right: little of the digit is left in $z_t$. With `torch.randint(0,
-# 21, ...)` about 98% are right, about as many as with all $t$: the losses are high there, but they still differ. This
-# does not hold for every model: that of [page 01](01_diffusion_loss) does badly at small timesteps.
+# With `torch.randint(180, T, ...)` about 87% are right. A likely reason: little of the digit is left in $z_t$. With
+# `torch.randint(0, 21, ...)` about 98% are right, about as many as with all $t$: the losses are high there, but still
+# differ. But the model of [page 01](01_diffusion_loss) does badly at small timesteps.
 # ```
 #
 # ## Take-aways
 #
-# * A conditional diffusion model predicts the noise in an image, given a timestep and a condition.
-# * The predicted noise gives a predicted clean image and, step by step, new images.
+# * A conditional diffusion model predicts the noise, which gives a clean image and, step by step, a generated one.
 # * Averaged over pairs, the loss is lowest under the right class for about 99% of these digits.
 #
 # Next: [why this works, and at which noise levels the class matters](01_diffusion_loss).

@@ -90,9 +90,9 @@ figures.show(
     fig,
     alt="Left: an image. Right: bars, the diffusion loss under each class "
     "minus the lowest one. The true class has no bar: its loss is the lowest.",
-    caption="How much the loss of one image rises above its lowest value when "
-    "the model is given each of the classes. The true class has no bar: its "
-    "loss is the lowest.",
+    caption="How much the loss of one image, a mean over 24 pairs of timestep "
+    "and noise, rises above its lowest value when the model is given each of "
+    "the classes. The true class has no bar: its loss is the lowest.",
 )
 
 # %% tags=["hide-input"]
@@ -111,16 +111,17 @@ report.line(
 )
 
 # %% [markdown]
-# Under Gaussian noise, the class with the lowest loss is right more often than the classifier, the network that
-# Diffusion-TTA will adapt. The table at the end has other shifts.
+# A *shift* changes the test images, here by Gaussian noise, to which the diffusion model's noise is added; both
+# networks were trained on clean images. The class with the lowest loss is right more often than the classifier, the
+# network that Diffusion-TTA will adapt. The table has other shifts, the first exercise more images.
 #
 # **You need** [page 00](00_diffusion_model): noise, noise prediction, condition. **Time:** 20 minutes to read, under a
 # minute to run on two CPU cores.
 #
 # ## By hand
 #
-# This page uses a larger model, a UNet trained on clean digits at all of $T = 1000$ noise levels (at full scale, a
-# diffusion transformer trained on ImageNet). $z_0$ is the image $x$, or its latent. Noise is added as before,
+# This page uses a larger model, a UNet trained on digits at all of $T = 1000$ noise levels (at full scale, a diffusion
+# transformer trained on ImageNet). $z_0$ is the image $x$, which latent models encode first. Noise is added as before,
 #
 # $$z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad \epsilon \sim \mathcal N(0, I),$$
 #
@@ -149,8 +150,8 @@ with torch.no_grad():
         report.line(f"as a {names[j]}: {by_hand:.3f}", tolerance=0.002)
 
 # %% [markdown]
-# `diffusion.loss` does the same for a batch. `losses`, below, has 24 pairs for each image, with one $t$ from each of 24
-# equal parts of the range.
+# `diffusion.loss` does the same for a batch. `losses`, from a folded cell, has 24 pairs for each image, with one $t$
+# from each of 24 equal parts of the range.
 #
 # ## Why the loss knows the class
 #
@@ -166,18 +167,18 @@ with torch.no_grad():
 # where $\sigma_t^2$ is the variance of the noise that a backward step adds ($\beta_t$ on page 00), and the constant
 # collects the terms without $\phi$ and $c$.
 #
-# Training drops the weights $w_t$ because that gives better images. The diffusion loss drops them too, so it is no
-# longer a bound, but a *surrogate* for $-\log p_\phi(x \mid c)$: we assume that both rank the conditions alike.
+# Training drops the weights $w_t$ for better images, and so does the diffusion loss. It is no longer a bound, but a
+# *surrogate* for $-\log p_\phi(x \mid c)$: we assume that both rank the conditions alike.
 #
 # Bayes' rule turns likelihoods into class probabilities, $p(j \mid x) \propto p(x \mid l_j)\, p(j)$. With equal $p(j)$,
-# and a temperature $\tau$ because the surrogate has lost its scale,
+# and a temperature $\tau$ to be chosen, because the surrogate has lost its scale,
 #
 # $$p_\phi(j \mid x) = \operatorname{softmax}_j \big( -L(x, l_j) / \tau \big) .$$
 #
 # This is the *Diffusion Classifier* {cite:p}`li2023diffusion`:
 
 # %%
-tau = 0.006  # chosen under noise, in the exercise on tau
+tau = 0.006  # chosen on noisy images, in the exercise on tau
 probabilities = (-losses.mean(2) / tau).softmax(1)  # (images, labels)
 top = probabilities[0].topk(3)
 
@@ -228,8 +229,7 @@ report.line(
 )
 
 # %% [markdown]
-# The pairs needed for a given precision grow with the variance. The difference is an estimate: with other pairs, the
-# first and last figures show other values.
+# The number of pairs needed for a given precision is proportional to the variance.
 #
 # ## Which noise levels matter
 #
@@ -332,9 +332,9 @@ figures.explore(
 )
 
 # %% [markdown]
-# Move the slider. The loss is largest at small $t$, but the difference between classes (curve on the right) is largest
-# in between. A possible reason: near $t = 0$ the digit is visible in $z_t$, and the class adds little to it; near $t =
-# T$ almost everything is noise and easy to predict; in between, knowing the digit helps to separate strokes from noise.
+# Move the slider. The loss is largest at small $t$, but the difference between classes (right) is largest in between. A
+# possible reason: near $t = 0$ the digit is visible in $z_t$; near $t = T$ almost everything is noise and easy to
+# predict; in between, the class helps to separate strokes from noise.
 #
 # ## How many pairs
 #
@@ -371,7 +371,8 @@ figures.show(
     "rises steeply from one on.",
     caption="Accuracy on clean images against the number of pairs: one pair is "
     "often wrong. Band: 95% interval of the mean over 20 random choices from "
-    "the same 24 pairs, so it has no width at 24.",
+    "the same 24 pairs, so it has no width at 24. The images are the same in "
+    "all choices; their sampling is not in the band.",
 )
 report.line(
     ", ".join(
@@ -382,7 +383,7 @@ report.line(
 )
 
 # %% [markdown]
-# For these images eight pairs are almost enough.
+# For these images eight pairs are almost as good as 24.
 #
 # ## Between two classes
 #
@@ -443,7 +444,8 @@ figures.explore(
     "on the right, without a bump in between. A dashed tangent touches it.",
     caption="The loss between two classes (blue), and its tangent at one "
     "mixture (dashed). The tangent's slope is the gradient, which adaptation "
-    "follows.",
+    "follows. The pairs are new, so the values differ from the first figure's: "
+    "only those of the same pairs can be compared.",
 )
 
 # %% [markdown]
@@ -453,7 +455,8 @@ figures.explore(
 #   classifier that outputs it (*amortised* inversion).
 # * **A relaxation, not a posterior.** Half of one embedding plus half of another is the embedding of no class. The loss
 #   there is not the likelihood of "one or the other".
-# * **A hope.** The paper expects the diffusion model to hold up better than the classifier when images change. Does it?
+# * **Based on an assumption.** The paper expects the diffusion model to hold up better than the classifier when images
+#   change. Does it?
 #
 # ## Under a shift
 
@@ -478,11 +481,12 @@ for shift, by_t in {"clean": losses, **losses_under}.items():
 report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 
 # %% [markdown]
-# Each range has six pairs. Over all $t$ the diffusion model is better than the classifier under noise. Under brightness
-# and contrast they differ by one and two of the 24 images, too few to tell. Small timesteps are often wrong even on
-# clean images, and under noise close to chance (10%). From the middle of the range on, noise costs at most one of the
-# 24 images. A hypothesis: the noise that we add hides the corruption only if it is stronger. [Page
-# 03](03_classification) therefore chooses the range of $t$ on validation images.
+# Right of the classifier: the lowest loss, with six pairs in each range. Over all $t$, it and the classifier differ
+# under brightness and contrast by one and two images, too few to tell. Small timesteps are often wrong even on clean
+# images, and under noise close to chance (10%); their large losses may dominate the mean over all $t$. From the middle
+# on, noise costs at most one image, even from 750 on, where the difference on clean images is small but varies little.
+# A hypothesis: the noise that we add hides the corruption only if it is stronger. [Page 03](03_classification)
+# therefore chooses the range of $t$ on validation images.
 #
 # ## Exercises
 #
@@ -490,8 +494,8 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 # :label: weights-of-t
 #
 # Give each timestep a weight in the mean over pairs before `argmin`: all equal, or $1 - \bar\alpha_t$, or 1 only
-# between 250 and 750. Which is best on clean images, which under Gaussian noise? Choose on these validation images,
-# then check on test images, with `scorer.losses` of `problem.images(200, "gaussian_noise", 3, "test")[0]`.
+# between 250 and 750. Which is best on clean images, which under Gaussian noise? Choose on these images, then check
+# with `scorer.losses` on test images, `x_new, truth_new = problem.images(200, "gaussian_noise", 3, "test")`.
 # ```
 #
 # ```{solution} weights-of-t
@@ -501,7 +505,7 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 # w).mean(2).argmin(1)`, and the same with `losses_under["gaussian_noise"]`. On clean images all three are always right.
 # Under Gaussian noise the weights $1 - \bar\alpha_t$ do best (24 of 24), then the middle range (23), then equal weights
 # (20). On 200 test images they are right for 89.5%, 86.5% and 74.0%. The first beats the second by 3.0 points [1.0,
-# 5.5], the second the third by 12.5 [6.5, 18.0].
+# 5.5], the second the third by 12.5 [6.5, 18.0] (95% intervals).
 # ```
 #
 # ```{exercise}
@@ -517,13 +521,13 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 # `(-losses_under["gaussian_noise"].mean(2) / tau).log_softmax(1)`, then the entries of the true classes: the mean is
 # −0.71 for $\tau = 0.01$, −0.55 for 0.006 and −0.77 for 0.003, so 0.006 is best of these (on 200 test images: −0.96,
 # −0.94, −1.43). The accuracy does not change: the largest probability stays the largest. All clean validation images
-# are classified correctly, so there the mean keeps rising as $\tau \to 0$ and chooses nothing.
+# are classified correctly, so there the smallest $\tau$ always wins.
 # ```
 #
 # ## Take-aways
 #
 # * The diffusion loss is a surrogate for $-\log p(x \mid c)$. Bayes' rule turns it into a classifier.
 # * Only differences under the same $(t, \epsilon)$ count. On clean digits they are largest in the middle of the range.
-# * On these clean digits eight pairs are almost enough. Small timesteps are unreliable here.
+# * On these digits small timesteps are unreliable.
 #
 # Next: [how a prediction becomes a condition](02_conditions).

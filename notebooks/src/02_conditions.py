@@ -109,11 +109,11 @@ report.line(
 )
 
 # %% [markdown]
-# Start from equal probabilities and take the class with the *steepest* slope, the lowest one: moving probability to it
-# lowers the loss most. On digits under Gaussian noise it is right far more often than the classifier. For the
-# difference from the Diffusion Classifier of [page 01](01_diffusion_loss), the interval just reaches zero.
-# Diffusion-TTA starts from the classifier's prediction instead, where the steepest slope is right less often (first
-# exercise).
+# Start from equal probabilities and take the class whose slope is lowest, the *steepest*: moving probability to it
+# lowers the loss most. On digits under Gaussian noise it is right far more often than the classifier. The Diffusion
+# Classifier does better still, but the interval reaches zero. Under shear, the classifier beats both. Unlike on [page
+# 01](01_diffusion_loss), $t$ comes from the middle half of its range, which helps under noise. Diffusion-TTA starts
+# from the classifier's prediction instead, where the steepest slope is right less often (first exercise).
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 15 minutes to read, under a minute to run on two CPU cores.
 #
@@ -123,6 +123,8 @@ report.line(
 # mixes them by the predicted class probabilities, which we call the *belief*:
 #
 # $$y = \operatorname{softmax}(f_\theta(x)), \qquad c = \sum_{j=1}^{K} y_j\, l_j .$$
+#
+# In training, half of our diffusion model's labels were mixtures; the paper's had none (second exercise).
 
 # %%
 logits = model(x[:1])
@@ -159,8 +161,8 @@ print("same prediction:", torch.allclose(by_label, by_belief, atol=1e-4))
 #
 # $$\frac{\partial L}{\partial y_j} = \frac{\partial L}{\partial c} \cdot l_j .$$
 #
-# A forward and a backward pass for each pair yield $\partial L / \partial c$, and $K$ scalar products the slopes of all
-# classes. Only their differences matter, since probabilities sum to one. For the first image under noise:
+# A forward and a backward pass for each pair yield $\partial L / \partial c$, then $K$ scalar products the slopes of
+# all classes. Only their differences matter, since probabilities sum to one. For the first image under noise:
 
 # %%
 image = shifted["gaussian_noise"][:1]
@@ -177,8 +179,7 @@ slope = (c.grad @ embeddings.T)[0].cpu()  # one number for each class
 losses = scorer.losses(image)[0].mean(1).cpu()  # K passes for each pair
 
 # %% [markdown]
-# **Predict, then run:** the slopes are taken at equal probabilities, the losses at one class each. Will both rank the
-# classes in the same order?
+# **Predict, then run:** will the slopes at equal probabilities rank the classes as the losses do?
 
 # %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.9), sharey=True)
@@ -202,8 +203,8 @@ figures.show(
     "true class, in blue, has the lowest bar.",
     caption="One image under noise. Left: the slope of the loss for each "
     "class, from one gradient at equal probabilities. Right: the loss of each "
-    "class. Both are lowest for the true class (blue); the order of the others "
-    "differs.",
+    "class. From each, the mean over the classes is subtracted. Both are "
+    "lowest for the true class (blue); the order of the others differs.",
 )
 
 
@@ -240,9 +241,8 @@ lines.append(
 report.line("\n".join(lines), tolerance=5.0)
 
 # %% [markdown]
-# The orders differ, since a slope is local, but for this image the same class is lowest. Under shear the classifier
-# does better than both, and adaptation does harm ([page 03](03_classification)). This diffusion model saw mixtures in
-# training; the paper's did not (second exercise).
+# A slope is local, so the orders differ. The backward pass costs no more than the forward pass, since $\phi$ is fixed.
+# Under shear, adaptation does harm too ([page 03](03_classification)).
 #
 # ## Maps and depths
 #
@@ -251,7 +251,7 @@ report.line("\n".join(lines), tolerance=5.0)
 # * **Segmentation:** a belief at every pixel $u$, and the same mixture there, $c_u = \sum_j y_{u,j}\, l_j$: a map with
 #   a channel for each entry of the embeddings.
 # * **Depth:** the predicted map is the condition, scaled so that near is −1 and far is 1.
-# * **Text:** a name is a sequence of embeddings, all of one length, mixed token by token ([page
+# * **Text:** a name is a sequence of token embeddings, padded to one length and mixed position by position ([page
 #   06](06_open_vocabulary)).
 #
 # A map enters the diffusion model as additional channels of the noisy image. Two networks of pages
@@ -292,9 +292,9 @@ figures.show(
     "map in grey.",
     caption="From prediction to condition. Top: segmentation, a colour for "
     "the likeliest class; the condition's first three channels, stretched to "
-    "full contrast, as colours. Where the network is unsure, at edges, they "
-    "blend. Bottom: predicted depth, bright where near; its condition is dark "
-    "where near.",
+    "full contrast, as colours. Where the network is unsure, as at some edges, "
+    "they blend. Bottom: predicted depth, bright where near; its condition is "
+    "dark where near, as near is −1.",
 )
 
 # %% [markdown]
@@ -378,8 +378,8 @@ figures.show(
     "class approaches one, close to the slope of the softmax.",
     caption="One image: the more confident the belief in a wrong class, the "
     "smaller the gradient. Dashed: the slope of the softmax. Both are relative "
-    "to a belief of one half. The vertical axis is logarithmic; the horizontal "
-    "one is in the odds of the belief, also logarithmic.",
+    "to a belief of one half. At lower beliefs, the slope of the loss changes "
+    "too. The vertical axis is logarithmic; the horizontal axis shows log odds.",
 )
 report.line(
     "gradient relative to a belief of one half: "
@@ -414,8 +414,8 @@ report.line(
 # ```{exercise}
 # :label: hard-labels
 #
-# `dtta.load("digits", diffusion="unet-hard")` has a diffusion model that was trained on labels only, never on mixtures.
-# How good are its slopes at equal probabilities, compared with its lowest losses?
+# `dtta.load("digits", diffusion="unet-hard")` has a diffusion model that was trained on labels only. How good are its
+# slopes at equal probabilities, compared with its lowest losses?
 # ```
 #
 # ```{solution} hard-labels
@@ -438,13 +438,13 @@ report.line(
 #
 # `c = (logits / 3).softmax(1) @ embeddings`. The norm is 0.00044 instead of 0.000010, about 40 times as large. The
 # condition holds a softened belief of 70%, for which the slope of the softmax, $y_j (1 - y_j) / 3$, is 70 times as
-# large as for 99.9%; the slope of the loss changes too. For twenty images, the factor is between 31 and 532. The price:
-# a right belief gets a larger gradient too, and the update may make it wrong.
+# large as for 99.9%; the slope of the loss changes too. For twenty images, the factor is between 31 and 532. The price
+# (not tested): a right belief gets a larger gradient too, and the update may make it wrong.
 # ```
 #
 # **Challenge.** Follow the slopes: start from equal probabilities, and in each of five steps multiply each $y_j$ by
-# $\exp(-\eta\, \partial L / \partial y_j)$ and normalise. Choose $\eta$ on validation images, then test. Does the
-# result beat the Diffusion Classifier at half of its forward passes?
+# $\exp(-\eta\, \partial L / \partial y_j)$ and normalise. Choose $\eta$ on validation images, then test. Does this beat
+# the Diffusion Classifier at equal cost (10 forward passes)?
 #
 # ## Take-aways
 #

@@ -144,7 +144,9 @@ figures.show(
     alt="The rendered image of a red sphere and an orange torus that stands, "
     "its segmentation in one colour for each class, and its depth, bright near "
     "and dark far.",
-    caption="The scene, its segmentation, and its depth in scene units.",
+    caption="The scene, its segmentation, and its depth in scene units. The "
+    "furthest ground and the sky both have the largest depth. These objects "
+    "are chosen by hand; the habits of random scenes follow below.",
 )
 
 # %% [markdown]
@@ -152,8 +154,9 @@ figures.show(
 #
 # A *signed distance function* gives the distance of a point from a surface, negative inside. For a sphere of radius $r$
 # it is $|p| - r$; the other shapes take a few lines each (`dtta/problems/scenes/sdf.py`). No surface is nearer than
-# that distance, so a ray can safely take a step of that length. Repeat until the distance is almost 0 (a hit) or the
-# ray has passed the object: this is *sphere tracing* {cite:p}`hart1996sphere`. A slice through a world of two objects:
+# that distance, so a ray can safely take a step of that length. Repeat until the distance is almost 0 (a hit), or the
+# ray has passed the object or is out of steps (a miss): this is *sphere tracing* {cite:p}`hart1996sphere`. A slice
+# through a world of two objects:
 
 
 # %% tags=["hide-input"]
@@ -245,7 +248,8 @@ figures.show(
     caption="Sphere tracing. A circle shows the distance to the nearest "
     "surface, which is the next step: short where the ray passes close to the "
     "sphere, long in free space. Blue: outside; red: inside the objects and the "
-    "ground, which share a black outline.",
+    "ground. Black: distance 0; below the sphere the grid of the drawing is too "
+    "coarse to show the outline.",
 )
 print("steps of this ray:", len(stops) - 1)
 
@@ -305,8 +309,8 @@ figures.show(
     "near and dark far.",
     caption="Image, true segmentation and true depth of four scenes. The maps "
     "show classes, not single objects: two boxes merge. Depth is in scene "
-    "units, and each doubling is the same step in colour. The furthest ground "
-    "has the colour of the sky.",
+    "units, and each doubling is the same step in colour. In the depth maps, "
+    "the furthest ground has the colour of the sky.",
 )
 
 # %% [markdown]
@@ -339,9 +343,9 @@ report.table(
 # A network that predicts *ground* everywhere is right on most pixels. So the score for segmentation gives each class
 # the same weight.
 #
-# In photographs a class has a typical appearance: grass is green, roads are grey. Here shapes have *habits*. With
-# probability 0.8 a shape gets one of its usual colours, and with probability 0.8 its usual material; otherwise any. So
-# a colour hints at the class, and a network can use it.
+# As grass is green and roads are grey in photographs, shapes have *habits* here. With probability 0.8 a shape gets one
+# of its usual colours, and with probability 0.8 its usual material; otherwise any. So a network can use colour as a
+# hint.
 
 # %%
 for shape, (colours, material) in HABITS.items():
@@ -407,12 +411,11 @@ report.line(
 )
 
 # %% [markdown]
-# Some shifts change pixels much more than others, but this is no measure of difficulty: at severity 5, contrast changes
-# less than brightness and hides more.
+# The change is no measure of difficulty: at severity 5, contrast changes less than brightness and hides more.
 #
 # *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Most do not depend on the width and are kept. The
-# radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. The mildest defocus
-# is then a disc smaller than a pixel, which changes nothing.
+# radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. So severities here
+# and there are not comparable. Defocus of severity 1 is a disc smaller than a pixel and changes nothing.
 #
 # *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic
 # distortion would move objects away from their true maps. Frost needs photographs of frost.
@@ -466,8 +469,10 @@ figures.animate(
     "segmentation and true depth.",
     seconds=1.2,
     caption="One scene under six shifts of growing severity: image, "
-    "segmentation, depth. Only the camera's shifts change the maps. Depth fog "
-    "follows distance; the fog above lies over the image.",
+    "segmentation, depth. Only the camera's shifts change the maps; the higher "
+    "camera looks down more steeply. Depth fog grows with the distance of a "
+    "pixel; the corruption fog of the previous animation covers the image "
+    "regardless of distance.",
 )
 
 # %% [markdown]
@@ -477,9 +482,10 @@ figures.animate(
 # :label: grazing-ray
 #
 # A ray meets a plane at an angle $\alpha$, from a height of 1. What part of the height is left after one step of sphere
-# tracing, and after how many steps is it below $10^{-6}$, which `sdf.march` counts as a hit? Calculate it for 30°,
-# 10° and 3°. Then use `sdf.march("box", size, origin, direction, near, far, steps=80)`, in double precision, for a box
-# with half widths 50, 1, 50, from (0, 2, 0) in the direction $(\cos\alpha, -\sin\alpha, 0)$.
+# tracing, and after how many steps is it below $10^{-6}$, which `sdf.march` counts as a hit? Calculate it for 30°, 10°
+# and 3°. Then use `sdf.march("box", size, origin, direction, near, far, steps=80)`, in double precision, for a box with
+# half widths 50, 1, 50, from (0, 2, 0) in the direction $(\cos\alpha, -\sin\alpha, 0)$. Its tensors have an entry for
+# each ray.
 # ```
 #
 # ```{solution} grazing-ray
@@ -495,5 +501,4 @@ figures.animate(
 #
 # * A rendered world has exact maps (at the pixels' centres) and any number of scenes, drawn from a seed.
 # * Sphere tracing takes steps that cannot pass a surface: long in free space, short along a surface.
-# * Most image corruptions keep ImageNet-C's constants; three are scaled to small images. Shifts of the world render the
-#   maps again.
+# * Most image corruptions keep ImageNet-C's constants; three are scaled to small images.

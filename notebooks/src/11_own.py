@@ -70,7 +70,8 @@ figures.show(
     "is above zero except at small t.",
     caption="The probe: how much the loss rises under other classes than the "
     "true one (blue): except at small t the interval is above zero, so the "
-    "model uses the condition. Orange: under the network's probabilities. The "
+    "model uses the condition. Orange: under the network's probabilities; above "
+    "zero the true class has a lower loss, which adaptation could use. The "
     "scale is logarithmic beyond ±1. Clean: no shift is added to the pictures.",
 )
 
@@ -130,10 +131,9 @@ print(problem.inferred.replace(temporary.name, "..."))
 #
 # ## Choose settings on the validation split
 #
-# The defaults are those of Diffusion-TTA's authors, chosen for other models. Choose on the validation split, and report
-# on the test split. Here two learning rates are tried; the range of $t$ is the one that the probe suggested, the rest
-# is page 03's, with half of the pairs. The function `rows` evaluates a method on a split, with the pictures as they are
-# ("clean"):
+# The defaults are those of Diffusion-TTA's authors, chosen for other models. Report on the test split. Here two
+# learning rates are tried, with the range of $t$ that the probe suggested, half of page 03's pairs, and otherwise its
+# settings. The function `rows` evaluates a method on a split, with the pictures as they are ("clean"):
 
 
 # %%
@@ -166,7 +166,7 @@ report.line(
 print(f"chosen: {best:.0e}")
 
 # %% [markdown]
-# Two rates and few pictures are a small search, and the chosen rate looks better here than it is.
+# With two rates and few pictures the chosen rate looks better here than it is.
 #
 # ## Your own condition
 #
@@ -211,14 +211,14 @@ for name, other in (("top two", two), ("reversed classes", mistaken)):
 
 # %% [markdown]
 # Mixing the top two gains 16 points less in our run; but the rate was chosen for all classes. A hypothesis: the true
-# class is often not among the top two; count it with `topk`. With reversed classes accuracy falls from 52% to 28%, as
-# the probe suggested, although the interval still contains zero.
+# class is often not among the top two. With reversed classes the estimate is a loss of 24 points, but its interval
+# contains zero; as the probe suggested, no gain is established.
 #
 # ## The gain
 #
 # The ensemble of page 03 averages the classifier's and the diffusion model's probabilities. Always run it as a
-# baseline, here with as many evaluations as adaptation: 60 for an image, ten classes under six pairs. **Predict, then
-# run:** which gains more?
+# baseline, here with as many evaluations as adaptation, 60 for an image (ten classes under six pairs), but no backward
+# passes. **Predict, then run:** which gains more?
 
 # %%
 before = rows("none")
@@ -236,12 +236,12 @@ for name, scored in after.items():
 show("ensemble over adaptation", *after.values())
 
 # %% [markdown]
-# As on page 03 the ensemble gains more. Its other settings are page 03's, chosen on more pictures. With your network
-# and shift the order may differ, so report both.
+# As on page 03 the ensemble gains more; its other settings are page 03's, chosen on more pictures, which may favour it.
+# With your network and shift the order may differ, so report both.
 #
 # ## What is refused
 #
-# Many misfits raise an error in one sentence, before any work, such as a wrong number of classes or a missing folder.
+# Many mistakes raise an error in one sentence, before any work, such as a wrong number of classes or a missing folder.
 
 # %%
 for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
@@ -274,10 +274,10 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # dtta report rows
 # ```
 #
-# The defaults also adapt the diffusion model; this page does not. `dtta evaluate` resumes after a stop, unless the
-# pictures have changed. For your own task or method, name a function, `--problem package.module:function` or `--method
-# package.module:function`: [CONTRIBUTING](https://github.com/diffusion-tta/dtta/blob/main/CONTRIBUTING.md) has an
-# example.
+# The shell's defaults also adapt the diffusion model; `rows` above does not. `dtta evaluate` resumes after a stop,
+# unless the pictures have changed. For your own task or method, name a function, `--problem package.module:function` or
+# `--method package.module:function`: [CONTRIBUTING](https://github.com/diffusion-tta/dtta/blob/main/CONTRIBUTING.md)
+# has an example.
 #
 # ## Exercises
 #
@@ -294,8 +294,8 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # The gain is $3/50 = 0.06$. The difference of an image is $+1$, $-1$ or $0$, with variance $5/50 - 0.06^2 \approx
 # 0.096$. The standard error over $n$ images is $\sqrt{0.096 / n}$: 4.4 points for $n = 50$, so an interval of about $6
 # \pm 8.6$ contains zero. Two standard errors are below 6 points if $n > 4 \cdot 0.096 / 0.06^2 \approx 107$, but half
-# of all samples then give less. With 150 more (200 in all) the error is 2.2 points, and nearly 80% of samples give more
-# than 1.96 errors. Label about 150, if the true gain is 6 points.
+# of all samples then give less, with an interval that contains zero. With 150 more (200 in all) the error is 2.2
+# points, and nearly 80% of samples give more than 1.96 errors. Label about 150, if the true gain is 6 points.
 # ```
 #
 # ```{exercise}
@@ -313,7 +313,7 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 #
 # ## Take-aways
 #
-# * Probe first: without sensitivity to the condition, do not expect a gain.
+# * Probe first: sensitivity to the condition makes a gain possible, not certain.
 # * Choose settings on the validation split; report the paired gain on the test split, with its interval.
 # * Run the ensemble too.
 #

@@ -101,8 +101,9 @@ figures.show(
     "corruptions, as an open and a filled dot. In the paper the gains are from "
     "16 to 33 points, in DUSA's measurement from 2 to 23.",
     caption="Online adaptation of ConvNeXt-Large on ImageNet-C, in the paper "
-    "and measured by the authors of DUSA. All ten gains are positive; their "
-    "sizes cannot be compared. The axis does not start at zero.",
+    "(left of each pair) and measured by the authors of DUSA. All ten gains "
+    "are positive; their sizes cannot be compared. The axis does not start at "
+    "zero.",
 )
 
 # %% [markdown]
@@ -114,7 +115,7 @@ figures.show(
 # **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 10 minutes to read, a
 # minute to run on two CPU cores.
 #
-# ## A row by its name
+# ## A cell by its name
 #
 # Each cell of the paper's tables that can be run is a *preset*: problem, network, settings and images.
 #
@@ -132,14 +133,14 @@ print(preset.settings)
 
 # %% [markdown]
 # [The evidence](../book/evidence/presets) lists what the presets do differently from the paper. For segmentation and
-# depth the authors' diffusion models were not released: compare gains there, not accuracies.
+# depth the authors' diffusion models were not released: compare only signs of gains there.
 #
 # ## What a table costs
 #
 # An image takes 5 steps of 180 evaluations, except in one cell of Table 5 (one pair a step). Each has a forward pass
 # and a backward pass to the condition and, where they are adapted, to the diffusion model's weights φ: 0.71 Tflop in
-# Table 1, which has 60,300 images. Assume 300 Tflop a second, close to the peak of an A100 in 16 bits. **Predict, then
-# run:** how many GPU hours does Table 1 take?
+# Table 1, which has 60,300 images. Assume 300 Tflop a second, close to the peak of an A100 in 16 bits: a lower bound on
+# the hours. **Predict, then run:** how many GPU hours does Table 1 take?
 
 # %% tags=["hide-input"]
 cost = {
@@ -176,8 +177,8 @@ report.table(
 )
 
 # %% [markdown]
-# At the assumed rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds an image
-# on an A100 in float32. For all images that would be about 920 hours. Set `rate` to the evaluations a second that `dtta
+# At this rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds an image on an
+# A100 in float32. For all images that would be about 920 hours. Set `rate` to the evaluations a second that `dtta
 # bench` measures on your GPU, times the operations of one. The table has only Diffusion-TTA with published diffusion
 # models.
 #
@@ -188,9 +189,9 @@ report.table(
 #     --preset table1/convnext-tiny/imagenet-a --out rows
 # ```
 #
-# Each process takes a fixed share of the images and writes a file; the first merges the files at the end. An image's
-# noise depends on the image only, not on the process. If one GPU is slow, stop and restart the run: the remaining
-# images are then divided again.
+# Each process takes a fixed share of the images and writes a file; the first merges the files. An image's noise
+# depends on the image only, not on the process. If one GPU is slow, stop and restart the run: the remaining images
+# are then divided again.
 #
 # *Online* adaptation cannot be shared in this way, because the weights after one image are the start of the next. Each
 # GPU takes whole streams: the five corruptions of one network in Table 2 occupy five GPUs.
@@ -303,7 +304,7 @@ for count in (latents, 64 * latents):
 report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]
-# On this small network nothing is lost at the realistic size, and everything at the larger one. To be safe, the loss is
+# On this small network the direction is kept at the realistic size, and lost at the larger one. To be safe, the loss is
 # multiplied by a power of two before the backward pass, and the gradient is divided by it in float32. Adapted weights,
 # softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision auto` checks.
 #
@@ -360,7 +361,7 @@ if not ours:
 # ```{exercise}
 # :label: a-fair-bill
 #
-# You have one GPU for 48 hours, and want a row of Table 1 in which a gain above three points can be established. Which
+# You have one GPU for 48 hours, and want a cell of Table 1 in which a gain above three points can be established. Which
 # do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$, where $d$ is the
 # share of images whose answer changes; assume that $d$ is twice the gain. The paper's gains are 7.7 points for ResNet18
 # on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.

@@ -110,13 +110,13 @@ report.line(
 
 # %% [markdown]
 # **The result.** Diffusion-TTA gains 8 points of accuracy (brackets are 95% paired intervals), but on these ten classes
-# two simpler methods gain more, at twice the evaluations of the same diffusion model: the *Diffusion Classifier*
-# {cite:p}`li2023diffusion` of [page 01](01_diffusion_loss), and the *naive ensemble*, the mean of its class
-# probabilities and the classifier's.
+# two simpler methods gain more, with twice the evaluations of the same diffusion model, but no backward pass: the
+# *Diffusion Classifier* {cite:p}`li2023diffusion` of [page 01](01_diffusion_loss), and the *naive ensemble*, the mean
+# of its class probabilities and the classifier's.
 #
 # These are stored results of `dtta evaluate --table digits-test`: 90 test digits, 30 for each of three seeds, under
-# twelve shifts of severity 3, with settings from validation images. Some are recomputed below; [evidence
-# 03](../book/evidence/03_classification) has every baseline and setting.
+# twelve shifts of severity 3, with settings from validation images. [Evidence 03](../book/evidence/03_classification)
+# has every baseline and setting.
 #
 # [Try it live](../book/live) adapts to a digit that you draw, in your browser.
 #
@@ -140,7 +140,7 @@ report.line(
 # ```
 #
 # [Page 02](02_conditions) built line 4, page 01 line 6. Line 8 is left out here: $\phi$ stays fixed. The code adds
-# momentum to line 7.
+# momentum to line 7. Each image starts again from the trained $\theta$.
 #
 # ## By hand
 #
@@ -432,15 +432,14 @@ if len(both) > 2:
     )
 
 # %% [markdown]
-# Where the diffusion model leads by more, adaptation tends to gain more. Under the six shifts where it leads by more
-# than ten points a gain is established; under the others none is. A hypothesis for shear: a slanted digit is still a
-# sharp image, and to a model of upright digits another class may explain it better; but under rotation no loss is
-# established.
+# Where the diffusion model leads by more, adaptation tends to gain more. The six shifts with an established gain are
+# those with an estimated lead above ten points, a limit read off the plot. A hypothesis for shear: a slanted digit
+# stays sharp, and another class may explain it better; but under rotation no loss is established.
 #
 # ## Timesteps
 #
-# The paper draws $t$ from the whole range. With the same learning rate, two diffusion models and other images, eight
-# for each shift and seed (`dtta evaluate --table teachers`):
+# The paper draws $t$ from the whole range. We compare both ranges at the same learning rate, with two diffusion models
+# and eight other images for each shift and seed (`dtta evaluate --table teachers`):
 
 # %% tags=["hide-input"]
 PAIRS = [
@@ -467,13 +466,13 @@ if lines:
 
 # %% [markdown]
 # With the middle half, the UNet gains; for the DiT, a small diffusion transformer, no gain is established. With all
-# timesteps, the UNet's gain is not established either, and the DiT does harm. Check the range of $t$ for a new
-# diffusion model.
+# timesteps, the UNet's gain is not established either, and the DiT does harm.
 #
 # ## More classes
 #
-# Which method is best as the number of classes grows, at 60 evaluations for an image? Reranking ([page 10](10_beyond))
-# multiplies the belief in the network's likeliest classes by likelihoods from the diffusion model.
+# Which method is best as the number of classes grows, at 60 evaluations for an image (for Diffusion-TTA, 60 backward
+# passes more)? Reranking ([page 10](10_beyond)) multiplies the belief in the network's likeliest classes by likelihoods
+# from the diffusion model.
 #
 # **Predict, then run:** with 480 names, how many pairs can the Diffusion Classifier evaluate for each?
 
@@ -543,8 +542,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # synonym is right. Settings come from validation images; on scenes Diffusion-TTA uses page 06's, chosen for 20 names,
 # which may help it there.
 #
-# * **Few classes.** With ten digits and with 5 or 10 names, no difference between the ensemble and Diffusion-TTA or
-#   reranking is established.
+# * **Few classes.** With ten digits and 5 or 10 names, no difference between the ensemble and Diffusion-TTA or reranking
+#   is established.
 # * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, but among so many comparisons lower ends near 1 point
 #   are weak evidence. The Diffusion Classifier falls below the network. A hypothesis: with three pairs or one for each
 #   name, its probabilities are noisy.
@@ -598,7 +597,7 @@ report.line("\n".join(lines), tolerance=0.1)
 #
 # * On these digits, adaptation tends to gain more where the diffusion model leads the classifier by more; under shear
 #   there is a loss.
-# * With ten classes, averaging the two models' probabilities gains more, at 240 evaluations instead of 120 and as many
+# * With ten classes, averaging the two models' probabilities gains more, with 240 evaluations instead of 120 and 120
 #   backward passes; at 60 each, no difference is established.
 # * The range of timesteps matters: with all of them, at the same rate, the UNet gains less and the DiT loses.
 #

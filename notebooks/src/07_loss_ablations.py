@@ -186,13 +186,13 @@ for run in ("shared noise", "shared noise, a rate of its own"):
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# **The result.** If the 24 pairs of a step share one noise $\epsilon$, no gain is established at an unchanged learning
-# rate; at a rate ten times smaller, no loss is. No change on this page establishes a gain over the chosen settings: 24
-# pairs with timesteps stratified over the middle half of the range, five steps of SGD at $\eta = 0.02$. On [page
-# 03](03_classification), averaging two beliefs did. Gains are in points of accuracy with a 95% paired interval.
+# **The result.** If the 24 pairs of a step share one noise $\epsilon$, no gain over no adaptation is established at an
+# unchanged learning rate. At a rate ten times smaller there is a gain, and no difference from 24 noises is established.
+# No change on this page establishes a gain over the chosen settings: 24 pairs with timesteps stratified over the middle
+# half of the range, five steps of SGD at $\eta = 0.02$. On [page 03](03_classification), averaging two beliefs did.
 #
-# The gains are stored results of `dtta evaluate --table loss`: digits under twelve shifts, 24 for each. A sample is
-# computed again below, and all gradients. [Evidence 07](../book/evidence/07_loss_ablations) has every setting.
+# The gains, with 95% paired intervals, are stored results of `dtta evaluate --table loss`: 24 different test digits under
+# each of twelve shifts. [Evidence 07](../book/evidence/07_loss_ablations) has every setting.
 #
 # **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 20 minutes to read, one to two
 # minutes to run on two CPU cores.
@@ -263,7 +263,7 @@ def components(G):
     parts = (of_e, of_t, G - m - of_e - of_t, m)
     v_e, v_t, v_rest, squared = (p.square().sum((-3, -2, -1)) for p in parts)
     v_rest = v_rest / ((E - 1) * (T - 1))
-    # The mean of a row contains v_rest / T by chance, and so on: subtract it
+    # Subtract what chance adds: v_rest / T in a row's mean; t is not drawn
     v_e = v_e / (E - 1) - v_rest / T
     v_t = v_t / (T - 1) - v_rest / E
     return torch.stack([v_e, v_t, v_rest, squared - v_e / E - v_rest / E / T])
@@ -278,7 +278,7 @@ v_e, v_t, v_rest, _ = components(G).tolist()
 #
 # With stratified timesteps, one from each of $B$ equal parts of the range, the middle term nearly vanishes.
 #
-# **Predict, then run:** how does $r$ fall with $B$ if $\epsilon$ is shared? We compare the formula with new draws:
+# **Predict, then run:** how does $r$ fall with $B$ if $\epsilon$ is shared?
 
 # %%
 measured = {"fresh": {}, "shared": {}}
@@ -397,8 +397,9 @@ figures.show(
     "over all timesteps the two have similar shares.",
     caption="Left: lines from the formula, without the part of t; points from "
     "new draws, with 95% intervals over the draws. With one noise, more pairs "
-    "soon stop helping. Right: what the variance of one pair is due to, over "
-    "many images.",
+    "soon stop helping; the middle point lies below the line, whose own "
+    "uncertainty is not drawn. Right: what the variance of one pair is due to, "
+    "over 96 validation images.",
 )
 
 # %% tags=["hide-input"]
@@ -493,10 +494,11 @@ report.line(
 )
 
 # %% [markdown]
-# In the lowest eighth $r$ is below 1 and the mean gradient is longest, but the data establish no pull on the true class:
-# a low $r$ says nothing about the direction. Low timesteps can get a small weight: *min-SNR* {cite:p}`hang2023minsnr`
-# multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where $\text{SNR} = \bar\alpha_t / (1 -
-# \bar\alpha_t)$; we divide by the mean weight. A weight of $1 / \text{SNR}$ gives the loss of the denoised image.
+# At the lowest timestep $r$ is below 1, and in its eighth the estimated mean gradient is longest, but no pull on the
+# true class is established: a low $r$ says nothing about the direction. Low timesteps can get a small weight:
+# *min-SNR* {cite:p}`hang2023minsnr` multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where $\text{SNR} =
+# \bar\alpha_t / (1 - \bar\alpha_t)$; we divide by the mean weight. A weight of $1 / \text{SNR}$ gives the loss of the
+# denoised image.
 
 # %%
 weights = diffusion.weight(timesteps(24, 0.0, 1.0), "min-snr")
@@ -606,9 +608,9 @@ figures.show(
     caption="One change at a time, all on the same images, with 95% paired "
     "intervals, of which about one in twenty misses the true difference. "
     "Hollow points: the interval contains zero. Where a rate η is given, it was "
-    "chosen anew on validation images; the other rows keep the rate. Antithetic: in "
-    "pairs mirrored at the middle of the range. Importance-sampled: with unequal "
-    "frequencies, which weights correct.",
+    "chosen anew on validation images; the other rows keep the rate. Antithetic: "
+    "t is drawn together with its mirror image in the range. Importance-sampled: "
+    "lower t are drawn more often and their losses weigh less.",
 )
 
 # %% tags=["hide-input"]
@@ -632,9 +634,10 @@ report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
 # At the unchanged rate the noisiest gradients lose: one pair, three pairs, one noise. At rates ten times smaller, chosen
-# on validation images, no loss is established; the formula predicts factors of seven (one pair) and four (one noise).
-# That one noise loses more than one pair, in spite of its lower $r$, is not established. Four times the rate harms too.
-# For all other changes no difference is established, but the intervals are four to nine points wide.
+# on validation images from factors of four, ten and forty, no loss is established. The formula, which is about the
+# diffusion loss after one step, gives seven (one pair), three (three pairs) and four (one noise). That one noise loses
+# more than one pair is not established. Four times the rate loses too. For all other changes, some at a rate not chosen
+# for them, no difference is established; the intervals are four to nine points wide.
 #
 # ## The paper's Table 5
 #
@@ -708,9 +711,9 @@ report.line("\n".join(differences), tolerance=0.3)
 # :class: dropdown
 #
 # `t = torch.cat([t, t])` and `noise = torch.cat([noise, -noise])` on draws of 12. Over 400 draws, $r$ is 0.46 [0.44,
-# 0.48] for 12 couples, 0.47 [0.44, 0.49] for 24 independent pairs, and 0.64 [0.61, 0.67] for 12. Mirroring keeps only
-# the even part of $g$. No difference between couples and independent pairs is established: neither
-# part is clearly the larger.
+# 0.48] for 12 couples, 0.47 [0.44, 0.49] for 24 independent pairs, and 0.64 [0.61, 0.67] for 12. Mirroring removes the
+# odd part of $g$, but halves the number of independent noises. No difference from independent pairs is established:
+# neither part clearly has the larger variance.
 # ```
 #
 # ```{exercise}
@@ -725,8 +728,8 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # `w = diffusion.weight(timesteps(24, 0.0, 1.0), "min-snr").cpu()`, then `components(every * w[:, None])` and
 # `pull * w`. The share of $t$ falls by 0.12 [0.05, 0.20], but $r$ of one pair, 3.8 before and 4.3 after, changes by +0.4
-# [−0.5, 2.5], and the mean pull (×1000) by +0.02 [−0.19, 0.25]. Neither explains why min-SNR gains; steps of 24
-# stratified pairs were not measured.
+# [−0.5, 2.5], and the mean pull (×1000) by +0.02 [−0.19, 0.25]. These two changes are not established, so neither is
+# shown to be the reason.
 # ```
 #
 # **Challenge.** Reduce the part of $\epsilon$ by a *control variate*: subtract a multiple of a quantity that depends on
@@ -737,8 +740,8 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # * The relative noise of the gradient can be measured without labels; its pull needs them, and a low $r$ does not imply
 #   a right direction.
-# * On these digits, about half of the variance comes from $\epsilon$ in the middle half of the timesteps: use a new
-#   noise for each pair.
+# * On these digits, about half of the variance in the middle half of the timesteps comes from $\epsilon$; a new noise
+#   for each pair averages it out at no cost.
 # * The noisiest gradients lost at an unchanged rate. Compare losses, norms and optimisers at a rate chosen for each.
 #
 # Next: [which parameters to adapt](08_weights).

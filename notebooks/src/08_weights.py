@@ -128,7 +128,8 @@ figures.show(
     "without ensemble, and the random start have the largest gains.",
     caption="The gain of each choice over no adaptation, with 95% paired "
     "intervals. All are above zero. Overlapping intervals do not compare two "
-    "choices; their paired differences are printed on this page.",
+    "choices; their paired differences are printed on this page. θ from random: "
+    "all of θ, starting from random weights. Ensemble: the mean of two beliefs.",
 )
 
 # %% tags=["hide-input"]
@@ -151,9 +152,9 @@ report.line("\n".join(lines), tolerance=0.3)
 # changes ten numbers, the logits, from zero. For the ResNet no difference between the two is established; for the ViT
 # the simplest choice gains more.
 #
-# These are stored results of `dtta evaluate --table weights`: eight test digits for each of twelve shifts and three
-# seeds, and a learning rate for each choice from validation images. A sample is computed again below; [evidence
-# 08](../book/evidence/08_weights) has every pair of choices and every rate.
+# These are stored results of `dtta evaluate --table weights`: 288 different test digits, 24 under each of twelve shifts,
+# and a learning rate for each choice from validation images. [Evidence 08](../book/evidence/08_weights) has every pair
+# of choices and every rate.
 #
 # **You need** [page 03](03_classification): Algorithm 1 and `DiffusionTTA`. **Time:** 15 minutes to read, one to two
 # minutes to run on two CPU cores.
@@ -172,8 +173,8 @@ print(f"all: {sum(p.numel() for p in phi)} parameters of φ")
 # %% [markdown]
 # `"norm"` selects the scales and offsets of the normalisation layers, which TENT {cite:p}`wang2021tent` adapts; `"head"` is
 # the last layer. Each is less than half a percent of the network. LoRA {cite:p}`hu2022lora` adds a product of two small
-# matrices to a weight matrix, $W + BA$, and adapts only $A$ and $B$. To adapt $\phi$ too, the optimizer gets a second
-# group with another rate:
+# matrices to a weight matrix, $W + BA$, and adapts only $A$ and $B$ (rank four, a twentieth of the ResNet's $\theta$).
+# To adapt $\phi$ too, the optimizer gets a second group with another rate:
 
 # %%
 optimizer = torch.optim.SGD(
@@ -213,6 +214,7 @@ for _ in range(N):
     c = (y @ diffusion.class_embeddings).expand(B, -1)  # line 4
     t, noise = sampling.draw(z0, B, diffusion.timesteps, generator)  # line 5
     loss = diffusion.loss(z, t[0], noise[0], c).mean()  # line 6
+    # Like loss.backward(), for the logits only
     (logits.grad,) = torch.autograd.grad(loss, logits)
     optimizer.step()  # line 7
 by_hand = logits.detach().softmax(1)[0]
@@ -220,7 +222,8 @@ by_hand = logits.detach().softmax(1)[0]
 # %% [markdown]
 # In the package this is the method `logits` with `start="random"`, which here means zeros. Two variants start from the
 # network's logits instead of zero (*logits from $f_\theta(x)$*), or take the mean of the final belief and the network's
-# (*ensemble*). **Predict, then run:** after how many steps does a network of random weights give the right answer?
+# (*ensemble*). **Predict, then run:** after how many steps does a network of random weights believe in the true class
+# by more than a half?
 
 # %%
 paths = {}
@@ -263,8 +266,8 @@ same = torch.isclose(by_hand[label].cpu(), paths["logits"][-1], atol=1e-3)
 print("logits by hand and by the package agree:", same.item())
 
 # %% [markdown]
-# Logits from zero and random weights know nothing about digits at step 0: their answer can only come from the diffusion
-# model, which the [Diffusion Classifier](01_diffusion_loss) uses directly.
+# Random weights pass a half after three steps, logits from zero after four. Both know nothing about digits at step 0:
+# their answer can only come from the diffusion model, which the [Diffusion Classifier](01_diffusion_loss) uses directly.
 #
 # Over the ResNet's 288 test images the choices differ in *which* answers they change:
 
@@ -366,11 +369,12 @@ if tried:
         "larger, LoRA at larger ones still. Right: a network of random weights "
         "loses over fifty points at 0.1 and gains most at 32; the logits gain "
         "about the same at every rate tried.",
-        caption="Gain of the ResNet on 96 validation images. Left: all weights "
-        "gain most at a smaller rate than the three parts. Right: random weights "
-        "lose at small rates and gain at large ones; logits gain at all. The best "
-        "points are chosen on these images, so they are too high on average. The "
-        "vertical scales differ. Markers are moved a little sideways.",
+        caption="Gain of the ResNet on 96 validation images. Left: the highest "
+        "point of all weights is at a smaller rate than that of each part, but the "
+        "intervals are wide. Right: random weights lose at small rates and gain at "
+        "large ones; logits gain at all. The best points are chosen on these "
+        "images, so they are too high on average. The vertical scales differ. "
+        "Markers are moved a little sideways.",
     )
 
 # %% tags=["hide-input"]
@@ -394,15 +398,16 @@ for name, end in networks.items():
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# These parts needed larger rates than all weights, so a comparison at one rate mixes two effects. With a rate for each,
-# the data establish no difference between all weights and any of these parts, for either network.
+# These parts have their highest estimates at larger rates than all weights, so a comparison at one rate may mix two
+# effects. With a rate for each, no difference between all weights and any of these parts is established, for either
+# network.
 #
 # ## Random weights
 #
 # In the paper, a network of random weights loses 68 points on ImageNet, whose images have no shift. Our random ResNet,
 # one draw of weights, gains 13.5 points on shifted digits. The right panel above shows a possible reason: at a rate of
-# 0.1 ours fails too. **Predict, then run:** do more steps make up for the small rate? One test image of each shift, 12
-# pairs in each step; each image starts from the same weights:
+# 0.1 ours fails too. **Predict, then run:** do more steps make up for the small rate? One test image of each shift,
+# starting from the same weights, 12 pairs in each step:
 
 # %% tags=["hide-input"]
 examples, labels = zip(
@@ -457,7 +462,8 @@ figures.show(
     "steps, the smallest the most.",
     caption="A network of random weights, one image of each shift: how many "
     "answers are right after each step. The smaller the rate, the more steps are "
-    "needed; at the largest, some right answers are lost again.",
+    "needed. At the largest rate one or two right answers are lost again: too "
+    "few to say that it harms.",
 )
 shown = (0, 5, 10, 20)
 report.line(
@@ -474,9 +480,9 @@ report.line(
 
 # %% [markdown]
 # At the smallest rate, four right answers of twelve after five steps become nine after twenty. The paper's Table 6
-# gives no rate. A hypothesis: its rate was too small, or its steps too few.
+# gives no rate. Hypotheses: too small a rate, too few steps, or a thousand classes instead of ten.
 #
-# Here is that table next to our gains. The paper gives no intervals; its ± is two standard errors, computed as if its
+# Here is that table next to our gains. It gives no intervals. The ± is ours: two standard errors, computed as if its
 # two accuracies came from different images, which is usually too large.
 
 # %% tags=["hide-input"]
@@ -510,9 +516,9 @@ report.table(
 )
 
 # %% [markdown]
-# On ImageNet-R all but one of the paper's effects are within two standard errors of zero. The exception is the random
-# start, and its sign is the *opposite* of ours. With ImageNet we cannot compare, because our networks are at the ceiling
-# on clean digits, as printed below. In the paper $\phi$ adds 5.2 points there. And here?
+# On ImageNet-R only the paper's effect of the random start is beyond two standard errors of zero, and its sign is the
+# *opposite* of ours. ImageNet cannot be compared: our networks are at the ceiling on clean digits. In the paper, $\phi$
+# adds 5.2 points to all of $\theta$ on ImageNet. And here?
 
 # %% tags=["hide-input"]
 lines = []
@@ -542,15 +548,15 @@ lines += [f"computed again: {agree} of {count} answers agree with the stored"]
 report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
-# A small gain for the ResNet; for the ViT none is established. Do not rely on the first: these are two of [many
-# comparisons](../book/statistics), and on validation images [adapting $\phi$](../book/evidence/08_weights) gained nothing
-# more.
+# A small gain for the ResNet, none established for the ViT. These are two of [many comparisons](../book/statistics), and
+# on validation images [adapting $\phi$](../book/evidence/08_weights) gained nothing more.
 #
 # ## A worse diffusion model
 #
 # Do trained weights protect a network from a diffusion model that misleads, such as page 03's small diffusion
 # transformer (DiT) with all timesteps? **Predict, then run:** which loses least, the logits from zero, their ensemble
-# with the ResNet, or all of θ (stored result)? Four images of each shift, at rates chosen for the other diffusion model:
+# with the ResNet, or all of θ (stored result)? 48 different digits, four under each shift, at rates chosen for the
+# other diffusion model:
 
 # %% tags=["hide-input"]
 # At full scale: the page's diffusion model, which uses all timesteps anyway
@@ -605,12 +611,11 @@ lines += [f"ensemble minus logits from zero: {ensemble}"]
 report.line("\n".join(lines), tolerance=4.5, whole=2)
 
 # %% [markdown]
-# Logits from zero and all of θ both lose over twenty points, as the Diffusion Classifier does: at these rates, starting
-# from more accurate predictions did not protect the network. The ensemble lost least, but no difference between it and
-# the logits is established.
+# All of θ, the logits from zero and the Diffusion Classifier lose (by estimate, over twenty points): no protection by
+# trained weights is visible at these rates. The ensemble lost least, but no difference from the logits is established.
 #
-# Weights have two roles, which logits cannot have: they carry what was learnt to the next image ([page 09](09_online)),
-# and all pixels of a map share them ([page 04](04_segmentation)).
+# Weights, unlike logits, can carry what was learnt to the next image ([page 09](09_online)), and all pixels of a map share
+# them ([page 04](04_segmentation)).
 #
 # ## Exercises
 #
@@ -641,7 +646,7 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 #
 # `[p for name, p in problem.model.named_parameters() if name.endswith("bias")]`, then `dtta.DiffusionTTA` with
 # `torch.optim.SGD` on this list. On 48 validation images, four of each shift, 0.5 is the best rate tried for the biases
-# (+8.3) and 0.005, the lowest, for the convolution (+6.2).
+# (+8.3) and 0.005, the lowest (a lower one may be better), for the convolution (+6.2).
 #
 # On the 96 test images the biases gain +12.5 [5.2, 19.8] and the convolution +12.5 [6.2, 19.8]; minus "norm": 0.0
 # [−4.2, 4.2] and 0.0 [−5.2, 5.2], minus "head": −2.1 [−5.2, 0.0] and −2.1 [−6.2, 2.1]. The data establish
@@ -649,16 +654,15 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 # validation images the convolution *loses* 22.9 points with 0.5, the rate of "norm".
 # ```
 #
-# **Challenge.** Both random networks are a single draw of weights. Draw four more (`reinitialize(network, seed)` in
-# `dtta.methods.settings`), choose a rate on validation images, and report the spread over draws of the gain on test
-# images next to the interval over images.
+# **Challenge.** Draw four more networks of random weights (`reinitialize(network, seed)` in `dtta.methods.settings`), choose
+# a rate on validation images, and compare the spread of their gains on test images with the interval over images.
 #
 # ## Take-aways
 #
 # * On these digits, with a rate for each, the data establish no difference between parts of the network and all of it.
 # * Ten logits from zero, without a network, gain more than all weights of the ViT; for the ResNet no difference is
 #   established.
-# * Random weights also find the class of most images, at suitable rates.
+# * Random weights find the class of most images, at suitable rates.
 # * With a worse diffusion model, at rates not chosen for it, all of θ lost accuracy.
 #
 # Next: [adapting to a stream of images](09_online).

@@ -27,7 +27,7 @@ def losses_under(
     """Return the diffusion loss (Eq. 2) of each image under each condition, with the same (t, ε) for all conditions.
 
     Args:
-        image: (N, C, H, W) in [0, 1].
+        diffusion: put in eval mode. image: (N, C, H, W) in [0, 1].
         conditions: K conditions (N, ...).
         samples: pairs (t, ε) for each image.
         sampling: how they are drawn; None: stratified over all timesteps.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -82,27 +82,39 @@ def bootstrap_interval(
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     group = np.unique(groups, return_inverse=True)[1]
     sums, counts = np.bincount(group, weights=np.asarray(values, dtype=float)), np.bincount(group)
-    total, number = (_resamples(len(sums), resamples, seed) @ np.stack([sums, counts], axis=1)).T
+    draws = (_few_resamples if len(sums) <= 1000 else _resamples)(len(sums), resamples, seed)
+    total, number = np.concatenate([portion @ np.stack([sums, counts], axis=1) for portion in draws]).T
     low, high = np.percentile(total / number, [2.5, 97.5])
     return float(low), float(high)
 
 
+def _resamples(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each of n groups is drawn, for 500 resamples at a time to save memory: (500, n)."""
+    rng = np.random.default_rng(seed)
+    for _ in range(-(-resamples // 500)):
+        pick = rng.integers(n, size=(500, n)) + n * np.arange(500)[:, None]
+        yield np.bincount(pick.ravel(), minlength=500 * n).reshape(500, n).astype(float)
+
+
 # Drawing costs more than all else, and a table of results asks for the same draws hundreds of times.
 @lru_cache(maxsize=4)
-def _resamples(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each of n groups is drawn in each of R >= `resamples` resamples: (R, n)."""
-    rng, parts = np.random.default_rng(seed), []
-    for _ in range(-(-resamples // 500)):  # in portions, to save memory
-        pick = rng.integers(n, size=(500, n)) + n * np.arange(500)[:, None]
-        parts.append(np.bincount(pick.ravel(), minlength=500 * n).reshape(500, n).astype(float))
-    return np.concatenate(parts)
+def _few_resamples(n: int, resamples: int, seed: int) -> list[np.ndarray]:
+    return list(_resamples(n, resamples, seed))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _weightings(n: int, resamples: int, seed: int) -> np.ndarray:
     """Return how often each of n images counts: once each, then in each of R resamples: (1 + R, n)."""
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     return np.concatenate([np.ones((1, n)), draws])
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95% Wilson score interval of a share, from counts; (0, 1) without trials."""
+    z = 1.959964  # of the normal distribution, 95% within
+    middle = (successes + z**2 / 2) / (trials + z**2)
+    width = z * (successes * (trials - successes) / max(trials, 1) + z**2 / 4) ** 0.5 / (trials + z**2)
+    return max(middle - width, 0.0), min(middle + width, 1.0)
 
 
 def simultaneous_band(

@@ -1,4 +1,4 @@
-"""Posterior over the network's top classes: its belief times the diffusion model's likelihood, without adapting."""
+"""Posterior over the network's top classes: its belief times factors from the diffusion losses, without adapting."""
 
 from __future__ import annotations
 

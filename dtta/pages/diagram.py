@@ -1,4 +1,4 @@
-"""The diagram of the method: one drawing, in which only the condition changes from task to task."""
+"""The diagram of the method: one drawing, in which only output and condition change from task to task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONDITIONS = {  # what y is, how c follows from it
     "classification": ("class\nprobabilities", "$c = \\Sigma_j y_j\\, l_j$\nmixed class\nembeddings"),
     "open vocabulary": ("name\nprobabilities", "$c = \\Sigma_j y_j\\, l_j$\nmixed name\nembeddings"),
     "segmentation": ("class\nprobabilities\nat each pixel", "$c = \\Sigma_j y_j\\, l_j$\nmixed at\neach pixel"),
-    "depth": ("depth map", "$c = y$\nthe depth\nmap"),
+    "depth": ("depth map", "$c \\sim \\log y$\nlogarithm of\nthe depths"),
 }
 
 

@@ -526,7 +526,8 @@ report.table(rows, tolerance=4.5, digits=0, caption="Accuracy in %, severity 3")
 #
 # ## Take-aways
 #
-# * The diffusion loss is a surrogate for $-\log p(x \mid c)$. Bayes' rule turns it into a classifier.
+# * The diffusion loss is a surrogate for $-\log p(x \mid c)$. With a temperature, a softmax over
+#   the classes turns it into a classifier.
 # * Only differences under the same $(t, \epsilon)$ count. On clean digits they are largest in the middle of the range.
 # * On these digits small timesteps are unreliable.
 #

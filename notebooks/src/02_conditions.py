@@ -111,9 +111,10 @@ report.line(
 # %% [markdown]
 # Start from equal probabilities and take the class whose slope is lowest, the *steepest*: moving probability to it
 # lowers the loss most. On digits under Gaussian noise it is right far more often than the classifier. The Diffusion
-# Classifier does better still, but the interval reaches zero. Under shear, the classifier beats both. Unlike on [page
-# 01](01_diffusion_loss), $t$ comes from the middle half of its range, which helps under noise. Diffusion-TTA starts
-# from the classifier's prediction instead, where the steepest slope is right less often (first exercise).
+# Classifier's estimate is higher, but no difference from the slope is established. Under shear, the classifier beats
+# both. Unlike on [page 01](01_diffusion_loss), $t$ comes from the middle half of its range, which helps under noise.
+# Diffusion-TTA starts from the classifier's prediction instead, where the steepest slope is right less often (first
+# exercise).
 #
 # **You need** [page 01](01_diffusion_loss). **Time:** 15 minutes to read, under a minute to run on two CPU cores.
 #

@@ -470,9 +470,9 @@ if lines:
 #
 # ## More classes
 #
-# Which method is best as the number of classes grows, at 60 evaluations for an image (for Diffusion-TTA, 60 backward
-# passes more)? Reranking ([page 10](10_beyond)) multiplies the belief in the network's likeliest classes by likelihoods
-# from the diffusion model.
+# Which method is best as the number of classes grows, at 60 evaluations for an image (Diffusion-TTA also needs 60
+# backward passes)? Reranking ([page 10](10_beyond)) multiplies the belief in the network's likeliest classes by factors
+# from their diffusion losses.
 #
 # **Predict, then run:** with 480 names, how many pairs can the Diffusion Classifier evaluate for each?
 
@@ -537,7 +537,7 @@ for title, gains in panels.items():
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
-# The digits are another sample. Models and scenes are those of [page 06](06_open_vocabulary), 100 images for each
+# These digits are other ones. Models and scenes are those of [page 06](06_open_vocabulary), 100 images for each
 # number of names (`dtta evaluate --table classes`); the 480 names are four synonyms for each of 120 kinds, and any
 # synonym is right. Settings come from validation images; on scenes Diffusion-TTA uses page 06's, chosen for 20 names,
 # which may help it there.

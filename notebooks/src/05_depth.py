@@ -189,9 +189,9 @@ figures.show(
     "In fog the flat wall lies below zero.",
     caption="Loss under other depth maps minus the loss under the true one, on "
     "eight validation scenes. Above zero the model prefers the truth. In fog "
-    "it prefers a wall at 4 units everywhere. Timesteps run from 0 to 1000, "
-    "in six equal ranges; grey: those that adaptation uses below. Vertical "
-    "axis: logarithmic, and linear near zero. Bands: 95% intervals.",
+    "it prefers a flat wall at almost every timestep. Timesteps run from 0 to "
+    "1000, in six equal ranges; grey: those that adaptation uses below. "
+    "Vertical axis: logarithmic, and linear near zero. Bands: 95% intervals.",
 )
 t, losses = by_shift[fog_shift]
 used = (t > diffusion.timesteps * settings["t_min"]) & (
@@ -496,7 +496,7 @@ report.line("\n".join(lines), tolerance=0.3)
 #
 # ## Other ways to adapt
 #
-# Each run changes one thing, with settings from validation scenes:
+# Each run changes one thing, with settings from validation scenes, on twelve scenes of each shift (*online*: 24):
 
 # %% tags=["hide-input"]
 variants = {
@@ -527,8 +527,8 @@ report.line(
 
 # %% [markdown]
 # With all timesteps the gain is smaller, perhaps because the lowest ones mislead (not tested). Adapting φ, the
-# diffusion model's weights, changes little. Plain gradient descent (SGD) gains as much, to half a point, and ends
-# higher on clean scenes (exercise 2). *Online* adaptation, which keeps the weights from scene to scene, loses about the
+# diffusion model's weights, changes little. Plain gradient descent (SGD) gains the same, to within half a point, and
+# ends # higher on clean scenes (exercise 2). *Online* adaptation, which keeps the weights from scene to scene, loses about the
 # whole gain on streams of 24 scenes.
 #
 # ## Exercises
@@ -546,8 +546,8 @@ report.line(
 #
 # `losses_under(diffusion, x, maps, 16)`, where a map is `problem.condition((1.3 * truth).clamp(near, far))`. In
 # thousandths above the loss of the truth: 0.4 for a factor of 1.3, 1.8 for the blur, 2.5 for a factor of 2. Except
-# where depths reach 16, as in the sky, a factor adds a constant to $c$. A hypothesis: a constant keeps the edges; a
-# blur removes edges that the image shows clearly.
+# where depths reach 16, as in the sky, a factor adds a constant to $c$. A hypothesis for the small factor: a constant
+# keeps the edges, and a blur removes edges that the image shows clearly.
 # ```
 #
 # ```{exercise}

@@ -45,7 +45,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from scipy.stats import binomtest
 
 import dtta
 from dtta.core.conditions import Tempered
@@ -54,7 +53,7 @@ from dtta.core.parameters import select
 from dtta.core.probe import losses_under
 from dtta.evaluation.evaluate import evaluate, image_generator
 from dtta.evaluation.run import Run, spread
-from dtta.evaluation.statistics import bootstrap_interval
+from dtta.evaluation.statistics import bootstrap_interval, wilson_interval
 from dtta.experiments import stored
 from dtta.experiments.transfer import announce
 from dtta.methods.registry import build
@@ -344,7 +343,7 @@ report.line("\n".join(lines), tolerance=0.3)
 # %% [markdown]
 # The name of another portrait has a higher loss in all three rows, so the model uses the text. Under contrast and noise
 # CLIP's answers have a higher loss than the true name, so lowering the loss may lead to it. But under noise the
-# difference is small beside the loss: 0.2 of 84.2.
+# difference is small compared with the loss: 0.2 of 84.2.
 #
 # ## LoRA
 #
@@ -605,13 +604,13 @@ for k, (name, run) in enumerate(versions.items()):
     pairs = [(sum(score[i] for i in group), len(group)) for group in errors]
     place = [j + 0.4 * k - 0.2 for j in range(len(bins))]
     shares = [100 * n / max(1, of) for n, of in pairs]
-    ends = [
-        binomtest(int(n), max(1, of)).proportion_ci(method="wilson")
-        for n, of in pairs
-    ]
+    ends = [wilson_interval(n, of) for n, of in pairs]
     lengths = [
-        [share - 100 * i.low for share, i in zip(shares, ends, strict=True)],
-        [100 * i.high - share for share, i in zip(shares, ends, strict=True)],
+        [
+            share - 100 * low
+            for share, (low, _) in zip(shares, ends, strict=True)
+        ],
+        [100 * up - share for share, (_, up) in zip(shares, ends, strict=True)],
     ]
     colour = (figures.BLUE, figures.ORANGE)[k]
     ax.bar(place, shares, 0.38, color=colour, label=name)

@@ -517,8 +517,8 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps, min-SNR gains over equal weights (one of many comparisons). Exercise 7.2 looks at two possible
-# reasons.
+# With all timesteps, min-SNR gains over equal weights (one of many comparisons). The second exercise looks at two
+# possible reasons.
 #
 # ## Noise and learning rate
 #

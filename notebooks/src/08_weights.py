@@ -222,8 +222,8 @@ by_hand = logits.detach().softmax(1)[0]
 # %% [markdown]
 # In the package this is the method `logits` with `start="random"`, which here means zeros. Two variants start from the
 # network's logits instead of zero (*logits from $f_\theta(x)$*), or take the mean of the final belief and the network's
-# (*ensemble*). **Predict, then run:** after how many steps does a network of random weights believe in the true class
-# by more than a half?
+# (*ensemble*). **Predict, then run:** after how many steps does a network that started from random weights give the
+# true class more than half of its belief?
 
 # %%
 paths = {}

@@ -101,8 +101,9 @@ figures.show(
     "No gain is established for TENT when the images are sorted by class.",
     caption="Gain over no adaptation, mean of twelve shifts, with 95% intervals; "
     "hollow: the interval contains zero. Online adaptation gains less when "
-    "shifts change (tentative), but not if the weights are partly restored "
-    "after each image. Sorted classes cost TENT its gain.",
+    "shifts change (tentative); with weights partly restored after each "
+    "image, no difference from one shift is established. Sorted classes cost "
+    "TENT its gain.",
 )
 
 # %% tags=["hide-input"]

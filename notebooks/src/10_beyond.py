@@ -178,9 +178,9 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 # alone was not tried.
 #
 # **A fast setting of adaptation.** On validation images we chose the cheapest setting for which no loss was
-# established: three pairs a step instead of 24, and no adaptation of images, here two thirds, where the network is at
-# least 70% certain (`dtta evaluate --fast`). It gains about four points with a twenty-fifth of the evaluations, but may
-# be up to seven points worse than the usual setting.
+# established: three pairs a step instead of 24, and images on which the network is at least 70% certain, here two
+# thirds, are not adapted to (`dtta evaluate --fast`). It gains about four points with a twenty-fifth of the
+# evaluations, but may be up to seven points worse than the usual setting.
 #
 # ## Where the probabilities enter
 #

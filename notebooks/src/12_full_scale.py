@@ -107,7 +107,7 @@ figures.show(
 )
 
 # %% [markdown]
-# **The result** is not ours: this project has not run Diffusion-TTA at full scale yet. The authors of DUSA
+# **The result.** It is not ours: this project has not run Diffusion-TTA at full scale yet. The authors of DUSA
 # {cite:p}`li2024dusa`, a competing method, ran it on 50,000 images, in batches of 64, with six evaluations per image,
 # where the paper uses 900. Checkpoints, crops and starting accuracies differ too, so compare only signs. Neither gives
 # an interval.

@@ -106,7 +106,7 @@ figures.show(
 # %% [markdown]
 # The scenes of this book have one to four objects and 32 × 32 pixels. At test time thirteen corruptions change the
 # image, and six shifts change the world: its light, air, ground or camera, with a *severity* of 1 to 5. (The
-# *portraits* of [page 06](06_open_vocabulary) show one object from near.)
+# *portraits* of [page 06](06_open_vocabulary) show one object from close up.)
 #
 # **You need** Python and tensors. **Time:** 10 minutes to read, half a minute to run on one CPU core.
 #

@@ -17,7 +17,7 @@ import pytest
 from nbconvert.exporters import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dtta.course.staff import execute, grade, sandbox
+from dtta.course.staff import execute, grade, harmless, sandbox
 from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.remote import NotGraded
 from dtta.course.staff.source import FOLDER, CourseError
@@ -129,6 +129,8 @@ time.sleep(60)
 )
 def test_many_small_takers_are_stopped_together(cell, megabytes, words):
     """No process of these takes more than it may; nothing that they started is left behind."""
+    if "/dev/shm" in cell and KIND not in ("bubblewrap", "unshare"):
+        pytest.skip("containers limit /dev/shm by themselves; without a sandbox it is the machine's")
     started, before = time.monotonic(), set(psutil.Process().children(recursive=True))
     cells = run([cell, "print(6 * 7)"], KIND, cell_seconds=50, megabytes=megabytes)
     assert time.monotonic() - started < 90
@@ -253,4 +255,50 @@ def test_no_script_of_a_submission_reaches_a_page():
     tags = re.findall(r"<[A-Za-z!/?][^>]*>", shown)
     assert not [tag for tag in tags if bad in tag] and f"<script>{bad}" not in page
     assert "<blockquote>" in page and "<summary>More</summary>" in page and 'href="https://x.org"' in page
-    assert list(words.attachments) == ["a.png"] and list(words.attachments["a.png"]) == ["image/png"]
+    assert {name: list(data) for name, data in words.attachments.items()} == {
+        "picture-0": ["image/png"],
+        "picture-1": ["image/png"],
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[x](javascript:alert(1))",
+        "[x]( <javascript:alert(1)>)",
+        "[x](java&#115;cript:alert(1))",
+        "[x](JavaScript:alert(1))",
+        "[![](https://x.org/a.png)](javascript:alert(1))",
+        "[x][1]\n\n[1]: javascript:alert(1)",
+        "[x][1]\n\n[1]:\n  vbscript:alert(1)",
+        "[x](data:text/html,alert(1))",
+        "<javascript:alert(1)>",
+    ],
+)
+def test_no_link_of_a_submission_runs_a_script(words):
+    cell = new_markdown_cell(words + "\n\n[good](https://x.org/a_(b)) and [here](#part)")
+    notebook = new_notebook(cells=[cell])
+    harmless.clean(notebook)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    links = re.findall(r'(?:href|src)="([^"]*)"', page[page.index("<body") :])
+    assert not [link for link in links if "alert" in link]
+    assert {"https://x.org/a_(b)", "#part"} <= set(links)
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "webp", "bmp"])
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a.png", "(attachment:a.png)"),
+        ("image (1).png", "(<attachment:image (1).png>)"),
+        ("image (1).png", "(attachment:image%20(1).png)"),
+    ],
+)
+def test_a_picture_in_an_answer_is_shown_or_left_out(kind, name, written):
+    cell = new_markdown_cell(f"See ![my figure]{written} and ![lost](attachment:lost.png).")
+    cell.attachments = {name: {f"image/{kind}": "aGk="}}
+    notebook = new_notebook(cells=[cell])
+    harmless.clean(notebook)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    assert (f"data:image/{kind};base64,aGk=" in page) == (kind != "bmp")
+    assert "my figure" in page and "lost" in page

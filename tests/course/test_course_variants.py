@@ -58,11 +58,24 @@ def test_each_gets_a_seed_that_stays(course, tmp_path):
     others = [[c.source for c in n.cells if c.id != "setup"] for n in (release, given(course, "ada"))]
     assert others[0] == others[1]
     (tmp_path / "seeds.csv").write_text("student,seed\nada,3\n", encoding="utf-8")
-    people = [variants.Person("ada", "Ada"), variants.Person("eve", "Eve")]
-    assert variants.choose(tmp_path, people, 8) == {"ada": 3, "eve": variants.derived(8, "eve")}
+    people = [variants.Person("ada", "Ada", fields={"Seed": "5"}), variants.Person("@eve", "Eve")]
+    expected = {"ada": 3, "@eve": variants.derived(8, "@eve")}  # who has a notebook keeps its seed
+    assert variants.choose(tmp_path, people, 8) == expected == variants.read(tmp_path)
+    assert variants.choose(tmp_path, people, 9) == expected
 
 
-@pytest.mark.parametrize(("text", "words"), [("student,seed\nada,x\n", "seed of ada must"), ("a,b\n", "needs the col")])
+def test_a_seed_below_zero_reaches_the_notebook():
+    assert variants.personal("SEED = check.variant(-5)", 3) == "SEED = check.variant(3)"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("student,seed\nada,x\n", "seed of ada must"),
+        ("student,seed\nada\n", "seed of ada must"),
+        ("a,b\n", "needs the col"),
+    ],
+)
 def test_seeds_that_cannot_be_used_are_one_sentence(tmp_path, text, words):
     (tmp_path / "seeds.csv").write_text(text, encoding="utf-8")
     with pytest.raises(CourseError, match=words):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from dtta.evaluation.run import Row, spread
-from dtta.evaluation.statistics import bootstrap_interval, paired_gain, value
+from dtta.evaluation.statistics import bootstrap_interval, paired_gain, value, wilson_interval
 from dtta.problems.metrics import DEPTH_METRICS, segmentation_metrics
 
 
@@ -226,3 +227,10 @@ def test_a_metric_of_something_that_no_image_shows_is_nan():
         warnings.simplefilter("error")
         gain = paired_gain(rows, rows, SEGMENTATION["IoU c"])
     assert all(np.isnan(gain[name]) for name in ("before", "after", "gain", "low", "high"))
+
+
+@pytest.mark.parametrize(("right", "of"), [(0, 1), (1, 1), (3, 66), (16, 22), (15, 29), (200, 200)])
+def test_the_wilson_interval_is_scipys(right, of):
+    interval = stats.binomtest(right, of).proportion_ci(method="wilson")
+    assert wilson_interval(right, of) == pytest.approx((interval.low, interval.high), abs=1e-6)
+    assert wilson_interval(0, 0) == pytest.approx((0, 1))

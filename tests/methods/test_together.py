@@ -73,7 +73,7 @@ def assert_same(problem, method="diffusion-tta", **settings):
     before = tiny.snapshot(problem.model, problem.diffusion)
     expected = one_by_one(tta, images)
     unadapted = torch.cat([problem.model(x[None]) for x in images])
-    assert (expected - unadapted).abs().max() > 1e-5  # adaptation changes the output
+    assert (expected - unadapted).abs().max() > 1e-4  # adaptation changes the output
     torch.testing.assert_close(together(tta, images), expected, atol=1e-5, rtol=1e-5)
     assert not tiny.changed(before, problem.model, problem.diffusion)
 

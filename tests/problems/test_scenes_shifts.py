@@ -14,6 +14,7 @@ import torch
 from test_scenes_world import COLOURS, edge_band, rays, thing
 
 from dtta.problems.corruptions import IMAGE_SHIFTS, SEVERITIES, apply_shift
+from dtta.problems.scenes import data
 from dtta.problems.scenes.render import render
 from dtta.problems.scenes.shifts import SHIFTS, WORLD_SHIFTS, shift_image, shift_scene
 from dtta.problems.scenes.world import FAR, TEXTURES, UNSEEN_TEXTURES, Scene, random_scene
@@ -205,3 +206,19 @@ def test_camera_height_is_above_all_of_training():
     assert max(random_scene(0, i).height for i in range(300)) < heights[0]
     shares = [(under("camera_height", s).segmentation == 0).float().mean().item() for s in SEVERITIES]
     assert all(b <= a for a, b in itertools.pairwise(shares)), "the higher, the less sky"
+
+
+def test_corruptions_of_a_scene_share_one_rendering():
+    data.draw_one.cache_clear()
+    names = ["clean", "fog", "contrast", "gaussian_noise"]
+    images = [
+        data.shifted("depth", "test", 1234, name, 3, 0)[0].zero_() for name in names
+    ]  # a copy: in place is harmless
+    assert data.draw_one.cache_info().misses == 1
+    (rendered,) = data.draw([data.scene("test", 1234)]).image
+    for name, image in zip(names, images, strict=True):
+        assert not image.any()
+        expected = shift_image(rendered, name, 3, 0, 1234)
+        assert torch.equal(data.shifted("depth", "test", 1234, name, 3, 0)[0], expected)
+    data.shifted("depth", "test", 1234, "night", 3, 0)
+    assert data.draw_one.cache_info().misses == 2, "a shift of the world is rendered anew"

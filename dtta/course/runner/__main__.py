@@ -22,8 +22,9 @@ import time
 
 import psutil
 
+from . import SHARED
+
 PROCESSES, DISK = 100, 1000  # that a cell may have at a time, and megabytes that it may write
-SHARED = "shm"  # the folder that stands for /dev/shm
 GRACE = 2.0  # seconds from the interrupt, which leaves what was defined, to the end
 
 
@@ -250,7 +251,8 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     disk += os.lstat(os.path.join(folder, name)).st_size
         if disk > DISK * 2**20:
-            for name in {*os.listdir("."), *(f"{SHARED}/{name}" for name in os.listdir(SHARED))} - {"runner", SHARED}:
+            shared = os.listdir(SHARED) if os.path.isdir(SHARED) else []  # a submission may have moved it
+            for name in {*os.listdir("."), *(f"{SHARED}/{name}" for name in shared)} - {"runner", SHARED}:
                 shutil.rmtree(name, ignore_errors=True) if os.path.isdir(name) else os.unlink(name)
             return f"stopped: more than {DISK} MB on disk"
         return ""

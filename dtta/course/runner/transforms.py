@@ -1,6 +1,6 @@
 """Stand-ins for functions of the other end under torch.vmap and torch.func.grad, which cannot look into a call.
 
-A mapped call becomes one call for each slice, and a gradient is asked for by the calls that were made already.
+A mapped call becomes one call for each slice, and a gradient reuses the calls that were made.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Pullback(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, made, gradient):
-        pairs = zip(made.parts, slices(info, in_dims[1:], (gradient,)), strict=True)
+        parts = made.parts or [made] * info.batch_size  # of torch.func.jacrev, only the gradient is mapped
+        pairs = zip(parts, slices(info, in_dims[1:], (gradient,)), strict=True)
         rows = [Pullback.apply(part, *row) for part, row in pairs]
         return tuple(map(torch.stack, zip(*rows, strict=True))), (0,) * len(rows[0])

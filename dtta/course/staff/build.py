@@ -78,15 +78,9 @@ def grader(folder: Path, sandbox: str = "") -> NbGraderAPI:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # SQLAlchemy warns of how nbgrader adds submissions, which lecturers need not read.
     warnings.filterwarnings("ignore", "Object of type <Submitted", module="nbgrader")
+    # nbgrader asks a program, which need not be on the PATH, for the version of its tables.
+    nbgrader.api.get_alembic_version = ScriptDirectory(nbgrader.dbutil.ALEMBIC_DIR).get_current_head
     return NbGraderAPI(config=settings(folder, sandbox))
-
-
-def _version() -> str:
-    """The version of nbgrader's tables, for which it would call a program that need not be on the PATH."""
-    return ScriptDirectory(nbgrader.dbutil.ALEMBIC_DIR).get_current_head()
-
-
-nbgrader.api.get_alembic_version = _version
 
 
 def must(result: dict, what: str) -> None:
@@ -95,7 +89,7 @@ def must(result: dict, what: str) -> None:
         if why := re.search(r"NotGraded: (.*)", (result.get("log") or "") + (result.get("error") or "")):
             raise CourseError(why[1])
         said = [line for line in (result.get("log") or "").splitlines() if "ERROR" in line or "Error:" in line]
-        last = (result.get("error") or "no message").strip().splitlines()[-1]  # of a traceback
+        last = (result.get("error") or "").strip().rpartition("\n")[2] or "no message"  # of a traceback
         raise CourseError(f"{what} failed: " + "\n".join(said or [last]))
 
 
@@ -123,7 +117,7 @@ def build(
     assignments = [source.read(root, name, seed) for name in (names or source.keys(root))]  # all faults first
     people = roster.read(each) if each else []
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = variants.choose(folder, people, seed) if people else variants.read(folder)
+    seeds = variants.choose(folder, people, seed, each) if people else variants.read(folder)
     config = folder / "nbgrader_config.py"
     if not config.exists():  # a lecturer may have added to it
         config.write_text(CONFIG, encoding="utf-8")

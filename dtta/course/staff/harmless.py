@@ -6,31 +6,43 @@ The Formgrader's pages come from the grader's own Jupyter server, so that a scri
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from nbformat import NotebookNode
 
 TAGS = "b|br|code|details|div|em|h[1-6]|hr|i|kbd|li|ol|p|pre|strong|sub|summary|sup|table|tbody|td|th|thead|tr|u|ul"
-PICTURES = ("image/png", "image/jpeg")
+PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TAG = re.compile(rf"<(?=[A-Za-z/!?])(?!/?(?:{TAGS})\s*/?>)(?!https?://[^\s<>\"']*>)", re.IGNORECASE)
+# The end of a link's text before an address, or of a label before one, unless the address is harmless: a browser runs
+# "javascript:" in many spellings.
+_LINK = re.compile(
+    r"\](?=\((?!\s*<?(?:https?://|#|attachment:picture-\d+\b))|:(?!\s*<?(?:https?://|#)))", re.IGNORECASE
+)
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 
 
 def text(source: str) -> str:
-    """Words in Markdown in which no HTML tag works but plain ones without attributes."""
-    return _TAG.sub("< ", source)
+    """Disable links that may lead to a script, and HTML tags but plain ones without attributes, in Markdown."""
+    return _LINK.sub("] ", _TAG.sub("< ", source))
 
 
 def clean(notebook: NotebookNode) -> None:
     """Change a notebook in place: its words, what its cells show, and what belongs to it as a whole."""
-    for key in set(notebook.metadata) - {"kernelspec", "language_info"}:
+    for key in set(notebook.metadata) - {"kernelspec"}:
         del notebook.metadata[key]
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            files = cell.pop("attachments", {})
+            pictures = {name: kept for name, data in files.items() if (kept := _pictures(data))}
+            for number, name in enumerate(pictures):
+                written = "|".join(re.escape(form) for form in {name, quote(name), quote(name, safe="()!*'~")})
+                cell.source = re.sub(
+                    rf"attachment:(?:{written})(?=[)>\s])", f"attachment:picture-{number}", cell.source
+                )
             cell.source = text(cell.source)
-            files = {name: _pictures(data) for name, data in cell.pop("attachments", {}).items()}
-            if kept := {name: data for name, data in files.items() if data and re.fullmatch(r"[\w. -]+", name)}:
-                cell["attachments"] = kept
+            if pictures:
+                cell["attachments"] = {f"picture-{i}": data for i, data in enumerate(pictures.values())}
             continue
         for output in cell.outputs:
             if "data" in output:

@@ -20,8 +20,7 @@ from nbformat.v4 import new_output
 
 import dtta.course.runner
 from dtta.course.judge import SECONDS, Elsewhere, TooSlow, Wrong
-from dtta.course.runner import wire
-from dtta.course.runner.__main__ import SHARED
+from dtta.course.runner import SHARED, wire
 from dtta.course.staff import sandbox
 
 START, SLACK = 180.0, 60.0  # seconds to import PyTorch on a busy machine, and that an answer may come late

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import dtta
-from dtta.course.runner.__main__ import SHARED
+from dtta.course.runner import SHARED
 from dtta.course.staff.source import CourseError
 
 IMAGE = "dtta-course"
@@ -74,6 +74,7 @@ def works(kind: str) -> bool:
     if kind in ("docker", "podman"):  # without the image nothing could run in it
         return _quiet([program, "image", "inspect", IMAGE])
     with tempfile.TemporaryDirectory(prefix="dtta-") as folder:
+        Path(folder, SHARED).mkdir()
         return _quiet(command(kind, Path(folder), [], ["-c", "pass"]))
 
 
@@ -131,7 +132,7 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
         argv = ["bwrap", *apart, "--die-with-parent", "--new-session", "--ro-bind", "/", "/"]
         argv += ["--dev", "/dev", "--proc", "/proc"]
         argv += [word for path in hidden for word in ("--tmpfs", str(path))]
-        # What leads to them, too: bubblewrap itself would make folders that root alone may enter.
+        # Their parents, too: bubblewrap would make them accessible to root only.
         leads = {lead for path in [*shown, work] for lead in path.parents if any(map(lead.is_relative_to, hidden))}
         argv += [word for path in sorted(leads - set(hidden)) for word in ("--dir", str(path))]
         argv += [word for path in shown for word in ("--ro-bind", str(path), str(path))]
@@ -166,7 +167,7 @@ def _mounts(work: Path, hidden: list[Path], shown: list[Path], inner: list[Path]
     lines += [
         f'while read -r _ place _; do [ "$place" = {q(str(work))} ] || [ "$place" = /dev/shm ] || '
         'mount -n -o remount,bind,ro "$place" 2>/dev/null || true; done < /proc/self/mounts',
-        "for place in /usr /dev /proc/sys /sys; do ! test -w $place; done",
+        "for place in /usr /dev /proc/sys /sys; do if test -w $place; then exit 1; fi; done",
         f"cd {q(str(work))}",
         f'set -- env -i {shlex.join(variables(work))} "$@"',
         f'exec {shlex.join(_dropped())} "$@"',
@@ -207,9 +208,12 @@ def _outermost(paths: list[Path]) -> list[Path]:
 
 
 def _inner(hide: list[Path], shown: list[Path]) -> list[Path]:
-    """What would come into sight again with something that is shown."""
+    """What would be visible again in something that is shown, under each name by which it is shown."""
     hide = [path.resolve() for path in hide if path.exists()]
-    return [path for path in hide if any(path.is_relative_to(s) for s in shown)]
+    places = {s: s.resolve() for s in shown}
+    return sorted(
+        {s / path.relative_to(real) for s, real in places.items() for path in hide if path.is_relative_to(real)}
+    )
 
 
 def variables(work: Path, flag: str = "") -> list[str]:

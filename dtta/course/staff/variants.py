@@ -17,7 +17,7 @@ from dtta.course.staff.source import CourseError
 FILE = "seeds.csv"
 RELEASE = "release_each"  # release_each/NAME/a1/a1_NAME.ipynb
 COLUMN = "seed"  # of a roster whose lecturer chooses the seeds
-_CALL = re.compile(r"\bcheck\.variant\(\d+\)")
+_CALL = re.compile(r"\bcheck\.variant\(-?\d+\)")
 
 
 def read(folder: Path) -> dict[str, int]:
@@ -32,21 +32,25 @@ def read(folder: Path) -> dict[str, int]:
     header, rows = roster.table(path)
     if not {"student", COLUMN} <= set(header):
         raise CourseError(f"{path} needs the columns student and {COLUMN}")
-    return {row["student"]: _number(path, row["student"], row[COLUMN]) for row in rows}
+    names = [row.get("student", "").strip().removeprefix("'") for row in rows]  # `write_table` puts it before @ and -
+    return {name: _number(path, name, row.get(COLUMN, "")) for name, row in zip(names, rows, strict=True)}
 
 
-def choose(folder: Path, people: Iterable[Person], seed: int) -> dict[str, int]:
-    """Write seeds.csv: of each student the seed there, or that of the roster, or else one made from the course's.
+def choose(folder: Path, people: Iterable[Person], seed: int, table: Path | None = None) -> dict[str, int]:
+    """Write seeds.csv: each student's seed there, or else that of the table of students, or one made from the course's.
 
     Raises:
         CourseError: a seed in one of the tables is no whole number.
     """
     seeds = read(folder)
     for person in people:
-        own = next((value for header, value in person.fields.items() if header.strip().lower() == COLUMN), "")
-        if own.strip():
-            seeds[person.key] = _number(folder / roster.FILE, person.key, own)
-        seeds.setdefault(person.key, derived(seed, person.key))
+        if person.key in seeds:  # has the notebook
+            continue
+        chosen = next((value for header, value in person.fields.items() if header.strip().lower() == COLUMN), "")
+        if chosen.strip():
+            seeds[person.key] = _number(table or folder / roster.FILE, person.key, chosen)
+        else:
+            seeds[person.key] = derived(seed, person.key)
     roster.write_table(folder / FILE, ["student", COLUMN], sorted(seeds.items()))
     return seeds
 
@@ -81,6 +85,6 @@ def release(folder: Path, key: str, seeds: dict[str, int]) -> None:
 
 
 def _number(path: Path, student: str, text: str) -> int:
-    if not re.fullmatch(r"\d{1,12}", text.strip()):
+    if not re.fullmatch(r"-?\d{1,12}", text.strip()):
         raise CourseError(f"{path}: the seed of {student} must be a whole number, not {text!r}")
     return int(text)

@@ -46,6 +46,12 @@ def draw(scenes: list[Scene]) -> Rendered:
     return render(scenes, SIZE, SUPERSAMPLE)
 
 
+@lru_cache(maxsize=2048)
+def draw_one(scene: Scene) -> Rendered:
+    """Render one scene, once: its corruptions share the picture, which is not to be changed in place."""
+    return draw([scene])
+
+
 def sample(split: str, count: int) -> dict[str, Tensor]:
     """Return the first scenes of a split: "image" (N, 3, H, W), "segmentation" (N, H, W), "depth" (N, 1, H, W)."""
     parts = [draw([scene(split, i) for i in range(k, min(k + 50, count))]) for k in range(0, count, 50)]
@@ -58,10 +64,10 @@ def shifted(task: str, split: str, index: int, shift: str, severity: int, seed: 
     return image.clone(), label.clone()
 
 
-@lru_cache(maxsize=2048)  # the runs of a table share their images; to render one takes a tenth of an adaptation
+@lru_cache(maxsize=2048)  # the runs of a table share their images
 def _shifted(task: str, split: str, index: int, shift: str, severity: int, seed: int) -> tuple[Tensor, Tensor]:
-    drawn = draw([shift_scene(scene(split, index), shift, severity, seed, index)])
-    return shift_image(drawn.image[0], shift, severity, seed, index), getattr(drawn, task)[0]
+    drawn = draw_one(shift_scene(scene(split, index), shift, severity, seed, index))
+    return shift_image(drawn.image[0].clone(), shift, severity, seed, index), getattr(drawn, task)[0]
 
 
 @cache

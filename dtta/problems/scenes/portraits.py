@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dtta.problems.scenes import words
-from dtta.problems.scenes.data import WORLD, draw, number_in_world, rendered
+from dtta.problems.scenes.data import WORLD, draw_one, number_in_world, rendered
 from dtta.problems.scenes.shifts import shift_image, shift_scene
 from dtta.problems.scenes.words import KINDS, NAMES, SEEN, VOCABULARY
 from dtta.problems.scenes.world import Scene, random_portrait
@@ -37,8 +37,8 @@ def shifted(classes: int, split: str, index: int, shift: str, severity: int, see
 
 @lru_cache(maxsize=2048)  # the runs of a table share their images
 def _shifted(classes: int, split: str, index: int, shift: str, severity: int, seed: int) -> Tensor:
-    scene = shift_scene(portrait(split, index, classes), shift, severity, seed, index)
-    return shift_image(draw([scene]).image[0], shift, severity, seed, index)
+    drawn = draw_one(shift_scene(portrait(split, index, classes), shift, severity, seed, index))
+    return shift_image(drawn.image[0].clone(), shift, severity, seed, index)
 
 
 @cache

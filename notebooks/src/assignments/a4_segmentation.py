@@ -414,7 +414,7 @@ for shift in ("contrast", "gaussian_noise"):
 # Under contrast descent raises the true class at most wrong pixels in both ranges: 71% at low and 64% at high
 # timesteps. Under Gaussian noise the low timesteps raise it at only 39% of the wrong pixels, less than the 50% of a
 # random sign, and the high ones at 57%. Contrast changes colours and keeps edges and regions, so the true map explains
-# the picture best at every noise level. The noise of a noisy picture is part of what the diffusion model has to
+# the picture better at most noise levels. The noise of a noisy picture is part of what the diffusion model has to
 # explain. At low timesteps the added noise is smaller than that, and a map with speckles where the picture has them
 # explains it better than the smooth truth. At high timesteps the added noise covers that of the picture, and the layout
 # decides. If smoothing the noisy picture before the diffusion loss did not raise the 39%, this reason would be wrong.

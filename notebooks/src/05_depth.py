@@ -496,7 +496,7 @@ report.line("\n".join(lines), tolerance=0.3)
 #
 # ## Other ways to adapt
 #
-# Each run changes one thing, with settings from validation scenes, on twelve scenes of each shift (*online*: 24):
+# Each run changes one thing, with settings from validation scenes, on twelve scenes of each shift (*online*: on all):
 
 # %% tags=["hide-input"]
 variants = {

@@ -236,7 +236,7 @@ for name, scored in after.items():
 show("ensemble over adaptation", *after.values())
 
 # %% [markdown]
-# Here the ensemble gains more; on page 03, at 60 evaluations each, no difference was established. Its other settings are
+# Here the ensemble gains more; on page 03, at equal evaluations, no difference was established. Its other settings are
 # page 03's, chosen on more pictures, which may favour it.
 # With your network and shift the order may differ, so report both.
 #

@@ -183,7 +183,7 @@ def test_libraries_may_come_from_anywhere(how, tmp_path):
         (folder / "shared.pth").write_text(f"{libraries}\n", encoding="utf-8")
     else:
         paths.append(libraries)
-    code = "import nbgrader.api\nfrom dtta.course.staff import build, grade\n"
+    code = "import nbgrader.api\nfrom dtta.course.staff import build, grade\nbuild.grader('.')\n"
     code += f"print(nbgrader.api.get_alembic_version(), grade._probe({KIND!r}))"
     done = subprocess.run(
         [tmp_path / "env" / "bin" / "python", "-c", code],

@@ -37,9 +37,8 @@ def clean(notebook: NotebookNode) -> None:
             pictures = {name: kept for name, data in files.items() if (kept := _pictures(data))}
             for number, name in enumerate(pictures):
                 written = "|".join(re.escape(form) for form in {name, quote(name), quote(name, safe="()!*'~")})
-                cell.source = re.sub(
-                    rf"attachment:(?:{written})(?=[)>\s])", f"attachment:picture-{number}", cell.source
-                )
+                address = rf"<attachment:(?:{written})>|attachment:(?:{written})(?=[)\s])"
+                cell.source = re.sub(address, f"attachment:picture-{number}", cell.source)
             cell.source = text(cell.source)
             if pictures:
                 cell["attachments"] = {f"picture-{i}": data for i, data in enumerate(pictures.values())}

@@ -63,3 +63,11 @@ def test_every_public_module_is_in_the_reference():
     public = {name for name in modules - packages if not name.startswith(LEFT_OUT) and "._" not in name}
     assert public - set(named) == set(), "missing in book/api/"
     assert set(named) <= modules, "gone from the package"
+
+
+def test_files_stay_short():
+    """The core can be read aloud in half an hour, and its central file shows Algorithm 1 at once."""
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "dtta").rglob("*.py")}
+    assert {str(path): count for path, count in lines.items() if count > 320} == {}
+    assert lines[ROOT / "dtta/core/tta.py"] <= 150
+    assert sum(count for path, count in lines.items() if path.parent.name == "core") <= 1500

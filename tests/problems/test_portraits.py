@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtta.problems.scenes import clip, portraits, words
+from dtta.problems.scenes import clip, data, portraits, words
 from dtta.problems.scenes.shifts import shift_image
 from dtta.problems.scenes.words import HELD_OUT, KINDS, NAMES, SEEN, SYNONYMS, TEMPLATES, UNSEEN, VOCABULARY, WORDS
 from dtta.problems.scenes.world import COLOURS, MATERIALS, SHAPES
@@ -79,7 +79,7 @@ def test_a_portrait_shows_an_object_of_its_kind():
         scene = portraits.portrait("test", index, 20)
         (thing,) = scene.objects
         assert (thing.material, thing.colour, thing.shape) == VOCABULARY[index].kind
-        drawn = portraits.draw([scene])
+        drawn = data.draw([scene])
         share = (drawn.segmentation >= 2).float().mean()
         assert 0.04 < share < 0.8
 

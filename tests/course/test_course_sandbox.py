@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 import venv
@@ -14,9 +15,11 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import torch
 from nbconvert.exporters import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from dtta.course.runner import transforms
 from dtta.course.staff import execute, grade, harmless, sandbox
 from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.remote import NotGraded
@@ -302,3 +305,27 @@ def test_a_picture_in_an_answer_is_shown_or_left_out(kind, name, written):
     page, _ = HTMLExporter().from_notebook_node(notebook)
     assert (f"data:image/{kind};base64,aGk=" in page) == (kind != "bmp")
     assert "my figure" in page and "lost" in page
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "unshare"])
+def test_what_is_hidden_stays_hidden_in_an_environment_behind_a_link(kind, tmp_path, monkeypatch):
+    real, link = tmp_path / "data" / "env", tmp_path / "env"
+    (real / "lib" / "course").mkdir(parents=True)
+    link.symlink_to(real)
+    monkeypatch.setattr("sys.prefix", str(link))
+    words = " ".join(sandbox.command(kind, tmp_path, [real / "lib" / "course"], []))
+    for path in (link, real):
+        assert re.search(rf"tmpfs (tmpfs )?{path}/lib/course\b", words), "covered under both names"
+
+
+def test_the_gradient_of_a_call_can_be_mapped_alone():
+    """torch.func.jacrev maps the gradients, not the call."""
+    x, w = torch.randn(3), torch.randn(4, 3)
+    jacobian = torch.func.jacrev(lambda v: transforms.call(lambda a: (w @ a).tanh(), (v,), {}))(x)
+    torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(lambda v: (w @ v).tanh(), x))
+
+
+def test_a_course_is_built_where_no_limits_can_be_set():
+    """Windows has no module resource; only grading needs it."""
+    code = "import sys, psutil, torch, IPython; sys.modules['resource'] = None; from dtta.course.staff import build"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -102,7 +102,7 @@ class Supervisor:
         here, there = socket.socketpair()
         made = cells.shell()
         cells.torch.set_num_threads(1)
-        cells.torch.set_num_threads = lambda number: None  # a process that is forked would wait for threads it lacks
+        cells.torch.set_num_threads = lambda number: None  # after a fork, it would wait for threads that are gone
         if self.warm:
             cells.warm()
         if (pid := os.fork()) == 0:

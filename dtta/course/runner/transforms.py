@@ -14,7 +14,7 @@ wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def transformed(values: tuple) -> bool:
-    """Whether a value among these is a tensor of a transform."""
+    """Return whether one of the values is a tensor inside a transform."""
     return any(isinstance(value, Tensor) and wrapped(value) for value in values)
 
 
@@ -48,7 +48,7 @@ def slices(info, in_dims: tuple, values: tuple) -> list[list]:
 
 
 class Call(torch.autograd.Function):
-    """The call."""
+    """A call of a function of the other end."""
 
     @staticmethod
     def forward(function, made, *tensors):
@@ -78,8 +78,8 @@ class Pullback(torch.autograd.Function):
     @staticmethod
     def forward(made, gradient):
         learn = [x for x in made.leaves if x.requires_grad]
-        found = iter(torch.autograd.grad(made.result, learn, gradient, retain_graph=True, materialize_grads=True))
-        return tuple(next(found) if x.requires_grad else torch.zeros_like(x) for x in made.leaves)
+        gradients = iter(torch.autograd.grad(made.result, learn, gradient, retain_graph=True, materialize_grads=True))
+        return tuple(next(gradients) if x.requires_grad else torch.zeros_like(x) for x in made.leaves)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

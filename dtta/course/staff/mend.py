@@ -96,10 +96,10 @@ def _by_text(name, originals, free, cells) -> NotebookNode | None:
 
 
 def _by_function(name, originals, free, cells) -> NotebookNode | None:
-    wanted = _defines(originals[name].source)
-    if not wanted or _locked(originals[name]):
+    names_needed = _defines(originals[name].source)
+    if not names_needed or _locked(originals[name]):
         return None
-    same = [cell for cell in free if cell.cell_type == "code" and wanted <= _defines(cell.source)]
+    same = [cell for cell in free if cell.cell_type == "code" and names_needed <= _defines(cell.source)]
     return same[-1] if same else None  # of several, the last is what runs
 
 
@@ -154,16 +154,16 @@ def _missing(notebook: NotebookNode, originals: dict) -> Iterator[tuple[str, boo
         behind = [k for k, cell in enumerate(notebook.cells) if grade_id(cell) in names[:i]]
         cell = nbformat.from_dict(originals[name])
         notebook.cells.insert(max(behind, default=-1) + 1, cell)
-        wanted = _defines(cell.source)
+        names_needed = _defines(cell.source)
         there = {
             function
             for c in notebook.cells
             if c is not cell and c.cell_type == "code"
             for function in _defines(c.source)
         }
-        if not _locked(cell) and wanted and wanted <= there:  # the empty answer must not replace it
+        if not _locked(cell) and names_needed and names_needed <= there:  # the empty answer must not replace it
             cell.source = ELSEWHERE
-            yield f"{name}, an answer, was missing; {', '.join(sorted(wanted))} is in another cell", True
+            yield f"{name}, an answer, was missing; {', '.join(sorted(names_needed))} is in another cell", True
             continue
         kind = "a check" if _locked(cell) else "an answer"
         yield f"{name}, {kind}, was missing; it is there again, as students got it", True

@@ -197,9 +197,10 @@ def _packages() -> list[Path]:
 def _python_path() -> list[str]:
     """What a Python must be told to find this package and its libraries; .pth files it reads by itself."""
     package, users = Path(dtta.__file__).parents[1], site.getusersitepackages()
-    told = sys.path[: sys.path.index(sysconfig.get_path("stdlib"))] if sysconfig.get_path("stdlib") in sys.path else []
+    stdlib = sysconfig.get_path("stdlib")
+    before = sys.path[: sys.path.index(stdlib)] if stdlib in sys.path else []
     paths = [] if package.is_relative_to(sys.prefix) else [str(package)]
-    return list(dict.fromkeys([*paths, *(str(p) for p in _packages() if str(p) in (*told, users))]))
+    return list(dict.fromkeys([*paths, *(str(p) for p in _packages() if str(p) in (*before, users))]))
 
 
 def _outermost(paths: list[Path]) -> list[Path]:

@@ -10,8 +10,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def class_counts(logits: Tensor, target: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
@@ -20,9 +18,10 @@ def class_counts(logits: Tensor, target: Tensor, classes: tuple[str, ...]) -> di
     Logits are (1, L, H, W), the target (H, W). Pixels with a negative target have no label and do not count.
     """
     labelled = target.flatten() >= 0
-    true = target.flatten()[labelled]
+    true = target.flatten()[labelled].long()
     called = logits.argmax(1).flatten()[labelled]
-    table = multiclass_confusion_matrix(called, true, len(classes)).cpu()  # [true, called]
+    L = len(classes)
+    table = torch.bincount(L * true + called, minlength=L**2).view(L, L).cpu()  # [true, called]
     counts = {}
     for j, name in enumerate(classes):
         counts[f"true {name}"] = table[j].sum().item()
@@ -71,6 +70,8 @@ def depth_errors(depth: Tensor, target: Tensor, near: float, far: float) -> dict
     SSIM is computed on the whole maps, with a data range of far - near and torchmetrics' Gaussian window (11 x 11,
     σ 1.5); the paper states no settings. The others exclude the sky (depth `far`) and pixels without a label (depth 0).
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # two seconds; few runs need it
+
     target = target.view_as(depth)
     counted = (target > 0) & (target < far)
     d = depth[counted]

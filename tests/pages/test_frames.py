@@ -8,7 +8,6 @@ import re
 from base64 import b64decode
 from io import BytesIO
 
-import browsers
 import matplotlib
 
 matplotlib.use("Agg")
@@ -16,7 +15,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from dtta.pages import figures
 
@@ -92,16 +91,6 @@ def test_what_cannot_be_shown_is_refused(frames, labels, alt, tolerance, message
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = browsers.path()
-    assert path, browsers.MISSING
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tools.live.pack import pack
 
 ROOT = Path(__file__).parents[2]
 FOUR = ("gaussian_noise", "fog", "pixelate", "rotation")
-IMAGES, PAIRS, STEPS = 20, 4, 5  # for each shift; pairs of each step
+IMAGES, PAIRS, STEPS = 10, 4, 5  # for each shift; pairs of each step
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 

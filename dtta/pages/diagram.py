@@ -18,7 +18,9 @@ CONDITIONS = {  # what y is, how c follows from it
 }
 
 
-def method(task: str = "classification", adapted: str = "$\\phi$ fixed or adapted") -> Figure:
+def method(
+    task: str = "classification", adapted: str = "$\\phi$ fixed or adapted", network: str = "task network"
+) -> Figure:
     """Draw how the loss of the diffusion model reaches the task network's weights; `task`: a key of CONDITIONS."""
     import matplotlib.pyplot as plt
 
@@ -28,7 +30,7 @@ def method(task: str = "classification", adapted: str = "$\\phi$ fixed or adapte
     ax.set(xlim=(0, 66), ylim=(0, 46))
     ax.axis("off")
     _box(ax, 7.5, 39, 14, 12, "image\n$x$", "white")
-    _box(ax, 28, 39, 16, 12, "task network\n$f_\\theta$", SKY)
+    _box(ax, 28, 39, 16, 12, f"{network}\n$f_\\theta$", SKY)
     _box(ax, 56, 39, 18, 12, f"$y$: {output}", "white")
     _box(ax, 56, 22, 18, 12, condition, ORANGE)
     _box(ax, 31, 22, 23, 12, f"diffusion model\n$\\epsilon_\\phi(z_t, t, c)$\n{adapted}", GREEN)

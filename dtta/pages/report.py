@@ -93,8 +93,11 @@ def gains(
     gains: Mapping[str, Mapping[str, float]], tolerance: float, caption: str = "", digits: int | None = None
 ) -> None:
     """Show paired gains by name (see ``dtta.evaluation.statistics.paired_gain``) as the rows of a `table`."""
-    columns = {"before": "before", "after": "after", "gain": "gain", "from": "low", "to": "high", "images": "images"}
-    rows = [{"": name} | {head: gain[key] for head, key in columns.items()} for name, gain in gains.items()]
+    digits = min(_digits(tolerance), 99 if digits is None else digits)
+    rows = [
+        {"": name, "before": gain["before"], "after": gain["after"], "change": interval(gain, digits)}
+        for name, gain in gains.items()
+    ]
     table(rows, tolerance, caption, digits)
 
 

@@ -116,12 +116,12 @@ SMALLEST = "diffusion-classifier"  # ran on half of the images of each shift
 
 # %% tags=["hide-input"]
 figures.show(
-    diagram.method("open vocabulary", "$\\phi$ fixed"),
-    alt="Diagram: the image goes through the task network, here CLIP, to "
-    "probabilities of names. They weight the embeddings of the names, whose "
-    "sum is the condition of the diffusion model, which predicts the noise in a noisy "
+    diagram.method("open vocabulary", "$\\phi$ fixed", "CLIP + LoRA"),
+    alt="Diagram: the image goes through CLIP with LoRA to probabilities of "
+    "names. They weight the embeddings of the names, whose sum is the "
+    "condition of the diffusion model, which predicts the noise in a noisy "
     "version of the image. Dashed arrows lead the gradient of the loss back "
-    "through the condition to the weights of CLIP.",
+    "through the condition to the LoRA weights of CLIP.",
     caption="The method for an open vocabulary. The task network is CLIP, and "
     "the condition mixes text embeddings of the names. Dashed: the gradient, "
     "which updates only the LoRA weights of CLIP.",
@@ -251,7 +251,8 @@ report.line("\n".join(lines), tolerance=2.0, whole=2)
 # ## Names as conditions
 #
 # The text-to-image model uses the same text encoder, but not its final vector: by cross-attention it sees the hidden
-# state of *every token*. So an embedding $l_j$ is a matrix (from `problem.reader`), and names are mixed token by token:
+# state of *every token*. So an embedding $l_j$ is a matrix (from `problem.reader`), and (padded) names are mixed token by
+# token:
 #
 # $$ c = \sum_j y_j\, l_j, \qquad l_j \in \mathbb R^{\text{tokens} \times D} . $$
 
@@ -553,7 +554,8 @@ for n in counts:
     run, other = f"diffusion-tta{given}", f"none{given}"
     g = gain_of(run, shifts, against=other, also=smallest)
     lines.append(
-        f"{n} names: {report.interval(g)}; evaluations for an image: {evaluations}, "
+        f"{n} names: {g['before']:.1f}% -> {g['after']:.1f}%, "
+        f"{report.interval(g)}; evaluations for an image: {evaluations}, "
         f"Diffusion Classifier {n * per_name}"
     )
 report.line("\n".join(lines), tolerance=0.6)
@@ -597,8 +599,8 @@ for r in stored.rows(table, "none", folder):
 versions = {f"τ = {tau:g}": "diffusion-tta"}
 if setting.mini:
     versions["τ = 1"] = "diffusion-tta, temperature 1"
-fig, ax = plt.subplots(figsize=(7, 3.2))
-lines, fixed = ["errors corrected, by belief; right answers made wrong"], []
+fig, ax = plt.subplots(figsize=(7, 3.4))
+lines = ["errors corrected, by belief; right answers made wrong"]
 for k, (name, run) in enumerate(versions.items()):
     score = {r.key: r.score for r in stored.rows(table, run, folder)}
     pairs = [(sum(score[i] for i in group), len(group)) for group in errors]
@@ -623,17 +625,18 @@ for k, (name, run) in enumerate(versions.items()):
         lw=1.2,
         capsize=3,
     )
-    fixed.append([f"{n:.0f}" for n, _ in pairs])
+    for across, (n, _), (_, up) in zip(place, pairs, ends, strict=True):
+        ax.text(across, 100 * up + 2, f"{n:.0f}", ha="center", size=10)
     counted = ", ".join(f"{n:.0f} of {of}" for n, of in pairs)
     lost = sum(not score[i] for i in right)
     lines.append(f"{name}: {counted}; {lost} of {len(right)}")
 labels = [
-    f"{name}\n{', '.join(numbers)} of {len(group)}"
-    for name, group, *numbers in zip(bins, errors, *fixed, strict=True)
+    f"{name}\n({len(group)} errors)"
+    for name, group in zip(bins, errors, strict=True)
 ]
 ax.set_xticks(range(len(bins)), labels, fontsize=10)
 ax.set(
-    xlabel="CLIP's belief in the true name, and errors corrected",
+    xlabel="CLIP's belief in the true name",
     ylabel="errors corrected, %",
     ylim=(0, 100),
 )
@@ -641,13 +644,12 @@ ax.legend(loc="upper left")
 figures.show(
     fig,
     alt="Bars: the share of CLIP's errors that adaptation corrects, by CLIP's "
-    "belief in the true name, for two temperatures, with intervals. The share "
-    "is smallest where the belief is smallest, and at small beliefs it is "
-    "larger for a temperature of 3.",
+    "belief in the true name, for two temperatures, with intervals. Few errors "
+    "are corrected where the belief is smallest, and at small beliefs more "
+    "with the higher temperature.",
     caption="Share of CLIP's errors that adaptation corrects, with 95% Wilson "
-    "intervals. Below each group, the numbers: with τ = 3, with τ = 1, of all. "
-    "Few errors are corrected where the true name has little belief, and more "
-    "with τ = 3.",
+    "intervals; above each bar, their number. Few errors are corrected where "
+    "the true name has little belief, and more with τ = 3.",
 )
 if setting.mini:
     difference = gain_of("diffusion-tta", shifts, against=versions["τ = 1"])

@@ -145,7 +145,8 @@ ax.set(
     ylabel="component across it (same unit)",
     aspect="equal",
 )
-ax.legend(fontsize=9, frameon=True, edgecolor="none", framealpha=0.9)
+legend = ax.legend(fontsize=9, frameon=True, edgecolor="none", framealpha=0.9)
+legend.legend_handles[0].set_sizes([25])  # the smallest points, to be seen
 figures.show(
     fig,
     alt="Scatter plot of gradients. Single pairs cluster near zero, with two "
@@ -365,7 +366,6 @@ left.set(
     xlabel="pairs in a step, B",
     ylabel="relative noise r of a step",
     title="one image",
-    aspect="equal",
 )
 left.minorticks_off()
 left.legend(fontsize=9, loc="lower left")
@@ -392,7 +392,8 @@ figures.show(
     fig,
     alt="Left: the relative noise of a step falls with the number of pairs if "
     "each has another noise, and stays high if they share one; measured "
-    "points are close to both lines. Right: stacked bars. In the middle half "
+    "points are close to both lines, except the middle one with one noise, "
+    "which lies below. Right: stacked bars. In the middle half "
     "of the timesteps the noise has a much larger share than the timestep; "
     "over all timesteps the two have similar shares.",
     caption="Left: lines from the formula, without the part of t; points from "
@@ -665,7 +666,8 @@ for run, noise, (_, adapted) in zip(
 ):
     gain = gain_of(run, also=ROWS[-1])
     error = evidence.standard_error(alone, adapted, 7500)
-    line = {"": run, "r": noise, "gain": report.interval(gain)}
+    name = "the same, φ adapted" if run == ROWS[-1] else run
+    line = {"": name, "r": noise, "gain": report.interval(gain)}
     line["paper"] = f"{adapted - alone:+.1f}"
     line["comparison"] = evidence.verdict(adapted - alone, error, gain)
     lines.append(line)
@@ -678,7 +680,8 @@ report.table(
 )
 
 # %% tags=["hide-input"]
-differences = [
+differences = ["rates of the four rows: " + ", ".join(map(rate_of, ROWS))]
+differences += [
     f"{second}, over {first}: {report.interval(gain_of(second, first, ROWS[-1]))}"
     for first, second in ((ROWS[0], ROWS[1]), (ROWS[1], ROWS[2]),
                           (ROWS[0], ROWS[2]))
@@ -712,8 +715,8 @@ report.line("\n".join(differences), tolerance=0.3)
 #
 # `t = torch.cat([t, t])` and `noise = torch.cat([noise, -noise])` on draws of 12. Over 400 draws, $r$ is 0.46 [0.44,
 # 0.48] for 12 couples, 0.47 [0.44, 0.49] for 24 independent pairs, and 0.64 [0.61, 0.67] for 12. Mirroring removes the
-# odd part of $g$, but halves the number of independent noises. No difference from independent pairs is established:
-# neither part clearly has the larger variance.
+# odd part of $g$ and halves the number of noises: the variance is $v_\text{even} / 12$, not $(v_\text{even} +
+# v_\text{odd}) / 24$. No difference is established: neither part is clearly larger.
 # ```
 #
 # ```{exercise}

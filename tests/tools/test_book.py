@@ -120,6 +120,11 @@ BEYOND = """edge => [...document.querySelectorAll('article *')].filter(element =
     return element.getBoundingClientRect().right > edge + 1;
 }).map(element => element.outerHTML.slice(0, 120))"""
 
+# A table may scroll in its box, but its caption is to be read without scrolling.
+CUT_CAPTIONS = """edge => [...document.querySelectorAll('.dtta-table caption')]
+    .filter(caption => caption.getBoundingClientRect().right > edge + 1)
+    .map(caption => caption.innerText.slice(0, 60))"""
+
 
 def check_figures(page: Page, name: str) -> None:
     """Figures have numbers and captions, set-up is folded, and the page has its number in title and sidebar."""
@@ -195,6 +200,7 @@ def test_page_loads_whole_and_fits_and_axe_finds_nothing(browser, address, html,
         page.set_viewport_size({"width": 390, "height": 900})
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, f"the page scrolls sideways to {width} px: {page.evaluate(BEYOND, 390)[:3]}"
+        assert page.evaluate(CUT_CAPTIONS, 390) == [], "captions of tables that are cut off"
         assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)") >= 14
 
         page.set_viewport_size({"width": 1280, "height": 900})

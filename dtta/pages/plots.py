@@ -92,7 +92,7 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
     ax.set(ylabel=f"loss above that under\n{frame.reference.iloc[0]}, in % of it")
     intervals = f"95% intervals, simultaneous over {frame.t_from.nunique()} ranges of t; filled: zero is outside"
     fig.suptitle(
-        f"Is the diffusion model sensitive to its condition?\n{title}\n{intervals}", x=0.02, ha="left", size=10
+        f"Is the diffusion model sensitive to its condition?\n{title}\n{intervals}", x=0.02, ha="left", size=12
     )
     names = frame.condition.nunique()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=names, frameon=False, title="loss under")

@@ -146,7 +146,8 @@ def probe(
             for k in range(parts)
         ]  # fmt: skip
     frame = pd.DataFrame(rows)
-    about = f"{problem.name}, {shift}, {count} {split} images"
+    pictures = "your pictures" if problem.name == "own" else problem.name
+    about = f"{pictures}, {'no added shift' if shift == 'clean' else shift}, {count} {split} images"
     chosen = frame[frame.condition == wrong].reset_index(drop=True)
     sentence, best = _sentence(chosen, f"{count} {split} images", overall, of[wrong].shape[1] + 1)
     t_min, t_max = (edges[best.start], edges[best.stop]) if best else (None, None)
@@ -163,7 +164,7 @@ def _conditions(problem: Problem, y: Tensor, labels: Tensor | None, others: int,
         generator = torch.Generator().manual_seed(seed)
         offsets = torch.stack([torch.randperm(L - 1, generator=generator)[:others] + 1 for _ in range(N)]).to(y.device)
         wrong = [_certain((best + offset) % L, L) for offset in offsets.T]
-        name = "other names" if problem.reader else "other classes"
+        name, own = "other names" if problem.reader else "other classes", "the network's probabilities"
     else:
         right = y
         if labels is not None and problem.task == "segmentation":
@@ -171,8 +172,8 @@ def _conditions(problem: Problem, y: Tensor, labels: Tensor | None, others: int,
         elif labels is not None:
             right = torch.where(labels > 0, labels, one_channel(y))
         wrong = [right.roll(k, 0) for k in range(1, min(others, N - 1) + 1)]
-        name = "other images' maps"
-    conditions = {"reference": [right], name: wrong} | ({} if labels is None else {"the network's prediction": [y]})
+        name, own = "other images' maps", "the network's prediction"
+    conditions = {"reference": [right], name: wrong} | ({} if labels is None else {own: [y]})
     made = {key: [problem.condition(output) for output in outputs] for key, outputs in conditions.items()}
     if problem.reader:
         nothing = problem.reader([""]).to(y.device)

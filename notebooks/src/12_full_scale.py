@@ -54,7 +54,7 @@ figures.style()
 setting = Setting(scale)
 if not setting.mini:
     print("full scale: speed is measured at the published sizes")
-# It would report the row that we cut off below.
+# It would report the line that we cut off below.
 logging.getLogger("dtta.evaluation.journal").setLevel("ERROR")
 every = presets()
 
@@ -100,17 +100,16 @@ figures.show(
     alt="Accuracy of ConvNeXt-Large without and with Diffusion-TTA under five "
     "corruptions, as an open and a filled dot. In the paper the gains are from "
     "16 to 33 points, in DUSA's measurement from 2 to 23.",
-    caption="Online adaptation of ConvNeXt-Large on ImageNet-C, in the paper "
-    "(left of each pair) and measured by the authors of DUSA. All ten gains "
-    "are positive; their sizes cannot be compared. The axis does not start at "
-    "zero.",
+    caption="Online adaptation of ConvNeXt-Large on ImageNet-C, as the paper "
+    "reports it (blue, left of each pair) and as the authors of DUSA, a "
+    "competing method, measured it (orange, right). All ten gains are positive; "
+    "their sizes cannot be compared. The axis does not start at zero.",
 )
 
 # %% [markdown]
 # **The result.** It is not ours: this project has not run Diffusion-TTA at full scale yet. The authors of DUSA
-# {cite:p}`li2024dusa`, a competing method, ran it on 50,000 images, in batches of 64, with six evaluations per image,
-# where the paper uses 900. Checkpoints, crops and starting accuracies differ too, so compare only signs. Neither gives
-# an interval.
+# {cite:p}`li2024dusa` ran it on 50,000 images, in batches of 64, with six evaluations per image, where the paper uses
+# 900. Checkpoints, crops and starting accuracies differ too, so compare only signs. Neither gives an interval.
 #
 # **You need** pages [02](02_conditions), [03](03_classification) and [09](09_online). **Time:** 10 minutes to read, a
 # minute to run on two CPU cores.
@@ -132,15 +131,15 @@ print(f"{preset.images} images; the paper: {preset.before} -> {preset.paper}")
 print(preset.settings)
 
 # %% [markdown]
-# [The evidence](../book/evidence/presets) lists what the presets do differently from the paper. For segmentation and
-# depth the authors' diffusion models were not released: compare only signs of gains there.
+# [The evidence](../book/evidence/presets) lists differences from the paper. For segmentation and depth the authors'
+# diffusion models were not released: compare only signs of gains there.
 #
 # ## What a table costs
 #
-# An image takes 5 steps of 180 evaluations, except in one cell of Table 5 (one pair a step). Each has a forward pass
-# and a backward pass to the condition and, where they are adapted, to the diffusion model's weights φ: 0.71 Tflop in
-# Table 1, which has 60,300 images. Assume 300 Tflop a second, close to the peak of an A100 in 16 bits: a lower bound on
-# the hours. **Predict, then run:** how many GPU hours does Table 1 take?
+# An image takes 5 steps of 180 evaluations, except in one cell of Table 5 (one pair a step). Each is a forward pass and
+# a backward pass to the condition; in Table 1 also to φ, the diffusion model's weights. Together these are 0.71 Tflop
+# ($10^{12}$ operations). Table 1 has 60,300 images. Assume 300 Tflop a second, close to the peak of an A100 in 16 bits:
+# a lower bound on the hours. **Predict, then run:** how many GPU hours does Table 1 take?
 
 # %% tags=["hide-input"]
 cost = {
@@ -148,7 +147,7 @@ cost = {
     for name in ("dit-256", "sd-512")
     for joint in (False, True)
 }
-totals = {}
+totals, used = {}, {}
 for preset in every.values():
     if preset.method != "diffusion-tta" or preset.diffusion is not None:
         continue  # no diffusion model, or one of your own: not counted
@@ -156,8 +155,10 @@ for preset in every.values():
     joint = bool(preset.settings.get("adapt_diffusion"))
     pairs = preset.settings["steps"] * preset.settings["samples"]
     evaluations = preset.images * pairs
-    flops = evaluations * cost["sd-512" if text else "dit-256", joint]
+    kind = ("sd-512" if text else "dit-256", joint)
+    flops = evaluations * cost[kind]
     table = preset.name.split("/")[0].replace("table", "Table ")
+    used.setdefault(kind, set()).add(table.removeprefix("Table "))
     one = np.array([1, preset.images, evaluations, flops], dtype=float)
     totals[table] = totals.get(table, 0) + one
 lines = []
@@ -165,22 +166,30 @@ for table, (cells, count, evaluations, flops) in totals.items():
     hours = flops / rate / 3600
     line = {"table": table, "cells": int(cells), "images": int(count)}
     line |= {"million evaluations": float(evaluations / 1e6)}
-    lines.append(line | {"GPU hours": hours, "dollars": hours * price})
+    lines.append(line | {"GPU hours": hours, "dollars": round(hours * price)})
+print("operations of one evaluation:")
+of = {"dit-256": "DiT, 256 pixels", "sd-512": "Stable Diffusion, 512 pixels"}
+for (name, joint), tables in used.items():
+    kind = f"{of[name]}, φ {'adapted' if joint else 'fixed'}"
+    where = f"(Table{'s'[: len(tables) - 1]} {', '.join(sorted(tables))})"
+    print(f"{kind:38}{cost[name, joint] / 1e12:.2f} Tflop {where}")
 print(
     f"assumed: {rate / 1e12:.0f} Tflop a second and {price:g} dollars an hour"
 )
+counted = sum(line["cells"] for line in lines)
 report.table(
     lines,
     tolerance=0.5,
-    caption="Counted operations at an assumed rate, not a measurement",
+    caption="Counted operations at an assumed rate, not a measurement: "
+    f"{counted} of the {len(every)} presets, those of Diffusion-TTA with a "
+    "published diffusion model",
     digits=1,
 )
 
 # %% [markdown]
 # At this rate, Table 1 takes about 36 GPU hours, or two seconds an image. The paper reports 55 seconds an image on an
-# A100 in float32. For all images that would be about 920 hours. Set `rate` to the evaluations a second that `dtta
-# bench` measures on your GPU, times the operations of one. The table has only Diffusion-TTA with published diffusion
-# models.
+# A100 in float32. For all images that would be about 920 hours. For your GPU, set `rate` to the evaluations a second
+# that `dtta bench` measures, times the operations of one (for each kind above).
 #
 # ## Several GPUs
 #
@@ -189,17 +198,16 @@ report.table(
 #     --preset table1/convnext-tiny/imagenet-a --out rows
 # ```
 #
-# Each process takes a fixed share of the images and writes a file; the first merges the files. An image's noise
-# depends on the image only, not on the process. If one GPU is slow, stop and restart the run: the remaining images
-# are then divided again.
+# Each process takes a fixed share of the images and writes a file; the first merges the files. An image's noise depends
+# on the image only. If one GPU is slow, restart the run: the remaining images are divided again.
 #
-# *Online* adaptation cannot be shared in this way, because the weights after one image are the start of the next. Each
-# GPU takes whole streams: the five corruptions of one network in Table 2 occupy five GPUs.
+# *Online* adaptation cannot be shared: each image starts from the weights after the previous one. Each GPU takes whole
+# streams: the five corruptions of a network in Table 2 occupy five.
 #
 # ## Resuming after a stop
 #
 # The result of each image is a line of a file, written before the next image starts; the first line is a header. Here
-# we cut the file in the middle of a line:
+# we cut the file within a line:
 
 # %%
 folder = tempfile.TemporaryDirectory()
@@ -212,17 +220,17 @@ lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
 cut = "".join(lines[: images // 2]) + lines[images // 2][:40]
 path.write_text(cut, encoding="utf-8")
 again = evaluate(run, [("fog", 3)], range(images), path, progress=False)
-print(f"{images} images, {cut.count(chr(10)) - 1} whole rows after the stop")
+print(f"{images} images, {cut.count(chr(10)) - 1} whole lines after the stop")
 print("the same scores:", [r.score for r in again] == [r.score for r in rows])
 
 # %% [markdown]
-# The cut row is computed again. An online stream starts again from its first image, because its weights are not saved.
+# The cut line is computed again. An online stream starts again from its first image, because its weights are not saved.
 #
 # ## Memory
 #
-# A step first evaluates all its $B$ pairs $(t, \epsilon)$ in one pass. If memory runs out, half as many are tried, and
-# the rest of the run keeps what fits. **Predict, then run:** 48 pairs are requested and 13 fit. How many are in each
-# attempt?
+# With `micro_batch=None`, a step first evaluates all its $B$ pairs $(t, \epsilon)$ in one pass. If memory runs out, it
+# tries half of them, and the run keeps what fits. **Predict, then run:** 48 pairs are requested and 13 fit. How many
+# are in each attempt?
 
 # %% tags=["hide-input"]
 problem = random_problem("dit-toy", seed)
@@ -264,8 +272,8 @@ print("the same output to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 #
 # The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has
 # eleven, but values below about $3 \cdot 10^{-8}$ become zero. The gradient of a *mean* over many numbers can be that
-# small. This is the cosine between the gradients in 16 bits and in float32, for a mean over three million numbers, as
-# in 180 latents of Stable Diffusion, and over 64 times as many, as in latents of eight times the side:
+# small. This is the cosine between the gradients in 16 bits and in float32, for a mean over three million numbers (180
+# latents of Stable Diffusion) and over 64 times as many (latents of eight times the side):
 
 
 # %% tags=["hide-input"]
@@ -304,8 +312,8 @@ for count in (latents, 64 * latents):
 report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]
-# On this small network the direction is kept at the realistic size, and lost at the larger one. To be safe, the loss is
-# multiplied by a power of two before the backward pass, and the gradient is divided by it in float32. Adapted weights,
+# On this small network, unscaled float16 keeps the direction at the realistic size and loses it at the larger one. To
+# be safe, the loss is multiplied by a power of two, and the gradient divided by it in float32. Adapted weights,
 # softmax, mixing and sums are always float32. GPUs older than an A100 have no bfloat16; `--precision auto` checks.
 #
 # ## How fast
@@ -314,9 +322,9 @@ report.line("\n".join(lines), tolerance=0.05)
 # dtta bench --case dit-256 --case dit-256-joint --case sd-512 --out bench.json
 # ```
 #
-# This times the 900 evaluations of an image on networks of the published sizes with random weights: by the loop of the
-# released code (*naive*) and by ours (*fast*), which runs the task network once per step. A matrix product with as many
-# operations shows what the machine could reach. The same here, on small networks:
+# This times the 900 evaluations of an image on networks of the published sizes with random weights: by the released
+# loop (*naive*) and by ours (*fast*), which runs the task network once per step. A matrix product with as many
+# operations shows what the machine could reach. The same on small networks:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds differ between runs
@@ -332,6 +340,10 @@ for case in timed:
         toy, samples, 2, steps=steps, joint=joint, precision=native(device())
     )
     print(f"{case}, steps: {steps}, pairs in a step: {samples}\n{timing}\n")
+
+# %% [markdown]
+# `naive / eager` is the speed-up by our loop (not compiled), `matrix product / eager` its fraction of the matrix
+# product's speed. At the published sizes the task network is a smaller part of the work.
 
 # %% tags=["hide-input"]
 file = stored.FOLDER / "bench.json"
@@ -363,22 +375,22 @@ if not ours:
 #
 # You have one GPU for 48 hours, and want a cell of Table 1 in which a gain above three points can be established. Which
 # do you run, and on how many images? Take the standard error of a *paired* gain as $\sqrt{d / n}$, where $d$ is the
-# share of images whose answer changes; assume that $d$ is twice the gain. The paper's gains are 7.7 points for ResNet18
-# on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
+# share of images whose answer becomes right or wrong; assume that $d$ is twice the gain. The paper's gains are 7.7
+# points for ResNet18 on ImageNet and 3.1 for ConvNeXt-Tiny on ImageNet-A.
 # ```
 #
 # ```{solution} a-fair-bill
 # :class: dropdown
 #
 # ResNet18. To be *above three points*, a gain $g$ must be two standard errors above 0.03: $n \ge 8 g / (g - 0.03)^2$,
-# 279 images if the gain is 0.077. For 0.031 it takes 248,000, more than there are. With 279 images half of such runs
-# miss the threshold by chance; with twice as many, about 20%. These 558 images take 20 minutes at the assumed rate, and
-# over eight hours at the paper's 55 seconds.
+# 279 images if the gain is 0.077. For 0.031 it takes 248,000, and there are 7500. With 279 images half of such runs
+# miss the threshold by chance; with twice as many, about 20%. These 558 images take at least 20 minutes at the assumed
+# rate, and over eight hours at the paper's 55 seconds: both are within 48.
 # ```
 #
 # ## Take-aways
 #
-# * A cell of the paper has a name. One command is meant to run it, on one GPU or several, and resumes after a stop.
+# * One command is meant to run a named cell of the paper, on one GPU or several, and resumes after a stop.
 # * Count a table before you pay for it: operations can be counted without a GPU.
 # * float16 can lose small gradients; scaling by a power of two keeps them.
 #

@@ -119,11 +119,12 @@ figures.show(
 two = Scene(
     objects=(
         # size: a radius; of the torus, those of the ring and of the tube
+        # angles are in degrees; a tilt of 90 makes the torus stand
         thing("sphere", "red", "shiny", (0.6, 0, 0), x=-0.7, z=0.0),
         thing("torus", "orange", "metal", (0.5, 0.18, 0), 0.7, 0.6, tilt=90),
     ),
     azimuth=230,  # of the sun
-    elevation=35,
+    elevation=35,  # of the sun, above the horizon
     texture="checkered",
 )
 drawn = render([two], size=(120, 200), supersample=2)
@@ -160,20 +161,20 @@ figures.show(
 
 
 # %% tags=["hide-input"]
-def distance(x, y):
-    """Distance of points in the slice z = 0 to a sphere, a box or the ground,
-    whichever is nearest.
+def distances(x, y):
+    """Distances of points in the slice z = 0 to a sphere, a box and the
+    ground.
     """
     p = torch.stack([x, y, torch.zeros_like(x)], dim=-1).view(-1, 3)
     of = {
         "sphere": ((-0.9, 0.6, 0.0), (0.6, 0.0, 0.0)),
         "box": ((0.9, 0.45, 0.0), (0.5, 0.45, 0.5)),
     }
-    distances = [
+    objects = [
         sdf.DISTANCE[s](p - torch.tensor(at), torch.tensor([size]))
         for s, (at, size) in of.items()
     ]
-    return torch.minimum(torch.stack(distances).amin(0).view(x.shape), y)
+    return torch.stack([*(d.view(x.shape) for d in objects), y])
 
 
 y, x = torch.meshgrid(
@@ -185,25 +186,26 @@ origin, direction = torch.tensor([-2.6, 1.95]), torch.tensor([3.0, -1.15])
 direction = direction / direction.norm()
 t, stops = torch.tensor(0.0), []
 for _ in range(60):
-    d = distance(*(origin + t * direction).view(2, 1)).squeeze()
+    d = distances(*(origin + t * direction).view(2, 1)).amin()
     stops.append((origin + t * direction, d))
     if d < 1e-3:
         break
     t = t + d
 
 fig, ax = plt.subplots(figsize=(7, 3.3))
-levels = (torch.arange(-6, 17) / 10).tolist()
+levels = (torch.arange(-7, 17) / 10).tolist()
 field = ax.contourf(
     x,
     y,
-    distance(x, y),
+    distances(x, y).amin(0),
     levels=levels,
     cmap="RdBu",
     vmin=-1.6,
     vmax=1.6,
-    extend="both",
+    extend="max",
 )
-ax.contour(x, y, distance(x, y), levels=[0], colors=figures.BLACK, linewidths=2)
+for each in distances(x, y):  # where objects touch, each keeps its outline
+    ax.contour(x, y, each, levels=[0], colors=figures.BLACK, linewidths=2)
 for name, (point, _), offset, colour in (
     ("start", stops[0], (5, 5), "white"),
     ("hit", stops[-1], (7, -11), figures.BLACK),
@@ -248,10 +250,21 @@ figures.show(
     caption="Sphere tracing. A circle shows the distance to the nearest "
     "surface, which is the next step: short where the ray passes close to the "
     "sphere, long in free space. Blue: outside; red: inside the objects and the "
-    "ground. Black: distance 0; below the sphere the grid of the drawing is too "
-    "coarse to show the outline.",
+    "ground; black: their surfaces, at distance 0.",
 )
 print("steps of this ray:", len(stops) - 1)
+
+# %% [markdown]
+# `sdf.march` traces rays, here one that meets the top of a large box at 30°, from a height of 1:
+
+# %%
+alpha = torch.tensor(30.0).double().deg2rad()
+size = torch.tensor([[50.0, 1.0, 50.0]]).double()  # half widths, for each ray
+origin = torch.tensor([[0.0, 2.0, 0.0]]).double()  # (rays, 3)
+direction = torch.stack([alpha.cos(), -alpha.sin(), 0 * alpha])[None]
+near, far = torch.zeros(1).double(), torch.full((1,), 100.0).double()
+t = sdf.march("box", size, origin, direction, near, far, steps=80)
+print(f"distance along the ray: {t.item():.3f}")
 
 # %% [markdown]
 # A second ray, from the surface to the sun, finds shadows. The gradient of the distance is the surface normal, which
@@ -340,8 +353,8 @@ report.table(
 )
 
 # %% [markdown]
-# A network that predicts *ground* everywhere is right on most pixels. So the score for segmentation gives each class
-# the same weight.
+# A network that predicts *ground* everywhere is right on most pixels. So the segmentation score weights classes
+# equally.
 #
 # As grass is green and roads are grey in photographs, shapes have *habits* here. With probability 0.8 a shape gets one
 # of its usual colours, and with probability 0.8 its usual material; otherwise any. So a network can use colour as a
@@ -385,6 +398,7 @@ for severity in range(1, 6):
         changes[name, severity] = mean_change(name, severity)
         images.append(shift_image(image, name, severity, seed, chosen))
         title = "\n" * ("_" not in name) + name.replace("_", "\n")
+        title = title.replace("gaussian", "Gaussian").replace("jpeg", "JPEG")
         titles.append(f"{title}\n{changes[name, severity]:.2f}")
     frames.append(figures.gallery(images, titles, 5))
     frames[-1].suptitle(f"severity {severity}", fontsize=11)
@@ -393,7 +407,7 @@ figures.animate(
     frames,
     alt="An animation of one image of 32 by 32 pixels, original and under thirteen "
     "corruptions at severities 1 to 5: three kinds of noise, three of blur, "
-    "snow, fog, brightness, contrast, pixelate, jpeg and an erased square.",
+    "snow, fog, brightness, contrast, pixelate, JPEG and an erased square.",
     seconds=1.5,
     caption="One image under thirteen corruptions of growing severity. Below "
     "each name: the mean absolute change of a pixel, from 0 to 1, over twenty "
@@ -417,8 +431,8 @@ report.line(
 # radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. So severities here
 # and there are not comparable. Defocus of severity 1 is a disc smaller than a pixel and changes nothing.
 #
-# *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic
-# distortion would move objects away from their true maps. Frost needs photographs of frost.
+# *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic distortion
+# would move objects away from their true maps. Frost needs photographs of frost.
 #
 # ## Shifts of the world
 #
@@ -435,10 +449,10 @@ worlds = [
 ]
 shifted = render([scene, *worlds], size=64, supersample=2)
 
-# Only the two shifts of the camera, the last of six, change the maps.
 maps = torch.stack([shifted.segmentation, shifted.depth[:, 0]], dim=1)
-for i in range(len(worlds)):
-    assert torch.equal(maps[0], maps[i + 1]) is (i % 6 < 4)
+for name, after in zip(5 * list(WORLD_SHIFTS), maps[1:], strict=True):
+    same = torch.equal(maps[0], after)  # the true maps are not changed
+    assert same == (name not in ("camera_height", "camera_roll"))
 
 # %% tags=["hide-input"]
 frames, names = [], [name.replace("_", "\n") for name in WORLD_SHIFTS]
@@ -482,10 +496,8 @@ figures.animate(
 # :label: grazing-ray
 #
 # A ray meets a plane at an angle $\alpha$, from a height of 1. What part of the height is left after one step of sphere
-# tracing, and after how many steps is it below $10^{-6}$, which `sdf.march` counts as a hit? Calculate it for 30°, 10°
-# and 3°. Then use `sdf.march("box", size, origin, direction, near, far, steps=80)`, in double precision, for a box with
-# half widths 50, 1, 50, from (0, 2, 0) in the direction $(\cos\alpha, -\sin\alpha, 0)$. Its tensors have an entry for
-# each ray.
+# tracing, and after how many steps is it below $10^{-6}$, which `sdf.march` counts as a hit? Calculate both for 30°,
+# 10° and 3°. Then run the cell with `sdf.march` above for these angles. What does it return?
 # ```
 #
 # ```{solution} grazing-ray

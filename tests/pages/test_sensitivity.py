@@ -80,9 +80,9 @@ def test_the_digits_model_uses_its_condition():
     assert result.t_min < 0.8 <= result.t_max
     assert f"try --set t_min={result.t_min:g} --set t_max={result.t_max:g}" in result.sentence
     assert result.accuracy > 0.7 and "simultaneous over 5 ranges of t; 16 validation images" in result.sentence
-    assert set(result.frame.condition) == {"other classes", "the network's prediction"}
+    assert set(result.frame.condition) == {"other classes", "the network's probabilities"}
     labels = [text.get_text() for text in result.figure().axes[0].get_legend().get_texts()]
-    assert labels == ["other classes", "the network's prediction"]
+    assert labels == ["other classes", "the network's probabilities"]
 
 
 def test_labels_are_not_needed():
@@ -100,7 +100,7 @@ def test_maps_are_compared_with_other_images_maps(task, labelled):
     problem = replace(problem, draw=lambda split, index, *rest: draw(split, index % 6, *rest))
     problem = problem if labelled else unlabelled(problem)
     result = dtta.probe(problem, parts=2, samples=1, progress=False)
-    assert result.title == f"tiny-{task}, clean, 9 test images"
+    assert result.title == f"tiny-{task}, no added shift, 9 test images"
     assert result.frame.condition[0] == "other images' maps"
     assert result.frame.reference[0] == ("the true map" if labelled else "the predicted map")
 
@@ -109,7 +109,7 @@ def test_an_empty_sentence_is_one_of_the_conditions():
     open_problem = tiny.open_problem()
     reader = type("Reader", (), {"__call__": lambda self, sentences: tiny.normal(len(sentences), tiny.LENGTH, 16)})()
     result = dtta.probe(replace(open_problem, reader=reader), 8, parts=2, samples=1, progress=False)
-    assert list(dict.fromkeys(result.frame.condition)) == ["other names", "the network's prediction", "no text"]
+    assert list(dict.fromkeys(result.frame.condition)) == ["other names", "the network's probabilities", "no text"]
 
 
 @pytest.mark.parametrize(("options", "message"), [

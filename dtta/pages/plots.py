@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dtta.pages.display import BLACK, BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, VERMILION, label_points
+from dtta.pages.display import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, label_points
 from dtta.pages.maps import changed_classes, depth, depth_error, picture, segmentation
 
 if TYPE_CHECKING:
@@ -99,13 +99,29 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
     return fig
 
 
-def named_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
-    """Draw labelled points, blue if y is above zero and orange-red otherwise, and both axes through zero."""
+def named_points(
+    ax: Axes, x: Sequence[Mapping[str, float]], y: Sequence[Mapping[str, float]], names: Sequence[str]
+) -> None:
+    """Draw a labelled point for each pair of gains, with their intervals, and both axes through zero.
+
+    The colours are those of `forest` for the gain on the vertical axis.
+    """
     for across, up in zip(x, y, strict=True):
-        ax.plot(across, up, "o", color=BLUE if up > 0 else VERMILION)
+        thin = {"color": "#bbbbbb", "lw": 1, "zorder": 0.5}
+        ax.plot([across["low"], across["high"]], [up["gain"], up["gain"]], **thin)
+        ax.plot([across["gain"], across["gain"]], [up["low"], up["high"]], **thin)
+        colour, fill = _colours(up)
+        ax.plot(across["gain"], up["gain"], "o", color=colour, mfc=fill)
     ax.axhline(0, color=GREY, lw=1, zorder=1)
     ax.axvline(0, color=GREY, lw=1, zorder=1)
-    label_points(ax, x, y, names)
+    label_points(ax, [gain["gain"] for gain in x], [gain["gain"] for gain in y], names)
+
+
+def _colours(gain: Mapping[str, float]) -> tuple[str, str]:
+    """Return the colours of a gain's interval, blue or orange-red, and of its point; hollow if zero is inside."""
+    if gain["low"] <= 0 <= gain["high"]:
+        return GREY, "white"
+    return (BLUE, BLUE) if gain["gain"] > 0 else (VERMILION, VERMILION)
 
 
 def forest(gains: Mapping[str, Mapping[str, float]], title: str = "", ax: Axes | None = None) -> Figure:
@@ -115,10 +131,9 @@ def forest(gains: Mapping[str, Mapping[str, float]], title: str = "", ax: Axes |
     if ax is None:
         _, ax = plt.subplots(figsize=(7.5, 0.36 * len(gains) + 1))
     for y, gain in enumerate(reversed(list(gains.values()))):
-        significant = gain["low"] > 0 or gain["high"] < 0
-        colour = GREY if not significant else BLUE if gain["gain"] > 0 else VERMILION
+        colour, fill = _colours(gain)
         ax.plot([gain["low"], gain["high"]], [y, y], color=colour)
-        ax.plot(gain["gain"], y, "o", color=colour, mfc=colour if significant else "white")
+        ax.plot(gain["gain"], y, "o", color=colour, mfc=fill)
     ax.axvline(0, color=BLACK, lw=1)
     ax.set(yticks=range(len(gains)), yticklabels=list(reversed(gains)), xlabel="gain in points")
     ax.grid(axis="y", visible=False)
@@ -132,7 +147,7 @@ def gain_by_classes(
 ) -> Figure:
     """Draw gains with their intervals against the number of classes, one row a comparison, one column a data set.
 
-    Markers are hollow where there are more classes than evaluations.
+    Markers are hollow where there are more classes than evaluations. The first method is blue.
 
     Args:
         panels: comparison -> data set -> method -> number of classes -> gain ("gain", "low" and "high", in points).
@@ -153,7 +168,8 @@ def gain_by_classes(
             ax.axhline(0, color=BLACK, lw=1)
             for method, points in curves.items():
                 place = methods.index(method)
-                colour, marker = PALETTE[place], "osD^vP"[place]
+                # without orange-red, which marks losses in `forest`
+                colour, marker = (BLUE, ORANGE, GREEN, BLACK, PURPLE)[place], "osD^v"[place]
                 x = [n * 1.09 ** (place - (len(methods) - 1) / 2) for n in points]  # side by side
                 y = [gain["gain"] for gain in points.values()]
                 ax.vlines(x, [g["low"] for g in points.values()], [g["high"] for g in points.values()], colour, lw=1)

@@ -195,12 +195,22 @@ def test_what_changed_has_colours_that_no_class_has():
 
 
 def test_named_points_tell_gains_from_losses_and_points_in_one_place_share_a_name():
+    def gain(value, half):
+        return dict(gain=value, low=value - half, high=value + half)
+
     fig, ax = plt.subplots()
-    figures.named_points(ax, [1.0, -2.0, 1.0], [3.0, -1.0, 3.0], ["fog", "blur", "night"])
-    assert {text.get_text(): text.get_position() for text in ax.texts} == {"fog\nnight": (1, 3), "blur": (-2, -1)}
+    x, y = [gain(1.0, 4), gain(-2.0, 1), gain(1.0, 4), gain(0.5, 1)], [gain(v, 0.5) for v in (3.0, -1.0, 3.0, 0.25)]
+    figures.named_points(ax, x, y, ["fog", "blur", "night", "jpeg"])
+    places = {"fog\nnight": (1, 3), "blur": (-2, -1), "jpeg": (0.5, 0.25)}
+    assert {text.get_text(): text.get_position() for text in ax.texts} == places
     points = [line for line in ax.lines if line.get_marker() == "o"]
-    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [(1.0, 3.0), (-2.0, -1.0), (1.0, 3.0)]
-    assert [p.get_color() for p in points] == [figures.BLUE, figures.VERMILION, figures.BLUE]
+    drawn = [(p.get_xdata()[0], p.get_ydata()[0]) for p in points]
+    assert drawn == [(1.0, 3.0), (-2.0, -1.0), (1.0, 3.0), (0.5, 0.25)]
+    assert [p.get_color() for p in points] == [figures.BLUE, figures.VERMILION, figures.BLUE, figures.GREY]
+    filled = [p.get_markerfacecolor() for p in points]
+    assert filled == [figures.BLUE, figures.VERMILION, figures.BLUE, "white"]
+    ends = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines if line.get_zorder() == 0.5]
+    assert ends[:2] == [([-3.0, 5.0], [3.0, 3.0]), ([1.0, 1.0], [2.5, 3.5])]
     plt.close(fig)
 
 

@@ -77,7 +77,7 @@ TITLES = {
     "logits, from the network's": "logits from $f_θ(x)$",
     "logits": "logits from zero",
     "logits and ensemble": "logits from zero,\nensemble",
-    "random start": "θ from random",
+    "random start": "random weights",
     "all and φ": "θ and φ",
 }
 # One for each choice, in all figures
@@ -98,14 +98,11 @@ def plain(run):
     return TITLES[run].replace("\n", " ").replace("$", "")
 
 
-def rate_text(rate):
-    """A rate as text; a small one with an exponent, which marks a setting."""
-    digits, exponent = f"{rate:.1e}".replace(".0e", "e").split("e")
-    return f"{rate:g}" if rate >= 1 else f"{digits}e{int(exponent)}"
-
-
 def rate_of(run):
-    return rate_text(runs[run].settings["lr"])
+    """The rate of a run as text; of "θ and φ", both."""
+    settings = runs[run].settings
+    names = ("lr", "lr_diffusion") if "φ" in run else ("lr",)
+    return " and ".join(f"{settings.get(k, settings['lr']):g}" for k in names)
 
 
 def gain_of(run, some=shifts, against=None):
@@ -114,22 +111,22 @@ def gain_of(run, some=shifts, against=None):
 
 # %% tags=["hide-input"]
 fig, axes = plt.subplots(
-    1, len(networks), figsize=(7, 3.9), sharex=True, sharey=True, squeeze=False
+    1, len(networks), figsize=(7, 4.1), sharex=True, sharey=True, squeeze=False
 )
 for ax, (name, end) in zip(axes[0], networks.items(), strict=True):
     gains = {title: gain_of(run + end) for run, title in TITLES.items()}
     before = gains[TITLES["all"]]["before"]
-    figures.forest(gains, f"{name}, {before:.1f}% without", ax)
+    figures.forest(gains, f"{name}\n{before:.1f}% without adaptation", ax)
     ax.set_xlabel("gain in accuracy (points)")
 figures.show(
     fig,
     alt="Gains with intervals for nine choices of parameters and two "
     "networks. All are above zero. For the ViT the logits from zero, with and "
-    "without ensemble, and the random start have the largest gains.",
+    "without ensemble, and the random weights have the largest gains.",
     caption="The gain of each choice over no adaptation, with 95% paired "
     "intervals. All are above zero. Overlapping intervals do not compare two "
-    "choices; their paired differences are printed on this page. θ from random: "
-    "all of θ, starting from random weights. Ensemble: the mean of two beliefs.",
+    "choices; their paired differences are printed on this page. Random weights: "
+    "all of θ, with a random start. Ensemble: the mean of two beliefs.",
 )
 
 # %% tags=["hide-input"]
@@ -359,7 +356,7 @@ if tried:
     ):
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=9)
         ax.minorticks_off()
-    axes[0].set_ylabel("gain in points")
+    axes[0].set_ylabel("gain in accuracy (points)")
     fig.legend(loc="outside lower center", ncols=3, fontsize=9)
     figures.show(
         fig,
@@ -378,23 +375,24 @@ if tried:
     )
 
 # %% tags=["hide-input"]
+print("learning rates chosen on validation images,", ", ".join(networks))
+for run in TITLES:
+    each = ", ".join(rate_of(run + end) for end in networks.values())
+    print(f"  {plain(run)}: {each}")
 lines = []
 if tried:
+    rate = runs["all"].settings["lr"]
     parts = ", ".join(
-        f"{TITLES[run]} {tried[run][0.02]['gain']:+.1f}"
+        f"{TITLES[run]} {tried[run][rate]['gain']:+.1f}"
         for run in ("all", "norm", "head")
     )
-    lines += [f"validation, ResNet, all at a rate of 2e-2: {parts}"]
-lines += ["test, each at the rate chosen for it:"]
+    lines += [f"ResNet, validation, at the rate chosen for all of θ: {parts}"]
 for name, end in networks.items():
-    lines += [f"  {name}, all of θ: rate {rate_of('all' + end)}"]
+    lines += [f"{name}, test, each at the rate chosen for it, minus all of θ:"]
     for run in TITLES:
         if run not in ("all", "all and φ"):
             one = gain_of(run + end, against="all" + end)
-            lines += [
-                f"    {plain(run)}: rate {rate_of(run + end)}, "
-                f"minus all of θ {report.interval(one)}"
-            ]
+            lines += [f"  {plain(run)}: {report.interval(one)}"]
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
@@ -449,7 +447,7 @@ for (rate, count), style in zip(
     )
 ax.set(
     xlabel="step",
-    ylabel="right answers",
+    ylabel=f"right answers of {len(shifts)}",
     ylim=(0, len(shifts) + 0.5),
 )
 ax.locator_params(integer=True)
@@ -523,14 +521,8 @@ report.table(
 # %% tags=["hide-input"]
 lines = []
 for name, end in networks.items():
-    options = runs["all and φ" + end].settings
-    of_phi = options.get("lr_diffusion", options["lr"])
-    rates = rate_text(options["lr"]), rate_text(of_phi)
     one = gain_of("all and φ" + end, against="all" + end)
-    lines += [
-        f"{name}, θ and φ (rates {' and '.join(rates)}) minus all of θ: "
-        f"{report.interval(one)}"
-    ]
+    lines += [f"{name}, θ and φ minus all of θ: {report.interval(one)}"]
 for name, end in networks.items():
     clean = [
         r.score

@@ -171,8 +171,6 @@ def candidates(logits: Tensor, top: int, others: int, generator: torch.Generator
     """Return indices (N, K): the `top` likeliest classes, and `others` drawn from the rest by their probabilities."""
     L = logits.shape[1]
     order = logits.argsort(dim=1, descending=True)
-    if top >= L:
-        return order
     if top + others >= L or others == 0:
         return order[:, : top + others]
     # If the belief is almost certain, the probabilities of the rest underflow to 0; they must stay drawable.

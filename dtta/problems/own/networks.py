@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
 from dtta.problems.data import hub
-from dtta.problems.data.images import centered
 from dtta.problems.networks.clip import ClipClassifier, check_names
 from dtta.problems.networks.wrappers import Classifier, Glpn, Segmenter
 
@@ -69,7 +68,7 @@ def load(network: nn.Module | str | Path, classes: Sequence[str] = (), prompt: s
         has_config = isinstance(getattr(network, "pretrained_cfg", None), dict) and hasattr(network, "num_classes")
         return _timm(network, type(network).__name__) if has_config else _module(network)
     location = locate(network)
-    about = _read_json(hub.locate_file(location, "config.json"))
+    about = read_json(hub.locate_file(location, "config.json"))
     if "architecture" in about:
         return _timm(hub.load_timm(location), Path(location.path).name, about)
     if about.get("architectures"):
@@ -126,16 +125,6 @@ class ProcessorView:
     def __call__(self, image: Image.Image) -> Tensor:
         image = _eight_bits(image).convert("RGB")
         return self.processor(images=image, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-
-
-class SquareView:
-    """The centre square in a size: a picture -> (C, side, side) in [0, 1]."""
-
-    def __init__(self, channels: int, side: int):
-        self.shape = channels, side, side
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return centered(image, self.shape)
 
 
 def wrapped(network: Network, task: str, side: int, near: float, far: float) -> nn.Module:
@@ -209,7 +198,7 @@ def _transformers(location: hub.Location, about: dict, classes: Sequence[str], p
     if task == "depth" and not metric:
         text = "give a network of metric depth, or wrap it in a module that returns depths"
         raise ValueError(f"{location.path} ({kind}) predicts relative inverse depths, not depths; {text}")
-    settings = _read_json(hub.locate_file(location, "preprocessor_config.json")) if _has_processor(location) else {}
+    settings = read_json(hub.locate_file(location, "preprocessor_config.json")) if _has_processor(location) else {}
     network = hub.load_part(getattr(transformers, kind), location).float().eval()
     normalises = settings.get("do_normalize", "image_mean" in settings) and "image_mean" in settings
     mean, std = (settings["image_mean"], settings["image_std"]) if normalises else ((0.0,), (1.0,))
@@ -259,7 +248,8 @@ def _numbers(values: Sequence[float]) -> str:
     return different.popitem()[0] if len(different) == 1 else f"({', '.join(f'{value:.3g}' for value in values)})"
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """Return the content of a file. Raises ValueError: it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -97,25 +97,18 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict]:
     return frame.to_dict("records")
 
 
-def selection_table(
-    table: str, runs: Mapping[str, str] | None = None, folder: Path = FOLDER
-) -> list[dict[str, object]]:
+def selection_table(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return how the settings of a table's runs were chosen, a row for each run for which several were tried.
 
-    `runs`: run -> title of its row; None: all, by name. A row has the values tried on validation images, and the gain
-    at each if only one setting was varied; the chosen values, and which are at the edge of the grid (better ones may
-    lie beyond); the gain there in points, its interval; the number of images. Raises as `trials`.
+    A row has the values tried on validation images, and the gain at each if only one setting was varied; the chosen
+    values, and which are at the edge of the grid (better ones may lie beyond); the gain there in points, its interval;
+    the number of images. Raises as `trials`.
     """
     by_run: dict[str, list[dict]] = {}
     for trial in trials(table, folder):
         by_run.setdefault(trial["run"], []).append(trial)
-    titles = {run: run for run in by_run} if runs is None else runs
-    lines = []
-    for run, title in titles.items():
-        varied = varied_settings(by_run.get(run, []))
-        if varied:
-            lines.append(describe(title, by_run[run], varied))
-    return lines
+    varied = {run: varied_settings(tried) for run, tried in by_run.items()}
+    return [describe(run, by_run[run], settings) for run, settings in varied.items() if settings]
 
 
 def save(

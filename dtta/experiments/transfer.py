@@ -110,7 +110,7 @@ def open_page(
 def announce(problem: Problem, network: str | None = None, diffusion: str | None = None) -> None:
     """Print what a page runs on if that is not the mini world described in its text."""
     source = module(problem.name)
-    if source.RECIPES:  # its models come with the package
+    if hasattr(source, "RECIPES"):  # its models come with the package
         return
     network = network or next(iter(source.NETWORKS))
     diffusion = diffusion or next(iter(source.DIFFUSIONS))

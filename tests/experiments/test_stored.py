@@ -130,5 +130,3 @@ def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tm
     assert both["settings tried"] == "lr 0.1, 0.5, 1; mix True, False, –; tau none, 1, –"
     assert (both["chosen"], both["at the edge of the grid"]) == ("lr 1, mix False, tau none", "lr: highest")
     assert both["gain at each"] == ""
-    (renamed,) = stored.selection_table("t", {"none": "nothing", "both": "two"}, tmp_path)
-    assert renamed == both | {"": "two"}

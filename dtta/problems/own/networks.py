@@ -6,7 +6,9 @@ import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -101,30 +103,21 @@ def locate(network: str | Path) -> hub.Location:
     raise ValueError(f"there is no folder {name!r}, and timm has no network of this name{similar}")
 
 
-class TimmView:
-    """timm's transform for evaluation without its normalisation: a picture -> (C, H, W) in [0, 1].
+def timm_view(config: dict) -> View:
+    """Return timm's transform for evaluation without its normalisation: a picture -> (C, H, W) in [0, 1].
 
     A grey picture of more than 8 bits is rounded to 8, in which timm's transform works.
     """
-
-    def __init__(self, config: dict):
-        self.channels = config["input_size"][0]
-        unchanged = dict(mean=(0.0,) * self.channels, std=(1.0,) * self.channels)
-        self.transform = create_transform(**{**config, **unchanged}, is_training=False)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.transform(_eight_bits(image).convert("L" if self.channels == 1 else "RGB"))
+    channels = config["input_size"][0]
+    unchanged = dict(mean=(0.0,) * channels, std=(1.0,) * channels)
+    transform = create_transform(**{**config, **unchanged}, is_training=False)
+    return lambda image: transform(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
 
 
-class ProcessorView:
-    """A transformers image processor without its normalisation: a picture -> (3, H, W) in [0, 1]."""
-
-    def __init__(self, processor):
-        self.processor = processor
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        image = _eight_bits(image).convert("RGB")
-        return self.processor(images=image, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+def processed(image: Image.Image, processor: Any) -> Tensor:
+    """Apply a transformers image processor without its normalisation: a picture -> (3, H, W) in [0, 1]."""
+    image = _eight_bits(image).convert("RGB")
+    return processor(images=image, do_normalize=False, return_tensors="pt")["pixel_values"][0]
 
 
 def wrapped(network: Network, task: str, side: int, near: float, far: float) -> nn.Module:
@@ -155,7 +148,7 @@ def _timm(network: nn.Module, name: str, about: dict | None = None) -> Network:
     return Network(
         network.float().eval(),
         "classification",
-        TimmView(config),
+        timm_view(config),
         config["input_size"][0],
         names=tuple(given),
         about=f"{name} (timm): {size} pixels, {resize}, mean {_numbers(config['mean'])}, std {_numbers(config['std'])}",
@@ -210,7 +203,7 @@ def _transformers(location: hub.Location, about: dict, classes: Sequence[str], p
             raise ValueError(
                 f"{location.path} has no preprocessor_config.json; save the network's image processor there"
             )
-        view, side = ProcessorView(hub.load_part(AutoImageProcessor, location)), 0
+        view, side = partial(processed, processor=hub.load_part(AutoImageProcessor, location)), 0
     far = float(getattr(network.config, "max_depth", 0) or 0)
     text = f"mean {_numbers(mean)}, std {_numbers(std)}" if normalises else "pixels in [0, 1]"
     pixels = f"{side} pixels, " if side else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def problem(
     if pictures and pictures.kind and labels is None:
         pictures.check_maps()
     parts = pictures.split(labels, validation, split_seed) if pictures else {}
-    shifts = _shifts_for(shape)
+    shifts = SMALL_IMAGE_SHIFTS if shape[0] == 1 and shape[1] < 32 else IMAGE_SHIFTS
     score, sums, metrics, metric = _measures(task, names, depths)
     labelled = bool(pictures and pictures.kind)
     return Problem(
@@ -182,11 +182,6 @@ def _task(f: networks.Network, shape: tuple[int, ...]) -> tuple[str, int]:
     if task != "depth" and output.shape[1] < 2:
         raise ValueError(f"the network {f.about} predicts one class; adaptation needs two or more")
     return task, output.shape[1]
-
-
-def _shifts_for(shape: tuple[int, ...]) -> Mapping[str, Callable]:
-    """Return the common corruptions with the constants for images of this size."""
-    return SMALL_IMAGE_SHIFTS if shape[0] == 1 and shape[1] < 32 else IMAGE_SHIFTS
 
 
 def _measures(task: str, names: Sequence[str], depths: tuple[float, float]):

@@ -68,7 +68,10 @@ def load(network: nn.Module | str | Path, classes: Sequence[str] = (), prompt: s
         return Network(network, "classification", names=network.names, about=about, raw=False)
     if isinstance(network, nn.Module):
         has_config = isinstance(getattr(network, "pretrained_cfg", None), dict) and hasattr(network, "num_classes")
-        return _timm(network, type(network).__name__) if has_config else _module(network)
+        name = type(network).__name__
+        if has_config:
+            return _timm(network, name)
+        return Network(network.float().eval(), about=f"{name} on images in [0, 1], which it normalises")
     location = locate(network)
     about = read_json(hub.locate_file(location, "config.json"))
     if "architecture" in about:
@@ -131,11 +134,6 @@ def wrapped(network: Network, task: str, side: int, near: float, far: float) -> 
     if task == "segmentation":
         return Segmenter(network.module, enlarge, **normalised)
     return Glpn(network.module, enlarge, near=near, far=far, metres=True, **normalised)
-
-
-def _module(network: nn.Module) -> Network:
-    about = f"{type(network).__name__} on images in [0, 1], which it normalises"
-    return Network(network.float().eval(), about=about)
 
 
 def _timm(network: nn.Module, name: str, about: dict | None = None) -> Network:

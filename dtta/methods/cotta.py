@@ -128,17 +128,7 @@ def build(
     `optimizer`: for ImageNet the authors use "nesterov" (SGD with momentum 0.9) at a learning rate of 0.01, with a
     threshold of 0.1, `restore` 0.001, `answer_before_step` and `as_released`. `momentum`: of the teacher.
     """
-    return Cotta(
-        problem.model,
-        make_optimizer(optimizer, select(problem.model), lr),
-        steps,
-        episodic,
-        momentum=momentum,
-        restore=restore,
-        threshold=threshold,
-        views=views,
-        mirror=problem.mirrored,
-        batch_statistics=batch_statistics,
-        as_released=as_released,
-        answer_before_step=answer_before_step,
-    )
+    chosen = make_optimizer(optimizer, select(problem.model), lr)
+    options = dict(momentum=momentum, restore=restore, threshold=threshold, views=views, mirror=problem.mirrored)
+    options |= dict(batch_statistics=batch_statistics, as_released=as_released, answer_before_step=answer_before_step)
+    return Cotta(problem.model, chosen, steps, episodic, **options)

@@ -6,16 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dtta.cli.options import (
-    add_method_options,
-    add_shift_options,
-    file_name,
-    load_problem,
-    new_command,
-    refuse,
-    settings_of,
-    whole,
-)
+from dtta.cli import options as shared
 from dtta.problems.data.folders import named_in_errors, output_folder
 
 if TYPE_CHECKING:
@@ -32,12 +23,13 @@ square in the size of its images."""
 def add_command(commands) -> None:
     """Add ``adapt`` and its options to the commands."""
     text = "adapt to an image, or to each of a folder; print and draw the beliefs"
-    command = new_command(commands, "adapt", run, text)
+    command = shared.new_command(commands, "adapt", run, text)
     command.epilog = PICTURES
     command.add_argument("image", nargs="?", type=Path, help="an image file, or a folder of them")
-    command.add_argument("--index", type=whole(0), help="instead of a file: the number of a test image of the problem")
-    add_shift_options(command)
-    add_method_options(command)
+    text = "instead of a file: the number of a test image of the problem"
+    command.add_argument("--index", type=shared.whole(0), help=text)
+    shared.add_shift_options(command)
+    shared.add_method_options(command)
     command.add_argument("--out", type=output_folder, default=".", help="folder for the figures (default: here)")
 
 
@@ -56,9 +48,9 @@ def run(options: Namespace) -> None:
     if (options.image is None) == (options.index is None):
         raise ValueError("give an image file, a folder of them, or --index for one of the problem's test images")
     if options.image:
-        refuse(options, ("shift", "severity"), "on image files")
-    settings = settings_of(options)
-    problem = load_problem(options)
+        shared.refuse(options, ("shift", "severity"), "on image files")
+    settings = shared.settings_of(options)
+    problem = shared.load_problem(options)
     method = build(problem, options.method, options.fast, **settings)
     images, label = _images(options, problem)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -122,7 +114,8 @@ def _images(options: Namespace, problem: Problem) -> tuple[dict[str, Tensor], Te
     labelled = problem.labelled and problem.task == "classification"
     truth = f", true class {problem.classes[label]}" if labelled else ""
     print(f"test image {options.index}, {options.shift}{truth}")
-    return {f"{file_name(options.problem)}-{options.index}-{options.shift}": x}, label if problem.labelled else None
+    name = f"{shared.file_name(options.problem)}-{options.index}-{options.shift}"
+    return {name: x}, label if problem.labelled else None
 
 
 def _image_files(path: Path) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -163,10 +162,9 @@ def disk(gigabytes: float) -> Finding:
 
 def memory(gigabytes: float) -> Finding:
     """Report whether the checkpoints fit into main memory, where they are read first."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (ValueError, OSError, AttributeError):
-        return Finding("memory", None, "unknown")
+    import psutil
+
+    total = psutil.virtual_memory().total / 1e9
     return Finding("memory", total > 1.5 * gigabytes, f"{total:.0f} GB; the checkpoints are {gigabytes:.2g} GB")
 
 

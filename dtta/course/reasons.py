@@ -44,25 +44,21 @@ def likely(came: Tensor, expected: Tensor, known: Mapping[str, Tensor], toleranc
         came, expected: tensors of one shape and dtype.
         known: mistakes of this task, in words, each with the answer that it leads to; tried before the general ones.
     """
-    near = _near(tolerance)
     if came.isnan().any() and not expected.isnan().any():
         return "nan results from 0/0, or from the root or logarithm of a negative number"
     for words, wrong in known.items():
-        if wrong.shape == came.shape and near(came, wrong.to(came)):
+        if wrong.shape == came.shape and _near(came, wrong.to(came), tolerance):
             return words
     for words, wrong in _general(came, expected):
-        if wrong.shape == came.shape and near(came, wrong):
+        if wrong.shape == came.shape and _near(came, wrong, tolerance):
             return words
     return None
 
 
-def _near(tolerance: float):
-    def near(a: Tensor, b: Tensor) -> bool:
-        a, b = a.double(), b.double()
-        scale = b[b.isfinite()].abs().max().item() if b.isfinite().any() else 1.0
-        return torch.allclose(a, b, rtol=tolerance, atol=tolerance * max(scale, 1e-3))
-
-    return near
+def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    a, b = a.double(), b.double()
+    scale = b[b.isfinite()].abs().max().item() if b.isfinite().any() else 1.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * max(scale, 1e-3))
 
 
 def _general(came: Tensor, right: Tensor) -> Iterator[tuple[str, Tensor]]:

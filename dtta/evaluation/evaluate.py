@@ -76,7 +76,9 @@ def evaluate(
         own_file = journal.file_of(path, group.rank) if path else None
         if share and not group.first:
             journal.create(own_file, run)
-        with _progress_bar(run, sum(map(len, share)), len(done.keys() & set(cells)), progress and group.first) as bar:
+        left, present = sum(map(len, share)), len(done.keys() & set(cells))
+        quiet = {} if progress and group.first else {"disable": True}  # if left out, TQDM_DISABLE can silence the bar
+        with tqdm(desc=run.method, total=left + present, initial=present, mininterval=2, unit="image", **quiet) as bar:
             note = ""
             for rows, latest in _rows(run, share, workers, compile, problem, together):
                 note = latest
@@ -115,12 +117,6 @@ def _merge(path: Path, run: Run, cells: list[Cell]) -> dict[Cell, Row]:
     others = rows.keys() - set(order)  # of images that were not requested this time
     journal.write(path, run, [rows[cell] for cell in [*(cell for cell in rows if cell in others), *order]])
     return rows
-
-
-def _progress_bar(run: Run, left: int, done: int, progress: bool) -> tqdm:
-    """Return a bar of the images of this process, with the time that is left."""
-    quiet = {} if progress else {"disable": True}  # if left out, TQDM_DISABLE can still silence it
-    return tqdm(total=done + left, initial=done, desc=run.method, **quiet, mininterval=2, unit="image")
 
 
 def _even(parts: list[Part], size: int) -> Iterator[list[Part]]:

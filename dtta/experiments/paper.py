@@ -58,11 +58,6 @@ class Preset:
         """What it does otherwise than the paper or its released code, or what they leave open."""
         return [difference for difference in DIFFERENCES if difference.concerns(self)]
 
-    @property
-    def open(self) -> str:
-        """The differences in one line."""
-        return "; ".join(f"{d.what}: {d.theirs}; here: {d.ours}" for d in self.differences)
-
 
 @dataclass(frozen=True)
 class Difference:

@@ -5,7 +5,7 @@ score of each image (.csv), and the settings tried on validation images (-settin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -97,25 +97,18 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict]:
     return frame.to_dict("records")
 
 
-def selection_table(
-    table: str, runs: Mapping[str, str] | None = None, folder: Path = FOLDER
-) -> list[dict[str, object]]:
+def selection_table(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return how the settings of a table's runs were chosen, a row for each run for which several were tried.
 
-    `runs`: run -> title of its row; None: all, by name. A row has the values tried on validation images, and the gain
-    at each if only one setting was varied; the chosen values, and which are at the edge of the grid (better ones may
-    lie beyond); the gain there in points, its interval; the number of images. Raises as `trials`.
+    A row has the values tried on validation images, and the gain at each if only one setting was varied; the chosen
+    values, and which are at the edge of the grid (better ones may lie beyond); the gain there in points, its interval;
+    the number of images. Raises as `trials`.
     """
     by_run: dict[str, list[dict]] = {}
     for trial in trials(table, folder):
         by_run.setdefault(trial["run"], []).append(trial)
-    titles = {run: run for run in by_run} if runs is None else runs
-    lines = []
-    for run, title in titles.items():
-        varied = varied_settings(by_run.get(run, []))
-        if varied:
-            lines.append(describe(title, by_run[run], varied))
-    return lines
+    varied = {run: varied_settings(tried) for run, tried in by_run.items()}
+    return [describe(run, by_run[run], settings) for run, settings in varied.items() if settings]
 
 
 def save(
@@ -179,22 +172,6 @@ def evaluations(table: str, run: str, shifts: Collection[str], folder: Path = FO
     return sum(counts) / len(counts)
 
 
-def compare(
-    table: str,
-    pairs: Iterable[tuple[str, str]],
-    shifts: Collection[str],
-    title: Callable[[str], str] = str,
-    folder: Path = FOLDER,
-) -> dict[str, dict[str, float]]:
-    """Return the gain (see `gain`) of run over other for all `pairs` that the table has; `title`: run -> its title."""
-    names = runs(table, folder)
-    return {
-        f"{title(run)}, against {title(other)}": gain(table, run, shifts, against=other, folder=folder)
-        for run, other in pairs
-        if run in names and other in names
-    }
-
-
 def at_quantile(table: str, run: str, shift: str, quantile: float, folder: Path = FOLDER) -> int:
     """Return the index of the image at a quantile (0: worst, 1: best) of a shift, by gain in score over "none"."""
     if not 0 <= quantile <= 1:
@@ -228,31 +205,6 @@ def outcomes(
         "harm": [place for change, place in changes if change < -least],
     }
     return {kind: after[places[len(places) // 2]] for kind, places in kinds.items() if places}
-
-
-def summary(
-    table: str, runs: Sequence[str], shifts: Sequence[str], metric: Metric | None = None, **options
-) -> list[dict[str, object]]:
-    """Return each run's gain under shifts (without "clean"), on clean images, and under its worst shift; see `gain`."""
-    lines = []
-    for run in runs:
-        shifted = gain(table, run, shifts, metric=metric, **options)
-        clean = gain(table, run, ["clean"], metric=metric, **options)
-        by_shift = {shift: gain(table, run, [shift], metric=metric, **options)["gain"] for shift in shifts}
-        worst = min(by_shift, key=by_shift.__getitem__)
-        line = {
-            "method": run,
-            "images": shifted["images"],
-            "after": shifted["after"],
-            "gain": shifted["gain"],
-            "from": shifted["low"],
-            "to": shifted["high"],
-            "clean, gain": clean["gain"],
-            "worst shift, gain": by_shift[worst],
-            "worst shift": worst.replace("_", " "),
-        }
-        lines.append(line)
-    return lines
 
 
 def reproduce(

@@ -27,26 +27,20 @@ def transfer(
     *,
     network: str | None = None,
     diffusion: str | None = None,
-    networks: Mapping[str, str | None] | None = None,
-    diffusions: Mapping[str, str | None] | None = None,
     shifts: Iterable[str] | None = None,
-    seeds: Iterable[int] = (0,),
-    validation_images: int = 0,
-    leave_out: Iterable[str] = (),
-    limits: Mapping[str, int] | None = None,
-    settings: Mapping[str, object] | None = None,
     workers: int = 1,
     precision: str | None = None,
+    **changes: object,
 ) -> Path:
     """Make a table of the book on another problem, with different images under each shift; resumes where it stopped.
 
     Args:
         images: test images of each shift.
         folder: of the table and its rows, which are not made twice; returned. None: ``stored.results_folder()``.
-        networks, diffusions: name in the table -> what replaces it. Runs on others, or on None, are left out.
         shifts: some of the problem's; None: all.
         precision: of the diffusion model; None: see ``dtta.core.precision.native``.
-        others: see ``dtta.experiments.spec``.
+        changes: further keys of a file that extends a table (``dtta.experiments.spec``), such as ``seeds``, [0] by
+            default; those that are None are left out, as are runs on a network or diffusion model replaced by None.
     """
     folder = Path(folder) if folder else stored.results_folder()
     loaded = load(problem, network, diffusion)
@@ -56,17 +50,14 @@ def transfer(
         "problem": problem,
         "network": network,
         "diffusion": diffusion,
-        "networks": {name: other for name, other in (networks or {}).items() if other},
-        "diffusions": {name: other for name, other in (diffusions or {}).items() if other},
         "shifts": shifts,
-        "seeds": list(seeds),
+        "seeds": [0],
         "test_images": images,
-        "validation_images": validation_images,
+        "validation_images": 0,
         "pool": images * (1 + len(shifts)),  # no image is used under two shifts
-        "leave_out": list(leave_out),
-        "limits": dict(limits or {}),
-        "settings": dict(settings or {}),
-    }
+    } | {key: value for key, value in changes.items() if value is not None}
+    for kind in {"networks", "diffusions"} & extension.keys():
+        extension[kind] = {name: other for name, other in extension[kind].items() if other}
     precision = precision or native(next(loaded.diffusion.parameters()).device)
     make(read(extension, precision), workers, rows=folder / problem, out=folder)
     return folder
@@ -119,7 +110,7 @@ def open_page(
 def announce(problem: Problem, network: str | None = None, diffusion: str | None = None) -> None:
     """Print what a page runs on if that is not the mini world described in its text."""
     source = module(problem.name)
-    if source.RECIPES:  # its models come with the package
+    if hasattr(source, "RECIPES"):  # its models come with the package
         return
     network = network or next(iter(source.NETWORKS))
     diffusion = diffusion or next(iter(source.DIFFUSIONS))

@@ -31,14 +31,11 @@ class AugmentationMean(nn.Module):
     def forward(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Image (N, C, H, W) in [0, 1] -> the mean output, in the form of the model's."""
         check_image(image, self.model)
-        answers = [self.answer(view) for view in views(image, self.scales)]
+        answers = [take_logits(self.model, view, self.model(view)) for view in views(image, self.scales)]
+        if self.probabilities:
+            answers = [answer.softmax(dim=1) for answer in answers]
         mean = torch.stack([back(a, i, image.shape[-2:]) for i, a in enumerate(answers)]).mean(0)
         return mean.clamp(min=1e-12).log() if self.probabilities else mean
-
-    def answer(self, image: Tensor) -> Tensor:
-        """Return the probabilities or the logits of an image."""
-        output = take_logits(self.model, image, self.model(image))
-        return output.softmax(dim=1) if self.probabilities else output
 
 
 def views(image: Tensor, scales: Sequence[float] = (1.0,)) -> list[Tensor]:

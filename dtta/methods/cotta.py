@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from dtta.core.adapter import take_logits
+from dtta.core.adapter import check_counts, take_logits
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.methods.self_training import SelfTraining
@@ -53,8 +53,7 @@ class Cotta(SelfTraining):
         for name, value in dict(momentum=momentum, restore=restore, threshold=threshold).items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {value!r}")
-        if not isinstance(views, int) or views < 1:
-            raise ValueError(f"views must be a whole number of at least 1, not {views!r}")
+        check_counts(views=views)
         self.momentum, self.restore, self.threshold = momentum, restore, threshold
         self.views, self.mirror, self.as_released = views, mirror, as_released
         self.prior = 0 if batch_statistics else None
@@ -129,17 +128,7 @@ def build(
     `optimizer`: for ImageNet the authors use "nesterov" (SGD with momentum 0.9) at a learning rate of 0.01, with a
     threshold of 0.1, `restore` 0.001, `answer_before_step` and `as_released`. `momentum`: of the teacher.
     """
-    return Cotta(
-        problem.model,
-        make_optimizer(optimizer, select(problem.model), lr),
-        steps,
-        episodic,
-        momentum=momentum,
-        restore=restore,
-        threshold=threshold,
-        views=views,
-        mirror=problem.mirrored,
-        batch_statistics=batch_statistics,
-        as_released=as_released,
-        answer_before_step=answer_before_step,
-    )
+    chosen = make_optimizer(optimizer, select(problem.model), lr)
+    options = dict(momentum=momentum, restore=restore, threshold=threshold, views=views, mirror=problem.mirrored)
+    options |= dict(batch_statistics=batch_statistics, as_released=as_released, answer_before_step=answer_before_step)
+    return Cotta(problem.model, chosen, steps, episodic, **options)

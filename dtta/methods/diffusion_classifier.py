@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -100,19 +99,24 @@ class DiffusionClassifier(nn.Module):
         for end, keep in zip(self.stages, [*self.keep, L], strict=True):
             due = torch.zeros_like(losses, dtype=torch.bool)
             due[:, :, done:end] = ~self.dropped[:, :, None]
-            indices = due.nonzero(as_tuple=True)
-            in_passes_that_fit(self, len(indices[0]), partial(self._evaluate, losses, indices, z0, t, noise, l))
-            self.evaluations += len(indices[0])
+            fill_in(self, losses, due, z0, t, noise, l.expand(N, *l.shape))
             if keep < L:
                 mean = losses[:, :, :end].mean(2).nan_to_num(torch.inf)
                 self.dropped |= ranks(mean) >= keep
             done = end
         return losses
 
-    def _evaluate(self, losses: Tensor, indices: tuple, z0: Tensor, t: Tensor, noise: Tensor, l: Tensor, size: int):
-        """Fill in the losses at these indices (image, class, pair), `size` in one pass."""
-        for n, j, b in zip(*(i.split(size) for i in indices), strict=True):
-            losses[n, j, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[j])
+
+def fill_in(method: nn.Module, losses: Tensor, due: Tensor, z0: Tensor, t: Tensor, noise: Tensor, l: Tensor) -> None:
+    """Compute the losses (N, K, B) that are `due`, of candidates l (N, K, ...), in passes that fit; count them."""
+    indices = due.nonzero(as_tuple=True)
+
+    def evaluate(size: int) -> None:
+        for n, k, b in zip(*(index.split(size) for index in indices), strict=True):
+            losses[n, k, b] = method.diffusion.loss(z0[n], t[n, b], noise[n, b], l[n, k])
+
+    in_passes_that_fit(method, len(indices[0]), evaluate)
+    method.evaluations += len(indices[0])
 
 
 def ranks(values: Tensor) -> Tensor:

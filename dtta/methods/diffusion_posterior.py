@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dtta.core.adapter import check_counts, check_image, take_logits
 from dtta.core.diffusion import Diffusion
-from dtta.core.feedback import in_passes_that_fit
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
+from dtta.methods.diffusion_classifier import fill_in
 
 
 class DiffusionPosterior(nn.Module):
@@ -106,7 +106,9 @@ class DiffusionPosterior(nn.Module):
                 break
             count = min(self.stage, self.samples - done)
             t, noise = self.sampling.draw(z0, count, self.diffusion.timesteps, generator)
-            losses = torch.cat([losses, self.losses(z0, t, noise, l, due)], dim=2)
+            new = torch.full((*due.shape, count), torch.nan, device=z0.device)  # NaN: not due
+            fill_in(self, new, due[:, :, None].expand_as(new), z0, t, noise, l)
+            losses = torch.cat([losses, new], dim=2)
             scores = (prior - scale * losses.mean(2)).masked_fill(~due, -torch.inf)
             leader = scores.argmax(1, keepdim=True)  # (N, 1)
             differences = losses - losses.gather(1, leader[:, :, None].expand(-1, -1, done + count))  # paired
@@ -116,19 +118,6 @@ class DiffusionPosterior(nn.Module):
                 error = scale * differences.std(2) / math.sqrt(done + count)
                 remaining = remaining & ~(due & (gap > self.bound * error))
         return behind
-
-    def losses(self, z0: Tensor, t: Tensor, noise: Tensor, l: Tensor, due: Tensor) -> Tensor:
-        """Return the loss of the candidates that are `due` (N, K) under each pair, (N, K, B); NaN for the others."""
-        losses = torch.full((*due.shape, t.shape[1]), torch.nan, device=z0.device)
-        indices = due[:, :, None].expand_as(losses).nonzero(as_tuple=True)
-        self.evaluations += len(indices[0])
-
-        def evaluate(size: int) -> None:
-            for n, k, b in zip(*(index.split(size) for index in indices), strict=True):
-                losses[n, k, b] = self.diffusion.loss(z0[n], t[n, b], noise[n, b], l[n, k])
-
-        in_passes_that_fit(self, len(indices[0]), evaluate)
-        return losses
 
 
 def build(

@@ -171,8 +171,6 @@ def candidates(logits: Tensor, top: int, others: int, generator: torch.Generator
     """Return indices (N, K): the `top` likeliest classes, and `others` drawn from the rest by their probabilities."""
     L = logits.shape[1]
     order = logits.argsort(dim=1, descending=True)
-    if top >= L:
-        return order
     if top + others >= L or others == 0:
         return order[:, : top + others]
     # If the belief is almost certain, the probabilities of the rest underflow to 0; they must stay drawable.
@@ -213,19 +211,11 @@ def build(
         rate = lr if lr_diffusion is None else lr_diffusion
         phi = problem.diffusion.network
         groups.append({"params": released_parameters(phi) if as_released else select(phi), "lr": rate})
+    chosen = make_optimizer(optimizer, groups, lr)
+    sampling = Sampling(timesteps, t_min=t_min, t_max=t_max, reuse_noise=reuse_noise)
+    options = dict(samples=samples, top=top, others=others, mix=mix, tau=None if tau == "none" else tau)
+    options |= dict(sampling=sampling, micro_batch=micro_batch, answer_before_step=answer_before_step)
+    # the embeddings are read at each step, since φ may be adapted
     return Dusa(
-        problem.model,
-        make_optimizer(optimizer, groups, lr),
-        problem.diffusion,
-        lambda: problem.condition.embeddings,  # read at each step, since φ may be adapted
-        steps,
-        episodic,
-        samples=samples,
-        top=top,
-        others=others,
-        mix=mix,
-        tau=None if tau == "none" else tau,
-        sampling=Sampling(timesteps, t_min=t_min, t_max=t_max, reuse_noise=reuse_noise),
-        micro_batch=micro_batch,
-        answer_before_step=answer_before_step,
+        problem.model, chosen, problem.diffusion, lambda: problem.condition.embeddings, steps, episodic, **options
     )

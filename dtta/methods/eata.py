@@ -128,15 +128,5 @@ def build(
         clean, _ = problem.images(min(anchors, problem.size("validation")), split="validation")
         fisher = fisher_information(problem.model, parameters, clean, batch_statistics)
     optimizer = make_optimizer("sgd", parameters, lr)
-    return Eata(
-        problem.model,
-        optimizer,
-        steps,
-        episodic,
-        fisher,
-        beta,
-        margin,
-        similarity,
-        batch_statistics,
-        answer_before_step=answer_before_step,
-    )
+    options = dict(fisher=fisher, beta=beta, margin=margin, similarity=similarity, batch_statistics=batch_statistics)
+    return Eata(problem.model, optimizer, steps, episodic, **options, answer_before_step=answer_before_step)

@@ -17,7 +17,6 @@ class PosteriorTeacher(SelfTraining):
 
     The target (see ``DiffusionPosterior``) is computed once for each call, from the network's belief before the first
     step; nothing is differentiated through the diffusion model, and the steps cost no further evaluations.
-    The attribute `evaluations` counts those of the last call.
 
     Args:
         model: the task network f_θ, image -> logits (N, L), which is also that of the posterior.

@@ -120,15 +120,5 @@ def build(
 ) -> Sar:
     """Build SAR on all normalisation layers (its paper leaves out the last block's); its defaults for ImageNet."""
     optimizer = make_optimizer("sgd", select(problem.model, "norm"), lr)
-    return Sar(
-        problem.model,
-        optimizer,
-        steps,
-        episodic,
-        rho,
-        margin,
-        floor,
-        batch_statistics,
-        as_released,
-        answer_before_step=answer_before_step,
-    )
+    options = dict(rho=rho, margin=margin, floor=floor, batch_statistics=batch_statistics, as_released=as_released)
+    return Sar(problem.model, optimizer, steps, episodic, **options, answer_before_step=answer_before_step)

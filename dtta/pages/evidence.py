@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dtta.core.problem import Metric
-from dtta.evaluation.run import AFTER
+from dtta.evaluation.run import AFTER, Row
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments import stored
 from dtta.experiments.paper import presets
@@ -46,7 +46,8 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
         gain = stored.gain(table, run, shifts, against=against, metric=metric, folder=folder)
         line = {"run": run, "over": against, "images": gain["images"], "before": gain["before"]}
         line |= {"after": gain["after"], "gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
-        lines.append(line | {"on clean": _clean_gain(table, run, against, metric, folder)})
+        rows = (stored.rows(table, name, folder) for name in (against, run))
+        lines.append(line | {"on clean": _mean_gain(*rows, CLEAN, metric)})
     if not references:  # all have the same baseline
         lines = [{key: value for key, value in line.items() if key != "over"} for line in lines]
     return lines
@@ -57,8 +58,9 @@ def _methods(table: str, folder: Path) -> list[str]:
     return [name for name, run in stored.runs(table, folder).items() if run.method != "none"]
 
 
-def _clean_gain(table: str, run: str, against: str, metric: Metric | None, folder: Path) -> float:
-    before, after = stored.align(stored.rows(table, against, folder), stored.rows(table, run, folder), {CLEAN})
+def _mean_gain(before: list[Row], after: list[Row], shift: str, metric: Metric | None) -> float:
+    """Return the gain under one shift without its interval; NaN if no image has both rows."""
+    before, after = stored.align(before, after, {shift})
     return paired_gain(before, after, metric, resamples=1)["gain"] if before else float("nan")
 
 
@@ -70,9 +72,7 @@ def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) ->
         rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
         line: dict[str, object] = {"run": run, "images": len(stored.align(*rows, set(shifts))[0])}
         for shift in (CLEAN, *shifts):
-            before, after = stored.align(*rows, {shift})
-            gain = paired_gain(before, after, metric, resamples=1)["gain"] if before else float("nan")
-            line[shift.replace("_", " ")] = gain
+            line[shift.replace("_", " ")] = _mean_gain(*rows, shift, metric)
         lines.append(line)
     return lines
 

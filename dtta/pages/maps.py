@@ -24,8 +24,8 @@ def picture(ax: Axes, image: Tensor) -> None:
     ax.imshow((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy(), vmin=0, vmax=1)
 
 
-def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: Sequence[str] | None = None) -> Figure:
-    """Draw images (C, H, W) in [0, 1] in a grid, each with its title and an optional coloured frame."""
+def gallery(images: Sequence, titles: Sequence[str], columns: int = 10) -> Figure:
+    """Draw images (C, H, W) in [0, 1] in a grid, each with its title."""
     import matplotlib.pyplot as plt
 
     columns = min(columns, len(images))
@@ -33,11 +33,9 @@ def gallery(images: Sequence, titles: Sequence[str], columns: int = 10, edges: S
     fig, axes = plt.subplots(rows, columns, figsize=(0.95 * columns, 1.25 * rows), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for i, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
         picture(ax, image)
         ax.set_title(title, fontsize=9, loc="center")
-        if edges:
-            ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, lw=4, ec=edges[i]))
     return fig
 
 

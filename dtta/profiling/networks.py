@@ -33,6 +33,11 @@ _SD = dict(
     cross_attention_dim=768, attention_head_dim=8,
 )  # fmt: skip
 _TOY = dict(num_attention_heads=2, attention_head_dim=8, num_layers=2, num_embeds_ada_norm=10)
+_TOY_SD = dict(
+    sample_size=8, block_out_channels=(16, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
+    attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+)  # fmt: skip
 
 # name -> the diffusion network, the autoencoder, the task network, how many classes
 # Each group of a group norm has several numbers, also in the toys: one number alone would be normalised to zero.
@@ -41,22 +46,7 @@ NETWORKS: dict[str, tuple[dict, dict, str, int]] = {
     "dit-512": (_DIT | dict(sample_size=64), _VAE, "convnext_tiny", 1000),
     "sd-512": (_SD, _VAE, "vit_base_patch32_clip_224", 101),
     "dit-toy": (_DIT | _TOY | dict(sample_size=8), _TOY_VAE, "test_resnet", 10),
-    "sd-toy": (
-        _SD
-        | dict(
-            sample_size=8,
-            block_out_channels=(16, 16),
-            layers_per_block=1,
-            cross_attention_dim=16,
-            norm_num_groups=4,
-            attention_head_dim=2,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        ),
-        _TOY_VAE,
-        "test_resnet",
-        10,
-    ),
+    "sd-toy": (_SD | _TOY_SD, _TOY_VAE, "test_resnet", 10),
 }
 TOKENS = 77  # of a sentence, in Stable Diffusion
 

@@ -81,29 +81,6 @@ def test_a_gain_is_over_the_images_of_both_runs(tmp_path):
     assert stored.gain("t", "none", {"fog"}, against="none", also="after", folder=tmp_path)["images"] == 4
 
 
-def test_pairs_are_compared_where_the_table_has_both(tmp_path):
-    counts = {"none": (0, 4), "a": (3, 4), "b": (1, 3)}
-    table = {
-        name: (Run("none"), [Row("clean", 3, i, float(i < right), 0.1) for i in range(count)])
-        for name, (right, count) in counts.items()
-    }
-    stored.save("small", table, tmp_path)
-    gains = stored.compare("small", [("a", "b"), ("a", "c"), ("b", "none")], ["clean"], str.upper, tmp_path)
-    assert list(gains) == ["A, against B", "B, against NONE"]
-    assert gains["A, against B"] == stored.gain("small", "a", ["clean"], against="b", folder=tmp_path)
-    assert (gains["A, against B"]["gain"], gains["A, against B"]["images"]) == (pytest.approx(200 / 3), 3)
-
-
-def test_a_summary_names_the_worst_shift(tmp_path):
-    before = [Row(s, 3, i, 0.5, 0.1) for s in ("clean", "fog", "light_snow") for i in range(4)]
-    after = [Row(r.shift, 3, r.index, {"clean": 0.25, "fog": 1.0, "light_snow": 0.5}[r.shift], 0.1) for r in before]
-    stored.save("t", {"none": (Run("none"), before), "after": (Run("none"), after)}, tmp_path)
-    (row,) = stored.summary("t", ["after"], ["fog", "light_snow"], folder=tmp_path)
-    assert (row["method"], row["images"], row["gain"], row["clean, gain"]) == ("after", 8, 25, -25)
-    assert (row["worst shift"], row["worst shift, gain"]) == ("light snow", 0)
-    assert row["from"] == row["to"] == 25
-
-
 def test_images_at_quantiles_of_the_gain(tmp_path):
     before = [Row("fog", 3, i, 0.5, 0.1) for i in range(5)]
     after = [Row("fog", 3, i, 0.5 + gain, 0.1) for i, gain in enumerate((0.1, -0.2, 0.3, 0.0, 0.2))]
@@ -153,5 +130,3 @@ def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tm
     assert both["settings tried"] == "lr 0.1, 0.5, 1; mix True, False, –; tau none, 1, –"
     assert (both["chosen"], both["at the edge of the grid"]) == ("lr 1, mix False, tau none", "lr: highest")
     assert both["gain at each"] == ""
-    (renamed,) = stored.selection_table("t", {"none": "nothing", "both": "two"}, tmp_path)
-    assert renamed == both | {"": "two"}

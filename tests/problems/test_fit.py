@@ -143,10 +143,10 @@ def test_shared_tensors_are_stored_once(tmp_path):
 
 def test_files_are_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "w.safetensors"
-    write_tensors(path, {"a": torch.ones(3)}, {"made": "by a test"})
+    write_tensors(path, {"a": torch.ones(3)})
     old = path.read_bytes()
 
-    def half(tensors, target, metadata=None):
+    def half(tensors, target):
         target.write_bytes(b"half")
         raise OSError("disk full")
 

@@ -150,16 +150,10 @@ def tent_step(student: Student) -> None:
     x, rate = normal(5, 3, seed=1), 0.1
     start = _flat(network.parameters())
     norm = torch.cat([torch.full_like(p, float(n.startswith("1."))).flatten() for n, p in network.named_parameters()])
-
-    def slope(axis: int = 1, total: bool = False) -> Tensor:
-        log_y = network(x).log_softmax(axis)
-        entropy = -(log_y.exp() * log_y).sum(axis)
-        grads = torch.autograd.grad(entropy.sum() if total else entropy.mean(), list(network.parameters()))
-        return torch.cat([g.flatten() for g in grads])
-
-    down = slope()
-    log_y = network(x).log_softmax(1).detach()
+    log_y = network(x).log_softmax(1)
     entropy = -(log_y.exp() * log_y).sum(1)
+    down = torch.cat([g.flatten() for g in torch.autograd.grad(entropy.mean(), list(network.parameters()))])
+    log_y, entropy = log_y.detach(), entropy.detach()
     across = network(x).log_softmax(0).detach()
     came = student.gives(
         entropy.mean(),

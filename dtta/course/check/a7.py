@@ -40,29 +40,28 @@ def stratified_times(student: Student) -> None:
 @public
 def antithetic_times(student: Student) -> None:
     """First t = ⌊u T⌋ for half of the u, then the partners T - 1 - t; B timesteps for each of N images."""
-    T = 100
-    for u in (torch.tensor([[0.117, 0.934, 0.423, 0.771], [0.618, 0.273, 0.846, 0.382]]),):
-        t = (u[:, :2] * T).long()
-        if isinstance(came := student(u, T), Tensor) and came.is_floating_point():
-            student.fail("should return whole numbers: round down with .long()", (u, T))
-        student.gives(
-            torch.cat([t, T - 1 - t], 1),
-            u, T,
-            what="t",
-            reasons={
-                "the mirror is off by one: the partner of 0 is T - 1, not T": torch.cat([t, T - t], 1),
-                "each partner follows its t; first come all t, then all partners": torch.stack(
-                    [t, T - 1 - t], 2
-                ).flatten(1),
-                "the partners are in reversed order": torch.cat([t, (T - 1 - t).flip(1)], 1),
-                "no partners: this is uniform sampling": (u * T).long(),
-                "the second half of u was used instead of the first": torch.cat(
-                    [(u[:, 2:] * T).long(), T - 1 - (u[:, 2:] * T).long()], 1
-                ),
-                "all of the u were mirrored, and the t themselves are missing": T - 1 - (u * T).long(),
-                "the second half repeats the first; it must be mirrored": torch.cat([t, t], 1),
-            },
-        )  # fmt: skip
+    u, T = torch.tensor([[0.117, 0.934, 0.423, 0.771], [0.618, 0.273, 0.846, 0.382]]), 100
+    t = (u[:, :2] * T).long()
+    if isinstance(came := student(u, T), Tensor) and came.is_floating_point():
+        student.fail("should return whole numbers: round down with .long()", (u, T))
+    student.gives(
+        torch.cat([t, T - 1 - t], 1),
+        u, T,
+        what="t",
+        reasons={
+            "the mirror is off by one: the partner of 0 is T - 1, not T": torch.cat([t, T - t], 1),
+            "each partner follows its t; first come all t, then all partners": torch.stack(
+                [t, T - 1 - t], 2
+            ).flatten(1),
+            "the partners are in reversed order": torch.cat([t, (T - 1 - t).flip(1)], 1),
+            "no partners: this is uniform sampling": (u * T).long(),
+            "the second half of u was used instead of the first": torch.cat(
+                [(u[:, 2:] * T).long(), T - 1 - (u[:, 2:] * T).long()], 1
+            ),
+            "all of the u were mirrored, and the t themselves are missing": T - 1 - (u * T).long(),
+            "the second half repeats the first; it must be mirrored": torch.cat([t, t], 1),
+        },
+    )  # fmt: skip
 
 
 @public

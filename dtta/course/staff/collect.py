@@ -244,26 +244,25 @@ def _write(folder: Path, name: str, chosen: dict[str, Submission], zip_times: bo
         when = _time(one, zone, zip_times, report)
         about = [one.person.name, one.person.email, one.person.id] if one.person else [one.name, "", one.id]
         participant = one.id if report.platform == "moodle" else ""
-        row = [key, student, *about, participant, one.path, when and f"{when:%Y-%m-%d %H:%M:%S} UTC", one.late, digest]
+        time = when and f"{when:%Y-%m-%d %H:%M:%S} UTC"
+        row = [key, student, *about, participant, one.path, time, one.late, digest]
         before = rows.get((key, student), {}).get("sha256")
         rows[key, student] = dict(zip(COLUMNS, map(str, (cell or "" for cell in row)), strict=True))
         if one.late:
             report.late.append(student)
         if before == digest and home.is_dir():  # what the doctor and the lecturer did to it stays
             report.unchanged.append(student)
-            if when:
-                (home / dates.TIME).write_text(f"{when:%Y-%m-%d %H:%M:%S} UTC\n", encoding="utf-8")
-            continue
-        if home.is_dir():
-            number = len(list((folder / "before_collect" / student).glob(f"{key}-*"))) + 1
-            shutil.move(home, folder / "before_collect" / student / f"{key}-{number}")
-        home.mkdir(parents=True)
-        (home / name).write_bytes(one.data)
-        if when:
-            (home / dates.TIME).write_text(f"{when:%Y-%m-%d %H:%M:%S} UTC\n", encoding="utf-8")
-        if one.late:
-            (home / dates.LATE).write_text(f"{report.platform} calls it late\n", encoding="utf-8")
-        report.collected.append(student)
+        else:
+            if home.is_dir():
+                number = len(list((folder / "before_collect" / student).glob(f"{key}-*"))) + 1
+                shutil.move(home, folder / "before_collect" / student / f"{key}-{number}")
+            home.mkdir(parents=True)
+            (home / name).write_bytes(one.data)
+            if one.late:
+                (home / dates.LATE).write_text(f"{report.platform} calls it late\n", encoding="utf-8")
+            report.collected.append(student)
+        if time:
+            (home / dates.TIME).write_text(f"{time}\n", encoding="utf-8")
     roster.write_table(folder / RECORD, COLUMNS, [[row[column] for column in COLUMNS] for row in rows.values()])
 
 

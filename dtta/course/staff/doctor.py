@@ -97,7 +97,9 @@ def _examine(folder: Path, home: Path, original: Path, dry: bool) -> Iterator[tu
         yield f"{path.name} {error}", False
         return
     findings = [(f"was named {path.name}; now {original.name}", True)] if path.name != original.name else []
-    findings += list(_encoding(before))
+    encoding = json.detect_encoding(before)
+    if encoding != "utf-8":
+        findings.append((f"was written in {encoding}, which nbgrader does not read; now in UTF-8", True))
     findings += list(_clean(notebook))
     findings += list(mend(notebook, release))
     if len(before) > LARGE:
@@ -136,12 +138,6 @@ def _unpack(folder: Path, home: Path, dry: bool) -> Iterator[tuple[str, bool]]:
             shutil.move(path, keep)
             for name, data in papers.items():
                 (home / name).write_bytes(data)
-
-
-def _encoding(data: bytes) -> Iterator[tuple[str, bool]]:
-    encoding = json.detect_encoding(data)
-    if encoding != "utf-8":
-        yield f"was written in {encoding}, which nbgrader does not read; now in UTF-8", True
 
 
 def _clean(notebook: NotebookNode) -> Iterator[tuple[str, bool]]:

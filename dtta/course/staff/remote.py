@@ -37,8 +37,8 @@ class NotGraded(Exception):
 class Remote(Elsewhere):
     """A function of the submission."""
 
-    def __init__(self, runner: Runner, function: wire.Function | None, name: str):
-        self.runner, self.function, self.__name__ = runner, function, name
+    def __init__(self, runner: Runner, name: str):
+        self.runner, self.__name__ = runner, name
 
     def call(self, arguments: tuple, seconds: float = SECONDS) -> object:
         """Call it. An error of its own comes as an exception with the error's name."""
@@ -154,7 +154,7 @@ class Runner:
         """What the submission calls by this name: plain values as they are, functions to be called; else NameError."""
         self.until = time.monotonic() + SECONDS
         value = self.peer().fetch(name)
-        return Remote(self, value, name) if isinstance(value, wire.Function) else value
+        return Remote(self, name) if isinstance(value, wire.Function) else value
 
     def shut(self) -> None:
         """End the process that answers calls, if there is one."""

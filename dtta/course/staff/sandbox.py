@@ -101,22 +101,8 @@ def command(kind: str, work: Path, hide: list[Path], python: list[str], megabyte
             ["--userns", "keep-id"] if kind == "podman" and ids[0] != NOBODY else []
         )
         where = ["--tmpfs", "/tmp", "--volume", f"{work}:{work}", "--workdir", str(work)]
-        return [
-            kind,
-            "run",
-            "--rm",
-            "--interactive",
-            "--name",
-            work.name,
-            *limits,
-            *locked,
-            *user,
-            *where,
-            *variables(work, "--env"),
-            IMAGE,
-            "python",
-            *python,
-        ]
+        start = [kind, "run", "--rm", "--interactive", "--name", work.name]
+        return [*start, *limits, *locked, *user, *where, *variables(work, "--env"), IMAGE, "python", *python]
     run = [sys.executable, *python]
     if kind == "none":
         return run

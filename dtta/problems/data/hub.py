@@ -80,12 +80,6 @@ class Location:
     path: str
     checkpoint: Checkpoint | None = None
 
-    @property
-    def arguments(self) -> dict:
-        """Arguments for ``from_pretrained``."""
-        arguments = {"pretrained_model_name_or_path": self.path}
-        return arguments | ({"revision": self.checkpoint.revision} if self.checkpoint else {})
-
 
 @dataclass(frozen=True)
 class Requirement:
@@ -132,11 +126,13 @@ def load_part(kind: type, location: Location, subfolder: str = "", **options):
     """
     if subfolder:
         options["subfolder"] = subfolder
+    if location.checkpoint:
+        options["revision"] = location.checkpoint.revision
     has_weights = issubclass(kind, nn.Module)
     if has_weights:
         options |= {"use_safetensors": True, "output_loading_info": True}
     try:
-        part = kind.from_pretrained(**location.arguments, **options)
+        part = kind.from_pretrained(location.path, **options)
     except Exception as error:  # the libraries raise many kinds
         raise _weights_error(location, subfolder, error, kind.__name__) from error
     if not has_weights:

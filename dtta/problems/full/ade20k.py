@@ -30,7 +30,6 @@ from dtta.problems.training.recipes import Recipe
 NETWORKS = hub.checkpoints("ade20k-networks")
 DIFFUSIONS = hub.checkpoints("ade20k-diffusions")
 check_data = dense_data.check_data
-RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 
 def colours() -> Tensor:

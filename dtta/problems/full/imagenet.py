@@ -48,7 +48,6 @@ PAPER = dict(steps=5, samples=180, micro_batch=20, adapt_diffusion=True)
 ADAM, SGD = dict(optimizer="adam", lr=1e-5), dict(optimizer="sgd", lr=5e-3, momentum=0.9)
 TENT, RELEASED = dict(optimizer="nesterov", lr=2.5e-4), dict(answer_before_step=True, as_released=True)
 COTTA = RELEASED | dict(optimizer="nesterov", lr=0.01, threshold=0.1, restore=0.001)
-RECIPES: dict = {}  # nothing to train: the checkpoints are public
 VIT_B_32 = dict(image_size=224, patch_size=32, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072)
 
 

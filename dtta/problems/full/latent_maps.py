@@ -164,8 +164,9 @@ def recipe(name: str, classes: int, condition: Condition) -> Recipe:
 
     def loss(phi: ConcatUNet, generator: torch.Generator) -> Tensor:
         image, maps = batch(name, generator)
+        vae = load_vae(name).to(hub.device())
         with torch.no_grad():
-            z0 = _encode(name, image)
+            z0 = vae.encode(2 * image.to(hub.device()) - 1).latent_dist.mean * vae.config.scaling_factor
         return denoising_loss(phi, z0, condition(phi, maps.to(hub.device())), generator)
 
     @torch.no_grad()
@@ -191,11 +192,6 @@ def validation(name: str, most: int = 32) -> tuple[Tensor, Tensor]:
 def _stack(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     image, maps = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     return image, maps
-
-
-def _encode(name: str, image: Tensor) -> Tensor:
-    vae = load_vae(name).to(hub.device())
-    return vae.encode(2 * image.to(hub.device()) - 1).latent_dist.mean * vae.config.scaling_factor
 
 
 @cache

@@ -33,7 +33,6 @@ NETWORKS = hub.checkpoints("nyuv2-networks")
 ENCODERS = hub.checkpoints("nyuv2-encoders")
 DIFFUSIONS = hub.checkpoints("nyuv2-diffusions")
 check_data = dense_data.check_data
-RECIPES: dict = {}  # no shipped models; `recipes` returns what can be trained
 
 
 class DenseNetStages(nn.Module):

@@ -40,7 +40,6 @@ SETTINGS: dict[str, dict] = {
 # The authors' released code; the paper's prompt is ClipClassifier's own, for all data sets
 RELEASED = dict(templates=("a photo of a {}.",), mean=IMAGENET_MEAN, std=IMAGENET_STD, unit=False)
 RELEASED_SAMPLES = 192
-RECIPES: dict = {}  # nothing to train: the checkpoints are public
 
 
 @dataclass(frozen=True)

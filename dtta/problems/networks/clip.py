@@ -152,18 +152,6 @@ class ClipClassifier(nn.Module):
             image = image[..., top : top + self.size, left : left + self.size]
         return (image - self.mean) / self.std
 
-    @torch.no_grad()
-    def attention(self, image: Tensor, layer: int = -1) -> Tensor:
-        """Return the attention of the class token to each patch (N, rows, columns), averaged over a layer's heads."""
-        implementation = self.vision_model.config._attn_implementation
-        self.vision_model.set_attn_implementation("eager")  # the others return no weights
-        try:
-            weights = self.vision_model(pixel_values=self.pixels(image), output_attentions=True).attentions[layer]
-        finally:
-            self.vision_model.set_attn_implementation(implementation)
-        side = self.size // self.vision_model.config.patch_size
-        return weights.mean(1)[:, 0, 1:].unflatten(1, (side, side))
-
     def prompted(self, words: int = 4) -> PromptedClip:
         """Return the same classifier with learnable words before each name: see ``PromptedClip``."""
         return PromptedClip(self, *self.words, words)

@@ -23,11 +23,9 @@ class MaskedAutoencoder(nn.Module):
         width: int = 64,
         depth: int = 4,
         heads: int = 4,
-        mean: float = 0.5,
-        std: float = 0.5,
     ):
         super().__init__()
-        self.patch, self.mean, self.std, self.tokens = patch, mean, std, (size // patch) ** 2
+        self.patch, self.tokens = patch, (size // patch) ** 2
         pixels = channels * patch**2
 
         def blocks(n: int) -> nn.TransformerEncoder:
@@ -41,7 +39,7 @@ class MaskedAutoencoder(nn.Module):
 
     def patches(self, image: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] -> (N, tokens, C patch²), normalised."""
-        x = (image - self.mean) / self.std
+        x = (image - 0.5) / 0.5
         return nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dtta.core.problem import Problem
 from dtta.problems.corruptions import IMAGE_SHIFTS, SMALL_IMAGE_SHIFTS, apply_shift
 from dtta.problems.data import dense, hub
 from dtta.problems.data.imagenet import synsets
-from dtta.problems.data.images import center_square_map, open_image
+from dtta.problems.data.images import center_square_map, centered, open_image
 from dtta.problems.full import imagenet, latent_maps, open_vocabulary
 from dtta.problems.metrics import SCALED_DEPTH_METRICS, class_counts, scaled_depth_errors, segmentation_metrics
 from dtta.problems.networks.clip import ClipClassifier
@@ -82,7 +82,8 @@ def problem(
     f = networks.load(network, _names(classes, pictures), prompt)
     model = diffusions.load(diffusion)
     phi, side = model.phi, model.phi.image_size
-    view = f.view or networks.SquareView(model.channels if f.raw and not f.task else f.channels, size or side)
+    square = model.channels if f.raw and not f.task else f.channels, size or side, size or side
+    view = f.view or partial(centered, shape=square)
     shape = tuple(view(Image.new("RGB", (64, 48))).shape)
     if shape[0] != model.channels:
         raise ValueError(
@@ -103,7 +104,7 @@ def problem(
     if pictures and pictures.kind and labels is None:
         pictures.check_maps()
     parts = pictures.split(labels, validation, split_seed) if pictures else {}
-    shifts = _shifts_for(shape)
+    shifts = SMALL_IMAGE_SHIFTS if shape[0] == 1 and shape[1] < 32 else IMAGE_SHIFTS
     score, sums, metrics, metric = _measures(task, names, depths)
     labelled = bool(pictures and pictures.kind)
     return Problem(
@@ -113,7 +114,7 @@ def problem(
         model=module,
         diffusion=phi.to(target),
         condition=c.to(target),
-        draw=partial(_draw, pictures, parts, labels, view, task, len(names), shifts, target),
+        draw=partial(_draw, pictures, parts, labels, view, task, shape[-1], len(names), shifts, target),
         sizes={split: len(part) for split, part in parts.items()},
         shape=shape,
         shifts=tuple(shifts),
@@ -183,11 +184,6 @@ def _task(f: networks.Network, shape: tuple[int, ...]) -> tuple[str, int]:
     return task, output.shape[1]
 
 
-def _shifts_for(shape: tuple[int, ...]) -> Mapping[str, Callable]:
-    """Return the common corruptions with the constants for images of this size."""
-    return SMALL_IMAGE_SHIFTS if shape[0] == 1 and shape[1] < 32 else IMAGE_SHIFTS
-
-
 def _measures(task: str, names: Sequence[str], depths: tuple[float, float]):
     """Return score, sums, metrics and the name of the metric that the score computes."""
     if task == "classification":
@@ -236,14 +232,14 @@ def _of_pictures(pictures: images.Pictures | None, parts: Mapping[str, list[int]
 
 
 def _draw(
-    pictures, parts, labels, view, task, classes, shifts, target, split, index, shift, severity, seed
+    pictures, parts, labels, view, task, size, classes, shifts, target, split, index, shift, severity, seed
 ) -> tuple[Tensor, Tensor]:
     number = parts[split][index]
     item = pictures.items[number]
     if item.map is None:
         label = torch.tensor(labels[number] if labels else -1)
     else:
-        label = center_square_map(READERS[task](item.map), view.shape[-1])
+        label = center_square_map(READERS[task](item.map), size)
         label = label[None] if task == "depth" else label
         if task == "segmentation" and label.max() >= classes:
             raise ValueError(f"{item.map} has the class number {label.max()}; there are {classes} classes")

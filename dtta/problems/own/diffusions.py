@@ -17,6 +17,7 @@ from dtta.core.problem import TextReader
 from dtta.problems.data import hub
 from dtta.problems.full.ade20k import colours as ade20k_colours
 from dtta.problems.full.stable_diffusion import read_controlled, read_stable_diffusion
+from dtta.problems.own.networks import read_json
 
 KINDS = "a DiT, a UNet2DModel with classes, Stable Diffusion, or one with a ControlNet"
 PUBLISHED_DIT = dict(num_layers=28, num_attention_heads=16, attention_head_dim=72, num_embeds_ada_norm=1000)
@@ -121,11 +122,7 @@ def _check_scheduler(location: hub.Location, parts: Sequence[str]) -> None:
 
 
 def _config(location: hub.Location, part: str, name: str = "config.json") -> dict:
-    file = hub.locate_file(location, f"{part}/{name}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); download it again") from error
+    return read_json(hub.locate_file(location, f"{part}/{name}"))
 
 
 def condition_of(

@@ -6,7 +6,9 @@ import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -18,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
 from dtta.problems.data import hub
-from dtta.problems.data.images import centered
 from dtta.problems.networks.clip import ClipClassifier, check_names
 from dtta.problems.networks.wrappers import Classifier, Glpn, Segmenter
 
@@ -67,9 +68,12 @@ def load(network: nn.Module | str | Path, classes: Sequence[str] = (), prompt: s
         return Network(network, "classification", names=network.names, about=about, raw=False)
     if isinstance(network, nn.Module):
         has_config = isinstance(getattr(network, "pretrained_cfg", None), dict) and hasattr(network, "num_classes")
-        return _timm(network, type(network).__name__) if has_config else _module(network)
+        name = type(network).__name__
+        if has_config:
+            return _timm(network, name)
+        return Network(network.float().eval(), about=f"{name} on images in [0, 1], which it normalises")
     location = locate(network)
-    about = _read_json(hub.locate_file(location, "config.json"))
+    about = read_json(hub.locate_file(location, "config.json"))
     if "architecture" in about:
         return _timm(hub.load_timm(location), Path(location.path).name, about)
     if about.get("architectures"):
@@ -102,40 +106,21 @@ def locate(network: str | Path) -> hub.Location:
     raise ValueError(f"there is no folder {name!r}, and timm has no network of this name{similar}")
 
 
-class TimmView:
-    """timm's transform for evaluation without its normalisation: a picture -> (C, H, W) in [0, 1].
+def timm_view(config: dict) -> View:
+    """Return timm's transform for evaluation without its normalisation: a picture -> (C, H, W) in [0, 1].
 
     A grey picture of more than 8 bits is rounded to 8, in which timm's transform works.
     """
-
-    def __init__(self, config: dict):
-        self.channels = config["input_size"][0]
-        unchanged = dict(mean=(0.0,) * self.channels, std=(1.0,) * self.channels)
-        self.transform = create_transform(**{**config, **unchanged}, is_training=False)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.transform(_eight_bits(image).convert("L" if self.channels == 1 else "RGB"))
+    channels = config["input_size"][0]
+    unchanged = dict(mean=(0.0,) * channels, std=(1.0,) * channels)
+    transform = create_transform(**{**config, **unchanged}, is_training=False)
+    return lambda image: transform(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
 
 
-class ProcessorView:
-    """A transformers image processor without its normalisation: a picture -> (3, H, W) in [0, 1]."""
-
-    def __init__(self, processor):
-        self.processor = processor
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        image = _eight_bits(image).convert("RGB")
-        return self.processor(images=image, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-
-
-class SquareView:
-    """The centre square in a size: a picture -> (C, side, side) in [0, 1]."""
-
-    def __init__(self, channels: int, side: int):
-        self.shape = channels, side, side
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return centered(image, self.shape)
+def processed(image: Image.Image, processor: Any) -> Tensor:
+    """Apply a transformers image processor without its normalisation: a picture -> (3, H, W) in [0, 1]."""
+    image = _eight_bits(image).convert("RGB")
+    return processor(images=image, do_normalize=False, return_tensors="pt")["pixel_values"][0]
 
 
 def wrapped(network: Network, task: str, side: int, near: float, far: float) -> nn.Module:
@@ -151,11 +136,6 @@ def wrapped(network: Network, task: str, side: int, near: float, far: float) -> 
     return Glpn(network.module, enlarge, near=near, far=far, metres=True, **normalised)
 
 
-def _module(network: nn.Module) -> Network:
-    about = f"{type(network).__name__} on images in [0, 1], which it normalises"
-    return Network(network.float().eval(), about=about)
-
-
 def _timm(network: nn.Module, name: str, about: dict | None = None) -> Network:
     if not network.num_classes:
         raise ValueError(f"{name} has no classifier (num_classes=0); give the network with its last layer")
@@ -166,7 +146,7 @@ def _timm(network: nn.Module, name: str, about: dict | None = None) -> Network:
     return Network(
         network.float().eval(),
         "classification",
-        TimmView(config),
+        timm_view(config),
         config["input_size"][0],
         names=tuple(given),
         about=f"{name} (timm): {size} pixels, {resize}, mean {_numbers(config['mean'])}, std {_numbers(config['std'])}",
@@ -209,7 +189,7 @@ def _transformers(location: hub.Location, about: dict, classes: Sequence[str], p
     if task == "depth" and not metric:
         text = "give a network of metric depth, or wrap it in a module that returns depths"
         raise ValueError(f"{location.path} ({kind}) predicts relative inverse depths, not depths; {text}")
-    settings = _read_json(hub.locate_file(location, "preprocessor_config.json")) if _has_processor(location) else {}
+    settings = read_json(hub.locate_file(location, "preprocessor_config.json")) if _has_processor(location) else {}
     network = hub.load_part(getattr(transformers, kind), location).float().eval()
     normalises = settings.get("do_normalize", "image_mean" in settings) and "image_mean" in settings
     mean, std = (settings["image_mean"], settings["image_std"]) if normalises else ((0.0,), (1.0,))
@@ -221,7 +201,7 @@ def _transformers(location: hub.Location, about: dict, classes: Sequence[str], p
             raise ValueError(
                 f"{location.path} has no preprocessor_config.json; save the network's image processor there"
             )
-        view, side = ProcessorView(hub.load_part(AutoImageProcessor, location)), 0
+        view, side = partial(processed, processor=hub.load_part(AutoImageProcessor, location)), 0
     far = float(getattr(network.config, "max_depth", 0) or 0)
     text = f"mean {_numbers(mean)}, std {_numbers(std)}" if normalises else "pixels in [0, 1]"
     pixels = f"{side} pixels, " if side else ""
@@ -259,7 +239,8 @@ def _numbers(values: Sequence[float]) -> str:
     return different.popitem()[0] if len(different) == 1 else f"({', '.join(f'{value:.3g}' for value in values)})"
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """Return the content of a file. Raises ValueError: it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

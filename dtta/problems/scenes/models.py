@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import timm
 from diffusers import DDPMScheduler, UNet2DModel
-from transformers import (
-    GLPNConfig,
-    GLPNForDepthEstimation,
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
-)
+from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
 
 from dtta.core.diffusion import ConcatUNet
 from dtta.problems.networks.wrappers import DenseDepth, Glpn, Segmenter

@@ -105,11 +105,11 @@ def unique_tensors(network: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file atomically: a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
     os.replace(partial, path)
 
 

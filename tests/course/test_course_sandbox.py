@@ -19,7 +19,7 @@ import torch
 from nbconvert.exporters import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dtta.course.runner import transforms
+from dtta.course.runner import transforms, values
 from dtta.course.staff import execute, grade, harmless, sandbox
 from dtta.course.staff.execute import LockedExecute
 from dtta.course.staff.remote import NotGraded
@@ -323,6 +323,13 @@ def test_the_gradient_of_a_call_can_be_mapped_alone():
     x, w = torch.randn(3), torch.randn(4, 3)
     jacobian = torch.func.jacrev(lambda v: transforms.call(lambda a: (w @ a).tanh(), (v,), {}))(x)
     torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(lambda v: (w @ v).tanh(), x))
+
+
+def test_a_tensor_that_arrives_is_no_view():
+    """As in a notebook: torch's message on changing a leaf in place names views, and students would read another one."""
+    reader = values.Reader(None, [torch.ones(6).numpy().tobytes()], [])
+    made = reader.tree(["value", ["float32", [2, 3], 0], True])
+    assert not made._is_view() and made.requires_grad and torch.equal(made, torch.ones(2, 3))
 
 
 def test_a_course_is_built_where_no_limits_can_be_set():

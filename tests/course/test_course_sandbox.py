@@ -326,7 +326,7 @@ def test_the_gradient_of_a_call_can_be_mapped_alone():
 
 
 def test_a_tensor_that_arrives_is_no_view():
-    """As in a notebook: torch's message on changing a leaf in place names views, and students would read another one."""
+    """As in a notebook: torch's message on changing a leaf in place differs for views."""
     reader = values.Reader(None, [torch.ones(6).numpy().tobytes()], [])
     made = reader.tree(["value", ["float32", [2, 3], 0], True])
     assert not made._is_view() and made.requires_grad and torch.equal(made, torch.ones(2, 3))

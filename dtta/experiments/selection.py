@@ -45,13 +45,13 @@ def describe(title: str, trials: Sequence[dict], varied: Mapping[str, list]) -> 
     return {
         "": title,
         "settings tried": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
-        "gain at each": gains,
         "chosen": ", ".join(f"{key} {_text(value)}" for key, value in chosen.items()),
-        "at the edge of the grid": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
         "gain": best["gain"],
         "from": best["low"],
         "to": best["high"],
         "images": best["images"],
+        "at the edge of the grid": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
+        "gain at each": gains,
     }
 
 
@@ -66,14 +66,14 @@ def _edge(value: object, values: Sequence) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a setting as text; small numbers with an exponent, which marks them as exact (``dtta.pages.report``)."""
+    """Return a setting as text; numbers below 0.0001 with an exponent."""
     if value is None:
         return "–"
     if isinstance(value, list):
         return "/".join(map(_text, value))
     if not _is_number(value):
         return str(value)
-    if value == round(value, 1):
+    if abs(value) >= 1e-4 or value == 0:
         return f"{value:g}"
     digits, exponent = f"{value:.6e}".split("e")
     return f"{float(digits):g}e{int(exponent)}"

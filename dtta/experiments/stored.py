@@ -100,9 +100,9 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict]:
 def selection_table(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return how the settings of a table's runs were chosen, a row for each run for which several were tried.
 
-    A row has the values tried on validation images, and the gain at each if only one setting was varied; the chosen
-    values, and which are at the edge of the grid (better ones may lie beyond); the gain there in points, its interval;
-    the number of images. Raises as `trials`.
+    A row has the values tried on validation images and the chosen ones; the gain there in points, its interval and the
+    number of images; which are at the edge of the grid (better ones may lie beyond); and the gain at each value if only
+    one setting was varied. Raises as `trials`.
     """
     by_run: dict[str, list[dict]] = {}
     for trial in trials(table, folder):

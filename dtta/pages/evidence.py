@@ -44,10 +44,11 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
             continue
         against = references.get(run, "none")
         gain = stored.gain(table, run, shifts, against=against, metric=metric, folder=folder)
-        line = {"run": run, "over": against, "images": gain["images"], "before": gain["before"]}
-        line |= {"after": gain["after"], "gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
+        line = {"run": run, "before": gain["before"], "after": gain["after"]}
+        line |= {"gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
         rows = (stored.rows(table, name, folder) for name in (against, run))
-        lines.append(line | {"on clean": _mean_gain(*rows, CLEAN, metric)})
+        line["on clean"] = _mean_gain(*rows, CLEAN, metric)
+        lines.append(line | {"over": against, "images": gain["images"]})
     if not references:  # all have the same baseline
         lines = [{key: value for key, value in line.items() if key != "over"} for line in lines]
     return lines
@@ -70,10 +71,10 @@ def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) ->
     shifts = shifts_of(table, folder=folder)
     for run in _methods(table, folder):
         rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
-        line: dict[str, object] = {"run": run, "images": len(stored.align(*rows, set(shifts))[0])}
+        line: dict[str, object] = {"run": run}
         for shift in (CLEAN, *shifts):
             line[shift.replace("_", " ")] = _mean_gain(*rows, shift, metric)
-        lines.append(line)
+        lines.append(line | {"images": len(stored.align(*rows, set(shifts))[0])})
     return lines
 
 
@@ -155,11 +156,12 @@ def compare_with_paper(
         gain = stored.gain(table, cell["run"], {cell["shift"]}, metric=metric, folder=folder)
         accuracy = metric is None
         error = standard_error(preset.before, preset.paper, preset.images) if accuracy else float("nan")
-        line = {"paper": cell["paper"], "its gain": preset.paper - preset.before, "run": cell["run"]}
-        line |= {"shift": cell["shift"].replace("_", " "), "gain": gain["gain"]}
+        line = {"paper": cell["paper"], "verdict": verdict(preset.paper - preset.before, error, gain)}
+        line |= {"its gain": preset.paper - preset.before, "gain": gain["gain"]}
         line |= {"from": gain["low"], "to": gain["high"]}
+        line |= {"run": cell["run"], "shift": cell["shift"].replace("_", " ")}
         if gain["before"] < 100:
-            lines.append(line | {"verdict": verdict(preset.paper - preset.before, error, gain)})
+            lines.append(line)
     return lines
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 METADATA = "dtta"  # the key of the tolerance in the display metadata
 # Digits attached to a word are part of a name (resnet18, 3x3), not a number.
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\.\d)")
+# An interval with its mean (+2.5 [1.5, 3.5]), or a word with a hyphen inside.
+_WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[\w.]+(?:-[\w.]+)+")
 
 
 def line(text: str, tolerance: float, whole: int = 0) -> None:
@@ -73,8 +75,19 @@ def table(
 def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str = "") -> str:
     """Return a table as HTML, with its floats rounded, for a page of the book that does not run; see `table`."""
     heads, cells, right = _columns(rows, digits)
+    longest = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    classes = [' class="dtta-long"' if length > 60 else "" for length in longest]
     # In a notebook's output the theme does this: a table that scrolls sideways can be reached by the keyboard.
-    return _html(heads, cells, right, caption, "").replace('class="dtta-table"', 'class="dtta-table" tabindex="0"', 1)
+    text = _html(heads, cells, right, caption, "", classes).replace('dtta-table"', 'dtta-table" tabindex="0"', 1)
+    return keep_whole(text)
+
+
+def keep_whole(table: str) -> str:
+    """Return a table's HTML for a narrow page, on which intervals and words with a hyphen stay on one line."""
+    return "".join(
+        part if part.startswith("<") else _WHOLE.sub(r'<span class="dtta-whole">\g<0></span>', part)
+        for part in re.split(r"(<[^>]*>)", table)
+    )
 
 
 def _columns(rows: DataFrame | Iterable[Mapping], digits: int) -> tuple[list[str], list[list[str]], list[bool]]:
@@ -158,12 +171,19 @@ def _cell(value: object, digits: int) -> str:
 
 
 # Own code, since pandas' to_html has no caption and aligns all columns alike, and to_string aligns all texts right.
-def _html(heads: list[str], cells: list[list[str]], right: list[bool], caption: str, note: str) -> str:
+def _html(
+    heads: list[str],
+    cells: list[list[str]],
+    right: list[bool],
+    caption: str,
+    note: str,
+    classes: Sequence[str] | None = None,
+) -> str:
     def row(tag: str, values: list[str], scope: str = "") -> str:
         align = ["right" if numeric else "left" for numeric in right]
         items = [
-            f'<{tag}{scope} style="text-align: {side}">{html.escape(value)}</{tag}>'
-            for value, side in zip(values, align, strict=True)
+            f'<{tag}{scope}{kind} style="text-align: {side}">{html.escape(value)}</{tag}>'
+            for value, side, kind in zip(values, align, classes or [""] * len(align), strict=True)
         ]
         return f"<tr>{''.join(items)}</tr>"
 

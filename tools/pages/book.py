@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import nbformat
 from nbformat import NotebookNode
 
+from dtta.pages.report import keep_whole
 from tools.pages import course, evidence, interface, record
 from tools.pages.check import check_page
 from tools.pages.editions import put_outputs
@@ -85,6 +86,7 @@ def for_browser(page: NotebookNode) -> NotebookNode:
 
     Copy the alt text of a figure to the cell metadata, where myst-nb reads it; drop the caption of a figure that was
     not shown. Make the empty corner of a table a plain cell: a screen reader would announce a heading without words.
+    Keep the intervals of a table on one line.
     """
     page.cells = [part for cell in page.cells for part in _figure_apart(cell)]
     for cell in page.cells:
@@ -94,6 +96,8 @@ def for_browser(page: NotebookNode) -> NotebookNode:
                     cell.metadata.setdefault("mystnb", {})["image"] = {"alt": about["alt"]}
             if "text/html" in output.get("data", {}):
                 output.data["text/html"] = _EMPTY_HEADING.sub(r"<td\1></td>", output.data["text/html"])
+                if 'class="dtta-table"' in output.data["text/html"]:
+                    output.data["text/html"] = keep_whole(output.data["text/html"])
     return page
 
 

@@ -66,10 +66,12 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
     makers: dict[str, Callable[[], list[dict[str, object]]]] = {
         "gains": lambda: evidence.gains(table, metric),
         "shifts": lambda: evidence.by_shift(table, metric),
-        "selection": lambda: [{(key or "run"): line[key] for key in line} for line in stored.selection_table(table)],
+        "selection": lambda: _selection(stored.selection_table(table)),
         "trials": lambda: evidence.trials(table),
         "pairs": lambda: evidence.pairs(table),
-        "paper": lambda: evidence.compare_with_paper(table, cells[table], metric),
+        "paper": lambda: [
+            line | {"paper": _title(line["paper"])} for line in evidence.compare_with_paper(table, cells[table], metric)
+        ],
         "differences": paper.table_of_differences,
         "unavailable": lambda: [{"cell": what, "why": why} for what, why in paper.LEFT_OUT.items()],
     }
@@ -82,6 +84,18 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
     if kind not in FOLDED:
         return html
     return f"````{{dropdown}} {FOLDED[kind]}: {len(rows)} rows\n{html}\n````"
+
+
+def _selection(lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the rows of a selection table, without the gains at each value if no run varied one setting alone."""
+    empty = {"gain at each"} if not any(line["gain at each"] for line in lines) else set()
+    return [{(key or "run"): line[key] for key in line if key not in empty} for line in lines]
+
+
+def _title(preset: str) -> str:
+    """Return a preset's name in words: "Table 1: resnet18, imagenet-c"."""
+    table, *rest = preset.split("/")
+    return f"{table.replace('table', 'Table ')}: {', '.join(rest)}"
 
 
 def _by_images(rows: list[dict[str, object]]) -> Iterator[str]:
@@ -124,10 +138,11 @@ def _about(table: str) -> str:
     about = stored.about(table)
     runs = stored.runs(table)
     rows = sum(len(stored.rows(table, run)) for run in runs)
-    seeds = ", ".join(map(str, about["seeds"]))
+    *others, last = map(str, about["seeds"])
+    seeds = f"seeds {', '.join(others)} and {last}" if others else f"seed {last}"
     hours = sum(about["seconds"].values()) / 3600
     return (
-        f"*{about['about'].rstrip('.')}.* {len(runs)} runs, {rows:,} scores, seeds {seeds}, {hours:.1f} hours; "
+        f"*{about['about'].rstrip('.')}.* {len(runs)} runs, {rows:,} scores, {seeds}; {hours:.1f} hours, "
         f"torch {about['torch']}. `{about['command']}` makes them again. The score of each image is in "
         f"`dtta/experiments/results/{table}.csv`."
     )

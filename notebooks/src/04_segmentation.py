@@ -276,7 +276,7 @@ report.line("\n".join(lines), tolerance=1.0, whole=2)
 
 # %% [markdown]
 # Under contrast the true logit rises at almost three in four wrong pixels, under noise at hardly more than half. (To
-# correct a pixel, it must also overtake the other logits; and unlike the losses above, the gradient describes a small
+# correct a pixel, it must also overtake the other logits; unlike the losses above, the gradient describes a small
 # step, and of the logits.) Here $t$ comes from the middle, 30% to 80% of the range; the first exercise
 # tries lower timesteps.
 #

@@ -171,8 +171,8 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 #
 # ## CLIP by hand
 #
-# CLIP has an image encoder and a text encoder, trained so that the vectors of an image and of its caption point in the
-# same direction. Our small one was trained on rendered *portraits* of one object with a material, a colour and a shape
+# CLIP's image and text encoders are trained so that the vectors of an image and its caption point in the same
+# direction. Our small one was trained on rendered *portraits* of one object with a material, a colour and a shape
 # ([page 13](13_scenes)), with captions such as "a photo of a shiny red sphere". To classify, write a sentence for each
 # name and compare its vector with the image's:
 #
@@ -353,7 +353,7 @@ report.line("\n".join(lines), tolerance=0.3)
 #
 # $$ W x + B A x, \quad A \in \mathbb R^{r \times \text{in}}, \quad B \in \mathbb R^{\text{out} \times r}, $$
 #
-# with $A$ random and $B = 0$ at the start, so that the answer does not change. (The usual factor $\alpha / r$ is 1
+# with $A$ random and $B = 0$ at the start, so the answer does not change. (The usual factor $\alpha / r$ is 1
 # here.) As in the paper, it is added to the queries and values of the image encoder's attention; `add_lora` uses the
 # library `peft`. The *rank* $r$ is the number of columns of $B$:
 

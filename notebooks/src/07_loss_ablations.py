@@ -528,8 +528,8 @@ report.line(
 #
 # $$ -\eta \lVert \bar g \rVert^2 + \tfrac12 h \eta^2 \lVert \bar g \rVert^2 (1 + r^2), $$
 #
-# best at $\eta^* = 1 / (h (1 + r^2))$. By this formula a noisier gradient needs a smaller rate. For the middle half of the timesteps, over all images, with
-# rates relative to the last line:
+# best at $\eta^* = 1 / (h (1 + r^2))$. So a noisier gradient needs a smaller rate. For the middle half of the
+# timesteps, over all images, with rates relative to the last line:
 
 # %% tags=["hide-input"]
 v_e, v_t, v_rest, squared = ranges["middle half"]
@@ -699,7 +699,7 @@ report.line("\n".join(differences), tolerance=0.3)
 
 # %% [markdown]
 # $r$ falls over the first three rows, and the mean gains rise in the paper's order, but the data do not establish that
-# any of the three is better than another, or that 180 pairs over all timesteps differ from 24 of the middle half.
+# any of them is better than another, or that 180 pairs over all timesteps differ from 24 of the middle half.
 #
 # ## Exercises
 #

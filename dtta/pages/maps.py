@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from dtta.pages.display import BLACK, ORANGE, SEGMENTS
@@ -61,15 +60,16 @@ def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False) -> 
     from matplotlib.patches import Patch
 
     keys = list(zip(classes, SEGMENTS, strict=False)) if len(classes) <= len(SEGMENTS) else []
-    columns = len(keys)
+    columns, size = len(keys), 9
     if changes:
-        below = [(name, _CHANGES[name]) for name in ("corrected", "made wrong", "still wrong")]
-        columns = max(columns, len(below))
-        # A legend is filled column by column: the second row is the second entry of each of the first columns.
-        keys = [key for pair in zip_longest(keys, below) for key in pair if key]
+        keys += [(name, _CHANGES[name]) for name in ("corrected", "made wrong", "still wrong")]
+        columns, size = min(5, len(keys)), 12
+        # A legend is filled column by column, the classes row by row.
+        keys = [key for column in range(columns) for key in keys[column::columns]]
     if keys:
         patches = [Patch(color=colour, label=name) for name, colour in keys]
-        fig.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, handlelength=1)
+        spacing = {"handlelength": 1, "columnspacing": 1.5}
+        fig.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=size, **spacing)
 
 
 def changed_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None = None) -> None:

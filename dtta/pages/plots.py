@@ -58,7 +58,8 @@ def loss_gap(
         ax.set(title=title, xlabel="timestep t")
         ax.set_yscale("symlog", linthresh=1e-3)
     axes[0, 0].set_ylabel(f"loss minus that\nunder {truth}")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9)
+    handles = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=len(names), handlelength=3, columnspacing=1.2)
     return fig
 
 

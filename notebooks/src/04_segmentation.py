@@ -276,8 +276,9 @@ report.line("\n".join(lines), tolerance=1.0, whole=2)
 
 # %% [markdown]
 # Under contrast the true logit rises at almost three in four wrong pixels, under noise at hardly more than half. (To
-# correct a pixel, it must also overtake the other logits; and unlike the losses above, the gradient describes a small
-# step, and of the logits.) Here $t$ comes from the middle, 30% to 80% of the range; exercise 1 tries lower timesteps.
+# correct a pixel, it must also overtake the other logits; unlike the losses above, the gradient describes a small
+# step, and of the logits.) Here $t$ comes from the middle, 30% to 80% of the range; the first exercise
+# tries lower timesteps.
 #
 # ## Five steps
 #
@@ -299,7 +300,7 @@ scores = [100 * problem.score(logits, truth) for logits in maps]
 draw = partial(figures.segmentation, count=len(classes))
 frames = []
 for k, logits in enumerate(maps):
-    fig, axes = plt.subplots(1, 5, figsize=(7, 2.5))
+    fig, axes = plt.subplots(1, 5, figsize=(7, 2.8))
     figures.picture(axes[0], x[0])
     axes[0].axis("off")
     draw(axes[1], truth)
@@ -318,6 +319,7 @@ for k, logits in enumerate(maps):
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, loc="center")
     figures.class_legend(fig, classes, changes=True)
+    fig.get_layout_engine().set(h_pad=0.12)
     frames.append(fig)
 figures.animate(
     frames,

@@ -529,7 +529,7 @@ report.line(
 # %% [markdown]
 # With all timesteps the gain is smaller, perhaps because the lowest mislead (untested). Adapting φ, the
 # diffusion model's weights, changes little. Plain gradient descent (SGD) gains the same, to within half a point, and
-# ends higher on clean scenes (exercise 2). *Online* adaptation, which keeps the weights from scene to scene, loses
+# ends higher on clean scenes (second exercise). *Online* adaptation, which keeps the weights from scene to scene, loses
 # about the whole gain on streams of 24 scenes.
 #
 # ## Exercises

@@ -171,13 +171,14 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 #
 # ## CLIP by hand
 #
-# CLIP has an image encoder and a text encoder, trained so that the vectors of an image and of its caption point in the
-# same direction. Our small one was trained on rendered *portraits* of one object with a material, a colour and a shape
+# CLIP's image and text encoders are trained so that the vectors of an image and its caption point in the same
+# direction. Our small one was trained on rendered *portraits* of one object with a material, a colour and a shape
 # ([page 13](13_scenes)), with captions such as "a photo of a shiny red sphere". To classify, write a sentence for each
 # name and compare its vector with the image's:
 #
-# $$ y_j = \operatorname{softmax}_j \big( s \cos(\text{image}(x), \text{text}_j) \big), \qquad
-# s \text{ a learnt scale.} $$
+# $$ y_j = \operatorname{softmax}_j \big( s \cos(\text{image}(x), \text{text}_j) \big), $$
+#
+# where $s$ is a learnt scale.
 
 # %%
 clip, tokenizer = model.words
@@ -202,7 +203,7 @@ print("first names:", ", ".join(classes[:5]))
 
 # %% [markdown]
 # Words have synonyms: a *cube* is a box, a *drum* a cylinder, a *spike* a cone, *navy* blue. Another list of names
-# makes another classifier without training (exercise 1).
+# makes another classifier without training (first exercise).
 #
 # ## Prompt templates
 #
@@ -294,7 +295,7 @@ for ax, (name, matrix) in zip(axes, parts.items(), strict=True):
     ax.set_title(textwrap.fill(name, 14), loc="center", fontsize=10)
     ax.set(xlabel="dimension")
     ax.grid(False)
-axes[0].set_yticks(range(len(labels)), labels, fontsize=9)
+axes[0].set_yticks(range(len(labels)), labels, fontsize=11)
 fig.colorbar(drawn, ax=axes, label="value", aspect=30)
 figures.show(
     fig,
@@ -350,9 +351,9 @@ report.line("\n".join(lines), tolerance=0.3)
 #
 # LoRA leaves a weight matrix $W$ as it is and adds the product of two thin ones,
 #
-# $$ W x + B A x, \qquad A \in \mathbb R^{r \times \text{in}}, \quad B \in \mathbb R^{\text{out} \times r}, $$
+# $$ W x + B A x, \quad A \in \mathbb R^{r \times \text{in}}, \quad B \in \mathbb R^{\text{out} \times r}, $$
 #
-# with $A$ random and $B = 0$ at the start, so that the answer does not change. (The usual factor $\alpha / r$ is 1
+# with $A$ random and $B = 0$ at the start, so the answer does not change. (The usual factor $\alpha / r$ is 1
 # here.) As in the paper, it is added to the queries and values of the image encoder's attention; `add_lora` uses the
 # library `peft`. The *rank* $r$ is the number of columns of $B$:
 
@@ -407,7 +408,7 @@ report.line(
 # This is the step $-\eta G$ of full training, seen only along the $r$ random rows of $A$. `peft` draws the rows so that
 # the expected $A^\top A$ is $r / (3 \cdot \text{in})$ times the identity, here 1/72. This can explain only a part of
 # the difference between the best learning rates, 300 and 0.3 for all weights. At the same rate a higher rank makes a
-# larger first step (exercise 2).
+# larger first step (second exercise).
 #
 # ## One portrait, five steps
 #
@@ -481,7 +482,7 @@ for (kind, case), (left, right) in zip(rows.items(), axes, strict=True):
     stars = [("★ " if j == truth else "") + n for j, n in enumerate(classes)]
     figures.bars(right, *two, stars, order=order)
     right.get_legend().remove()
-    right.set_xlabel("")
+    right.set(xlabel="", xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
 axes[-1, 1].set_xlabel("belief")
 handles = axes[0, 1].get_legend_handles_labels()
 fig.legend(*handles, loc="outside upper right", ncols=2)

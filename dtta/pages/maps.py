@@ -53,15 +53,16 @@ def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
     ax.axis("off")
 
 
-def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False) -> None:
+def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False, columns: int = 0) -> None:
     """Draw a legend of the classes' colours below the figure; with more classes than SEGMENTS, leave them out.
 
-    `changes`: add the colours of `changed_classes`.
+    `changes`: add the colours of `changed_classes`. `columns`: how many names in a row, in a larger font; 0: all.
     """
     from matplotlib.patches import Patch
 
     keys = list(zip(classes, SEGMENTS, strict=False)) if len(classes) <= len(SEGMENTS) else []
-    columns = len(keys)
+    size = 11 if columns else 9
+    columns = columns or len(keys)
     if changes:
         below = [(name, _CHANGES[name]) for name in ("corrected", "made wrong", "still wrong")]
         columns = max(columns, len(below))
@@ -69,7 +70,7 @@ def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False) -> 
         keys = [key for pair in zip_longest(keys, below) for key in pair if key]
     if keys:
         patches = [Patch(color=colour, label=name) for name, colour in keys]
-        fig.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=9, handlelength=1)
+        fig.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=size, handlelength=1)
 
 
 def changed_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None = None) -> None:

@@ -190,9 +190,8 @@ figures.show(
 # To generate an image, start from pure noise and go backwards, one timestep at a time; {cite:t}`ho2020ddpm` derive how:
 #
 # $$\begin{aligned}
-# z_{t-1} = {}&\frac{1}{\sqrt{1 - \beta_t}} \Big( z_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\phi(z_t, t, c)
-# \Big) \\
-# &+ \sqrt{\beta_t}\;\epsilon'.
+# z_{t-1} = {}&\frac{1}{\sqrt{1 - \beta_t}} \Big( z_t \\
+# &- \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\phi(z_t, t, c) \Big) + \sqrt{\beta_t}\;\epsilon'.
 # \end{aligned}$$
 #
 # Each step subtracts a part of the predicted noise, rescales, and adds a little fresh noise $\epsilon' \sim \mathcal

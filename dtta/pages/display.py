@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from dtta.pages.report import METADATA
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -120,13 +121,14 @@ def label_points(ax: Axes, x: Sequence[float], y: Sequence[float], names: Sequen
         positions.setdefault((across, up), []).append(name)
     for (across, up), shared in positions.items():
         # Labels are above the grid but below the points.
-        text = ax.text(across, up, "\n".join(shared), size=8, linespacing=0.95, gid=_LABEL, zorder=1.9)
-        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        text = ax.text(across, up, "\n".join(shared), size=10, linespacing=0.95, gid=_LABEL, zorder=1.9)
+        text.set_path_effects([withStroke(linewidth=4, foreground="white")])
         text.set_in_layout(False)  # it moves into the axes later: reserve no space for it outside
 
 
 def _separate_labels(fig: Figure) -> None:
-    """Move labels off each other and off the points, and draw a line from a distant label to its point."""
+    """Move labels off each other, the points and straight lines; draw a line from a distant label to its point."""
+    import numpy as np
     from adjustText import adjust_text
 
     labels = {ax: [text for text in ax.texts if text.get_gid() == _LABEL] for ax in fig.axes}
@@ -138,9 +140,23 @@ def _separate_labels(fig: Figure) -> None:
         if not texts:
             continue
         x, y = zip(*(text.get_position() for text in texts), strict=True)
+        avoid = np.array([*zip(x, y, strict=True), *_along_lines(ax)])
         line = {"arrowstyle": "-", "color": GREY, "lw": 0.5}
         # A limit on rounds, not on time, gives the same picture on a slow machine.
         forces = {"force_text": (0.4, 0.8), "force_explode": (0.5, 1.5)}
-        adjust_text(texts, x, y, ax=ax, iter_lim=1000, expand=(1.2, 1.7), arrowprops=line, **forces)
+        target = {"target_x": x, "target_y": y}
+        expand = (1.05, 1.2) if len(avoid) > len(x) else (1.2, 1.7)  # among many lines, stay near the point
+        adjust_text(texts, *avoid.T, **target, ax=ax, iter_lim=1000, expand=expand, arrowprops=line, **forces)
         for text in texts:
             text.set_gid(None)
+
+
+def _along_lines(ax: Axes) -> Iterator[np.ndarray]:
+    """Yield points of the axes' lines from one point to another, such as intervals, ten pixels apart."""
+    import numpy as np
+
+    for line in ax.lines:
+        ends = line.get_transform().transform(line.get_xydata())
+        if len(ends) == 2:
+            steps = np.linspace(0, 1, max(2, int(np.hypot(*(ends[1] - ends[0])) / 10)))
+            yield from ax.transData.inverted().transform(ends[0] + (ends[1] - ends[0]) * steps[:, None])

@@ -52,24 +52,24 @@ def segmentation(ax: Axes, classes: Tensor, count: int = len(SEGMENTS)) -> None:
     ax.axis("off")
 
 
-def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False) -> None:
+def class_legend(fig: Figure, classes: Sequence[str], changes: bool = False, columns: int = 0) -> None:
     """Draw a legend of the classes' colours below the figure; with more classes than SEGMENTS, leave them out.
 
-    `changes`: add the colours of `changed_classes`.
+    `changes`: add the colours of `changed_classes`. `columns`: how many names in a row; 0: five with
+    `changes`, else all. More than one row has a larger font.
     """
     from matplotlib.patches import Patch
 
     keys = list(zip(classes, SEGMENTS, strict=False)) if len(classes) <= len(SEGMENTS) else []
-    columns, size = len(keys), 9
     if changes:
         keys += [(name, _CHANGES[name]) for name in ("corrected", "made wrong", "still wrong")]
-        columns, size = min(5, len(keys)), 12
-        # A legend is filled column by column, the classes row by row.
-        keys = [key for column in range(columns) for key in keys[column::columns]]
     if keys:
+        columns = min(columns or (5 if changes else len(keys)), len(keys))
+        # A legend is filled column by column, the names row by row.
+        keys = [key for column in range(columns) for key in keys[column::columns]]
         patches = [Patch(color=colour, label=name) for name, colour in keys]
-        spacing = {"handlelength": 1, "columnspacing": 1.5}
-        fig.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=size, **spacing)
+        look = {"fontsize": 9 if columns == len(keys) else 12, "handlelength": 1, "columnspacing": 1.5}
+        fig.legend(handles=patches, loc="outside lower center", ncols=columns, **look)
 
 
 def changed_classes(ax: Axes, before: Tensor, after: Tensor, truth: Tensor | None = None) -> None:

@@ -161,7 +161,7 @@ def gain_by_classes(
     ratios = [len(sizes[data]) + 1 for data in data_sets]
     methods = list(dict.fromkeys(m for row in panels.values() for of in row.values() for m in of))
     shape = {"squeeze": False, "sharex": "col", "sharey": "row", "width_ratios": ratios}
-    fig, axes = plt.subplots(len(panels), len(data_sets), figsize=(7, 3.1 * len(panels) + 0.9), **shape)
+    fig, axes = plt.subplots(len(panels), len(data_sets), figsize=(5.6, 3 * len(panels) + 1), **shape)
     handles = {}
     for axes_of_row, (comparison, row) in zip(axes, panels.items(), strict=True):
         axes_of_row[0].set_ylabel(comparison)

@@ -76,13 +76,19 @@ figures.show(
 # *forward process* scales the pixel values down slightly in each of $T$ steps, and adds Gaussian noise of variance
 # $\beta_t$:
 #
-# $$z_t = \sqrt{1 - \beta_t}\; z_{t-1} + \sqrt{\beta_t}\; \epsilon_t, \qquad \epsilon_t \sim \mathcal N(0, I).$$
+# $$\begin{gathered}
+# z_t = \sqrt{1 - \beta_t}\; z_{t-1} + \sqrt{\beta_t}\; \epsilon_t, \\
+# \epsilon_t \sim \mathcal N(0, I).
+# \end{gathered}$$
 #
 # Two steps at once multiply $z_0$ by $\sqrt{(1 - \beta_1)(1 - \beta_2)}$ and add Gaussian noise of variance $(1 -
 # \beta_2) \beta_1 + \beta_2 = 1 - (1 - \beta_1)(1 - \beta_2)$, and so on. With $\bar\alpha_t = \prod_{s \le t} (1 -
 # \beta_s)$,
 #
-# $$z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon, \qquad \epsilon \sim \mathcal N(0, I).$$
+# $$\begin{gathered}
+# z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon, \\
+# \epsilon \sim \mathcal N(0, I).
+# \end{gathered}$$
 
 # %%
 T = 200
@@ -183,8 +189,10 @@ figures.show(
 #
 # To generate an image, start from pure noise and go backwards, one timestep at a time; {cite:t}`ho2020ddpm` derive how:
 #
-# $$z_{t-1} = \frac{1}{\sqrt{1 - \beta_t}} \Big( z_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\,\epsilon_\phi(z_t, t, c) \Big)
-# + \sqrt{\beta_t}\;\epsilon'.$$
+# $$\begin{aligned}
+# z_{t-1} = {}&\frac{1}{\sqrt{1 - \beta_t}} \Big( z_t \\
+# &- \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\phi(z_t, t, c) \Big) + \sqrt{\beta_t}\;\epsilon'.
+# \end{aligned}$$
 #
 # Each step subtracts a part of the predicted noise, rescales, and adds a little fresh noise $\epsilon' \sim \mathcal
 # N(0, I)$, except at the end.

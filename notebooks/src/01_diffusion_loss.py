@@ -98,7 +98,7 @@ figures.show(
 # %% [markdown]
 # A *shift* changes the test images, here by Gaussian noise, to which the diffusion model's noise is added; both
 # networks were trained on clean images. The class with the lowest loss is right more often than the classifier, the
-# network that Diffusion-TTA will adapt. The table has other shifts, the first exercise more images.
+# network that Diffusion-TTA will adapt. The table has other shifts, an exercise more images.
 
 # %% tags=["hide-input"]
 noisy = shifted["gaussian_noise"]
@@ -124,7 +124,10 @@ report.line(
 # This page uses a larger model, a UNet trained on digits at all of $T = 1000$ noise levels (at full scale, a diffusion
 # transformer trained on ImageNet). $z_0$ is the image $x$, which latent models encode first. Noise is added as before,
 #
-# $$z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad \epsilon \sim \mathcal N(0, I),$$
+# $$\begin{gathered}
+# z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \\
+# \epsilon \sim \mathcal N(0, I),
+# \end{gathered}$$
 #
 # and the loss under a condition $c$ is the expected squared error of the predicted noise, with uniform $t$:
 #
@@ -161,9 +164,13 @@ with torch.no_grad():
 # the ELBO. For Gaussian steps and a Gaussian decoder it becomes a weighted sum of noise-prediction errors
 # {cite:p}`ho2020ddpm`:
 #
-# $$-\log p_\phi(x \mid c) \;\le\; \sum_{t=1}^{T} w_t\, \mathbb E_{\epsilon}
-# \left\| \epsilon_\phi(z_t, t, c) - \epsilon \right\|^2 + \text{const},
-# \qquad w_t = \frac{\beta_t^2}{2 \sigma_t^2 (1 - \beta_t)(1 - \bar\alpha_t)} ,$$
+# $$\begin{aligned}
+# &-\log p_\phi(x \mid c) \\
+# &\quad \le \sum_{t=1}^{T} w_t\, \mathbb E_{\epsilon} \left\| \epsilon_\phi(z_t, t, c) - \epsilon \right\|^2
+# + \text{const},
+# \end{aligned}$$
+#
+# $$w_t = \frac{\beta_t^2}{2 \sigma_t^2 (1 - \beta_t)(1 - \bar\alpha_t)} ,$$
 #
 # where $\sigma_t^2$ is the variance of the noise that a backward step adds ($\beta_t$ on page 00), and the constant
 # collects the terms without $\phi$ and $c$.
@@ -333,9 +340,9 @@ figures.explore(
 )
 
 # %% [markdown]
-# Move the slider. The loss is largest at small $t$, but the difference between classes (right) is largest in between. A
-# possible reason: near $t = 0$ the digit is visible in $z_t$; near $t = T$ almost everything is noise and easy to
-# predict; in between, the class helps to separate strokes from noise.
+# Move the slider. At small $t$ the loss is largest, but the difference between classes (right) is largest in between. A
+# possible reason: near $t = 0$ the noisy digit is legible; near $t = T$ almost everything is noise and easy to predict;
+# in between, the class helps to separate strokes from noise.
 #
 # ## How many pairs
 #
@@ -468,24 +475,27 @@ ranges = {
     "500–749": (0.5, 0.75),
     "750–999": (0.75, 1.0),
 }
-rows = []
+lines = ("classifier", "all t", *ranges)
+rows = {line: {"prediction": line} for line in lines}
 for shift, by_t in {"clean": losses, **losses_under}.items():
     with torch.no_grad():  # among the same labels
         logits = problem.model(shifted.get(shift, x))[:, labels]
     prediction = logits.argmax(1).cpu()
-    row = {"shift": shift.replace("_", " ")}
-    row["classifier"] = 100 * (prediction == y).float().mean().item()
+    answers = {"classifier": prediction}
     for name, (low, high) in {**ranges, "all t": (0, 1)}.items():
         part = by_t[:, :, int(low * pairs) : int(high * pairs)].mean(2)
-        row[name] = 100 * (part.argmin(1) == y).float().mean().item()
-    rows.append(row)
+        answers[name] = part.argmin(1)
+    short = shift.removeprefix("gaussian_")
+    for name, answer in answers.items():
+        rows[name][short] = 100 * (answer == y).float().mean().item()
 report.table(
-    rows,
+    rows.values(),
     tolerance=4.5,
     digits=0,
-    caption=f"Accuracy in % on {images} {split} images, with shifts of "
-    "severity 3: the classifier, then the class with the lowest diffusion loss, "
-    f"by range of t ({pairs // 4} pairs each; {pairs} for all t)",
+    caption=f"Accuracy in % on {images} {split} images, clean and with "
+    "Gaussian noise, contrast and brightness of severity 3: the classifier, "
+    f"then the class with the lowest diffusion loss, with all t ({pairs} "
+    f"pairs) and by range of t ({pairs // 4} pairs)",
 )
 
 # %% [markdown]

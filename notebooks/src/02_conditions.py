@@ -76,8 +76,8 @@ figures.show(
 # lowers the loss most. On digits under Gaussian noise it is right far more often than the classifier. The Diffusion
 # Classifier's estimate is higher, but no difference from the slope is established. Under shear, the classifier beats
 # both. Unlike on [page 01](01_diffusion_loss), $t$ comes from the middle half of its range, which helps under noise.
-# Diffusion-TTA starts from the classifier's prediction instead, where the steepest slope is right less often (first
-# exercise).
+# Diffusion-TTA starts from the classifier's prediction instead, where the steepest slope is right less often (see the
+# exercises).
 
 
 # %% tags=["hide-input"]
@@ -128,7 +128,7 @@ report.line(
 #
 # $$y = \operatorname{softmax}(f_\theta(x)), \qquad c = \sum_{j=1}^{K} y_j\, l_j .$$
 #
-# In training, half of our diffusion model's labels were mixtures; the paper's had none (second exercise).
+# In training, half of our diffusion model's labels were mixtures; the paper's had none.
 
 # %%
 logits = model(x[:1])
@@ -275,7 +275,7 @@ for name in ("scenes-segmentation", "scenes-depth"):
 # %% tags=["hide-input"]
 fig, axes = plt.subplot_mosaic(
     [["image", "classes", "mixed"], ["image", "depth", "scaled"]],
-    figsize=(6.2, 5),
+    figsize=(5.6, 4.9),
 )
 (scores, mixed), (depth, scaled) = conditions.values()
 figures.picture(axes["image"], scene[0])
@@ -292,7 +292,7 @@ titles = ("image", "classes", "their condition", "depth", "its condition")
 for ax, title in zip(axes.values(), titles, strict=True):
     ax.axis("off")
     ax.set_title(title, loc="center")
-figures.class_legend(fig, CLASSES)
+figures.class_legend(fig, CLASSES, columns=4)
 figures.show(
     fig,
     alt="A rendered scene. Right of it, above, the predicted classes and a map "

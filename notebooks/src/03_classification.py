@@ -131,14 +131,16 @@ report.line(
 # With class embeddings $l_j$, $z_0 = \text{encode}(x)$ and a learning rate $\eta$:
 #
 # ```text
-# 1  given an image x, a classifier f_θ, a diffusion model ε_φ
+# 1  given an image x, a classifier f_θ
+#    and a diffusion model ε_φ
 # 2  for each of N steps:
-# 3      y ← softmax(f_θ(x))                 the belief
-# 4      c ← Σ_j y_j l_j                     the condition
-# 5      draw B timesteps t and noises ε
-# 6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z_0 + √(1 − ᾱ_t) ε, t, c) − ε‖²
-# 7      θ ← θ − η ∇_θ L
-# 8      φ ← φ − η ∇_φ L                     (optional)
+# 3    y ← softmax(f_θ(x))    (belief)
+# 4    c ← Σ_j y_j l_j        (condition)
+# 5    draw B timesteps t and noises ε
+# 6    z_t ← √ᾱ_t z_0 + √(1 − ᾱ_t) ε
+#      L ← mean of ‖ε_φ(z_t, t, c) − ε‖²
+# 7    θ ← θ − η ∇_θ L
+# 8    φ ← φ − η ∇_φ L        (optional)
 # 9  return f_θ(x)
 # ```
 #
@@ -273,8 +275,10 @@ gains = {
 }
 gains["mean of the shifts"] = overall
 named = {f"{s} ({g['before']:.0f}%)": g for s, g in gains.items()}
+fig, ax = plt.subplots(figsize=(5.4, 0.36 * len(named) + 1))
+figures.forest(named, ax=ax)
 figures.show(
-    figures.forest(named),
+    fig,
     alt="Gains with intervals for twelve shifts. Six are above zero: "
     "brightness, three kinds of noise, pixelation and fog. Shear is below "
     "zero. The other intervals contain zero.",
@@ -392,7 +396,7 @@ leads = [gain_of("diffusion-classifier", {s}, only=part) for s in both]
 gained = [
     gain_of("diffusion-tta", {s}, only=lambda r: not part(r)) for s in both
 ]
-fig, ax = plt.subplots(figsize=(5.6, 4.8))
+fig, ax = plt.subplots(figsize=(5.4, 5.4))
 ax.grid(visible=False)  # it would hide the intervals
 figures.named_points(ax, leads, gained, [s.replace("_", " ") for s in both])
 counts = [sum(g["images"] for g in of[:1]) for of in (leads, gained)]
@@ -401,6 +405,7 @@ ax.set(
     f"(one part: {counts[0]} images for each shift)",
     ylabel=f"gain of Diffusion-TTA, points\n(the other {counts[1]} images)",
 )
+ax.margins(x=0.08)
 figures.show(
     fig,
     alt="Scatter plot with a point for each shift: where the Diffusion "
@@ -526,14 +531,12 @@ figures.show(
 )
 lines = []
 for title, gains in panels.items():
-    table = [[f"{title} (its accuracy)", *gains["scenes"]]]
+    lines += [f"gain of Diffusion-TTA {title}:"]
     for data, n in [("digits", 10), *(("scenes", n) for n in SIZES)]:
-        cells = [by_size[n] for by_size in gains[data].values()]
+        gain = gains[data]["Diffusion-TTA"][n]
         kind, places = ("digits", 1) if data == "digits" else ("names", 0)
-        first = f"{n} {kind} ({cells[0]['before']:.{places}f}%)"
-        table.append([first, *(report.interval(g, places) for g in cells)])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+        first = f"{n} {kind}, from {gain['before']:.{places}f}%"
+        lines += [f"{first:<22} {report.interval(gain, places)}"]
 report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]

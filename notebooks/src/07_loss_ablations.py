@@ -518,7 +518,7 @@ report.line(
 )
 
 # %% [markdown]
-# With all timesteps, min-SNR gains over equal weights (one of many comparisons). The second exercise looks at two
+# With all timesteps, min-SNR gains over equal weights (one of many comparisons). An exercise looks at two
 # possible reasons.
 #
 # ## Noise and learning rate

@@ -108,7 +108,7 @@ def named_points(
     The colours are those of `forest` for the gain on the vertical axis.
     """
     for across, up in zip(x, y, strict=True):
-        thin = {"color": "#bbbbbb", "lw": 1, "zorder": 0.5}
+        thin = {"color": "#bbbbbb", "lw": 1, "zorder": 0.5, "solid_capstyle": "butt"}
         ax.plot([across["low"], across["high"]], [up["gain"], up["gain"]], **thin)
         ax.plot([across["gain"], across["gain"]], [up["low"], up["high"]], **thin)
         colour, fill = _colours(up)
@@ -133,7 +133,7 @@ def forest(gains: Mapping[str, Mapping[str, float]], title: str = "", ax: Axes |
         _, ax = plt.subplots(figsize=(7.5, 0.36 * len(gains) + 1))
     for y, gain in enumerate(reversed(list(gains.values()))):
         colour, fill = _colours(gain)
-        ax.plot([gain["low"], gain["high"]], [y, y], color=colour)
+        ax.plot([gain["low"], gain["high"]], [y, y], color=colour, solid_capstyle="butt")  # ends at its bounds
         ax.plot(gain["gain"], y, "o", color=colour, mfc=fill)
     ax.axvline(0, color=BLACK, lw=1)
     ax.set(yticks=range(len(gains)), yticklabels=list(reversed(gains)), xlabel="gain in points")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,17 @@ NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\
 # An interval with its mean (+2.5 [1.5, 3.5]), or a word with a hyphen inside.
 _WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[\w.]+(?:-[\w.]+)+")
 
+WIDTH = 88  # columns of an output at which a page wraps long lines
+# A long line is not broken between a number and its interval, inside an interval, or between an option and its value.
+_TOGETHER = re.compile(r"(?:\S+ )?\[[^\]\n]*\]|--[\w-]+ \S+")
+
 
 def line(text: str, tolerance: float, whole: int = 0) -> None:
     """Show a text with rounded numbers and their tolerance.
 
     Args:
         text: lines with rounded numbers. One with an exponent (5e-3) is a setting and must be reproduced exactly.
+            Lines of more than `WIDTH` columns are wrapped, but not the rows of a table (two spaces between columns).
         tolerance: of the numbers with a decimal point, in the unit in which they are printed.
         whole: tolerance of whole numbers, such as counts and seeds; 0: they must be reproduced exactly.
 
@@ -39,7 +45,8 @@ def line(text: str, tolerance: float, whole: int = 0) -> None:
     check_digits([text], tolerance)
     if not whole and not _has_decimals([text]):
         raise ValueError(f"no number with a decimal point in {text!r}: print() it, or give whole=")
-    _display({"text/plain": f"{text}\n({_note(tolerance, whole)})"}, tolerance, whole)
+    wrapped = "\n".join(map(_wrapped, text.split("\n")))
+    _display({"text/plain": f"{wrapped}\n({_note(tolerance, whole)})"}, tolerance, whole)
 
 
 def table(
@@ -132,6 +139,20 @@ def _display(data: dict[str, str], tolerance: float, whole: int) -> None:
     from IPython.display import display
 
     display(data, metadata={METADATA: {"tolerance": float(tolerance), "whole": int(whole)}}, raw=True)
+
+
+def _wrapped(line: str) -> str:
+    """Return a line with breaks at spaces, after a comma or semicolon where that is enough, if it is too long."""
+    if len(line) <= WIDTH or "  " in line.strip():
+        return line
+    joined = _TOGETHER.sub(lambda match: match[0].replace(" ", "\xa0"), line)
+    phrases = re.sub("(?<![,;]) ", "\xa0", joined)
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    options = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(phrases, WIDTH, **options)
+    if max(map(len, lines)) > WIDTH:
+        lines = textwrap.wrap(joined, WIDTH, **options)
+    return "\n".join(lines).replace("\xa0", " ")
 
 
 def _note(tolerance: float, whole: int) -> str:

@@ -71,6 +71,8 @@ def test_forest_marks_significant_gains():
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [float(d.get_xdata()[0]) for d in dots] == [-4, 1, 5]
     assert [to_hex(d.get_markerfacecolor()).upper() for d in dots] == [figures.VERMILION, "#FFFFFF", figures.BLUE]
+    intervals = [line for line in ax.lines if line.get_marker() == "None" and len(set(line.get_xdata())) == 2]
+    assert len(intervals) == 3 and {line.get_solid_capstyle() for line in intervals} == {"butt"}
 
 
 def test_mean_interval_is_the_interval_of_the_mean():

@@ -71,6 +71,39 @@ def test_line_shows_its_tolerance_and_stores_it(displayed):
     assert displayed().data["text/plain"].splitlines()[:2] == ["accuracy 71.3%", "loss 0.2"]
 
 
+LONG = "later images: teacher {} [-6.0, -1.7], difference +0.9 [-0.9, 2.8]; clean images: teacher -4.3 [-5, 1]"
+WRAPPED = LONG.replace("2.8]; ", "2.8];\n  ")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (LONG.format("-3.8"), WRAPPED.format("-3.8")),
+        (f"gains:\n  {LONG}".format("-3.8"), "gains:\n  " + WRAPPED.format("-3.8").replace("\n", "\n  ")),
+        ("accuracy 71.3\n\nof 300", "accuracy 71.3\n\nof 300"),
+        # between words where there is no comma, but not before an interval, in it, or in an option
+        (f"{'word ' * 16}teacher -3.8 [-6.0, -1.7] end", f"{'word ' * 16}teacher\n  -3.8 [-6.0, -1.7] end"),
+        (f"{'word ' * 15}at 9.5 try --set t_min=0.25 first", f"{'word ' * 15}at 9.5 try\n  --set t_min=0.25 first"),
+        (f"{'x' * 90} 9.5", f"{'x' * 90}\n  9.5"),
+        # the row of a table
+        (f"{'name':40}  {'-3.8 [-6.0, -1.7]':30}  {'+0.9 [-0.9, 2.8]':30}",) * 2,
+    ],
+)
+def test_long_lines_are_wrapped_between_phrases(displayed, text, lines):
+    report.line(text, tolerance=0.05)
+    assert displayed().data["text/plain"] == f"{lines}\n(on another machine, values may differ by up to 0.05)"
+
+
+def test_a_number_of_another_length_may_wrap_a_line_elsewhere(displayed):
+    def shown(number):
+        report.line(f"{'word, ' * 12}and teacher {number}, end 0.5", tolerance=0.5)
+        return displayed().data["text/plain"]
+
+    first, second = shown("9.9"), shown("10.2")
+    assert [line.count(",") for line in first.splitlines()] != [line.count(",") for line in second.splitlines()]
+    assert agree(first, second, tolerance=0.5) and not agree(first, shown("10.5"), tolerance=0.5)
+
+
 def test_report_refuses_digits_without_meaning_and_tolerances_without_use(displayed):
     with pytest.raises(ValueError, match=r"71\.25 has more digits than are meaningful at ±0\.5"):
         report.line("accuracy 71.25", tolerance=0.5)

@@ -30,6 +30,8 @@ def plain(text: str, numbers: dict[str, str] | None = None) -> str:
     [
         ("{cite:p}`hu2022lora`", "([Hu et al., 2022](https://arxiv.org/abs/2106.09685))"),
         ("{cite:t}`hu2022lora`", "[Hu et al. (2022)](https://arxiv.org/abs/2106.09685)"),
+        ("{cite:p}`radford2021clip`", "([Radford et al., 2021](https://arxiv.org/abs/2103.00020))"),
+        ("{cite:t}`hart1996sphere`", "[Hart (1996)](https://doi.org/10.1007/s003710050084)"),
         ("see [page\n01](01_diffusion_loss)", f"see [page 01]({PROJECT.colab('01_diffusion_loss')})"),
         ("[`code`](02_conditions)", f"[`code`]({PROJECT.colab('02_conditions')})"),
         ("[guide](../book/students.md)", f"[guide]({PROJECT.book}/book/students.html)"),
@@ -63,6 +65,15 @@ def test_solutions_and_answers_are_closed_and_keep_their_text():
     assert re.fullmatch(
         r"\s*\*\*1\.\*\* Why\?\s*<details>\n<summary>Answer</summary>\n\n\*\*a\.\*\*\n\n</details>\s*", plain(nested)
     )
+
+
+def test_a_paragraph_after_a_solution_has_a_gap():
+    text = "```{dropdown} Answer\nSix.\n```\n\n"
+    closed = "Six.\n\n</details>\n"
+    assert f"{closed}<br>\n\n**Challenge.**" in plain(f"{text}**Challenge.** Go on.")
+    assert f"{closed}<br>\n\n**Exercise 3.1.**" in plain(text + "```{exercise}\nWhy?\n```")
+    for end in ("", "## Next\n\nMore.", text.replace("Six", "Seven")):
+        assert "<br>" not in plain(text + end)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +139,16 @@ def test_committed_notebook_is_plain_and_reads_well_without_sphinx(name):
     assert shown.details == closed, "solutions, and answers of the self-test"
     captions = re.findall(r"<strong>Figure ([\d.]+)\.</strong>", body)
     assert captions == [f"{int(name[:2])}.{n}" for n in range(1, len(captions) + 1)] and captions
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_citation_in_a_committed_notebook_is_a_link(name):
+    notebook, source = (ROOT / "notebooks" / file for file in (f"{name}.ipynb", f"src/{name}.py"))
+    cells = nbformat.read(notebook, as_version=4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    cited = re.findall(r"\[[^\]]+(?:, | \()\d{4}\)?\]\(https://[^)\s]+\)", prose)
+    roles = re.findall(r"\{cite:[pt]\}`([^`]+)`", source.read_text(encoding="utf-8"))
+    assert len(cited) == sum(len(keys.split(",")) for keys in roles)
 
 
 @pytest.mark.parametrize("name", PAGES)

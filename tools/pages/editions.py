@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,6 +39,7 @@ _CODE = re.compile(r"^ *(`{3,})(?!.*\{)")
 _ROLE = re.compile(r"\{([a-z][a-z:]*)\}`([^`]+)`")
 _LINK = re.compile(r"(?<!\!)\[([^\]]+)\]\(([^)\s]+)\)")
 _TARGET = re.compile(r"^\(([\w-]+)\)=\s*$")
+_CLOSED = re.compile(r"^</details>\n(?=\n+(?!</?details>|#)\S)", re.MULTILINE)  # a paragraph follows
 _LEFT = re.compile(r"\{[a-z][\w:-]*\}`|^ *(?:`{3,}|:{3,})\{|^\([\w-]+\)=\s*$|^:{3,}", re.MULTILINE)
 
 
@@ -106,8 +107,14 @@ def _bibliography(path: Path) -> dict[str, tuple[str, str, str]]:
         names = [" ".join(person.last_names) for person in entry.persons["author"]]
         names = [name.replace("{", "").replace("}", "") for name in names]
         authors = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
-        references[key] = (authors, entry.fields["year"], entry.fields.get("url", ""))
+        references[key] = (authors, entry.fields["year"], _address(entry.fields))
     return references
+
+
+def _address(fields: Mapping[str, str]) -> str:
+    """Return the address of a reference: its url, or that of its arXiv number or DOI; "" if it has none."""
+    starts = {"url": "", "eprint": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+    return next((start + fields[name] for name, start in starts.items() if name in fields), "")
 
 
 class Plain:
@@ -124,6 +131,7 @@ class Plain:
 
     def __call__(self, text: str) -> str:
         plain = "\n".join(self._blocks(text.splitlines()))
+        plain = _CLOSED.sub("</details>\n<br>\n", plain)  # Colab and JupyterLab leave no gap there
         for match in _LEFT.finditer(_without_code(plain)):
             raise EditionError(f"{self.name}: no plain form for {match[0].strip()!r}; see tools/pages/editions.py")
         return plain

@@ -36,9 +36,9 @@ def agree(fresh: str, committed: str, tolerance: float, whole: float = 0) -> boo
     )
 
 
-def _words(text: str) -> list[list[str]]:
-    """Return the words of each line, without spaces: one more digit in a number shifts the columns of a table."""
-    return [NUMBER.sub(" # ", line).split() for line in text.splitlines()]
+def _words(text: str) -> list[str]:
+    """Return the words without spaces and line breaks: one more digit in a number shifts columns, or wraps a line."""
+    return NUMBER.sub(" # ", text).split()
 
 
 def _near(new: str, old: str, tolerance: float, whole: float) -> bool:

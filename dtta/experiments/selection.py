@@ -1,8 +1,8 @@
-"""The best of the settings tried for a run, and how settings were chosen, in words: values tried, edges of the grid."""
+"""The choice among the settings tried for a run, and that choice in words: values tried, edges of the grid."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -32,10 +32,12 @@ def varied_settings(trials: Sequence[dict]) -> dict[str, list]:
     return varied
 
 
-def describe(title: str, trials: Sequence[dict], varied: Mapping[str, list]) -> dict[str, object]:
-    """Return a run's row of ``stored.selection_table``, which says what is in it."""
+def describe(title: str, run: Run, trials: Sequence[dict], varied: Mapping[str, list]) -> dict[str, object]:
+    """Return a run's row of ``stored.selection_table``, which says what is in it; `run`: with its chosen settings."""
+    used = next(trial for trial in trials if trial["settings"] == run.settings)
     best = max(trials, key=lambda trial: trial["gain"])
-    chosen = {key: best["settings"].get(key) for key in varied}
+    chosen = {key: used["settings"].get(key) for key in varied}
+    better = f" (best: {_all_text(best, varied)}, {best['gain']:+.1f})" if best["gain"] > used["gain"] else ""
     gains = ""
     if len(varied) == 1:
         ((key, values),) = varied.items()
@@ -45,14 +47,18 @@ def describe(title: str, trials: Sequence[dict], varied: Mapping[str, list]) -> 
     return {
         "": title,
         "settings tried": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
-        "chosen": ", ".join(f"{key} {_text(value)}" for key, value in chosen.items()),
-        "gain": best["gain"],
-        "from": best["low"],
-        "to": best["high"],
-        "images": best["images"],
+        "chosen": _all_text(used, varied) + better,
+        "gain": used["gain"],
+        "from": used["low"],
+        "to": used["high"],
+        "images": used["images"],
         "at the edge of the grid": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
         "gain at each": gains,
     }
+
+
+def _all_text(trial: dict, keys: Iterable[str]) -> str:
+    return ", ".join(f"{key} {_text(trial['settings'].get(key))}" for key in keys)
 
 
 def _is_number(value: object) -> bool:

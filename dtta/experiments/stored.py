@@ -100,15 +100,16 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict]:
 def selection_table(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return how the settings of a table's runs were chosen, a row for each run for which several were tried.
 
-    A row has the values tried on validation images and the chosen ones; the gain there in points, its interval and the
-    number of images; which are at the edge of the grid (better ones may lie beyond); and the gain at each value if only
-    one setting was varied. Raises as `trials`.
+    A row has the values tried on validation images and the chosen ones, with the best ones if they differ; the gain of
+    the chosen ones in points, its interval and the number of images; which are at the edge of the grid (better ones may
+    lie beyond); and the gain at each value if only one setting was varied. Raises as `trials`.
     """
     by_run: dict[str, list[dict]] = {}
     for trial in trials(table, folder):
         by_run.setdefault(trial["run"], []).append(trial)
     varied = {run: varied_settings(tried) for run, tried in by_run.items()}
-    return [describe(run, by_run[run], settings) for run, settings in varied.items() if settings]
+    chosen = runs(table, folder)
+    return [describe(run, chosen[run], by_run[run], settings) for run, settings in varied.items() if settings]
 
 
 def save(

@@ -71,7 +71,7 @@ def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) ->
     shifts = shifts_of(table, folder=folder)
     for run in _methods(table, folder):
         rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
-        line: dict[str, object] = {"run": run}
+        line: dict[str, object] = {"run": run} | ({"over": references.get(run, "none")} if references else {})
         for shift in (CLEAN, *shifts):
             line[shift.replace("_", " ")] = _mean_gain(*rows, shift, metric)
         lines.append(line | {"images": len(stored.align(*rows, set(shifts))[0])})

@@ -43,6 +43,19 @@ def test_a_stored_table_matches_its_file(name):
     assert stored.baselines(name) == {run: other for run, other in baselines.items() if other != "none"}
 
 
+def test_the_settings_shown_as_chosen_are_those_of_the_runs():
+    others = {}
+    for name in (path.name.removesuffix("-settings.csv") for path in stored.FOLDER.glob("*-settings.csv")):
+        runs, trials = stored.runs(name), stored.trials(name)
+        for row in stored.selection_table(name):
+            [used] = [
+                trial for trial in trials if (trial["run"], trial["settings"]) == (row[""], runs[row[""]].settings)
+            ]
+            assert [row[key] for key in ("gain", "from", "to")] == [used[key] for key in ("gain", "low", "high")]
+            others |= {row[""]: row["chosen"].split(",")[0]} if "best: " in row["chosen"] else {}
+    assert others == {"fast": "samples 3", "posterior, race": "samples 8"}  # the cheapest were chosen
+
+
 @pytest.mark.parametrize("problem", ["digits", *SCENES])
 def test_a_problems_settings_are_those_that_its_tables_chose(problem, tmp_path):
     """For every method that its main table chose settings for, each only once."""

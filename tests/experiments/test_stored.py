@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -108,7 +109,7 @@ def test_a_run_that_harms_nothing_has_no_example_of_harm(tmp_path):
 
 
 def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tmp_path):
-    """Numbers by size, whatever the order of the file; the first of two equal gains, as in ``selection.best_run``."""
+    """Numbers by size, whatever the order of the file; what the run used, and the best if that is another."""
     tried = [
         ("rates", dict(lr=0.02, steps=5), 1.0), ("rates", dict(lr=0.005, steps=5), 2.0),
         ("rates", dict(lr=30.0, steps=5), -1.25),
@@ -120,7 +121,9 @@ def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tm
         {"run": run, "method": "m", "settings": settings, "gain": gain, "low": 0, "high": 4, "images": 96}
         for run, settings, gain in tried
     ]
-    stored.save("t", {"none": (Run("none"), ROWS)}, tmp_path, trials)
+    chosen = {"rates": trials[1], "both": trials[4], "one": trials[7]}
+    runs = {name: (Run("m", settings=trial["settings"]), ROWS) for name, trial in chosen.items()}
+    stored.save("t", {"none": (Run("none"), ROWS), **runs}, tmp_path, trials)
     assert stored.trials("t", tmp_path) == trials
     rates, both = stored.selection_table("t", folder=tmp_path)
     assert rates == {
@@ -130,3 +133,9 @@ def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tm
     assert both["settings tried"] == "lr 0.1, 0.5, 1; mix True, False, –; tau none, 1, –"
     assert (both["chosen"], both["at the edge of the grid"]) == ("lr 1, mix False, tau none", "lr: highest")
     assert both["gain at each"] == ""
+
+    runs["rates"] = Run("m", settings=trials[0]["settings"]), ROWS
+    stored.save("t", {"none": (Run("none"), ROWS), **runs}, tmp_path, trials)
+    rates = stored.selection_table("t", folder=tmp_path)[0]
+    assert re.fullmatch(r"lr \S+ \(best: lr \S+, \+2\.0\)", rates["chosen"]) and rates["gain"] == 1.0
+    assert rates["at the edge of the grid"] == ""

@@ -21,6 +21,11 @@ def test_a_run_that_others_are_compared_with_has_its_own_line():
     assert [line["run"] for line in evidence.gains("forward")] == ["adaptation", "posterior", "posterior, race", "fast"]
 
 
+def test_gains_under_each_shift_name_the_baselines_if_they_differ():
+    assert [line["over"] for line in evidence.by_shift("forward")] == ["none", "none", "posterior", "adaptation"]
+    assert all("over" not in line for line in evidence.by_shift(TABLE))
+
+
 def test_verdicts_are_counted_by_table_and_in_all():
     words = ("same sign", "same sign", "opposite sign", "the paper's effect is too small to tell")
     papers = ("table2/a/fog", "table1/b/c", "table2/a/snow", "table2/b/fog")
@@ -124,6 +129,17 @@ def test_marks_become_tables_and_wrong_ones_are_named(tmp_path):
         page.write_text(f"<!-- evidence {mark} -->\n", encoding="utf-8")
         with pytest.raises(PageError, match=re.escape("book/evidence/01_a.md: ") + f".*{words}"):
             pages.put_tables(tmp_path)
+
+
+def test_unclear_names_of_runs_are_replaced_and_a_list_of_one_row_says_so(shown):
+    assert set(pages.TITLES) <= set(stored.runs("loss"))
+    assert ">1 sample<" in shown["07_loss_ablations.md"] and ">1 samples" not in shown["07_loss_ablations.md"]
+    assert "every other: 1 row\n" in pages._block("pairs", TABLE, None, {})
+
+
+def test_gains_that_no_column_has_are_in_the_list_below(shown):
+    assert ">see below<" in shown["03_classification.md"]
+    assert not re.search(r"<th[^>]*>gain at each</th>", pages._block("selection", "forward", None, {}))
 
 
 def test_every_stored_table_is_on_one_evidence_page():

@@ -32,6 +32,11 @@ MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE
 VERDICTS = "<!-- evidence verdicts -->"
 OF_PRESETS = ("differences", "unavailable")  # kinds that need no stored table
 SPLIT = ("gains", "shifts")  # a table for each number of images
+TITLES = {  # of runs whose names in the stored results are unclear
+    "1 samples": "1 sample",
+    "1 samples, a rate of their own": "1 sample, a rate of its own",
+    "and φ": "180 timesteps, 180 noises, and φ",
+}
 FOLDED = {"pairs": "Every run against every other", "trials": "Every setting that was tried"}
 
 
@@ -77,19 +82,23 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
     }
     if kind not in makers:
         raise KeyError(f"no evidence {kind!r}; there are about, {', '.join(makers)}")
-    rows = makers[kind]()
+    rows = [
+        line | {key: TITLES.get(str(line[key]), line[key]) for key in ("run", "over") if key in line}
+        for line in makers[kind]()
+    ]
     if kind in SPLIT:
         return "\n\n".join(_by_images(rows))
     html = report.to_html(rows, digits=1)
     if kind not in FOLDED:
         return html
-    return f"````{{dropdown}} {FOLDED[kind]}: {len(rows)} rows\n{html}\n````"
+    return f"````{{dropdown}} {FOLDED[kind]}: {len(rows)} row{'s' * (len(rows) != 1)}\n{html}\n````"
 
 
 def _selection(lines: list[dict[str, object]]) -> list[dict[str, object]]:
     """Return the rows of a selection table, without the gains at each value if no run varied one setting alone."""
-    empty = {"gain at each"} if not any(line["gain at each"] for line in lines) else set()
-    return [{(key or "run"): line[key] for key in line if key not in empty} for line in lines]
+    shown = any(line["gain at each"] for line in lines)
+    lines = [line | {"gain at each": line["gain at each"] or "see below"} for line in lines]
+    return [{(key or "run"): line[key] for key in line if shown or key != "gain at each"} for line in lines]
 
 
 def _title(preset: str) -> str:
@@ -143,6 +152,6 @@ def _about(table: str) -> str:
     hours = sum(about["seconds"].values()) / 3600
     return (
         f"*{about['about'].rstrip('.')}.* {len(runs)} runs, {rows:,} scores, {seeds}; {hours:.1f} hours, "
-        f"torch {about['torch']}. `{about['command']}` makes them again. The score of each image is in "
-        f"`dtta/experiments/results/{table}.csv`."
+        f"torch {about['torch']}. `{about['command']}` makes them again; "
+        f"`dtta/experiments/results/{table}.csv` has the score of each image."
     )

@@ -70,7 +70,7 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(6, 4.4), layout="constrained")
     ax.axhline(0, color=BLACK, lw=1)
     styles = zip((BLUE, ORANGE, GREEN), ("-", "--", ":"), ("o", "s", "^"), strict=True)
     for (name, rows), (colour, line, marker) in zip(frame.groupby("condition", sort=False), styles, strict=False):
@@ -93,7 +93,7 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
     ax.set(ylabel=f"loss above that under\n{frame.reference.iloc[0]}, in % of it")
     intervals = f"95% intervals, simultaneous over {frame.t_from.nunique()} ranges of t; filled: zero is outside"
     fig.suptitle(
-        f"Is the diffusion model sensitive to its condition?\n{title}\n{intervals}", x=0.02, ha="left", size=12
+        f"Is the diffusion model sensitive to its condition?\n{title}\n{intervals}", x=0.02, ha="left", size=11
     )
     names = frame.condition.nunique()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=names, frameon=False, title="loss under")

@@ -94,9 +94,9 @@ for run, name in FORWARD.items():
     text = f"{name}: {count(run):.1f} evaluations, gain {gain}"
     if run != "adaptation":
         lead = report.interval(forward(run, against="adaptation"))
-        text += f"; against Diffusion-TTA {lead}"
+        text += f"\n  against Diffusion-TTA: {lead}"
     if run == "posterior, race":
-        text += f", against reranking {report.interval(forward(run))}"
+        text += f"\n  against reranking: {report.interval(forward(run))}"
     lines.append(text)
 report.line("\n".join(lines), tolerance=0.1)
 
@@ -118,7 +118,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # embedding $l_j$ of class $j$, summed over pixels and averaged over pairs $(t, \epsilon)$, replaced the negative
 # log-likelihood. Combine both:
 #
-# $$\log p(j \mid x) = \log p_\theta(j \mid x) - \beta\, L(x, l_j) + \text{const.}$$
+# $$ \begin{aligned} \log p(j \mid x) = {} & \log p_\theta(j \mid x) \\ & - \beta\, L(x, l_j) + \text{const.}
+# \end{aligned} $$
 #
 # Bayes' rule needs a prior that does not depend on $x$, and a true likelihood. This is only a product of two experts,
 # so we choose $\beta$. Only the network's $k$ likeliest classes are evaluated, all under the same pairs; they share the
@@ -171,7 +172,7 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 
 # %% [markdown]
 # On this image, typical of those that reranking corrects, the network's probabilities have no visible effect.
-# Validation chose six candidates, four pairs for each, and $\beta = 3$.
+# Validation chose $\beta = 3$ and six candidates, with four pairs for each.
 #
 # **A race.** Candidates with less than 5% of the leading probability do not start. The others get four pairs each. Drop
 # those whose log-posterior is behind the leader's by more than one standard error of their *paired* differences; if
@@ -189,10 +190,11 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 # The probabilities $y_j$ can enter the adaptation loss at three places. Diffusion-TTA mixes the *embeddings*, DUSA
 # {cite:p}`li2024dusa` mixes the *predictions*, and one can mix the *losses* that reranking compares:
 #
-# $$ \underbrace{\big\lVert \epsilon_\phi(z_t, \textstyle\sum_j y_j l_j) - \epsilon \big\rVert^2}_{\text{embeddings}}
-# \qquad \underbrace{\big\lVert \textstyle\sum_j y_j\, \epsilon_\phi(z_t, l_j) - \epsilon
-# \big\rVert^2}_{\text{predictions}} \qquad \underbrace{\textstyle\sum_j y_j \big\lVert \epsilon_\phi(z_t, l_j) -
-# \epsilon \big\rVert^2}_{\text{losses}} $$
+# $$ \begin{aligned}
+# \text{embeddings:} &\quad \big\lVert \epsilon_\phi(z_t, \textstyle\sum_j y_j l_j) - \epsilon \big\rVert^2 \\
+# \text{predictions:} &\quad \big\lVert \textstyle\sum_j y_j\, \epsilon_\phi(z_t, l_j) - \epsilon \big\rVert^2 \\
+# \text{losses:} &\quad \textstyle\sum_j y_j \big\lVert \epsilon_\phi(z_t, l_j) - \epsilon \big\rVert^2
+# \end{aligned} $$
 #
 # For each pair the first needs one evaluation for any number of classes, and a backward pass through the diffusion
 # model. The others need one evaluation for each candidate class, but a backward pass only through the network. Here are
@@ -358,10 +360,11 @@ figures.show(
 )
 lines = []
 for where, names in PARTS.items():
-    each = [f"{run} {report.interval(kept(run, names))}" for run in STREAMS]
+    lines.append(where.replace("\n", " "))
+    for run in STREAMS:
+        lines.append(f"  {run}: {report.interval(kept(run, names))}")
     lead = report.interval(kept("teacher", names, against="diffusion loss"))
-    title = where.replace("\n", " ")
-    lines.append(f"{title}: {', '.join(each)}, difference {lead}")
+    lines.append(f"  teacher minus diffusion loss: {lead}")
 answer = report.interval(kept("posterior", shifts))
 lines.append(f"reranking, which does not change the network: {answer}")
 report.line("\n".join(lines), tolerance=0.1)

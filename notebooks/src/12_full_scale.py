@@ -67,7 +67,7 @@ corruptions = {
     "contrast": "contrast",
 }
 dusa = published("DUSA table 1")
-fig, ax = plt.subplots(figsize=(7, 3.2))
+fig, ax = plt.subplots(figsize=(5.6, 3.4))
 for k, (name, column) in enumerate(corruptions.items()):
     cell = every[f"table2/convnext-large/{name}"]
     reported = (cell.before, cell.paper)
@@ -94,7 +94,7 @@ for name, style in (
 titles = [name.replace("gaussian", "Gaussian") for name in corruptions.values()]
 ax.set_xticks(range(5), titles)
 ax.set(xlabel="corruption, severity 5", ylabel="accuracy in %")
-ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, fontsize=10)
+fig.legend(loc="outside upper center", ncols=2)
 figures.show(
     fig,
     alt="Accuracy of ConvNeXt-Large without and with Diffusion-TTA under five "
@@ -164,7 +164,8 @@ for preset in every.values():
 lines = []
 for table, (cells, count, evaluations, flops) in totals.items():
     hours = flops / rate / 3600
-    line = {"table": table, "cells": int(cells), "images": int(count)}
+    line = {"Table": int(table.removeprefix("Table "))}
+    line |= {"cells": int(cells), "images": int(count)}
     line |= {"million evaluations": float(evaluations / 1e6)}
     lines.append(line | {"GPU hours": hours, "dollars": round(hours * price)})
 print("operations of one evaluation:")
@@ -172,7 +173,7 @@ of = {"dit-256": "DiT, 256 pixels", "sd-512": "Stable Diffusion, 512 pixels"}
 for (name, joint), tables in used.items():
     kind = f"{of[name]}, φ {'adapted' if joint else 'fixed'}"
     where = f"(Table{'s'[: len(tables) - 1]} {', '.join(sorted(tables))})"
-    print(f"{kind:38}{cost[name, joint] / 1e12:.2f} Tflop {where}")
+    print(f"{kind}: {cost[name, joint] / 1e12:.2f} Tflop {where}")
 print(
     f"assumed: {rate / 1e12:.0f} Tflop a second and {price:g} dollars an hour"
 )

@@ -91,7 +91,8 @@ six = Scene(
 )
 picture = render([six], size=(200, 320), supersample=3)
 
-fig, ax = plt.subplots(figsize=(8, 5))
+fig = plt.figure(figsize=(8, 5), layout="none")
+ax = fig.add_axes((0, 0, 1, 1))  # no margin: it would be bright on a dark page
 ax.imshow(picture.image[0].permute(1, 2, 0).numpy(), interpolation="bilinear")
 ax.axis("off")
 figures.show(
@@ -133,7 +134,7 @@ for name in ("image", "segmentation", "depth"):
     print(f"{name:13}", tuple(getattr(drawn, name).shape))
 
 # %% tags=["hide-input"]
-fig, axes = plt.subplots(1, 3, figsize=(7, 2.2))
+fig, axes = plt.subplots(1, 3, figsize=(5.8, 1.9))
 figures.picture(axes[0], drawn.image[0])
 axes[0].axis("off")
 figures.segmentation(axes[1], drawn.segmentation[0])
@@ -192,7 +193,7 @@ for _ in range(60):
         break
     t = t + d
 
-fig, ax = plt.subplots(figsize=(7, 3.3))
+fig, ax = plt.subplots(figsize=(5.8, 2.8))
 levels = (torch.arange(-7, 17) / 10).tolist()
 field = ax.contourf(
     x,
@@ -239,7 +240,7 @@ ax.set(
 )
 ax.grid(False)
 fig.colorbar(
-    field, label="signed distance", shrink=0.75, ticks=[-0.5, 0, 0.5, 1, 1.5]
+    field, label="signed distance", shrink=0.9, ticks=[-0.5, 0, 0.5, 1, 1.5]
 )
 figures.show(
     fig,
@@ -306,10 +307,10 @@ figures.animate(
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
 shown = render(scenes, size=96, supersample=2)
 
-fig, axes = plt.subplots(3, 4, figsize=(7, 6))
+fig, axes = plt.subplots(3, 4, figsize=(5.8, 5.6))
 for n, (top, middle, bottom) in enumerate(axes.T):
     top.imshow(shown.image[n].permute(1, 2, 0).numpy())
-    top.set_title(textwrap.fill(scenes[n].caption, 20), fontsize=9)
+    top.set_title(textwrap.fill(scenes[n].caption, 16), fontsize=9)
     top.axis("off")
     figures.segmentation(middle, shown.segmentation[n])
     figures.depth(bottom, shown.depth[n, 0], data.NEAR, FAR)
@@ -365,6 +366,8 @@ for shape, (colours, material) in HABITS.items():
     print(f"{shape:9} usually {' or '.join(colours)}, {material}")
 
 # %% [markdown]
+# The splits:
+#
 # | split | scenes | use |
 # |---|---|---|
 # | `train` | 12 000 | training; each mirrored with probability 1/2 |
@@ -461,13 +464,13 @@ for severity in range(6):
         0 if severity == 0 else 1 + (severity - 1) * len(names) + k
         for k in range(len(names))
     ]
-    fig, axes = plt.subplots(3, len(names), figsize=(7, 4.4))
+    fig, axes = plt.subplots(3, len(names), figsize=(5.8, 3.7))
     for n, name, (top, middle, bottom) in zip(
         places, names, axes.T, strict=True
     ):
         figures.picture(top, shifted.image[n])
         top.axis("off")
-        top.set_title(name, fontsize=10, loc="center")
+        top.set_title(name, fontsize=9, loc="center")
         figures.segmentation(middle, shifted.segmentation[n])
         figures.depth(bottom, shifted.depth[n, 0], data.NEAR, FAR)
     figures.depth_bar(fig, axes[2])

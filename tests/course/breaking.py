@@ -100,10 +100,10 @@ def table() -> str:
     for key in source.keys(ROOT):
         assignment = source.read(ROOT, key)
         code, mistakes = cells(assignment), broken(key)
-        lines += [f"\n## {assignment.title}\n", "| mistake | function | caught by |", "|---|---|---|"]
+        lines += [f"\n## {assignment.title}\n", "| mistake in a function | caught by |", "|---|---|"]
         for mistake in mistakes:
             name = code[f"{mistake.task}-check"].partition("(")[0].removeprefix("check.")
-            lines.append(f"| {mistake.what} | `{name}` | {mistake.caught} |")
+            lines.append(f"| `{name}`: {mistake.what} | {mistake.caught} |")
     return "\n".join(lines) + "\n"
 
 

@@ -34,7 +34,8 @@ tries all of them.
 
 Students run the public check, which explains; the hidden tests run when the work is graded. A mistake that only the
 hidden tests catch is a special case, of a kind that the task's text or the first line of the hidden tests names. This
-list is made by `python tests/course/breaking.py` from `tests/course/broken/`.
+list is made by `python tests/course/breaking.py` from `tests/course/broken/`. In its last column, *check* is the public
+check, *hidden* the hidden tests.
 """
 
 
@@ -94,17 +95,15 @@ def table() -> str:
     lines, counts = [], Counter(mistake.caught for key in source.keys(ROOT) for mistake in broken(key))
     lines.append(
         f"{HEAD}\nOf {counts.total()} broken solutions the public checks catch {counts['check'] + counts['both']}, and "
-        f"the hidden tests only the other {counts['hidden']}."
+        f"only the hidden tests catch the other {counts['hidden']}."
     )
     for key in source.keys(ROOT):
         assignment = source.read(ROOT, key)
         code, mistakes = cells(assignment), broken(key)
-        lines += [f"\n## {assignment.title}\n", "| mistake | public check | hidden tests |", "|---|---|---|"]
+        lines += [f"\n## {assignment.title}\n", "| mistake in a function | caught by |", "|---|---|"]
         for mistake in mistakes:
-            check = code[f"{mistake.task}-check"].partition("(")[0]
-            public = f"`{check}`" if mistake.caught in ("check", "both") else "–"
-            hidden = f"`{mistake.task}-hidden`" if mistake.caught in ("hidden", "both") else "–"
-            lines.append(f"| {mistake.what} | {public} | {hidden} |")
+            name = code[f"{mistake.task}-check"].partition("(")[0].removeprefix("check.")
+            lines.append(f"| `{name}`: {mistake.what} | {mistake.caught} |")
     return "\n".join(lines) + "\n"
 
 

@@ -305,6 +305,8 @@ def test_live_page_draws_by_mouse_and_keyboard_and_a_link_restores_it_without_th
         assert sorted(files) == ["corruptions.js", "data.js", "engine.js", "live.css", "page.js"]
         assert sum((html / "_static" / "live" / file).stat().st_size for file in files) < 100_000
         assert page.locator("[data-do=adapt]").inner_text().startswith("Load the models (")
+        star = page.locator("[data-part=bars]").text_content().partition("★")[2][0]
+        assert page.locator("[name=image]:checked").get_attribute("aria-label").endswith(f", a {star}")
         page.get_by_label("Draw", exact=True).check()
         page.locator("[name=shift]").select_option("")
         paper = page.locator(".live-paper")

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import dtta
 from dtta.cli import parser
-from tools.pages.interface import COMMANDS, put_commands
+from tools.pages.interface import COMMANDS, put_commands, sections
 
 
 def test_the_page_of_the_command_line_has_every_option_of_every_command(tmp_path):
@@ -24,6 +24,13 @@ def test_the_page_of_the_command_line_has_every_option_of_every_command(tmp_path
         helps = help_of(name.split()[1:])
         assert set(re.findall(r"^  (--[\w-]+)", helps, re.MULTILINE)) <= set(re.findall(r"--[\w-]+", section)), name
     assert {"dtta adapt", "dtta evaluate", "dtta course grade"} <= set(sections)
+
+
+def test_options_and_choices_are_shown_as_they_are_typed():
+    lines = list(sections(parser()))
+    assert "`--lms {moodle,canvas}`" in lines
+    assert not [line for line in lines if line.startswith(":") and re.search(r"(?<!`)--", line)], "shown as a dash"
+    assert any("with `--network` and `--diffusion`" in line for line in lines)
 
 
 def help_of(words: list[str]) -> str:

@@ -78,6 +78,7 @@ def test_the_status_page_shows_every_run(tmp_path):
     for part in ("**full**", "NVIDIA A10G", "torch 2.11.0", "commit `abcdef`"):
         assert full.count(part) == 1  # once for all pages that ran alike
     assert "| 01_good | 12 s | 2.50 GiB | 7.25 GiB |\n| 02_b | 12 s |" in full
+    assert full.count("*Memory* is") == 1 and "*Memory*" not in records.table([])
     assert "| 01_c | 12 s | 2.50 GiB | – |" in mini and "02_b" not in mini
     assert "No run is recorded" in records.table([])
 

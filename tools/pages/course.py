@@ -166,8 +166,8 @@ def _notebook(project: Project, assignment, words: str = "Download the notebook"
 def table(project: Project, assignments: dict) -> str:
     """Return a table of all assignments in Markdown, for the guides."""
     lines = [
-        "| assignment | notebook | chapter | points | by hand | minutes | tasks |",
-        "|:--|:--|:--|--:|--:|--:|--:|",
+        "| assignment | points | by hand | minutes | tasks | chapter | notebook |",
+        "|:--|--:|--:|--:|--:|:--|:--|",
     ]
     rows: list[list[int]] = []
     pages = {name.partition("_")[0]: name for name in project.pages_in_toc()}
@@ -178,9 +178,9 @@ def table(project: Project, assignments: dict) -> str:
         where = f"{_colab(project, one, 'Colab')} {_notebook(project, one, f'{key}.ipynb')}"
         numbers = [one.points, _by_hand(one), one.minutes, len(one.tasks)]
         rows.append(numbers)
-        lines.append(f"| {key}: {title} | {where} | {link} | {' | '.join(map(str, numbers))} |")
+        lines.append(f"| {key}: {title} | {' | '.join(map(str, numbers))} | {link} | {where} |")
     sums = [sum(row) for row in zip(*rows, strict=True)]
-    lines.append(f"| in all | | | {' | '.join(map(str, sums))} |")
+    lines.append(f"| in all | {' | '.join(map(str, sums))} | | |")
     return "\n".join(lines)
 
 

@@ -25,7 +25,8 @@ def sections(parser: argparse.ArgumentParser, level: int = 1) -> Iterator[str]:
     for action in parser._actions:  # argparse has no public list of them
         if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
             names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-            value = action.metavar or action.dest.upper()
+            choices = f"{{{','.join(map(str, action.choices))}}}" if action.choices else ""
+            value = action.metavar or choices or action.dest.upper()
             takes_value = action.option_strings and action.nargs != 0
             usage = f"{names} {value}" if takes_value else names
             yield from (f"`{usage}`", f": {_plain((action.help or '') % (vars(action) | {'prog': parser.prog}))}", "")
@@ -36,5 +37,6 @@ def sections(parser: argparse.ArgumentParser, level: int = 1) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text in one line without anything that Markdown would read as markup."""
-    return re.sub(r"([\\`*_{}\[\]<>$|~])", r"\\\1", " ".join(text.split()))
+    """Return a text in one line without anything that Markdown would read as markup, and its options as code."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>$|~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?<![\w-])--\w[\w-]*", r"`\g<0>`", escaped)  # elsewhere two hyphens become a dash

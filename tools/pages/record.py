@@ -92,4 +92,5 @@ def table(records: list[dict]) -> str:
         line = [r["page"] + (" (failed)" if r["failed"] else ""), f"{r['seconds']:.0f} s", *sizes]
         groups.setdefault(title, []).append(f"| {' | '.join(line)} |")
     head = ["| page | time | memory | GPU memory |", "|:--|--:|--:|--:|"]
-    return "\n\n".join("\n".join([title, "", *head, *lines]) for title, lines in groups.items())
+    note = "*Memory* is the most that the page's process held; *GPU memory* what torch held there."
+    return "\n\n".join([note, *("\n".join([title, "", *head, *lines]) for title, lines in groups.items())])

@@ -614,8 +614,8 @@
     }
   };
   const show = ({ image, shift, severity }) => {
-    drop();
     Object.assign(state, initial(), { image, shift, severity });
+    drop();
     showInput();
   };
   for (const button of root.querySelectorAll("[data-preset]")) {

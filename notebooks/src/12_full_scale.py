@@ -162,10 +162,9 @@ for preset in every.values():
     one = np.array([1, preset.images, evaluations, flops], dtype=float)
     totals[table] = totals.get(table, 0) + one
 lines = []
-for table, (cells, count, evaluations, flops) in totals.items():
+for table, (_, count, evaluations, flops) in totals.items():
     hours = flops / rate / 3600
-    line = {"Table": int(table.removeprefix("Table "))}
-    line |= {"cells": int(cells), "images": int(count)}
+    line = {"Table": int(table.removeprefix("Table ")), "images": int(count)}
     line |= {"million evaluations": float(evaluations / 1e6)}
     lines.append(line | {"GPU hours": hours, "dollars": round(hours * price)})
 print("operations of one evaluation:")
@@ -177,7 +176,7 @@ for (name, joint), tables in used.items():
 print(
     f"assumed: {rate / 1e12:.0f} Tflop a second and {price:g} dollars an hour"
 )
-counted = sum(line["cells"] for line in lines)
+counted = int(sum(total[0] for total in totals.values()))
 report.table(
     lines,
     tolerance=0.5,

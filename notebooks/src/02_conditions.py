@@ -252,7 +252,7 @@ report.line("\n".join(lines), tolerance=5.0)
 #
 # Other tasks have other conditions and diffusion models:
 #
-# * **Segmentation:** a belief at every pixel $u$, and the same mixture there, $c_u = \sum_j y_{u,j}\, l_j$: a map with
+# * **Segmentation:** a belief at every pixel $u$, and the same mixture there, $c^u = \sum_j y_j^u\, l_j$: a map with
 #   a channel for each entry of the embeddings (here 8).
 # * **Depth:** the predicted map is the condition, scaled so that near is −1 and far is 1.
 # * **Text:** a name is a sequence of token embeddings, padded to one length and mixed position by position ([page

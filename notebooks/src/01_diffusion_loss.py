@@ -98,7 +98,7 @@ figures.show(
 # %% [markdown]
 # A *shift* changes the test images, here by Gaussian noise, to which the diffusion model's noise is added; both
 # networks were trained on clean images. The class with the lowest loss is right more often than the classifier, the
-# network that Diffusion-TTA will adapt. The table has other shifts, an exercise more images.
+# network that Diffusion-TTA will adapt. The table below has other shifts, and an exercise uses more images.
 
 # %% tags=["hide-input"]
 noisy = shifted["gaussian_noise"]

@@ -28,7 +28,7 @@ from tools.pages.project import Project
 from tools.pages.run import run_page
 
 PROJECT = Project(wheels.ROOT)
-MOST = {"steps": 1, "samples": 2, "micro_batch": 2, "views": 2, "anchors": 2}
+MOST = {"steps": 1, "samples": 2, "micro_batch": 100, "views": 2, "anchors": 2}
 FEW = dict(images=1, shifts=["gaussian_noise", "fog"], most=MOST)
 # Too few steps and samples to improve anything: the test only checks that the page's code runs to its end.
 LITTLE = {

@@ -279,7 +279,7 @@ report.line(
 
 # %% [markdown]
 # The rate is twenty times smaller. A hypothesis: changes that are harmless for one image add up over many. At the same
-# small rate for both, no difference is established either:
+# small rate for both, no difference is established for the ResNet; for the ViT see below:
 
 # %% tags=["hide-input"]
 lines = comparisons(
@@ -378,7 +378,7 @@ report.line("\n".join(lines), tolerance=0.1)
 # ## Preventing drift
 #
 # Two methods need not detect a change of shift: reset the weights after every n images (`reset_every`), or restore them
-# in part after each image (`restore_rate`). n and r were chosen on validation streams for the rate of the streams above
+# in part after each image (`restore_rate`). Both were chosen on validation streams for the rate of the streams above
 # (*slow*) and that for single images (*fast*).
 
 # %% tags=["hide-input"]

@@ -164,7 +164,7 @@ def _conditions(problem: Problem, y: Tensor, labels: Tensor | None, others: int,
         generator = torch.Generator().manual_seed(seed)
         offsets = torch.stack([torch.randperm(L - 1, generator=generator)[:others] + 1 for _ in range(N)]).to(y.device)
         wrong = [_certain((best + offset) % L, L) for offset in offsets.T]
-        name, own = "other names" if problem.reader else "other classes", "the network's probabilities"
+        name, predicted = "other names" if problem.reader else "other classes", "the network's probabilities"
     else:
         right = y
         if labels is not None and problem.task == "segmentation":
@@ -172,8 +172,8 @@ def _conditions(problem: Problem, y: Tensor, labels: Tensor | None, others: int,
         elif labels is not None:
             right = torch.where(labels > 0, labels, one_channel(y))
         wrong = [right.roll(k, 0) for k in range(1, min(others, N - 1) + 1)]
-        name, own = "other images' maps", "the network's prediction"
-    conditions = {"reference": [right], name: wrong} | ({} if labels is None else {own: [y]})
+        name, predicted = "other images' maps", "the network's prediction"
+    conditions = {"reference": [right], name: wrong} | ({} if labels is None else {predicted: [y]})
     made = {key: [problem.condition(output) for output in outputs] for key, outputs in conditions.items()}
     if problem.reader:
         nothing = problem.reader([""]).to(y.device)

@@ -102,6 +102,7 @@ def test_a_number_of_another_length_may_wrap_a_line_elsewhere(displayed):
     first, second = shown("9.9"), shown("10.2")
     assert [line.count(",") for line in first.splitlines()] != [line.count(",") for line in second.splitlines()]
     assert agree(first, second, tolerance=0.5) and not agree(first, shown("10.5"), tolerance=0.5)
+    assert not agree("loss 0.5\naccuracy 9.5", "loss 0.5 accuracy 9.5", tolerance=0.5)
 
 
 def test_report_refuses_digits_without_meaning_and_tolerances_without_use(displayed):

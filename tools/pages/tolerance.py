@@ -36,9 +36,13 @@ def agree(fresh: str, committed: str, tolerance: float, whole: float = 0) -> boo
     )
 
 
-def _words(text: str) -> list[str]:
-    """Return the words without spaces and line breaks: one more digit in a number shifts columns, or wraps a line."""
-    return NUMBER.sub(" # ", text).split()
+def _words(text: str) -> list[list[str]]:
+    """Return the words of each line, without spaces: one more digit in a number shifts the columns of a table.
+
+    It may also wrap a line elsewhere (``dtta.pages.report.line``): an indented line continues the one before.
+    """
+    lines = re.sub(r"\n {2,}", " ", text).splitlines()
+    return [NUMBER.sub(" # ", line).split() for line in lines]
 
 
 def _near(new: str, old: str, tolerance: float, whole: float) -> bool:

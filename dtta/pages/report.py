@@ -26,7 +26,7 @@ NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\
 # An interval with its mean (+2.5 [1.5, 3.5]), or a word with a hyphen inside.
 _WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[\w.]+(?:-[\w.]+)+")
 
-WIDTH = 88  # columns of an output at which a page wraps long lines
+WIDTH = 80  # columns of an output, which a box of the book holds; a page wraps longer lines
 # A long line is not broken between a number and its interval, inside an interval, or between an option and its value.
 _TOGETHER = re.compile(r"(?:\S+ )?\[[^\]\n]*\]|--[\w-]+ \S+")
 

@@ -243,9 +243,10 @@ def test_every_method_has_sixty_evaluations(table):
 
 
 CHEAP = {"digits": "tent", "scenes-segmentation": "augmentation", "scenes-depth": "augmentation", "scenes-clip": "tent"}
+LONG = ("scenes-segmentation", "scenes-clip")
 
 
-@pytest.mark.parametrize("problem", CHEAP)
+@pytest.mark.parametrize("problem", [pytest.param(p, marks=[pytest.mark.reproduction] * (p in LONG)) for p in CHEAP])
 def test_the_best_settings_of_a_cheap_method_gain_what_is_stored(problem):
     check_trials(problem, CHEAP[problem], count=1)
 

@@ -124,7 +124,8 @@ def world(tmp_path_factory):
 def test_every_preset_starts(preset, world, tmp_path, capsys):
     """By its name alone, on one or two images and with fewer pairs; its settings, order and images reach the run."""
     accepted = settings_of(preset.method)
-    little = {k: 2 for k in ("samples", "steps", "micro_batch", "rank", "views") if k in accepted}
+    little = dict(samples=2, steps=2, micro_batch=100, rank=2, views=2)
+    little = {k: n for k, n in little.items() if k in accepted}
     options = [text for name, value in little.items() for text in ("--set", f"{name}={value}")]
     images = "1" if preset.method == "diffusion-classifier" else "2"  # with a thousand classes each takes seconds
     out = ["--images", images, "--workers", "1", "--out", str(tmp_path)]

@@ -60,7 +60,8 @@ def test_soft_labels_are_calibrated():
         assert abs(share - p[near, 3].mean()) < 0.03
 
 
-SCORED = [pytest.param(n, marks=[pytest.mark.reproduction] * (n in ("dit", "unet-hard"))) for n in digits.RECIPES]
+LONG = ("dit", "dit-hard", "unet-hard")
+SCORED = [pytest.param(n, marks=[pytest.mark.reproduction] * (n in LONG)) for n in digits.RECIPES]
 
 
 @pytest.mark.parametrize("name", SCORED)

@@ -6,6 +6,7 @@ import json
 import pkgutil
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -87,9 +88,15 @@ def class_names(classes: Sequence[int]) -> tuple[str, ...]:
     It is torchvision's, the first of WordNet's synonyms except for "crane bird" (the other crane is the machine) and
     "maillot tank suit"; all synonyms, if two differ only in case: "Cardigan, Cardigan Welsh corgi" and "cardigan".
     """
+    names = _all_class_names()
+    return tuple(names[i] for i in classes)
+
+
+@cache
+def _all_class_names() -> list[str]:
     info, names = ImageNetInfo(), ResNet18_Weights.DEFAULT.meta["categories"]
-    lower = [name.lower() for name in names]
-    return tuple(names[i] if lower.count(lower[i]) == 1 else info.index_to_description(i) for i in classes)
+    count = Counter(name.lower() for name in names)
+    return [name if count[name.lower()] == 1 else info.index_to_description(i) for i, name in enumerate(names)]
 
 
 def classes_of(name: str) -> list[int]:
@@ -197,7 +204,10 @@ def check_data(name: str, cells: Iterable[tuple[str, int]] = ()) -> None:
 
 def training_images(classes: Sequence[int], each: int = 5) -> LabelledFiles | None:
     """Return the first `each` images of some classes of ImageNet's training part; None if any folder is missing."""
-    folders = [data_folder() / "train" / synsets()[i] for i in classes]
+    train = data_folder() / "train"
+    if not train.is_dir():
+        return None
+    folders = [train / synsets()[i] for i in classes]
     if not all(folder.is_dir() for folder in folders):
         return None
     return _by_class(folders, classes, each)

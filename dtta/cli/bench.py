@@ -55,8 +55,9 @@ def run(options: Namespace) -> None:
     micro_batch = options.micro_batch
     speed = dict(precision=precision, compile=options.compile, fast_micro_batch=micro_batch)
     timing = bench(problem, samples, micro_batch, **speed)
-    print(f"one step on one image: {samples} pairs (t, noise), {micro_batch} in one pass, {precision},")
-    print(f"{torch.get_num_threads()} threads, diffusion model frozen\n\n{timing}")
+    print(f"one step on one image: {samples} pairs (t, noise),")
+    print(f"{micro_batch} in one pass, {precision}, {torch.get_num_threads()} threads,")
+    print(f"diffusion model frozen\n\n{timing}")
 
 
 def _time_together(options: Namespace) -> None:

@@ -56,23 +56,28 @@ class Timing:
     tf32: str
 
     def __str__(self) -> str:
-        def line(name: str, seconds: float, memory: float | None) -> str:
-            peak = "" if memory is None else f"   {memory:6.1f} GiB"
-            return f"{name:20} {1e3 * seconds:9.1f} ms   {self.evaluations / seconds:7.0f} evaluations/s{peak}\n"
+        def row(name: str, milliseconds: str, evaluations: str, memory: float | None) -> str:
+            peak = "" if memory is None else f"{memory:7.1f}"
+            return f"{name:18}{milliseconds:>9}{evaluations:>15}{peak}"
 
-        def ratios(name: str, seconds: float) -> str:
-            matmul = f"matrix product / {name} = {self.matmul / seconds:.2f}"
-            return f"naive / {name} = {self.naive / seconds:.2f}   {matmul}   ({self.tf32})\n"
+        def loop(name: str, seconds: float, memory: float | None) -> str:
+            return row(name, f"{1e3 * seconds:.1f}", f"{self.evaluations / seconds:.0f}", memory)
 
         loops = {"eager": (self.eager, self.memory), "compiled": (self.compiled, self.compiled_memory)}
-        loops = {name: loop for name, loop in loops.items() if loop[0] is not None}
-        return (
-            line("naive, as released", self.naive, self.naive_memory)
-            + "".join(line(f"fast, {name}", *loop) for name, loop in loops.items())
-            + f"{'matrix product':20} {1e3 * self.matmul:9.1f} ms   as many operations; convolutions can be faster\n"
-            + "".join(ratios(name, seconds) for name, (seconds, _) in loops.items())
-            + f"gradients differ by {self.difference:.0e}   cosine {self.cosine:.5f}"
-        )
+        loops = {name: values for name, values in loops.items() if values[0] is not None}
+        lines = [
+            f"{'':18}{'ms':>9}{'evaluations/s':>15}" + ("" if self.memory is None else f"{'GiB':>7}"),
+            loop("naive, as released", self.naive, self.naive_memory),
+            *(loop(f"fast, {name}", *values) for name, values in loops.items()),
+            row("matrix product", f"{1e3 * self.matmul:.1f}", "", None),
+            "  as many operations; convolutions can be faster",
+            self.tf32,
+        ]
+        for name, (seconds, _) in loops.items():
+            lines += [f"  naive / {name} = {self.naive / seconds:.2f}"]
+            lines += [f"  matrix product / {name} = {self.matmul / seconds:.2f}"]
+        lines += [f"gradients differ by {self.difference:.0e}, cosine {self.cosine:.5f}"]
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def tf32_state(device: torch.device | str) -> str:

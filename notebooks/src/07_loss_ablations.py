@@ -174,15 +174,15 @@ def rate_of(run):
 
 overall = gain_of("diffusion-tta")
 lines = [
+    f"without adaptation: {overall['before']:.1f}%",
     f"{B} pairs, {B} noises, rate {rate_of('diffusion-tta')}: "
-    f"{overall['before']:.1f}% without adaptation, {overall['after']:.1f}% "
-    f"with: {report.interval(overall)}"
+    f"{overall['after']:.1f}%, gain {report.interval(overall)}",
 ]
 for run in ("shared noise", "shared noise, a rate of its own"):
     lines += [
-        f"{B} pairs, one noise, rate {rate_of(run)}: "
-        f"{report.interval(gain_of(run))}; minus the above "
-        f"{report.interval(gain_of(run, 'diffusion-tta'))}"
+        f"{B} pairs, one noise, rate {rate_of(run)}: gain "
+        f"{report.interval(gain_of(run))}",
+        f"  minus {B} noises: {report.interval(gain_of(run, 'diffusion-tta'))}",
     ]
 report.line("\n".join(lines), tolerance=0.3)
 
@@ -326,7 +326,9 @@ def error_bars(value, lower, upper):
     return torch.stack([value - lower, upper - value]).clamp_min(0)
 
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2), width_ratios=(1.2, 1))
+fig, (left, right) = plt.subplots(
+    1, 2, figsize=(6.1, 3.6), width_ratios=(1.2, 1)
+)
 n = torch.arange(2, 25)
 left.plot(1, one, "o", color=figures.GREY, label="one pair")
 for name, label, fmt, variance, colour, aside in (
@@ -368,13 +370,13 @@ left.set(
     title="one image",
 )
 left.minorticks_off()
-left.legend(fontsize=11, loc="lower left")
+left.legend(fontsize=11, loc="lower left", handlelength=1)
 shares = {
     name: with_bounds(lambda pick, v=v: v[:3, pick].sum(1) / v[:3, pick].sum())
     for name, v in ranges.items()
 }
 start = torch.zeros(len(shares))
-for k, (colour, name) in enumerate(
+for k, (colour, part) in enumerate(
     (
         (figures.PURPLE, "noise ε"),
         (figures.GREEN, "timestep t"),
@@ -382,11 +384,13 @@ for k, (colour, name) in enumerate(
     )
 ):
     share = torch.stack([value[0][k] for value in shares.values()])
-    right.barh(list(shares), share, 0.5, left=start, color=colour, label=name)
+    names = [name.replace(" ", "\n") for name in shares]
+    right.barh(names, share, 0.5, left=start, color=colour, label=part)
     start = start + share
-right.set(xlim=(0, 1), xlabel="share of the variance", title="many images")
+right.set(xlim=(0, 1), xticks=(0, 0.5, 1), title="many images")
+right.set_xlabel("share of the variance")
 right.set_ylim(-0.6, 2.8)
-right.legend(fontsize=11, loc="upper left")
+right.legend(fontsize=11, loc="upper left", handlelength=1)
 right.grid(axis="y", visible=False)
 figures.show(
     fig,
@@ -404,12 +408,14 @@ figures.show(
 )
 
 # %% tags=["hide-input"]
+lines = []
 for name, (value, lower, upper) in shares.items():
     texts = [
         f"{part} {value[k]:.2f} [{lower[k]:.2f}, {upper[k]:.2f}]"
         for k, part in enumerate(("ε", "t", "combination"))
     ]
-    report.line(f"shares, {name}: " + ", ".join(texts), tolerance=0.05)
+    lines += [f"shares, {name}:", "  " + ", ".join(texts)]
+report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]
 # In the middle half of the timesteps, about half of the variance is due to $\epsilon$ and less
@@ -431,7 +437,7 @@ by_eighth = 1000 * pull.unflatten(1, (8, 3)).mean(2)  # of the timesteps
 
 # %% tags=["hide-input"]
 at = (torch.arange(24) + 0.5) / 24 * diffusion.timesteps
-fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharex=True)
+fig, axes = plt.subplots(1, 2, figsize=(6.1, 3.4), sharex=True)
 
 
 def noise_at_t(pick):
@@ -456,16 +462,16 @@ for ax, x, (value, lower, upper), level in (
         capsize=2,
     )
     ax.axhline(level, color=figures.BLACK, lw=1)
-    ax.set(xlabel="timestep t")
+    ax.set(xlabel="timestep t", xticks=(0, 250, 500, 750, 1000))
 axes[0].set(
     yscale="log",
     ylim=(0.2, 20),
     yticks=(0.3, 1, 3, 10),
     yticklabels=("0.3", "1", "3", "10"),
-    ylabel="relative noise r of one pair at t",
+    title="relative noise r\nof one pair at t",
 )
 axes[0].minorticks_off()
-axes[1].set(ylabel="pull on the true class (×1000)")
+axes[1].set(title="pull on the true\nclass (×1000)")
 figures.show(
     fig,
     alt="Left: the relative noise of one pair by timestep with intervals, "
@@ -480,17 +486,16 @@ figures.show(
 )
 
 # %% tags=["hide-input"]
+texts = [
+    report.interval(dict(gain=v, low=a, high=b))
+    for v, a, b in zip(*pulls, strict=True)
+]
+lengths = 1000 * size.mean(0).unflatten(0, (8, 3)).mean(1).sqrt()
 report.line(
-    "pull by eighth (×1000): "
-    + ", ".join(
-        report.interval(dict(gain=v, low=a, high=b))
-        for v, a, b in zip(*pulls, strict=True)
-    )
-    + "\nlength of the mean gradient (×1000): "
-    + ", ".join(
-        f"{1000 * v:.1f}"
-        for v in size.mean(0).unflatten(0, (8, 3)).mean(1).sqrt().tolist()
-    ),
+    "pull by eighth (×1000):\n"
+    f"  {', '.join(texts[:4])},\n  {', '.join(texts[4:])}\n"
+    "length of the mean gradient (×1000):\n  "
+    + ", ".join(f"{length:.1f}" for length in lengths.tolist()),
     tolerance=0.3,
 )
 
@@ -595,9 +600,9 @@ def title(run):
 changed = {
     title(run): gain_of(run, "diffusion-tta") for run in CHANGES if run in runs
 }
-_, ax = plt.subplots(figsize=(7, 6.4))
+_, ax = plt.subplots(figsize=(6.2, 6.6))
 fig = figures.forest(changed, ax=ax)
-ax.set_xlabel("points of accuracy against the chosen settings")
+ax.set_xlabel("points of accuracy\nagainst the chosen settings")
 ax.xaxis.set_major_locator(plt.MultipleLocator(5))
 figures.show(
     fig,

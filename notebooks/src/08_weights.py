@@ -74,7 +74,7 @@ TITLES = {
     "norm": "norm layers",
     "head": "last layer",
     "lora": "LoRA",
-    "logits, from the network's": "logits from $f_θ(x)$",
+    "logits, from the network's": "logits from\nthe network",
     "logits": "logits from zero",
     "logits and ensemble": "logits from zero,\nensemble",
     "random start": "random weights",
@@ -95,7 +95,7 @@ MARKERS = dict(zip(COLOURS, "osD^Xvd", strict=True))
 
 def plain(run):
     """The title of a run as text."""
-    return TITLES[run].replace("\n", " ").replace("$", "")
+    return TITLES[run].replace("\n", " ")
 
 
 def rate_of(run):
@@ -111,13 +111,18 @@ def gain_of(run, some=shifts, against=None):
 
 # %% tags=["hide-input"]
 fig, axes = plt.subplots(
-    1, len(networks), figsize=(7, 4.1), sharex=True, sharey=True, squeeze=False
+    1,
+    len(networks),
+    figsize=(6.2, 4.6),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
 )
 for ax, (name, end) in zip(axes[0], networks.items(), strict=True):
     gains = {title: gain_of(run + end) for run, title in TITLES.items()}
     before = gains[TITLES["all"]]["before"]
     figures.forest(gains, f"{name}\n{before:.1f}% without adaptation", ax)
-    ax.set_xlabel("gain in accuracy (points)")
+    ax.set_xlabel("gain (points)")
 figures.show(
     fig,
     alt="Gains with intervals for nine choices of parameters and two "
@@ -218,7 +223,7 @@ by_hand = logits.detach().softmax(1)[0]
 
 # %% [markdown]
 # In the package this is the method `logits` with `start="random"`, which here means zeros. Two variants start from the
-# network's logits instead of zero (*logits from $f_\theta(x)$*), or take the mean of the final belief and the network's
+# network's logits (*logits from the network*), or take the mean of the final belief and the network's
 # (*ensemble*). **Predict, then run:** after how many steps does a network that started from random weights give the
 # true class more than half of its belief?
 
@@ -233,7 +238,10 @@ for run in TITLES:
     paths[run] = torch.cat(outputs).softmax(1)[:, label].cpu()
 
 # %% tags=["hide-input"]
-fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=(1, 2.6))
+same = torch.isclose(by_hand[label].cpu(), paths["logits"][-1], atol=1e-3)
+print("logits by hand and by the package agree:", same.item())
+
+fig, (left, right) = plt.subplots(1, 2, figsize=(6, 4.4), width_ratios=(1, 2.8))
 figures.picture(left, image[0])
 left.axis("off")
 left.set_title(f"class {problem.classes[label][:12]},\n{row.shift}")
@@ -243,10 +251,10 @@ for run, path in paths.items():
         marker=MARKERS[run],
         ms=9 if run == "all" else 6,  # visible below the others
         color=COLOURS[run],
-        label=TITLES[run],
+        label=plain(run),
     )
 right.set(xlabel="step", ylabel="belief in the true class", ylim=(-0.03, 1.03))
-fig.legend(loc="outside lower center", ncols=3, fontsize=9)
+fig.legend(loc="outside lower center", ncols=2)
 figures.show(
     fig,
     alt="An image, and the belief in its true class over five steps for six "
@@ -259,8 +267,6 @@ figures.show(
     "the six choices finds the class, also the two that start without a trained "
     "network. The norm layers are close to all of θ.",
 )
-same = torch.isclose(by_hand[label].cpu(), paths["logits"][-1], atol=1e-3)
-print("logits by hand and by the package agree:", same.item())
 
 # %% [markdown]
 # Random weights pass a half after three steps, logits from zero after four. Both know nothing about digits at step 0:
@@ -295,18 +301,19 @@ def difference(run, other, score):
     )
 
 
-lines = []
+lines = ["right answers kept, wrong answers corrected:"]
 for run in ("all", "lora", "logits"):
     parts = []
-    for score, verb in ((1, "right answers kept"), (0, "wrong ones corrected")):
+    for score in (1, 0):
         now = list(where(run, score).values())
-        part = f"{sum(now):.0f} of {len(now)} {verb}"
+        part = f"{sum(now):.0f} of {len(now)}"
         parts.append(part + (f" ({100 * np.mean(now):.1f}%)" if now else ""))
-    lines.append(f"{TITLES[run]}: {', '.join(parts)}")
+    lines.append(f"  {TITLES[run]}: {', '.join(parts)}")
+lines.append("differences of these shares, in points:")
 for other in ("all", "logits"):
     lines.append(
-        f"LoRA minus {TITLES[other]}: kept {difference('lora', other, 1)}, "
-        f"corrected {difference('lora', other, 0)} (points)"
+        f"  LoRA minus {TITLES[other]}: {difference('lora', other, 1)}, "
+        f"{difference('lora', other, 0)}"
     )
 report.line("\n".join(lines), tolerance=0.3, whole=1)
 
@@ -330,7 +337,7 @@ for trial in stored.trials("weights") if setting.mini else ():
     points = tried.setdefault(trial["run"], {})
     points[trial["settings"]["lr"]] = trial
 if tried:
-    fig, axes = plt.subplots(1, 2, figsize=(6.3, 4.2), width_ratios=(1.4, 1))
+    fig, axes = plt.subplots(1, 2, figsize=(6.2, 4.4), width_ratios=(1.5, 1))
     for ax, (title, some) in zip(axes, PANELS.items(), strict=True):
         for run in some:
             rates = sorted(tried[run])
@@ -354,7 +361,7 @@ if tried:
         (axes[0], (0.005, 0.02, 0.1, 0.5, 2, 8, 32)),
         (axes[1], (0.1, 0.5, 2, 8, 32, 128)),
     ):
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=10)
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
     axes[0].set_ylabel("gain in accuracy (points)")
     fig.legend(loc="outside lower center", ncols=3)
@@ -386,7 +393,8 @@ if tried:
         f"{TITLES[run]} {tried[run][rate]['gain']:+.1f}"
         for run in ("all", "norm", "head")
     )
-    lines += [f"ResNet, validation, at the rate chosen for all of θ: {parts}"]
+    lines += ["ResNet, validation, at the rate chosen for all of θ:"]
+    lines += [f"  {parts}"]
 for name, end in networks.items():
     lines += [f"{name}, test, each at the rate chosen for it, minus all of θ:"]
     for run in TITLES:
@@ -463,6 +471,8 @@ figures.show(
     "needed. At the largest rate one or two right answers are lost again: too "
     "few to say that it harms.",
 )
+
+# %% tags=["hide-input"]
 shown = (0, 5, 10, 20)
 report.line(
     "\n".join(

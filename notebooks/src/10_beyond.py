@@ -72,11 +72,14 @@ FORWARD = {
 
 # %% tags=["hide-input"]
 titles = {run: f"{name}: {count(run):.0f}" for run, name in FORWARD.items()}
+_, ax = plt.subplots(figsize=(6, 2.7))
 fig = figures.forest(
     {titles[run]: forward(run, against="none") for run in FORWARD},
-    "Evaluations of the diffusion model for an image, and gain",
+    "Evaluations of the diffusion model\nfor an image, and gain",
+    ax,
 )
-fig.axes[0].set(ylim=(-0.5, 3.5), xlabel="gain in points of accuracy")
+ax.set(ylim=(-0.5, 3.5), xlabel="gain in points of accuracy")
+ax.xaxis.set_major_locator(plt.MultipleLocator(2))
 figures.show(
     fig,
     alt="Forest plot of four gains with their intervals, all above zero and "
@@ -153,7 +156,9 @@ posterior = (log_p[candidates] - beta * L).softmax(0)
 # %% tags=["hide-input"]
 names = [problem.classes[j] for j in candidates]
 each = ", ".join(f"{n}: {v:.1f}" for n, v in zip(names, L.tolist(), strict=True))
-report.line(f"L, summed over pixels, mean of {B} pairs: {each}", tolerance=0.3)
+report.line(
+    f"L, summed over pixels, mean of {B} pairs:\n  {each}", tolerance=0.3
+)
 lines = []
 for title, p in (
     ("network", log_p[candidates].softmax(0)),
@@ -228,7 +233,7 @@ predictions = [((1 - w) * e[0] + w * e[1] - target).square().mean() for w in a]
 ends = [(e_j - target).square().mean() for e_j in e]
 
 # %% tags=["hide-input"]
-fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4), width_ratios=(1, 2.2))
+fig, (left, right) = plt.subplots(1, 2, figsize=(6, 3.8), width_ratios=(1, 2.2))
 figures.picture(left, x[0])
 true, guess = problem.classes[int(label)], problem.classes[first]
 left.set_title(f"a {true[:12]},\nclassified as {guess[:12]}", loc="center")
@@ -247,10 +252,10 @@ right.axvline(
     label="the network",
 )
 right.set(
-    xlabel="probability of the true class (rest: first guess)",
+    xlabel="probability of the true class\n(rest: first guess)",
     ylabel="loss (mean over pixels)",
 )
-fig.legend(loc="outside upper center", ncols=4, fontsize=10)
+fig.legend(loc="outside lower center", ncols=2)
 figures.show(
     fig,
     alt="A digit of low contrast, and three losses along the line from the "
@@ -279,11 +284,14 @@ MIXED = {
     "classifier": "no network (Diffusion Classifier)",
 }
 beyond = partial(stored.gain, "beyond", folder=folder)
+_, ax = plt.subplots(figsize=(6, 2.5))
 fig = figures.forest(
     {title: beyond(run, shifts) for run, title in MIXED.items()},
     "Gain at 120 evaluations",
+    ax,
 )
-fig.axes[0].set(ylim=(-0.5, 3.5), xlabel="gain in points of accuracy")
+ax.set(ylim=(-0.5, 3.5), xlabel="gain in points of accuracy")
+ax.xaxis.set_major_locator(plt.MultipleLocator(2))
 figures.show(
     fig,
     alt="Forest plot of four gains: embeddings, predictions, losses and the "
@@ -293,6 +301,8 @@ figures.show(
     "not adapted. The Diffusion Classifier chooses the class with the lowest "
     "loss.",
 )
+
+# %% tags=["hide-input"]
 lines = []
 for run in ("losses", "predictions"):
     g = beyond(run, shifts, against="embeddings")
@@ -331,7 +341,7 @@ PARTS = {
     "later images,\nclean": [f"after {s}" for s in shifts],
 }
 kept = partial(stored.gain, "distillation", folder=folder)
-fig, ax = plt.subplots(figsize=(6.4, 3.4))
+fig, ax = plt.subplots(figsize=(6, 3.6))
 for side, run in zip((-0.12, 0.12), STREAMS, strict=True):
     colour, marker = STREAMS[run]
     for place, where in enumerate(PARTS.values()):
@@ -349,7 +359,7 @@ ax.set(
     xlim=(-0.5, 2.5),
     ylabel="gain in points of accuracy",
 )
-ax.legend(fontsize=9)
+ax.legend()
 figures.show(
     fig,
     alt="Gains of the diffusion loss and of the posterior as teacher. During "
@@ -358,6 +368,8 @@ figures.show(
     caption="Gain over the network before the stream, with 95% intervals. Both "
     "gain during the stream, and lose on later images.",
 )
+
+# %% tags=["hide-input"]
 lines = []
 for where, names in PARTS.items():
     lines.append(where.replace("\n", " "))
@@ -402,10 +414,10 @@ agree, total = stored.reproduce(
 report.line(
     f"network {100 * network_.mean():.1f}%, adapted "
     f"{100 * adapted.mean():.1f}%, oracle {100 * both.mean():.1f}%\n"
-    f"{int(missed.sum())} of {len(keys)} images missed: in {wrong} the "
-    f"Diffusion Classifier was wrong, in {int(missed.sum()) - wrong} it was "
-    f"right\nin {beyond_both} images only adaptation is right\n"
-    f"one image of each shift, computed again: {agree} of {total} answers are as stored",
+    f"adapted wrong, oracle right: {int(missed.sum())} of {len(keys)} images\n"
+    f"  Diffusion Classifier wrong: {wrong}, right: {int(missed.sum()) - wrong}\n"
+    f"only adapted right: {beyond_both} images\n"
+    f"computed again: {agree} of {total} answers agree with the stored",
     tolerance=0.1,
     whole=2,
 )

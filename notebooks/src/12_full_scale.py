@@ -128,7 +128,8 @@ figures.show(
 preset = every["table1/convnext-tiny/imagenet-a"]
 print(len(every), "presets;", preset.name)
 print(f"{preset.images} images; the paper: {preset.before} -> {preset.paper}")
-print(preset.settings)
+for name, value in preset.settings.items():
+    print(f"  {name}: {value}")
 
 # %% [markdown]
 # [The evidence](../book/evidence/presets) lists differences from the paper. For segmentation and depth the authors'

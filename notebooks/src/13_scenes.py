@@ -134,13 +134,13 @@ for name in ("image", "segmentation", "depth"):
     print(f"{name:13}", tuple(getattr(drawn, name).shape))
 
 # %% tags=["hide-input"]
-fig, axes = plt.subplots(1, 3, figsize=(5.8, 1.9))
+fig, axes = plt.subplots(1, 3, figsize=(5.8, 2.05))
 figures.picture(axes[0], drawn.image[0])
 axes[0].axis("off")
 figures.segmentation(axes[1], drawn.segmentation[0])
 figures.depth(axes[2], drawn.depth[0, 0], data.NEAR, FAR)
 figures.depth_bar(fig, axes[2], shrink=0.7)
-figures.class_legend(fig, CLASSES)
+figures.class_legend(fig, CLASSES, columns=4)
 figures.show(
     fig,
     alt="The rendered image of a red sphere and an orange torus that stands, "
@@ -193,6 +193,7 @@ for _ in range(60):
         break
     t = t + d
 
+print("steps of this ray:", len(stops) - 1)
 fig, ax = plt.subplots(figsize=(5.8, 2.8))
 levels = (torch.arange(-7, 17) / 10).tolist()
 field = ax.contourf(
@@ -253,7 +254,6 @@ figures.show(
     "sphere, long in free space. Blue: outside; red: inside the objects and the "
     "ground; black: their surfaces, at distance 0.",
 )
-print("steps of this ray:", len(stops) - 1)
 
 # %% [markdown]
 # `sdf.march` traces rays, here one that meets the top of a large box at 30°, from a height of 1:
@@ -307,19 +307,20 @@ figures.animate(
 scenes = [data.scene("validation", i) for i in (12, 5, 26, 7)]
 shown = render(scenes, size=96, supersample=2)
 
-fig, axes = plt.subplots(3, 4, figsize=(5.8, 5.6))
+fig, axes = plt.subplots(3, 4, figsize=(5.8, 6.2))
 for n, (top, middle, bottom) in enumerate(axes.T):
     top.imshow(shown.image[n].permute(1, 2, 0).numpy())
-    top.set_title(textwrap.fill(scenes[n].caption, 16), fontsize=9)
+    objects = scenes[n].caption.partition(" on ")[0]
+    top.set_title(textwrap.fill(objects, 15), fontsize=10.5)
     top.axis("off")
     figures.segmentation(middle, shown.segmentation[n])
     figures.depth(bottom, shown.depth[n, 0], data.NEAR, FAR)
-figures.class_legend(fig, CLASSES)
-figures.depth_bar(fig, axes[2])
+figures.class_legend(fig, CLASSES, columns=4)
+figures.depth_bar(fig, axes[2], location="bottom", shrink=0.5, aspect=25)
 figures.show(
     fig,
-    alt="Four random scenes in columns: the image with its caption, the true "
-    "segmentation in one colour for each class, and the true depth, bright "
+    alt="Four random scenes in columns: the image below its objects' names, the "
+    "true segmentation in one colour for each class, and the true depth, bright "
     "near and dark far.",
     caption="Image, true segmentation and true depth of four scenes. The maps "
     "show classes, not single objects: two boxes merge. Depth is in scene "
@@ -405,7 +406,7 @@ for severity in range(1, 6):
         titles.append(f"{title}\n{changes[name, severity]:.2f}")
     frames.append(figures.gallery(images, titles, 5))
     frames[-1].suptitle(f"severity {severity}", fontsize=11)
-    frames[-1].set_size_inches(5.2, 5.1)
+    frames[-1].set_size_inches(5.1, 5.1)
 figures.animate(
     frames,
     alt="An animation of one image of 32 by 32 pixels, original and under thirteen "
@@ -416,10 +417,12 @@ figures.animate(
     "each name: the mean absolute change of a pixel, from 0 to 1, over twenty "
     "images.",
 )
+
+# %% tags=["hide-input"]
 weakest = min(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
 strongest = max(IMAGE_SHIFTS, key=lambda name: changes[name, 3])
 report.line(
-    "mean absolute change at severity 3, least and most: "
+    "mean absolute change at severity 3, least and most:\n  "
     + ", ".join(
         f"{name.replace('_', ' ')} {changes[name, 3]:.3f}"
         for name in (weakest, strongest)
@@ -464,17 +467,17 @@ for severity in range(6):
         0 if severity == 0 else 1 + (severity - 1) * len(names) + k
         for k in range(len(names))
     ]
-    fig, axes = plt.subplots(3, len(names), figsize=(5.8, 3.7))
+    fig, axes = plt.subplots(3, len(names), figsize=(5.8, 4.1))
     for n, name, (top, middle, bottom) in zip(
         places, names, axes.T, strict=True
     ):
         figures.picture(top, shifted.image[n])
         top.axis("off")
-        top.set_title(name, fontsize=9, loc="center")
+        top.set_title(name, fontsize=10.5, loc="center")
         figures.segmentation(middle, shifted.segmentation[n])
         figures.depth(bottom, shifted.depth[n, 0], data.NEAR, FAR)
     figures.depth_bar(fig, axes[2])
-    figures.class_legend(fig, CLASSES)
+    figures.class_legend(fig, CLASSES, columns=4)
     state = f"severity {severity}" if severity else "original"
     fig.suptitle(state, fontsize=11)
     frames.append(fig)

@@ -292,10 +292,11 @@ def test_methods_of_another_task_are_refused(capsys, task, method):
 
 def test_bench_prints_ratios_with_the_state_of_tf32(capsys):
     printed = printed_by(capsys, "bench --samples 4 --micro-batch 2")
-    ratio = float(re.search(r"naive / eager = ([\d.]+) .*TF32", printed)[1])
-    share = float(re.search(r"matrix product / eager = ([\d.]+) .*TF32", printed)[1])
-    difference = float(re.search(r"gradients differ by (\S+)", printed)[1])
+    ratios = r"TF32.*\n  naive / eager = ([\d.]+)\n  matrix product / eager = ([\d.]+)\n"
+    ratio, share = map(float, re.search(ratios, printed).groups())
+    difference = float(re.search(r"gradients differ by (\S+),", printed)[1])
     assert ratio > 0 and share > 0 and difference < 1e-5
+    assert max(map(len, printed.splitlines())) <= 60
 
 
 def test_cases_are_printed_and_kept(tmp_path, capsys):

@@ -77,6 +77,7 @@ def test_timms_preprocessing_is_exactly_its_own(pieces, mode):
     handle.remove()
     assert torch.equal(inside[0][0], transform(picture.convert("RGB")))
     assert "bilinear, center crop of 0.875" in problem.inferred and "32 x 32" in problem.inferred
+    assert problem.inferred.splitlines()[1].startswith("task: classification, ")
 
 
 def test_seven_classes_are_adapted_to(pieces):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -90,12 +89,25 @@ def test_stand_ins_of_the_cases_are_timed_eager_and_compiled(monkeypatch, name):
     problem = random_problem(name.removesuffix("-joint"))
     timing = bench(problem, 4, 2, repeats=1, joint=name.endswith("-joint"), compile=True)
     assert timing.compiled > 0 and timing.eager > 0 and timing.cosine == pytest.approx(1, abs=1e-5)
-    ratios = [line for line in str(timing).splitlines() if " = " in line]
-    assert [re.search(r"naive / (\w+) = [\d.]+   matrix product / \1 = ", line)[1] for line in ratios] == [
-        "eager",
-        "compiled",
+    lines = str(timing).splitlines()
+    below = lines[lines.index(timing.tf32) + 1 :]  # the ratios come right below the state of TF32
+    assert [line.rpartition(" = ")[0] for line in below[:-1]] == [
+        f"  {name} / {loop}" for loop in ("eager", "compiled") for name in ("naive", "matrix product")
     ]
-    assert all(timing.tf32 in line for line in ratios)
+    assert all(float(line.rpartition(" = ")[2]) >= 0 for line in below[:-1])
+
+
+def test_a_timing_is_a_narrow_table_with_its_columns_aligned():
+    on_gpu = {"naive_memory": 21.5, "memory": 12.25, "compiled_memory": 12.25, "tf32": "TF32 of float32: all off"}
+    on_cpu = {"naive_memory": None, "memory": None, "compiled_memory": None, "tf32": "no TF32 on CPU"}
+    for more, heads in ((on_gpu, ["ms", "evaluations/s", "GiB"]), (on_cpu, ["ms", "evaluations/s"])):
+        numbers = dict(naive=123.456, eager=61.0, compiled=45.0, matmul=9.0, evaluations=900, cosine=1.0)
+        timing = loops.Timing(**numbers, difference=1e-6, micro_batch=12, precision="float32", **more)
+        lines = str(timing).splitlines()
+        assert lines[0].split() == heads and max(map(len, lines)) <= 60
+        assert lines[1].split() == ["naive,", "as", "released", "123456.0", "7", *["21.5"][: len(heads) - 2]]
+        assert {len(line) for line in lines[:4]} == {len(lines[0])}
+        assert lines[4].split() == ["matrix", "product", "9000.0"]
 
 
 def test_what_cannot_be_compiled_is_not_reported(monkeypatch):

@@ -48,7 +48,7 @@ def problem(
     """Return a problem with your own network, diffusion model and pictures.
 
     The task (classification, open vocabulary, segmentation or depth) follows from the network. ``problem.inferred`` has
-    a line on the network, one on the diffusion model and one on the pictures.
+    a line each on the network, the task, the diffusion model and the pictures.
 
     Args:
         network: a torch module that takes images in [0, 1], or a timm module; the name of a network of timm; or a
@@ -219,7 +219,7 @@ def _of_network(f: networks.Network, task: str, names: Sequence[str], depths: tu
     about = f"depths from {depths[0]:g} to {depths[1]:g}"
     if task != "depth":
         about = f"{len(names)} classes, " + ", ".join(names if len(names) < 5 else [*names[:2], "...", names[-1]])
-    return f"network: {f.about}; {task}, {about}"
+    return f"network: {f.about}\ntask: {task}, {about}"
 
 
 def _of_pictures(pictures: images.Pictures | None, parts: Mapping[str, list[int]]) -> list[str]:

@@ -176,23 +176,23 @@ print("true class:", problem.classes[int(label)])
 print("the same by build(problem, 'diffusion-posterior'):", same)
 
 # %% [markdown]
-# On this image, typical of those that reranking corrects, the network's probabilities have no visible effect.
+# On this image, which reranking corrects, the network's probabilities have no visible effect.
 # Validation chose $\beta = 3$ and six candidates, with four pairs for each.
 #
 # **A race.** Candidates with less than 5% of the leading probability do not start. The others get four pairs each. Drop
 # those whose log-posterior is behind the leader's by more than one standard error of their *paired* differences; if
 # several are left, they get four more, once. This takes ten evaluations instead of 24, and no difference is
-# established. The first rule saves them: on validation images the race without it takes 26. Reranking with this rule
+# established. The 5% rule saves them: on validation images the race without it takes 26. Reranking with this rule
 # alone was not tried.
 #
-# **A fast setting of adaptation.** On validation images we chose the cheapest setting for which no loss was
-# established: three pairs a step instead of 24, and images on which the network is at least 70% certain, here two
-# thirds, are not adapted to (`dtta evaluate --fast`). It gains about four points with a twenty-fifth of the
+# **A fast setting of adaptation.** On validation images we chose the cheapest setting not shown to be
+# worse: three pairs a step instead of 24, and images on which the network is at least 70% certain, here two
+# thirds, are skipped (`dtta evaluate --fast`). It gains about four points with a twenty-fifth of the
 # evaluations, but may be up to seven points worse than the usual setting.
 #
 # ## Where the probabilities enter
 #
-# The probabilities $y_j$ can enter the adaptation loss at three places. Diffusion-TTA mixes the *embeddings*, DUSA
+# The network's probabilities $y_j$ can enter the loss in three places. Diffusion-TTA mixes the *embeddings*, DUSA
 # {cite:p}`li2024dusa` mixes the *predictions*, and one can mix the *losses* that reranking compares:
 #
 # $$ \begin{aligned}
@@ -271,9 +271,9 @@ figures.show(
 )
 
 # %% [markdown]
-# A square is convex, so mixed predictions lie below the straight line. In this image both minima lie between the two
+# A square is convex, so mixed predictions lie below the straight line. Here both curves' minima lie between the two
 # classes: descent along this line would stop before the true class. At 120 evaluations, embeddings get five steps of 24
-# pairs; the others use ten classes under the same 12 pairs in all steps, at less cost. Each has a rate chosen on
+# pairs; the others evaluate ten classes under 12 pairs once, for all steps, at less cost. Each has a rate chosen on
 # validation images.
 
 # %% tags=["hide-input"]
@@ -297,7 +297,7 @@ figures.show(
     alt="Forest plot of four gains: embeddings, predictions, losses and the "
     "Diffusion Classifier. All intervals lie above zero and overlap.",
     caption="Gain over the network, mean of the shifts, with 95% intervals; "
-    "other digits than in the first figure. φ fixed: the diffusion model is "
+    "not the digits of Figure 10.1. φ fixed: the diffusion model is "
     "not adapted. The Diffusion Classifier chooses the class with the lowest "
     "loss.",
 )
@@ -362,10 +362,10 @@ ax.set(
 ax.legend()
 figures.show(
     fig,
-    alt="Gains of the diffusion loss and of the posterior as teacher. During "
+    alt="Gains of the diffusion loss and of reranking as teacher. During "
     "the stream both are above zero, on later images of the same shift and on "
     "later clean images both are below.",
-    caption="Gain over the network before the stream, with 95% intervals. Both "
+    caption="Gain over the unadapted network, with 95% intervals. Both "
     "gain during the stream, and lose on later images.",
 )
 
@@ -384,8 +384,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # %% [markdown]
 # During the stream, where each image is predicted after the update on that image, both gain, but no gain over reranking
 # alone is established (teacher: −1.6 [−4.1, 0.9]). Neither improves the network: on later images both are *worse* than
-# no adaptation, even under the same shift. Two hypotheses: an update helps only its own image, or the rates are too
-# high for later images.
+# no adaptation, even under the same shift (on clean ones, the teacher less so). Two hypotheses: an update helps only
+# its own image, or the rates are too high for later images.
 #
 # ## What limits the gain
 #

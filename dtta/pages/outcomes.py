@@ -28,7 +28,8 @@ def outcomes(problem: Problem, cases: Mapping[str, tuple[Tensor, Tensor, Tensor,
     classification = problem.task == "classification"
     rows = ("image", "belief") if classification else ("image", "truth", "before", "after", "changed")
     height = 4.6 if classification else 1.75 * len(rows)
-    fig, axes = plt.subplots(len(rows), len(cases), figsize=(2.4 * len(cases), height), squeeze=False)
+    width = 1.9 if classification and max(map(len, problem.classes)) < 5 else 2.4  # short names need less room
+    fig, axes = plt.subplots(len(rows), len(cases), figsize=(width * len(cases), height), squeeze=False)
     for column, (title, (image, before, after, label)) in zip(axes.T, cases.items(), strict=True):
         picture(column[0], image[0])
         column[0].set_title(title, loc="center", fontsize=11)
@@ -52,7 +53,7 @@ def outcomes(problem: Problem, cases: Mapping[str, tuple[Tensor, Tensor, Tensor,
         if name != "belief":
             row[0].set_ylabel(name)
     if classification:
-        axes[-1, 0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, frameon=False)
+        fig.legend(*axes[-1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     elif problem.task == "segmentation":
         class_legend(fig, problem.classes, changes=True)
     else:

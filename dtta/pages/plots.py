@@ -101,11 +101,16 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
 
 
 def named_points(
-    ax: Axes, x: Sequence[Mapping[str, float]], y: Sequence[Mapping[str, float]], names: Sequence[str]
+    ax: Axes,
+    x: Sequence[Mapping[str, float]],
+    y: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+    places: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Draw a labelled point for each pair of gains, with their intervals, and both axes through zero.
 
-    The colours are those of `forest` for the gain on the vertical axis.
+    The colours are those of `forest` for the gain on the vertical axis. `places`: name -> centre of its label, where
+    the automatic place, next to the point, is a poor one.
     """
     for across, up in zip(x, y, strict=True):
         thin = {"color": "#bbbbbb", "lw": 1, "zorder": 0.5, "solid_capstyle": "butt"}
@@ -115,7 +120,11 @@ def named_points(
         ax.plot(across["gain"], up["gain"], "o", color=colour, mfc=fill)
     ax.axhline(0, color=GREY, lw=1, zorder=1)
     ax.axvline(0, color=GREY, lw=1, zorder=1)
-    label_points(ax, [gain["gain"] for gain in x], [gain["gain"] for gain in y], names)
+    points = {name: (across["gain"], up["gain"]) for name, across, up in zip(names, x, y, strict=True)}
+    for name, place in (places or {}).items():
+        line = {"arrowstyle": "-", "color": GREY, "lw": 0.5}
+        ax.annotate(name, points.pop(name), place, size=10, ha="center", va="center", arrowprops=line, zorder=1.9)
+    label_points(ax, [across for across, _ in points.values()], [up for _, up in points.values()], list(points))
 
 
 def _colours(gain: Mapping[str, float]) -> tuple[str, str]:

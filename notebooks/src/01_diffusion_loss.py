@@ -58,11 +58,11 @@ losses_under = {s: scorer.losses(z).cpu() for s, z in shifted.items()}
 
 # %% tags=["hide-input"]
 mean = losses[0].mean(1)  # (labels,)
-fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3), width_ratios=(1, 2.4))
+fig, (left, right) = plt.subplots(1, 2, figsize=(5.6, 3), width_ratios=(1, 2.4))
 figures.picture(left, x[0])
 left.axis("off")
 height, width = x.shape[-2:]
-left.set_title(f"class {names[y[0]][:12]}, {height} × {width} pixels")
+left.set_title(f"class {names[y[0]][:12]},\n{height} × {width} pixels")
 colours = [
     figures.BLUE if j == y[0] else figures.GREY for j in range(len(mean))
 ]
@@ -82,7 +82,7 @@ right.text(
     va="bottom",
 )
 right.set(
-    xlabel="class that the model is conditioned on",
+    xlabel="class given to the model",
     ylabel="loss (mean squared error)\nminus the lowest",
     title=f"lowest loss: {mean.min():.3f}",
 )
@@ -225,9 +225,9 @@ with torch.no_grad():
 
 # %% tags=["hide-input"]
 report.line(
-    f"wrong minus true class, mean over {n} pairs: {same.mean():.3f}; "
-    f"standard deviation {same.std():.3f} with the same pairs, "
-    f"{new_noise.std():.3f} with new noise, {other.std():.3f} with new pairs",
+    f"wrong minus true class, mean over {n} pairs: {same.mean():.3f}\n"
+    f"standard deviation: same pairs {same.std():.3f}, new noise "
+    f"{new_noise.std():.3f}, new pairs {other.std():.3f}",
     tolerance=0.005,
 )
 report.line(
@@ -307,7 +307,8 @@ def draw_level(t):
         ylabel="mean squared error",
         title="Loss (log axis)",
     )
-    left.legend(fontsize=9, loc="lower left", handlelength=1)
+    left.yaxis.set_major_formatter("{x:g}")
+    left.legend(fontsize=10, loc="lower left", handlelength=1)
     right.set(
         xlabel="timestep t",
         ylabel="loss of the others\nminus the true class's",
@@ -360,6 +361,11 @@ def accuracy(pick):
 hits = torch.tensor([[accuracy(o[:b]) for b in budgets] for o in trials])
 
 # %% tags=["hide-input"]
+report.line(
+    f"right in % with {', '.join(map(str, budgets))} pairs: "
+    + ", ".join(f"{100 * h:.1f}" for h in hits.mean(0)),
+    tolerance=3.0,
+)
 fig, ax = plt.subplots(figsize=(6, 3.4))
 figures.mean_interval(
     ax, budgets, 100 * hits, figures.BLUE, "Diffusion Classifier"
@@ -381,13 +387,6 @@ figures.show(
     "often wrong. Band: 95% interval of the mean over 20 random choices from "
     "the same 24 pairs, so it has no width at 24. The images are the same in "
     "all choices; their sampling is not in the band.",
-)
-report.line(
-    ", ".join(
-        f"{b} pair{'s' * (b > 1)}: {100 * h:.1f}%"
-        for b, h in zip(budgets, hits.mean(0), strict=True)
-    ),
-    tolerance=3.0,
 )
 
 # %% [markdown]

@@ -109,8 +109,8 @@ by_network, by_gradient, by_loss = right["gaussian_noise"]
 
 
 report.line(
-    f"right of {images} {split} images under Gaussian noise, severity 3 of 5, "
-    f"with 95% intervals:\nsteepest slope {100 * by_gradient.mean():.1f}%, "
+    f"right of {images} {split} images, Gaussian noise, severity 3 of 5; 95% "
+    f"intervals:\nsteepest slope {100 * by_gradient.mean():.1f}%, "
     f"classifier {100 * by_network.mean():.1f}%, difference "
     f"{report.interval(100 * (by_gradient - by_network).numpy())}\n"
     f"Diffusion Classifier {100 * by_loss.mean():.1f}%, difference from the "
@@ -185,8 +185,25 @@ losses = scorer.losses(image)[0].mean(1).cpu()  # K passes for each pair
 # %% [markdown]
 # **Predict, then run:** will the slopes at equal probabilities rank the classes as the losses do?
 
+
 # %% tags=["hide-input"]
-fig, axes = plt.subplots(1, 2, figsize=(7, 2.9), sharey=True)
+def operations(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+c = c.detach().requires_grad_()
+first = (z0, t[0, :1], noise[0, :1], c)
+forward = operations(lambda: diffusion.loss(*first))
+both = operations(lambda: diffusion.loss(*first).mean().backward())
+report.line(
+    f"cost of a pair, in forward passes: {both / forward:.1f} for one gradient, "
+    f"{K:.1f} for {K} losses",
+    tolerance=0.1,
+)
+
+fig, axes = plt.subplots(1, 2, figsize=(5.8, 2.9), sharey=True)
 colours = [figures.BLUE if j == y_true[0] else figures.GREY for j in range(K)]
 for ax, values, title, name in zip(
     axes,
@@ -211,23 +228,6 @@ figures.show(
     "true class (blue); the order of the others differs.",
 )
 
-
-def operations(run):
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-c = c.detach().requires_grad_()
-first = (z0, t[0, :1], noise[0, :1], c)
-forward = operations(lambda: diffusion.loss(*first))
-both = operations(lambda: diffusion.loss(*first).mean().backward())
-report.line(
-    f"operations for each pair, in forward passes: {both / forward:.1f} for "
-    f"one gradient, {K:.1f} for the losses of {K} classes",
-    tolerance=0.1,
-)
-
 # %% tags=["hide-input"]
 lines = ["right in %: classifier, steepest slope, lowest loss"]
 for shift, answers in right.items():
@@ -238,10 +238,10 @@ slope_gain, loss_gain = (
     report.interval(100 * (answer - by_network).numpy())
     for answer in (by_gradient, by_loss)
 )
-lines.append(
-    f"{shifts[1]}, minus classifier: steepest slope {slope_gain}, lowest loss "
-    f"{loss_gain}"
-)
+lines += [
+    f"{shifts[1]}, steepest slope minus classifier: {slope_gain}",
+    f"{shifts[1]}, lowest loss minus classifier: {loss_gain}",
+]
 report.line("\n".join(lines), tolerance=5.0)
 
 # %% [markdown]
@@ -366,6 +366,15 @@ for share in shares:
     sizes.append(logits.grad.norm().item())
 
 # %% tags=["hide-input"]
+report.line(
+    "gradient relative to a belief of one half: "
+    + ", ".join(
+        f"{size / sizes[0]:.3f} at {100 * share:.1f}%"
+        for share, size in zip(shares, sizes, strict=True)
+        if share >= 0.99
+    ),
+    tolerance=0.002,
+)
 fig, ax = plt.subplots(figsize=(6, 3.2))
 relative = [size / sizes[0] for size in sizes]
 softmax = [share * (1 - share) / 0.25 for share in shares]
@@ -377,6 +386,7 @@ ax.set(
     xlabel="belief in the wrong class",
     ylabel="gradient with respect to\nthe logits, relative to 50%",
 )
+ax.yaxis.set_major_formatter("{x:g}")
 ax.set_xticks(shares, [f"{100 * s:g}%" for s in shares])
 ax.set_xticks([], minor=True)
 ax.legend(loc="lower left")
@@ -388,15 +398,6 @@ figures.show(
     "smaller the gradient. Dashed: the slope of the softmax. Both are relative "
     "to a belief of one half. At lower beliefs, the slope of the loss changes "
     "too. The vertical axis is logarithmic; the horizontal axis shows log odds.",
-)
-report.line(
-    "gradient relative to a belief of one half: "
-    + ", ".join(
-        f"{size / sizes[0]:.3f} at {100 * share:.1f}%"
-        for share, size in zip(shares, sizes, strict=True)
-        if share >= 0.99
-    ),
-    tolerance=0.002,
 )
 
 # %% [markdown]

@@ -216,6 +216,17 @@ def test_named_points_tell_gains_from_losses_and_points_in_one_place_share_a_nam
     plt.close(fig)
 
 
+def test_a_named_point_can_have_its_label_at_a_given_place():
+    gains = [dict(gain=v, low=v - 1, high=v + 1) for v in (0.0, 2.0)]
+    fig, ax = plt.subplots()
+    figures.named_points(ax, gains, gains, ["jpeg", "fog"], {"jpeg": (-0.5, -0.7)})
+    figures.png(fig)
+    placed, moved = ax.texts[:2]
+    assert placed.get_text() == "jpeg" and placed.get_position() == (-0.5, -0.7) and placed.xy == (0.0, 0.0)
+    assert moved.get_text() == "fog"
+    plt.close(fig)
+
+
 def test_many_classes_have_a_colour_each_and_no_class_is_white():
     fig, ax = plt.subplots()
     figures.segmentation(ax, torch.arange(-1, 150)[None], 150)

@@ -70,8 +70,8 @@ def value(
         for group in by_shift.values():
             names = list(group[0].sums)
             table = np.array([[*(row.sums[name] for name in names), 1] for row in group])
-            weight_of_rows = weight[:, [place[row.index] for row in group]]  # a shift may have few of the images
-            values.append(metric(dict(zip([*names, "images"], (weight_of_rows @ table).T, strict=True))))
+            weight_of_rows = weight.T[[place[row.index] for row in group]]  # a shift may have few of the images
+            values.append(metric(dict(zip([*names, "images"], table.T @ weight_of_rows, strict=True))))
         return np.nanmean(values, axis=0)
 
 
@@ -102,11 +102,14 @@ def _few_resamples(n: int, resamples: int, seed: int) -> list[np.ndarray]:
     return list(_resamples(n, resamples, seed))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _weightings(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each of n images counts: once each, then in each of R resamples: (1 + R, n)."""
+    """Return how often each of n images counts: once each, then in each of R resamples: (1 + R, n).
+
+    An image's numbers are contiguous, because `value` takes those of a few images at a time.
+    """
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.concatenate([np.ones((1, n)), draws])
+    return np.asfortranarray(np.concatenate([np.ones((1, n)), draws]))
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -35,7 +35,7 @@ def loss_gap(
     truth: str = "the truth",
     used: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw the diffusion loss under other conditions minus that under the true condition, by timestep.
+    """Draw the diffusion loss under other conditions minus that under the true one, in thousandths, by timestep.
 
     A gap above zero at most timesteps shows that the diffusion model uses its condition.
 
@@ -57,7 +57,9 @@ def loss_gap(
             mean_interval(ax, t, losses[:, k] - losses[:, 0], colour, name, ls=line, marker=marker, ms=4)
         ax.set(title=title, xlabel="timestep t")
         ax.set_yscale("symlog", linthresh=1e-3)
-    axes[0, 0].set_ylabel(f"loss minus that\nunder {truth}")
+        # the exponents of powers of ten would be too small to read on a phone
+        ax.yaxis.set_major_formatter(lambda value, place: f"{1000 * value:g}".replace("-", "−"))
+    axes[0, 0].set_ylabel(f"loss minus that under\n{truth}, × 1000")
     handles = axes[0, 0].get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncols=len(names), handlelength=3, columnspacing=1.2)
     return fig

@@ -42,13 +42,14 @@ import torch
 from torch.nn import functional as F
 
 import dtta
-from dtta.core.probe import losses_by_timestep, losses_under
+from dtta.core.probe import losses_by_timestep
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments import stored
 from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
 from dtta.pages import Setting, diagram, figures, report
+from dtta.pages.probe import compare_with_gains, preference_for_truth
 
 figures.style()
 setting = Setting(scale)
@@ -234,9 +235,10 @@ def gradient(x, logits, sampling, pairs=12):
     z0, draws = diffusion.encode(x), torch.Generator().manual_seed(seed)
     t, noise = sampling.draw(z0, pairs, diffusion.timesteps, draws)
     grad = torch.zeros_like(logits)
-    for b in range(pairs):
-        c = problem.condition(logits)
-        loss = diffusion.loss(z0, t[:, b], noise[:, b], c).sum() / pairs
+    for b in torch.arange(pairs).split(setting(mini=pairs, full=1)):
+        c = problem.condition(logits).expand(len(b), -1, -1, -1)
+        z = z0.expand(len(b), -1, -1, -1)  # as many copies as pairs in a pass
+        loss = diffusion.loss(z, t[0, b], noise[0, b], c).sum() / pairs
         grad += torch.autograd.grad(loss, logits)[0]
     return grad
 
@@ -321,6 +323,11 @@ for k, logits in enumerate(maps):
     figures.class_legend(fig, classes, changes=True)
     fig.get_layout_engine().set(h_pad=0.12)
     frames.append(fig)
+report.line(
+    "IoU after 0, 1, ... steps, in %: "
+    + ", ".join(f"{score:.1f}" for score in scores),
+    tolerance=2.0,
+)
 figures.animate(
     frames,
     alt="An animation of a scene in fog: the true map, the network's map "
@@ -331,11 +338,6 @@ figures.animate(
     "two cones grow towards their true outlines; the cylinder stays wrong "
     "(ground, then torus), and some of the ground becomes sky. The last panel "
     "leaves unchanged pixels blank, whether right or wrong.",
-)
-report.line(
-    "IoU of this scene after 0, 1, ... steps, in %: "
-    + ", ".join(f"{score:.1f}" for score in scores),
-    tolerance=2.0,
 )
 
 # %% [markdown]
@@ -371,22 +373,14 @@ figures.show(
 # Does adaptation gain where the diffusion model prefers the truth to the network's map?
 
 # %% tags=["hide-input"]
-preference, gains = {}, {}
-for shift in names:
-    x, truth = problem.images(validation_images, shift, 3, "validation")
-    with torch.no_grad():
-        y = problem.model(x)
-    truth = certain(labelled(truth, y))
-    pair = [problem.condition(logits) for logits in (truth, y)]
-    right, wrong = losses_under(diffusion, x, pair, 8, sampling, seed).T
-    difference = 1000 * (wrong - right)
-    low, high = bootstrap_interval(difference.tolist())
-    preference[shift] = {
-        "gain": difference.mean().item(),
-        "low": low,
-        "high": high,
-    }
-    gains[shift] = gain_of("diffusion-tta", {shift})
+measure = partial(
+    preference_for_truth, problem, validation_images, sampling=sampling
+)
+preference = {shift: measure(shift, seed=seed) for shift in names}
+gains = {shift: gain_of("diffusion-tta", {shift}) for shift in names}
+report.line(
+    "\n".join(compare_with_gains(preference, gains)), tolerance=0.1, whole=2
+)
 order = sorted(names, key=lambda s: -preference[s]["gain"])
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(7, 0.3 * len(order) + 1), sharey=True
@@ -408,25 +402,6 @@ figures.show(
     "noise. Stars: the diffusion model was trained on such changes. Lines: 95% "
     "intervals. Filled points: the interval does not contain zero; blue above, "
     "orange below.",
-)
-groups = {
-    "prefers the truth": [s for s in order if preference[s]["low"] > 0],
-    "prefers the network's map": [
-        s for s in order if preference[s]["high"] < 0
-    ],
-}
-groups["too small to tell"] = [
-    s for s in order if preference[s]["low"] <= 0 <= preference[s]["high"]
-]
-report.line(
-    "\n".join(
-        f"{name}: {len(group)} of {len(order)}; gain established under "
-        f"{sum(gains[s]['low'] > 0 for s in group)}, loss under "
-        f"{sum(gains[s]['high'] < 0 for s in group)}"
-        for name, group in groups.items()
-    ),
-    tolerance=0.1,
-    whole=2,
 )
 
 # %% [markdown]
@@ -451,36 +426,35 @@ methods = {
     "six views": "augmentation",
     "TENT": "tent",
 }
-rows = []
-for name, run in methods.items():
-    iou, clean, accuracy = (
-        report.interval(gain_of(run, some, metric=metric))
-        for some, metric in (
-            (shifts, mean_iou),
-            (["clean"], mean_iou),
-            (shifts, class_accuracy),
-        )
-    )
-    rows.append(
-        {"method": name, "mean IoU": iou, "class accuracy": accuracy}
-        | {"mean IoU, clean": clean}
-    )
+metrics = {"mean IoU": mean_iou, "class accuracy": class_accuracy}
+
+
+def intervals(run, some, against=None):
+    """Return the gain of a run in each metric, as text."""
+    return {
+        name: report.interval(gain_of(run, some, against, metric=metric))
+        for name, metric in metrics.items()
+    }
+
+
 report.table(
-    rows,
+    [{"method": n} | intervals(run, shifts) for n, run in methods.items()],
     tolerance=0.3,
     caption="Gains over no adaptation in points, mean over the shifts, with "
     "95% paired intervals; 24 scenes for each shift",
 )
-lines = ["minus Diffusion-TTA, mean IoU; class accuracy:"]
+lines = ["gain in mean IoU on clean scenes:"]
 for name, run in methods.items():
-    for scope, some in scopes.items():
-        if run == "diffusion-tta" or some == ["clean"]:
-            continue
-        a, b = (
-            report.interval(gain_of(run, some, "diffusion-tta", metric=m))
-            for m in (mean_iou, class_accuracy)
-        )
-        lines.append(f"  {name}, {scope}: {a}; {b}")
+    lines.append(f"  {name}: {report.interval(gain_of(run, ['clean']))}")
+lines.append("minus Diffusion-TTA, in mean IoU; in class accuracy:")
+for scope, some in scopes.items():
+    if some == ["clean"]:
+        continue
+    lines.append(scope)
+    for name, run in methods.items():
+        if run != "diffusion-tta":
+            both = "; ".join(intervals(run, some, "diffusion-tta").values())
+            lines.append(f"  {name}: {both}")
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]

@@ -45,13 +45,14 @@ import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
 import dtta
-from dtta.core.probe import losses_by_timestep, losses_under
+from dtta.core.probe import losses_by_timestep
 from dtta.evaluation.evaluate import image_generator
 from dtta.evaluation.statistics import bootstrap_interval
 from dtta.experiments import stored
 from dtta.experiments.transfer import EVEN, open_page
 from dtta.methods.registry import build
 from dtta.pages import Setting, diagram, figures, report
+from dtta.pages.probe import compare_with_gains, preference_for_truth
 
 figures.style()
 setting = Setting(scale)
@@ -173,6 +174,17 @@ def compare_maps(shift):
 # %% tags=["hide-input"]
 shown = dict.fromkeys(("clean", noise_shift, fog_shift))
 by_shift = {shift: compare_maps(shift) for shift in shown}
+t, losses = by_shift[fog_shift]
+used = (t > diffusion.timesteps * settings["t_min"]) & (
+    t < diffusion.timesteps * settings["t_max"]
+)
+gap = 1000 * (losses[:, 1:] - losses[:, :1])[..., used].mean(2)
+report.line(
+    "in fog, loss minus that under the truth, × 1000, in the grey range below:\n"
+    f"  network's map {report.interval(gap[:, 0].tolist())}\n"
+    f"  flat wall {report.interval(gap[:, -1].tolist())}",
+    tolerance=0.3,
+)
 fig = figures.loss_gap(
     by_shift["clean"][0],
     {s.replace("_", " "): losses for s, (_, losses) in by_shift.items()},
@@ -193,17 +205,6 @@ figures.show(
     "1000, in six equal ranges; grey: those that adaptation uses below. "
     "Vertical axis: logarithmic, and linear near zero. Bands: 95% intervals.",
 )
-t, losses = by_shift[fog_shift]
-used = (t > diffusion.timesteps * settings["t_min"]) & (
-    t < diffusion.timesteps * settings["t_max"]
-)
-gap = 1000 * (losses[:, 1:] - losses[:, :1])[..., used].mean(2)
-report.line(
-    "in fog, loss minus that under the truth, times 1000, in the grey range:\n"
-    f"  network's map {report.interval(gap[:, 0].tolist())}\n"
-    f"  flat wall {report.interval(gap[:, -1].tolist())}",
-    tolerance=0.3,
-)
 
 # %% [markdown]
 # * On clean scenes the model uses its condition: another scene's map and a flat wall cost the most, the blurred truth
@@ -220,20 +221,17 @@ report.line(
 
 
 # %%
-sampling = dtta.Sampling(
-    "stratified", t_min=settings["t_min"], t_max=settings["t_max"]
-)
-
-
 def gradient(x, y, pairs=12):
     """Return the gradient of the loss with respect to the depths y."""
     y = y.detach().requires_grad_()
     z0, draws = diffusion.encode(x), torch.Generator().manual_seed(seed)
     t, noise = sampling.draw(z0, pairs, diffusion.timesteps, draws)
     grad = torch.zeros_like(y)
-    for b in range(pairs):
-        loss = diffusion.loss(z0, t[:, b], noise[:, b], problem.condition(y))
-        grad += torch.autograd.grad(loss.sum(), y)[0] / pairs
+    for b in torch.arange(pairs).split(setting(mini=pairs, full=1)):
+        c = problem.condition(y).expand(len(b), -1, -1, -1)
+        z = z0.expand(len(b), -1, -1, -1)  # as many copies as pairs in a pass
+        loss = diffusion.loss(z, t[0, b], noise[0, b], c).sum() / pairs
+        grad += torch.autograd.grad(loss, y)[0]
     return grad
 
 
@@ -253,6 +251,11 @@ def towards_truth(index, shift):
     wrong = (error.abs() > 0.1) & (truth > 0)
     right = gradient(x, y) * error > 0
     return 100 * right[wrong].float().mean().item()
+
+
+sampling = dtta.Sampling(
+    "stratified", t_min=settings["t_min"], t_max=settings["t_max"]
+)
 
 
 # %% tags=["hide-input"]
@@ -306,6 +309,11 @@ for k, y in enumerate(maps):
     figures.depth_bar(fig, axes[0, 1:], factors, "error")
     figures.depth_bar(fig, axes[1])
     frames.append(fig)
+report.line(
+    "SSIM × 100 after 0, 1, ... steps: "
+    + ", ".join(f"{score:.1f}" for score in scores),
+    tolerance=0.3,
+)
 figures.animate(
     frames,
     alt="An animation of a noisy scene: its true depths, and the network's "
@@ -316,11 +324,6 @@ figures.animate(
     "is times 100. Above the depths: their error, in full colour from a factor "
     "of 1.65. The large error near the horizon shrinks; the part at the right "
     "that is too far grows, and some small errors are new.",
-)
-report.line(
-    "SSIM × 100 after 0, 1, ... steps: "
-    + ", ".join(f"{score:.1f}" for score in scores),
-    tolerance=0.3,
 )
 
 # %% [markdown]
@@ -356,22 +359,20 @@ figures.show(
 # As on page 04, we compare the gain with the model's preference for the truth over the network's map.
 
 # %% tags=["hide-input"]
-preference, gains = {}, {}
-for shift in ("clean", *shifts):
-    x, truth = problem.images(validation_images, shift, 3, "validation")
-    with torch.no_grad():
-        y = problem.model(x)
-    truth = torch.where(truth > 0, truth, y)
-    pair = [problem.condition(depths) for depths in (truth, y)]
-    right, wrong = losses_under(diffusion, x, pair, 8, sampling, seed).T
-    difference = 1000 * (wrong - right)
-    low, high = bootstrap_interval(difference.tolist())
-    preference[shift] = {
-        "gain": difference.mean().item(),
-        "low": low,
-        "high": high,
-    }
-    gains[shift] = gain_of("diffusion-tta", {shift})
+measure = partial(
+    preference_for_truth, problem, validation_images, sampling=sampling
+)
+every = ("clean", *shifts)
+preference = {shift: measure(shift, seed=seed) for shift in every}
+gains = {shift: gain_of("diffusion-tta", {shift}) for shift in every}
+change = gains[fog_shift]
+report.line(
+    "\n".join(compare_with_gains(preference, gains))
+    + f"\nSSIM × 100 in fog: {change['before']:.1f} -> {change['after']:.1f}, "
+    f"gain {report.interval(change)}",
+    tolerance=0.1,
+    whole=2,
+)
 order = sorted(preference, key=lambda s: -preference[s]["gain"])
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(7, 0.3 * len(order) + 1), sharey=True
@@ -398,27 +399,6 @@ figures.show(
     "intervals. Filled points: the interval does not contain zero; blue above, "
     "orange below.",
 )
-groups = {
-    "prefers the truth": [s for s in order if preference[s]["low"] > 0],
-    "prefers the network's map": [
-        s for s in order if preference[s]["high"] < 0
-    ],
-}
-groups["too small to tell"] = [
-    s for s in order if preference[s]["low"] <= 0 <= preference[s]["high"]
-]
-lines = [
-    f"{name}: {len(group)} of {len(order)}; gain established under "
-    f"{sum(gains[s]['low'] > 0 for s in group)}, loss under "
-    f"{sum(gains[s]['high'] < 0 for s in group)}"
-    for name, group in groups.items()
-]
-change = gain_of("diffusion-tta", {fog_shift})
-lines.append(
-    f"SSIM × 100 in fog: {change['before']:.1f} -> {change['after']:.1f}, "
-    f"gain {report.interval(change)}"
-)
-report.line("\n".join(lines), tolerance=0.1, whole=2)
 
 # %% [markdown]
 # Where the model clearly prefers the truth, a gain is established, except under depth fog; where it clearly prefers the
@@ -538,8 +518,8 @@ report.line(
 # :label: relative-depth
 #
 # Many public networks predict depth only up to an unknown factor. Which costs the diffusion model more: a map blurred
-# as above, or the true map with all depths multiplied by 1.3? By 2? Use `losses_under` with 16 pairs $(t, \epsilon)$ on
-# 16 clean validation scenes.
+# as above, or the true map with all depths multiplied by 1.3? By 2? Use `dtta.core.probe.losses_under` with 16 pairs
+# $(t, \epsilon)$ on 16 clean validation scenes.
 # ```
 #
 # ```{solution} relative-depth

@@ -568,8 +568,8 @@ report.line(
 
 # %% tags=["hide-input"]
 CHANGES = {
-    "1 samples": "1 pair",
-    "1 samples, a rate of their own": "1 pair",
+    "1 sample": "1 pair",
+    "1 sample, a rate of its own": "1 pair",
     "3 samples": "3 pairs",
     "3 samples, a rate of their own": "3 pairs",
     "6 samples": "6 pairs",
@@ -619,17 +619,17 @@ figures.show(
 )
 
 # %% tags=["hide-input"]
-NOISY = ("1 samples", "3 samples", "shared noise")
+NOISY = ("1 sample", "3 samples", "shared noise")
 lines = [
     f"{CHANGES[run]}, rate {rate_of(run)}: "
     f"{report.interval(gain_of(run, 'diffusion-tta'))}"
     for run in CHANGES
     if run in runs and run.startswith(NOISY)
 ]
-if "1 samples" in runs:
+if "1 sample" in runs:
     lines += [
         "one noise minus 1 pair, same rate: "
-        f"{report.interval(gain_of('shared noise', '1 samples'))}"
+        f"{report.interval(gain_of('shared noise', '1 sample'))}"
     ]
 agree, count = stored.reproduce(
     "loss", "diffusion-tta", live, shifts, folder=folder

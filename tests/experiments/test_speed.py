@@ -44,8 +44,8 @@ def test_runs_are_sampled_in_proportion_to_their_seconds():
 
 
 def test_the_rows_of_a_stored_run_are_timed(monkeypatch):
-    run = stored.runs("loss")["1 samples"]
-    loss = "loss", "1 samples", run, ("contrast",)
+    run = stored.runs("loss")["1 sample"]
+    loss = "loss", "1 sample", run, ("contrast",)
     monkeypatch.setattr(speed, "sampled_runs", lambda count: [loss][:count])
     [(table, name, ratio)] = speed.bench_results(1, images=3, repeats=1)
     assert (table, name) == loss[:2] and ratio.ratio > 0

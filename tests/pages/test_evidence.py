@@ -133,7 +133,8 @@ def test_marks_become_tables_and_wrong_ones_are_named(tmp_path):
 
 def test_unclear_names_of_runs_are_replaced_and_a_list_of_one_row_says_so(shown):
     assert set(pages.TITLES) <= set(stored.runs("loss"))
-    assert ">1 sample<" in shown["07_loss_ablations.md"] and ">1 samples" not in shown["07_loss_ablations.md"]
+    page = shown["07_loss_ablations.md"]
+    assert ">180 timesteps, 180 noises, and φ<" in page and ">and φ<" not in page
     assert "every other: 1 row\n" in pages._block("pairs", TABLE, None, {})
 
 

@@ -117,7 +117,10 @@ def test_loss_gap_draws_differences_from_the_truth():
     losses = torch.rand(5, 3, 4)
     fig = figures.loss_gap(range(4), {"a": losses, "b": losses}, ("one", "two"), "its name")
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
-    assert "its name" in fig.axes[0].get_ylabel() and [t.get_text() for t in fig.legends[0].texts] == ["one", "two"]
+    assert "its name, × 1000" in fig.axes[0].get_ylabel()
+    formatter = fig.axes[0].yaxis.get_major_formatter()
+    assert [formatter(value, None) for value in (0.1, 0, -0.001)] == ["100", "0", "−1"]
+    assert [t.get_text() for t in fig.legends[0].texts] == ["one", "two"]
     drawn = torch.as_tensor(fig.axes[1].lines[2].get_ydata())
     torch.testing.assert_close(drawn, (losses[:, 2] - losses[:, 0]).mean(0), check_dtype=False)
 

@@ -17,6 +17,7 @@ from dtta.cli import main
 from dtta.core.diffusion import ClassUNet
 from dtta.core.sampling import Sampling
 from dtta.evaluation.statistics import simultaneous_band
+from dtta.pages.probe import compare_with_gains, preference_for_truth
 
 matplotlib.use("Agg")
 
@@ -123,6 +124,80 @@ def test_an_empty_sentence_is_one_of_the_conditions():
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         dtta.probe(tiny.problem(), **options, progress=False)
+
+
+# --- preference for the truth -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_the_preference_is_the_difference_of_two_noise_errors(task):
+    """Against ε and the network of the diffusion model, image by image, with the truth unknown at some pixels."""
+    problem = tiny.dense_problem(task)
+    unknown = -1 if task == "segmentation" else 0
+    draw = problem.draw
+
+    def without_corner(*args):
+        image, label = draw(*args)
+        label[..., :3, :3] = unknown
+        return image, label
+
+    problem = replace(problem, draw=without_corner)
+    sampling = Sampling("stratified", t_min=0.2, t_max=0.6)
+    result = preference_for_truth(problem, 5, "contrast", 2, "test", 4, sampling=sampling, samples=3)
+    unet, table = problem.diffusion.network, problem.diffusion.class_embeddings if task == "segmentation" else None
+    kept = tiny.scheduler().alphas_cumprod
+    x, labels = problem.images(5, "contrast", 2, "test", 4)
+    t, noise = sampling.draw(x, 3, 1000, torch.Generator().manual_seed(4))
+    differences = []
+    with torch.no_grad():
+        for n in range(5):
+            y = problem.model(x[n, None])[0]
+            if task == "segmentation":
+                truth = torch.where(labels[n] >= 0, labels[n], y.argmax(0))
+                maps = [table[truth].permute(2, 0, 1), torch.tensordot(table.T, y.softmax(0), 1)]
+            else:
+                depths = torch.where(labels[n] > 0, labels[n], y), y
+                maps = [2 * (d / tiny.NEAR).log() / np.log(tiny.FAR / tiny.NEAR) - 1 for d in depths]
+            errors = np.zeros((2, 3))
+            for k, c in enumerate(maps):
+                for b in range(3):
+                    z_t = kept[t[n, b]] ** 0.5 * (2 * x[n] - 1) + (1 - kept[t[n, b]]) ** 0.5 * noise[n, b]
+                    inputs = torch.nn.functional.pixel_unshuffle(torch.cat([z_t, c])[None], 2)
+                    output = torch.nn.functional.pixel_shuffle(unet(inputs, t[n, b]).sample, 2)[0]
+                    errors[k, b] = (output - noise[n, b]).square().mean()
+            differences.append(1000 * (errors[1] - errors[0]).mean())
+    assert np.abs(differences).max() > 0.1
+    assert result["gain"] == pytest.approx(np.mean(differences), rel=1e-3, abs=1e-3)
+    draws = np.random.default_rng(1).integers(5, size=(20_000, 5))
+    low, high = np.percentile(np.array(differences)[draws].mean(1), [2.5, 97.5])
+    assert [result["low"], result["high"]] == pytest.approx([low, high], abs=0.1 * np.std(differences))
+
+
+@pytest.mark.parametrize(("images", "shift", "error", "message"), [
+    (0, "clean", ValueError, "images must be a whole number of at least 1, not 0"),
+    (7, "clean", IndexError, "images 0 to 5, not 6"),
+    (2, "rain", ValueError, "rain"),
+])  # fmt: skip
+def test_a_preference_on_wrong_images_is_refused(images, shift, error, message):
+    with pytest.raises(error, match=message):
+        preference_for_truth(tiny.dense_problem("depth"), images, shift)
+
+
+def test_a_preference_needs_labels():
+    with pytest.raises(ValueError, match="tiny-depth has no labels to compare"):
+        preference_for_truth(unlabelled(tiny.dense_problem("depth")), 2)
+
+
+def test_shifts_are_counted_by_preference_and_by_gain():
+    above, below, neither = ({"low": low, "high": low + 2} for low in (1, -3, -1))
+    touching = {"low": 0, "high": 2}
+    preferences = {"a": above, "b": below, "c": neither, "d": above, "e": touching}
+    gains = {"a": above, "b": above, "c": below, "d": neither, "e": touching, "not measured": above}
+    assert compare_with_gains(preferences, gains) == [
+        "prefers the truth: 2 of 5; gain established under 1, loss under 0",
+        "prefers the network's map: 1 of 5; gain established under 1, loss under 0",
+        "too small to tell: 2 of 5; gain established under 0, loss under 1",
+    ]
 
 
 # --- intervals ----------------------------------------------------------------------------------------

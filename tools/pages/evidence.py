@@ -32,11 +32,7 @@ MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE
 VERDICTS = "<!-- evidence verdicts -->"
 OF_PRESETS = ("differences", "unavailable")  # kinds that need no stored table
 SPLIT = ("gains", "shifts")  # a table for each number of images
-TITLES = {  # of runs whose names in the stored results are unclear
-    "1 samples": "1 sample",
-    "1 samples, a rate of their own": "1 sample, a rate of its own",
-    "and φ": "180 timesteps, 180 noises, and φ",
-}
+TITLES = {"and φ": "180 timesteps, 180 noises, and φ"}  # of runs whose names in the stored results are unclear
 FOLDED = {"pairs": "Every run against every other", "trials": "Every setting that was tried"}
 
 

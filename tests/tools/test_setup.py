@@ -14,6 +14,7 @@ import tomllib
 import zipfile
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -348,6 +349,17 @@ def test_a_fork_changes_its_address_everywhere_with_one_command(tmp_path, monkey
     for url in ("https://example.org/me/x", "github.com/me/x"):
         with pytest.raises(PageError, match="write https://github"):
             commands.execute(["--root", str(tmp_path), "address", url])
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked sdist")
+def test_no_file_that_the_command_leaves_as_it_is_names_the_address():
+    project = Project(ROOT)
+    places = (project.url.removeprefix("https://github.com/"), urlsplit(project.book).netloc)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, encoding="utf-8")
+    others = [path for path in map(ROOT.joinpath, listed.stdout.split("\0")) if path.is_file()]
+    contents = {path: path.read_bytes().lower() for path in set(others) - set(address.files(ROOT))}
+    assert len(contents) > 100
+    assert [path for path, text in contents.items() if any(place.lower().encode() in text for place in places)] == []
 
 
 @pytest.mark.parametrize(

@@ -383,8 +383,8 @@ def test_the_build_says_that_the_address_is_a_placeholder_or_another_repository(
     assert "is a placeholder" in address.note(project)
     monkeypatch.setattr(address, "PLACEHOLDER", "")
     assert address.note(project) == ""
-    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/else")
-    assert "but this is someone/else" in address.note(project)
+    monkeypatch.setenv("GITHUB_REPOSITORY", f"not-{owner}/{name}")
+    assert f"but this is not-{owner}/{name}" in address.note(project)
 
 
 # --- commands in the Makefile, the workflows and the guides ----------------------------------------------------------

@@ -354,7 +354,8 @@ def test_a_fork_changes_its_address_everywhere_with_one_command(tmp_path, monkey
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked sdist")
 def test_no_file_that_the_command_leaves_as_it_is_names_the_address():
     project = Project(ROOT)
-    places = (project.url.removeprefix("https://github.com/"), urlsplit(project.book).netloc)
+    name = project.url.removeprefix("https://github.com/")
+    places = (f"github.com/{name}", f"github/{name}", f"githubusercontent.com/{name}", urlsplit(project.book).netloc)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, encoding="utf-8")
     others = [path for path in map(ROOT.joinpath, listed.stdout.split("\0")) if path.is_file()]
     contents = {path: path.read_bytes().lower() for path in set(others) - set(address.files(ROOT))}

@@ -52,9 +52,6 @@ scorer = DiffusionClassifier(
     diffusion, samples=pairs, seed=seed, embeddings=table
 )
 losses = scorer.losses(x).cpu()  # (images, labels, timesteps)
-shifts = ("gaussian_noise", "contrast", "brightness")
-shifted = {s: problem.images(images, s, 3, split, seed)[0] for s in shifts}
-losses_under = {s: scorer.losses(z).cpu() for s, z in shifted.items()}
 
 # %% tags=["hide-input"]
 mean = losses[0].mean(1)  # (labels,)
@@ -101,6 +98,9 @@ figures.show(
 # network that Diffusion-TTA will adapt. The table below has other shifts, and an exercise uses more images.
 
 # %% tags=["hide-input"]
+shifts = ("gaussian_noise", "contrast", "brightness")
+shifted = {s: problem.images(images, s, 3, split, seed)[0] for s in shifts}
+losses_under = {s: scorer.losses(z).cpu() for s, z in shifted.items()}
 noisy = shifted["gaussian_noise"]
 with torch.no_grad():
     trained = problem.model(noisy)[:, labels].argmax(1).cpu() == y

@@ -350,6 +350,19 @@ def test_a_fork_changes_its_address_everywhere_with_one_command(tmp_path, monkey
             commands.execute(["--root", str(tmp_path), "address", url])
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked sdist")
+def test_no_file_that_the_command_leaves_as_it_is_names_the_address():
+    project = Project(ROOT)
+    name = project.url.removeprefix("https://github.com/")
+    book = project.book.removeprefix("https://")
+    places = (f"github.com/{name}", f"github/{name}", f"githubusercontent.com/{name}", book)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, encoding="utf-8")
+    others = [path for path in map(ROOT.joinpath, listed.stdout.split("\0")) if path.is_file()]
+    contents = {path: path.read_bytes().lower() for path in set(others) - set(address.files(ROOT))}
+    assert len(contents) > 100
+    assert [path for path, text in contents.items() if any(place.lower().encode() in text for place in places)] == []
+
+
 @pytest.mark.parametrize(
     ("url", "book"),
     [
@@ -371,8 +384,8 @@ def test_the_build_says_that_the_address_is_a_placeholder_or_another_repository(
     assert "is a placeholder" in address.note(project)
     monkeypatch.setattr(address, "PLACEHOLDER", "")
     assert address.note(project) == ""
-    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/else")
-    assert "but this is someone/else" in address.note(project)
+    monkeypatch.setenv("GITHUB_REPOSITORY", f"not-{owner}/{name}")
+    assert f"but this is not-{owner}/{name}" in address.note(project)
 
 
 # --- commands in the Makefile, the workflows and the guides ----------------------------------------------------------

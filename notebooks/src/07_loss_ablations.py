@@ -477,8 +477,8 @@ figures.show(
     alt="Left: the relative noise of one pair by timestep with intervals, "
     "below one at both ends of the range and largest near a quarter of it. "
     "Right: the mean pull on the true class in eight parts of the timesteps "
-    "with intervals. Those of the two lowest parts contain zero; from the "
-    "fourth on they lie above.",
+    "with intervals. Those of the two lowest parts contain zero; the fourth "
+    "to the seventh lie above.",
     caption="Left: relative noise of one pair; below the line at 1 the mean is "
     "larger than the random part. Where a bar leaves the frame, the mean may be "
     "zero. Right: pull of the mean gradient on the true class, in eighths of the "
@@ -563,8 +563,8 @@ report.line(
 )
 
 # %% [markdown]
-# **Predict, then run:** which of these changes, made alone, cost accuracy at the chosen rate, and which still do at a
-# rate chosen for them?
+# **Predict, then run:** which of 1 pair, 6 pairs, one noise and 20 steps cost accuracy at the chosen rate, and which at
+# a rate chosen for them?
 
 # %% tags=["hide-input"]
 CHANGES = {
@@ -607,13 +607,12 @@ ax.xaxis.set_major_locator(plt.MultipleLocator(5))
 figures.show(
     fig,
     alt="Forest plot of differences to the chosen settings. One pair, three "
-    "pairs, one noise and four times the rate lie below zero at an "
-    "unchanged rate. At a rate chosen for them, and for all other changes, "
-    "the intervals contain zero.",
+    "pairs and one noise at an unchanged rate lie below zero, and so does four "
+    "times the rate. In all other rows the intervals contain zero.",
     caption="One change at a time, all on the same images, with 95% paired "
     "intervals, of which about one in twenty misses the true difference. "
-    "Hollow points: the interval contains zero. Where a rate η is given, it was "
-    "chosen anew on validation images; the other rows keep the rate. Antithetic: "
+    "Hollow points: the interval contains zero. A given η was chosen anew on "
+    "validation images; the other rows, except the last, keep the rate. Antithetic: "
     "t is drawn together with its mirror image in the range. Importance-sampled: "
     "lower t are drawn more often and their losses weigh less.",
 )
@@ -680,7 +679,7 @@ report.table(
     lines,
     tolerance=0.3,
     caption="Gain over no adaptation in points; the paper's gain for "
-    "ConvNeXt-Tiny on ImageNet-A. Ours is too small to tell: its interval "
+    "ConvNeXt-Tiny on ImageNet-A. “Too small to tell”: our interval "
     "contains zero. Last: relative noise r of a step",
 )
 
@@ -704,7 +703,7 @@ report.line("\n".join(differences), tolerance=0.3)
 
 # %% [markdown]
 # $r$ falls over the first three rows, and the mean gains rise in the paper's order, but the data do not establish that
-# any of them is better than another, or that 180 pairs over all timesteps differ from 24 of the middle half.
+# any of these three is better than another, or that 180 pairs over all timesteps differ from 24 of the middle half.
 #
 # ## Exercises
 #
@@ -735,7 +734,7 @@ report.line("\n".join(differences), tolerance=0.3)
 # :class: dropdown
 #
 # `w = diffusion.weight(timesteps(24, 0.0, 1.0), "min-snr").cpu()`, then `components(every * w[:, None])` and
-# `pull * w`. The share of $t$ falls by 0.12 [0.05, 0.20], but $r$ of one pair, 3.8 before and 4.3 after, changes by +0.4
+# `pull * w`. The share of $t$ falls by 0.12 [0.05, 0.20], but $r$ of one pair, 3.8 before, changes by +0.4
 # [−0.5, 2.5], and the mean pull (×1000) by +0.02 [−0.19, 0.25]. These two changes are not established, so neither is
 # shown to be the reason.
 # ```

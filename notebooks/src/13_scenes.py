@@ -119,7 +119,7 @@ figures.show(
 # %%
 two = Scene(
     objects=(
-        # size: a radius; of the torus, those of the ring and of the tube
+        # size: the radius; for a torus, the radii of ring and tube
         # angles are in degrees; a tilt of 90 makes the torus stand
         thing("sphere", "red", "shiny", (0.6, 0, 0), x=-0.7, z=0.0),
         thing("torus", "orange", "metal", (0.5, 0.18, 0), 0.7, 0.6, tilt=90),
@@ -148,7 +148,7 @@ figures.show(
     "and dark far.",
     caption="The scene, its segmentation, and its depth in scene units. The "
     "furthest ground and the sky both have the largest depth. These objects "
-    "are chosen by hand; the habits of random scenes follow below.",
+    "are chosen by hand; random scenes follow below.",
 )
 
 # %% [markdown]
@@ -246,13 +246,13 @@ fig.colorbar(
 figures.show(
     fig,
     alt="A slice through a sphere and a box on the ground, coloured by signed "
-    "distance. A ray passes close over the sphere in small steps, then "
-    "crosses free space in large ones and ends on the box; a circle at each "
-    "stop touches the nearest surface.",
+    "distance. A ray takes one large step, small ones close over the sphere, "
+    "then larger ones, and ends on the box; a circle at each stop touches the "
+    "nearest surface.",
     caption="Sphere tracing. A circle shows the distance to the nearest "
     "surface, which is the next step: short where the ray passes close to the "
-    "sphere, long in free space. Blue: outside; red: inside the objects and the "
-    "ground; black: their surfaces, at distance 0.",
+    "sphere, long in free space. Blue: outside; pale red: inside objects and "
+    "ground; black: surfaces; orange: the ray.",
 )
 
 # %% [markdown]
@@ -322,8 +322,8 @@ figures.show(
     alt="Four random scenes in columns: the image below its objects' names, the "
     "true segmentation in one colour for each class, and the true depth, bright "
     "near and dark far.",
-    caption="Image, true segmentation and true depth of four scenes. The maps "
-    "show classes, not single objects: two boxes merge. Depth is in scene "
+    caption="Image, true segmentation and true depth of four scenes. The "
+    "segmentation shows classes, not objects: two boxes merge. Depth is in scene "
     "units, and each doubling is the same step in colour. In the depth maps, "
     "the furthest ground has the colour of the sky.",
 )
@@ -434,8 +434,8 @@ report.line(
 # The change is no measure of difficulty: at severity 5, contrast changes less than brightness and hides more.
 #
 # *Scaled.* ImageNet-C's constants are for images 224 pixels wide. Most do not depend on the width and are kept. The
-# radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. So severities here
-# and there are not comparable. Defocus of severity 1 is a disc smaller than a pixel and changes nothing.
+# radius of defocus and the lengths of motion blur and of falling snow are multiplied by 32 / 224. So these severities
+# are not ImageNet-C's. Defocus of severity 1 is a disc smaller than a pixel and changes nothing.
 #
 # *Left out.* Glass blur swaps neighbouring pixels, and one pixel here is as wide as seven of theirs. Elastic distortion
 # would move objects away from their true maps. Frost needs photographs of frost.
@@ -502,16 +502,16 @@ figures.animate(
 # :label: grazing-ray
 #
 # A ray meets a plane at an angle $\alpha$, from a height of 1. What part of the height is left after one step of sphere
-# tracing, and after how many steps is it below $10^{-6}$, which `sdf.march` counts as a hit? Calculate both for 30°,
-# 10° and 3°. Then run the cell with `sdf.march` above for these angles. What does it return?
+# tracing, and after how many steps is it below $10^{-6}$, which `sdf.march` counts as a hit? How many at 30°,
+# 10° and 3°? Then run the cell with `sdf.march` above for these angles. What does it return?
 # ```
 #
 # ```{solution} grazing-ray
 # :class: dropdown
 #
 # A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n = \log
-# 10^{-6} / \log(1 - \sin\alpha)$: 20, 73 and 258 steps. `march` finds $t = 1 / \sin\alpha$ for the first two. The third
-# does not arrive: the result is `inf`, a miss. With few steps, the far edge of a flat top seen at a small angle would
+# 10^{-6} / \log(1 - \sin\alpha)$, rounded up: 20, 73, 258. `march` finds $t = 1 / \sin\alpha$ for the first two. The third
+# needs more than 80 steps: `inf`, a miss. With few steps, the far edge of a flat top seen at a small angle would
 # be missing. The renderer allows 300 steps, enough from this height down to three degrees.
 # ```
 #

@@ -130,7 +130,7 @@ figures.show(
     "without ensemble, and the random weights have the largest gains.",
     caption="The gain of each choice over no adaptation, with 95% paired "
     "intervals. All are above zero. Overlapping intervals do not compare two "
-    "choices; their paired differences are printed on this page. Random weights: "
+    "choices; paired differences from all of θ are below. Random weights: "
     "all of θ, with a random start. Ensemble: the mean of two beliefs.",
 )
 
@@ -373,10 +373,10 @@ if tried:
         "larger, LoRA at larger ones still. Right: a network of random weights "
         "loses over fifty points at 0.1 and gains most at 32; the logits gain "
         "about the same at every rate tried.",
-        caption="Gain of the ResNet on 96 validation images. Left: the highest "
-        "point of all weights is at a smaller rate than that of each part, but the "
+        caption="Gain over the ResNet on 96 validation images, with 95% intervals. "
+        "Left: all of θ is best at a smaller rate than each part, but the "
         "intervals are wide. Right: random weights lose at small rates and gain at "
-        "large ones; logits gain at all. The best points are chosen on these "
+        "large ones; logits gain at every rate. The best points are chosen on these "
         "images, so they are too high on average. The vertical scales differ. "
         "Markers are moved a little sideways.",
     )
@@ -404,9 +404,8 @@ for name, end in networks.items():
 report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
-# These parts have their highest estimates at larger rates than all weights, so a comparison at one rate may mix two
-# effects. With a rate for each, no difference between all weights and any of these parts is established, for either
-# network.
+# Norm layers, last layer and LoRA have their highest estimates at larger rates than all weights, so a comparison at one
+# rate may mix two effects. With a rate for each, none is shown to differ in gain from all weights, for either network.
 #
 # ## Random weights
 #
@@ -463,13 +462,13 @@ ax.legend(title="random weights", ncols=3, loc="lower right")
 figures.show(
     fig,
     alt="Right answers of a network of random weights over the steps, at three "
-    "learning rates. At the largest rate most images are right after two "
-    "steps, and some of them are wrong again later; the middle rate needs more "
+    "learning rates. At the largest rate most images are right after one "
+    "step, and some of them are wrong again later; the middle rate needs more "
     "steps, the smallest the most.",
     caption="A network of random weights, one image of each shift: how many "
-    "answers are right after each step. The smaller the rate, the more steps are "
-    "needed. At the largest rate one or two right answers are lost again: too "
-    "few to say that it harms.",
+    "answers are right after each step. The smaller the rate, the slower the rise. "
+    "At the largest rate two right answers are lost again: too few to say that "
+    "it harms.",
 )
 
 # %% tags=["hide-input"]
@@ -488,7 +487,7 @@ report.line(
 
 # %% [markdown]
 # At the smallest rate, four right answers of twelve after five steps become nine after twenty. The paper's Table 6
-# gives no rate. Hypotheses: too small a rate, too few steps, or a thousand classes instead of ten.
+# gives no rate. Its loss may come from a small rate, few steps, or a thousand classes.
 #
 # Here is that table next to our gains. It gives no intervals. The ± is ours: two standard errors, computed as if its
 # two accuracies came from different images, which is usually too large.
@@ -524,7 +523,7 @@ report.table(
 )
 
 # %% [markdown]
-# On ImageNet-R only the paper's effect of the random start is beyond two standard errors of zero, and its sign is the
+# On ImageNet-R only the paper's random start is more than two standard errors from zero, and its sign is the
 # *opposite* of ours. ImageNet cannot be compared: our networks are at the ceiling on clean digits. In the paper, $\phi$
 # adds 5.2 points to all of $\theta$ on ImageNet. And here?
 
@@ -557,7 +556,7 @@ report.line("\n".join(lines), tolerance=0.3, whole=2)
 #
 # Do trained weights protect a network from a diffusion model that misleads, such as page 03's small diffusion
 # transformer (DiT) with all timesteps? **Predict, then run:** which loses least, the logits from zero, their ensemble
-# with the ResNet, or all of θ (stored result)? 48 different digits, four under each shift, at rates chosen for the
+# with the ResNet, or all of θ (stored result)? 48 of the 288 digits, four under each shift, at rates chosen for the
 # other diffusion model:
 
 # %% tags=["hide-input"]
@@ -613,7 +612,7 @@ lines += [f"ensemble minus logits from zero: {ensemble}"]
 report.line("\n".join(lines), tolerance=4.5, whole=2)
 
 # %% [markdown]
-# All of θ, the logits from zero and the Diffusion Classifier lose (by estimate, over twenty points): no protection by
+# All four lose, all but the ensemble over twenty points by estimate: no protection by
 # trained weights is visible at these rates. The ensemble lost least, but no difference from the logits is established.
 #
 # Weights, unlike logits, can carry what was learnt to the next image ([page 09](09_online)), and all pixels of a map share
@@ -661,7 +660,7 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 #
 # ## Take-aways
 #
-# * On these digits, with a rate for each, the data establish no difference between parts of the network and all of it.
+# * On these digits, with a rate for each, no difference in gain between parts of the network and all of it is established.
 # * Ten logits from zero, without a network, gain more than all weights of the ViT; for the ResNet no difference is
 #   established.
 # * Random weights find the class of most images, at suitable rates.

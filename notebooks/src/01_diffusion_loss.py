@@ -93,9 +93,9 @@ figures.show(
 )
 
 # %% [markdown]
-# A *shift* changes the test images, here by Gaussian noise, to which the diffusion model's noise is added; both
-# networks were trained on clean images. The class with the lowest loss is right more often than the classifier, the
-# network that Diffusion-TTA will adapt. The table below has other shifts, and an exercise uses more images.
+# A *shift* changes the images, here by Gaussian noise, to which the diffusion model's noise is added; both networks
+# were trained on clean images. Here the class with the lowest loss is right more often than the classifier, which
+# Diffusion-TTA will adapt. The table below has other shifts, and an exercise uses more images.
 
 # %% tags=["hide-input"]
 shifts = ("gaussian_noise", "contrast", "brightness")
@@ -332,9 +332,9 @@ figures.explore(
     tolerance=0.003,
     alt="Above: an image, its noisy version, and the clean image that the "
     "model estimates under the true and under a wrong class. Below: the loss "
-    "falls with t, and the true class lies below the others; their difference "
+    "falls with t, mostly lower for the true class; the difference "
     "peaks in the middle of the range and is small at both ends.",
-    caption="Above: an image, with noise, and as the model estimates it under "
+    caption="Above: an image, its noisy copy, and the model's estimates under "
     "its true and a wrong class. Below: the loss, and how much higher it is "
     "under the wrong classes; means and 95% intervals over the images. Dots: "
     "only this image, one noise and the two classes above.",
@@ -382,7 +382,7 @@ ax.legend()
 figures.show(
     fig,
     alt="Accuracy of the Diffusion Classifier against the number of pairs: it "
-    "rises steeply from one on.",
+    "rises steeply up to four.",
     caption="Accuracy on clean images against the number of pairs: one pair is "
     "often wrong. Band: 95% interval of the mean over 20 random choices from "
     "the same 24 pairs, so it has no width at 24. The images are the same in "
@@ -395,7 +395,7 @@ figures.show(
 # ## Between two classes
 #
 # Diffusion-TTA does not try the classes one by one. It gives the model a *mixture* of embeddings, weighted by the
-# classifier's probabilities, and follows the gradient of the loss with respect to these. The loss on the line between
+# classifier's probabilities, and follows the gradient of the loss in these probabilities. The loss on the line between
 # two classes, always with the same pairs:
 
 # %%
@@ -498,10 +498,10 @@ report.table(
 )
 
 # %% [markdown]
-# Over all $t$, the lowest loss and the classifier differ under brightness and contrast by one and two images, too few
-# to tell. Small timesteps are often wrong even on clean images, and under noise close to chance (10%); their large
+# Over all $t$ it does under noise; under brightness and contrast the two differ by one and two images, too few to
+# tell. Small timesteps are often wrong even on clean images, and under noise close to chance (10%); their large
 # losses may dominate the mean over all $t$. From the middle on, noise costs at most one image, even from 750 on, where
-# the difference on clean images is small but varies little. A hypothesis: the noise that we add hides the corruption
+# the effect of the class is small but varies little. A hypothesis: the noise that we add hides the corruption
 # only if it is stronger. [Page 03](03_classification) therefore chooses the range of $t$ on validation images.
 #
 # ## Exercises

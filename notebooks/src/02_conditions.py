@@ -74,8 +74,8 @@ figures.show(
 # %% [markdown]
 # Start from equal probabilities and take the class whose slope is lowest, the *steepest*: moving probability to it
 # lowers the loss most. On digits under Gaussian noise it is right far more often than the classifier. The Diffusion
-# Classifier's estimate is higher, but no difference from the slope is established. Under shear, the classifier beats
-# both. Unlike on [page 01](01_diffusion_loss), $t$ comes from the middle half of its range, which helps under noise.
+# Classifier (lowest loss) is right more often still, but no difference is established. Under shear, the classifier beats
+# both. Unlike on [page 01](01_diffusion_loss), $t$ comes from the middle half of its range.
 # Diffusion-TTA starts from the classifier's prediction instead, where the steepest slope is right less often (see the
 # exercises).
 
@@ -165,8 +165,8 @@ print("same prediction:", torch.allclose(by_label, by_belief, atol=1e-4))
 #
 # $$\frac{\partial L}{\partial y_j} = \frac{\partial L}{\partial c} \cdot l_j .$$
 #
-# A forward and a backward pass for each pair yield $\partial L / \partial c$, then $K$ scalar products the slopes of
-# all classes. Only their differences matter, since probabilities sum to one. For the first image under noise:
+# A forward and a backward pass for each pair yield $\partial L / \partial c$; $K$ scalar products then give all
+# slopes. Only their differences matter, since probabilities sum to one. For the first image under noise:
 
 # %%
 image = shifted["gaussian_noise"][:1]
@@ -245,7 +245,7 @@ lines += [
 report.line("\n".join(lines), tolerance=5.0)
 
 # %% [markdown]
-# A slope is local, so the orders differ. The backward pass costs no more than the forward pass, since $\phi$ is fixed.
+# Slopes are local, so the orders can differ. The backward pass costs no more than the forward pass, since $\phi$ is fixed.
 # Under shear, adaptation does harm too ([page 03](03_classification)).
 #
 # ## Maps and depths
@@ -298,10 +298,10 @@ figures.show(
     alt="A rendered scene. Right of it, above, the predicted classes and a map "
     "of mixed embeddings in false colours; below, the predicted depth and the "
     "scaled map in grey.",
-    caption="From prediction to condition, for the image on the left. Top: "
-    "segmentation, a colour for the likeliest class; the condition's first "
-    "three channels, stretched to full contrast, as colours. Where the network "
-    "is unsure, as at some edges, they blend. Bottom: predicted depth, bright "
+    caption="From prediction to condition, for the image on the left. Top: the "
+    "likeliest class (legend); the condition's first three channels, stretched "
+    "to full contrast, as colours, not those of the legend. They blend where the "
+    "network is unsure, as at some edges. Bottom: predicted depth, bright "
     "where near; its condition is dark where near, as near is −1.",
 )
 
@@ -349,7 +349,7 @@ print("the same gradient:", bool((a - b).norm() < 1e-4 * a.norm()))
 # ## A confident belief has a small gradient
 #
 # The gradient also passes through the softmax. The slope of $y_j$ in its own logit is $y_j (1 - y_j)$, which vanishes
-# for a confident network. For the image above, we put more and more of the belief on a *wrong* class. **Predict, then
+# for a confident network. For the digit of Figure 2.2, we put more and more of the belief on a *wrong* class. **Predict, then
 # run:** at 99.9%, how large is the gradient with respect to the logits, compared with 50%?
 
 # %%
@@ -396,8 +396,8 @@ figures.show(
     "class approaches one, close to the slope of the softmax.",
     caption="One image: the more confident the belief in a wrong class, the "
     "smaller the gradient. Dashed: the slope of the softmax. Both are relative "
-    "to a belief of one half. At lower beliefs, the slope of the loss changes "
-    "too. The vertical axis is logarithmic; the horizontal axis shows log odds.",
+    "to a belief of one half. At 70% and 90%, the slope of the loss differs "
+    "too. The vertical axis is logarithmic, the horizontal spaced by log odds.",
 )
 
 # %% [markdown]
@@ -431,7 +431,7 @@ figures.show(
 # :class: dropdown
 #
 # Under Gaussian noise the steepest slope is right for 81.7% of the images, the lowest loss for 93.3% (−11.7 [−21.7,
-# −3.3]). A possible reason: the hard-label model never saw equal probabilities. With the model of this page, the
+# −3.3]). A possible reason: this model never saw a mixture of labels. With the model of this page, the
 # slope is right for 91.7%: 10.0 points more [−1.7, 21.7], so no difference is established.
 # ```
 #
@@ -446,8 +446,8 @@ figures.show(
 # :class: dropdown
 #
 # `c = (logits / 3).softmax(1) @ embeddings`. The norm is 0.00044 instead of 0.000010, about 40 times as large. The
-# condition holds a softened belief of 70%, for which the slope of the softmax, $y_j (1 - y_j) / 3$, is 70 times as
-# large as for 99.9%; the slope of the loss changes too. For twenty images, the factor is between 31 and 532. The price
+# condition holds a softened belief of 70%, for which $y_j (1 - y_j) / 3$ is 70 times $y_j (1 - y_j)$ at
+# 99.9%; the slope of the loss changes too. For twenty images, the factor is between 31 and 532. The price
 # (not tested): a right belief gets a larger gradient too, and the update may make it wrong.
 # ```
 #

@@ -164,23 +164,23 @@ def _notebook(project: Project, assignment, words: str = "Download the notebook"
 
 
 def table(project: Project, assignments: dict) -> str:
-    """Return a table of all assignments in Markdown, for the guides."""
+    """Return a table of all assignments in Markdown, for the guides; a phone shows the first column, with the links."""
     lines = [
-        "| assignment | points | by hand | minutes | tasks | chapter | notebook |",
-        "|:--|--:|--:|--:|--:|:--|:--|",
+        "| assignment | points | by hand | minutes | tasks |",
+        "|:--|--:|--:|--:|--:|",
     ]
     rows: list[list[int]] = []
     pages = {name.partition("_")[0]: name for name in project.pages_in_toc()}
     for key, one in assignments.items():
         chapter = pages.get(key[1:].zfill(2), "")
-        link = f"[{chapter[:2]}](../notebooks/{chapter}.ipynb)" if chapter else "all"
+        links = [f"[chapter {chapter[:2]}](../notebooks/{chapter}.ipynb)"] if chapter else []
+        links += [_notebook(project, one, f"{key}.ipynb"), _colab(project, one, "Colab")]
         title = one.title.partition(": ")[2] or one.title
-        where = f"{_colab(project, one, 'Colab')} {_notebook(project, one, f'{key}.ipynb')}"
         numbers = [one.points, _by_hand(one), one.minutes, len(one.tasks)]
         rows.append(numbers)
-        lines.append(f"| {key}: {title} | {' | '.join(map(str, numbers))} | {link} | {where} |")
+        lines.append(f"| {key}: {title}<br>{' '.join(links)} | {' | '.join(map(str, numbers))} |")
     sums = [sum(row) for row in zip(*rows, strict=True)]
-    lines.append(f"| in all | {' | '.join(map(str, sums))} | | |")
+    lines.append(f"| in all | {' | '.join(map(str, sums))} |")
     return "\n".join(lines)
 
 

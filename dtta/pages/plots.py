@@ -92,7 +92,7 @@ def sensitivity(frame: DataFrame, title: str) -> Figure:
         ax.set_yticks(ticks, [f"{tick}".replace("-", "−") for tick in ticks])
         ax.set_yticks([], minor=True)
     ax.set(xlim=(0, frame.t_to.max()), xlabel="timestep t")
-    ax.set(ylabel=f"loss above that under\n{frame.reference.iloc[0]}, in % of it")
+    ax.set(ylabel=f"excess over the loss under\n{frame.reference.iloc[0]}, in %")
     intervals = f"95% intervals, simultaneous over {frame.t_from.nunique()} ranges of t; filled: zero is outside"
     fig.suptitle(
         f"Is the diffusion model sensitive to its condition?\n{title}\n{intervals}", x=0.02, ha="left", size=11

@@ -210,7 +210,7 @@ def compare_with_gains(
     }
     return [
         f"{name}: {len(group)} of {len(preferences)}; gain established under "
-        f"{sum(gains[s]['low'] > 0 for s in group)}, loss under {sum(gains[s]['high'] < 0 for s in group)}"
+        f"{sum(gains[s]['low'] > 0 for s in group)}, drop under {sum(gains[s]['high'] < 0 for s in group)}"
         for name, group in groups.items()
     ]
 

@@ -72,7 +72,7 @@ figures.show(
 #
 # ## Adding noise
 #
-# The images are scikit-learn's handwritten digits: 8 × 8 pixels, 64 numbers from −1 to 1. Call one of them $z_0$. The
+# The images are scikit-learn's handwritten digits: 8 × 8 pixels, 64 numbers from −1 to 1. Call an image $z_0$. The
 # *forward process* scales the pixel values down slightly in each of $T$ steps, and adds Gaussian noise of variance
 # $\beta_t$:
 #
@@ -263,8 +263,8 @@ figures.show(
 # %% [markdown]
 # For this digit, the wrong class changes the guess a little at $t = 20$, blurs it at 60, and makes it the wrong digit
 # at 140. Yet the losses differ most at $t = 20$: by the formula above, the loss is the squared error of $\hat z_0$
-# times $\bar\alpha_t / (1 - \bar\alpha_t)$, which falls with $t$. At $t = 20$ it is 18, so a small error can raise the
-# loss above 1. **Diffusion-TTA turns the difference into a gradient for the network that it adapts** ([page
+# times $\bar\alpha_t / (1 - \bar\alpha_t)$, a factor that falls with $t$. At $t = 20$ it is 18, so a small error can raise the
+# loss above 1. **Diffusion-TTA turns the loss into a gradient for the network that it adapts** ([page
 # 02](02_conditions)).
 #
 # ## A classifier from losses
@@ -307,7 +307,7 @@ report.line("\n".join(lines), tolerance=1.5)
 # ```{exercise}
 # :label: steps-of-training
 #
-# Train for 200 steps instead of 2,000 (`steps` in the first cell). Which suffers first: the generated digits or the
+# Train for 200 steps instead of 2,000 (`steps` in the first cell). Which suffers more: the generated digits or the
 # accuracy?
 # ```
 #
@@ -329,12 +329,12 @@ report.line("\n".join(lines), tolerance=1.5)
 #
 # With `torch.randint(180, T, ...)` about 87% are right. A likely reason: little of the digit is left in $z_t$. With
 # `torch.randint(0, 21, ...)` about 98% are right (with all $t$, 99%): the losses are high there, but still differ. The
-# model of [page 01](01_diffusion_loss) does badly at small timesteps; why was not tested.
+# model of [page 01](01_diffusion_loss) does badly at small timesteps; we did not test why.
 # ```
 #
 # ## Take-aways
 #
-# * A conditional diffusion model predicts the noise, which gives a clean image and, step by step, a generated one.
+# * From the predicted noise come a guess of the clean image and, step by step, a generated one.
 # * Averaged over pairs, the loss is lowest under the right class for about 99% of these digits.
 #
 # Next: [why this works, and at which noise levels the class matters](01_diffusion_loss).

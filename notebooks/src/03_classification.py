@@ -399,7 +399,7 @@ fig, ax = plt.subplots(figsize=(5.4, 5.4))
 ax.grid(visible=False)  # it would hide the intervals
 places = {
     "jpeg": (-5.2, -7.5),
-    "gaussian noise": (52, 17),
+    "gaussian noise": (54, 17),
     "pixelate": (31, 12.5),
 }
 places = places if setting.mini and {"jpeg", "pixelate"} <= {*both} else {}

@@ -138,7 +138,7 @@ report.line("\n".join(lines), tolerance=0.1, whole=2)
 # gains and losses *tentative* if their interval ends within a point of zero.
 #
 # These are stored results of `dtta evaluate --table online`; [evidence 09](../book/evidence/09_online) has all runs.
-# Live runs use one stream of 32 digits.
+# Live runs use streams of 32 digits.
 #
 # **You need** [page 03](03_classification). **Time:** 10 minutes to read, one to two minutes to run on two CPU cores.
 #
@@ -294,11 +294,11 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # The second network, a small vision transformer (ViT), gains *less* in a stream than one image at a time (tentative),
-# each at its chosen rate. Longer streams, as in the paper, were not tested.
+# each at its chosen rate. Streams as long as the paper's were not tested.
 #
 # ## Drift, live
 #
-# As a worst case, use the rate for single images in a stream of shear, under which it harms them too, and *restore* the
+# As a worst case, use the single-image rate in a stream of shear, where it harms even single images, and *restore* the
 # initial weights $\theta_0$ in part after each image: $\theta \leftarrow (1 - r)\, \theta + r\, \theta_0$.
 #
 # **Predict, then run:** what happens to the accuracy on *clean* images without restoring ($r = 0$)? And with $r = 0.1$?
@@ -378,8 +378,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # ## Preventing drift
 #
 # Two methods need not detect a change of shift: reset the weights after every n images (`reset_every`), or restore them
-# in part after each image (`restore_rate`). Both were chosen on validation streams for the rate of the streams above
-# (*slow*) and that for single images (*fast*).
+# in part after each image (`restore_rate`). Their values were chosen on validation streams for the rate of the streams
+# above (*slow*) and that for single images (*fast*).
 
 # %% tags=["hide-input"]
 PREVENTION = {
@@ -411,9 +411,9 @@ for run, title in PREVENTION.items():
 report.table(
     rows,
     tolerance=0.1,
-    caption="Changing streams: gain in points; accuracy in % on 16 clean test "
-    f"images ({first:.1f} before a stream), the mean after each of its thirteen "
-    "blocks (clean after)",
+    caption="Changing streams: gain in points; clean after: accuracy in % on 16 "
+    f"clean test images after a block, mean of the thirteen ({first:.1f} before a "
+    "stream)",
 )
 
 # %% tags=["hide-input"]
@@ -431,9 +431,9 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # At the slow rate, restoring by a tenth keeps the clean accuracy and gains more than without (tentative); no difference
-# from streams of one shift is established, nor a gain from resetting. At the fast rate, accuracy
-# drops without prevention. On validation streams only the strongest values that were tried, those in the table,
-# established a gain. No difference from single images is established.
+# from one shift is established, nor any between resetting and not. At the fast rate, accuracy drops without
+# prevention. Only the strongest values tried on validation streams (in the table) established a gain. Restored, no
+# difference from single images is established.
 #
 # ## The paper's Table 2
 #
@@ -470,8 +470,8 @@ figures.show(
     alt="Gains with intervals of online adaptation with φ for a ResNet and a "
     "ViT under the shared corruptions, and crosses at the paper's gains, which "
     "are above zero except for the ResNet under contrast.",
-    caption="Gains of online Diffusion-TTA with φ: ours in streams of one "
-    "shift, 48 digits each, with 95% intervals (hollow: contains zero), and, "
+    caption="Gains of online Diffusion-TTA with φ: ours in three streams of "
+    "16 digits a shift, with 95% intervals (hollow: contains zero), and, "
     "just below each, that of the paper's Table 2 (other images, networks and "
     "severity).",
 )

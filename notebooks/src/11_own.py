@@ -78,8 +78,8 @@ figures.show(
     result.figure(),
     alt="By timestep: how much higher the diffusion loss is under other "
     "classes and under the network's probabilities than under the true class, "
-    "with 95% intervals. Under other classes it rises with t, and the interval "
-    "is above zero except at small t.",
+    "with 95% intervals. Under other classes it rises up to t = 750, and the "
+    "interval is above zero except at small t.",
     caption="The probe: how much the loss rises under other classes than the "
     "true one (blue): except at small t the interval is above zero, so the "
     "model uses the condition. Orange: under the network's probabilities; above "
@@ -227,7 +227,7 @@ for name, other in (("top two", two), ("reversed classes", mistaken)):
     scored = rows("diffusion-tta", "validation", problem=other, **chosen)
     lines.append(describe(name, without, scored))
     if other is two:
-        lines.append(describe("top two, over all", tried[best], scored))
+        lines.append(describe("top two minus all", tried[best], scored))
 x, labels = problem.images(problem.size("validation"), split="validation")
 with torch.no_grad():
     among = problem.model(x).topk(2).indices == labels[:, None]
@@ -240,7 +240,7 @@ report.line("\n".join(lines), tolerance=5)
 
 # %% [markdown]
 # Mixing the top two gains 16 points less in our run; but the rate was chosen for all classes. A possible cause: in 32%
-# of the images the true class is not among the top two. With reversed classes the estimate is a loss of 24 points, but
+# of the images the true class is not among the top two. With reversed classes the estimate is a fall of 24 points, but
 # its interval contains zero; as the probe suggested, no gain is established.
 #
 # ## The gain
@@ -316,11 +316,11 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # ```{solution} own-labels
 # :class: dropdown
 #
-# The gain is $3/50 = 0.06$. The difference of an image is $+1$, $-1$ or $0$, with variance $5/50 - 0.06^2 \approx
+# The gain is $3/50 = 0.06$. An image's change is $+1$, $-1$ or $0$, with variance $5/50 - 0.06^2 \approx
 # 0.096$. The standard error over $n$ images is $\sqrt{0.096 / n}$: 4.4 points for $n = 50$, so an interval of about $6
 # \pm 8.6$ contains zero. Two standard errors are below 6 points if $n > 4 \cdot 0.096 / 0.06^2 \approx 107$, but half
-# of all such samples have a smaller gain, whose interval contains zero. With 150 more (200 in all) the error is 2.2
-# points, and nearly 80% of samples give more than 1.96 errors. Label about 150, if the true gain is 6 points.
+# of all such samples have a smaller gain, whose interval contains zero. With 150 more (200 in all) the
+# standard error is 2.2 points, and nearly 80% of the gains exceed 1.96 of them. Label about 150, if the true gain is 6 points.
 # ```
 #
 # ```{exercise}

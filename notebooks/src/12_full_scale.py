@@ -138,9 +138,9 @@ for name, value in preset.settings.items():
 # ## What a table costs
 #
 # An image takes 5 steps of 180 evaluations, except in one cell of Table 5 (one pair a step). Each is a forward pass and
-# a backward pass to the condition; in Table 1 also to φ, the diffusion model's weights. Together these are 0.71 Tflop
+# a backward pass to the condition; in Tables 1, 2 and 8 also to φ, the model's weights. Together these are 0.71 Tflop
 # ($10^{12}$ operations). Table 1 has 60,300 images. Assume 300 Tflop a second, close to the peak of an A100 in 16 bits:
-# a lower bound on the hours. **Predict, then run:** how many GPU hours does Table 1 take?
+# about its fewest hours. **Predict, then run:** how many GPU hours does Table 1 take?
 
 # %% tags=["hide-input"]
 cost = {
@@ -221,7 +221,7 @@ lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
 cut = "".join(lines[: images // 2]) + lines[images // 2][:40]
 path.write_text(cut, encoding="utf-8")
 again = evaluate(run, [("fog", 3)], range(images), path, progress=False)
-print(f"{images} images, {cut.count(chr(10)) - 1} whole lines after the stop")
+print(f"{images} images, {cut.count(chr(10)) - 2} results after the stop")
 print("the same scores:", [r.score for r in again] == [r.score for r in rows])
 
 # %% [markdown]
@@ -273,8 +273,8 @@ print("the same output to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 #
 # The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has
 # eleven, but values below about $3 \cdot 10^{-8}$ become zero. The gradient of a *mean* over many numbers can be that
-# small. This is the cosine between the gradients in 16 bits and in float32, for a mean over three million numbers (180
-# latents of Stable Diffusion) and over 64 times as many (latents of eight times the side):
+# small. This is the cosine between the gradients of a small network in 16 bits and in float32, with the loss scaled as
+# in a mean over three million numbers (180 latents of Stable Diffusion) and over 64 times as many:
 
 
 # %% tags=["hide-input"]
@@ -325,7 +325,7 @@ report.line("\n".join(lines), tolerance=0.05)
 #
 # This times the 900 evaluations of an image on networks of the published sizes with random weights: by the released
 # loop (*naive*) and by ours (*fast*), which runs the task network once per step. A matrix product with as many
-# operations shows what the machine could reach. The same on small networks:
+# operations shows what the machine could reach. Here 12 of them, on small networks:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds differ between runs
@@ -385,7 +385,7 @@ if not ours:
 #
 # ResNet18. To be *above three points*, a gain $g$ must be two standard errors above 0.03: $n \ge 8 g / (g - 0.03)^2$,
 # 279 images if the gain is 0.077. For 0.031 it takes 248,000, and there are 7500. With 279 images half of such runs
-# miss the threshold by chance; with twice as many, about 20%. These 558 images take at least 20 minutes at the assumed
+# miss the threshold by chance; with twice as many, about 20%. These 558 images take about 20 minutes at the assumed
 # rate, and over eight hours at the paper's 55 seconds: both are within 48.
 # ```
 #

@@ -194,9 +194,9 @@ def test_shifts_are_counted_by_preference_and_by_gain():
     preferences = {"a": above, "b": below, "c": neither, "d": above, "e": touching}
     gains = {"a": above, "b": above, "c": below, "d": neither, "e": touching, "not measured": above}
     assert compare_with_gains(preferences, gains) == [
-        "prefers the truth: 2 of 5; gain established under 1, loss under 0",
-        "prefers the network's map: 1 of 5; gain established under 1, loss under 0",
-        "too small to tell: 2 of 5; gain established under 0, loss under 1",
+        "prefers the truth: 2 of 5; gain established under 1, drop under 0",
+        "prefers the network's map: 1 of 5; gain established under 1, drop under 0",
+        "too small to tell: 2 of 5; gain established under 0, drop under 1",
     ]
 
 

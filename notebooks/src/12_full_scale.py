@@ -221,7 +221,7 @@ lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
 cut = "".join(lines[: images // 2]) + lines[images // 2][:40]
 path.write_text(cut, encoding="utf-8")
 again = evaluate(run, [("fog", 3)], range(images), path, progress=False)
-print(f"{images} images, {cut.count(chr(10)) - 2} results after the stop")
+print(f"{images} images, {cut.count(chr(10)) - 1} results after the stop")
 print("the same scores:", [r.score for r in again] == [r.score for r in rows])
 
 # %% [markdown]

@@ -68,6 +68,7 @@ class Process:
         self.end, self.pid, self.buffer = end, pid, b""
 
     def send(self, data: bytes) -> None:
+        """Send a frame: the length, then the data."""
         self.end.settimeout(20)
         self.end.sendall(struct.pack(">I", len(data)) + data)
 
@@ -165,6 +166,7 @@ class Supervisor:
         return {"trouble": trouble}
 
     def do_close(self) -> dict:
+        """End the copy that answers calls."""
         self.call = None
         self.end_all()
         return {}
@@ -274,17 +276,20 @@ class Supervisor:
             time.sleep(0.002)
 
     def leave(self) -> None:
+        """End all that was started, then this process."""
         self.state = self.call = Process(self.first.end, 0)
         self.first = self.state
         self.end_all()
         os._exit(0)
 
     def read(self) -> tuple[bytes, bytes]:
+        """Wait for the next message and return its kind and content."""
         (length,) = struct.unpack(">I", self._read(4))
         data = self._read(length)
         return data[:1], data[1:]
 
     def answer(self, message: dict) -> None:
+        """Send a message as JSON."""
         self._write(b"J" + json.dumps(message).encode())
 
     def _read(self, count: int) -> bytes:
@@ -303,6 +308,7 @@ class Supervisor:
 
 
 def main() -> None:
+    """Read the options, set the limits and answer commands until there are no more."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=4096)
     parser.add_argument("--warm", action="store_true", help="be ready for optimizers")

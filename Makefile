@@ -53,7 +53,7 @@ check: lint ## lint, and the tests of core and methods that take seconds: what o
 test: lint ## lint and all tests; they also run the pages and compare them with their committed outputs (20 minutes)
 	$(TESTS) -m "not reproduction" tests
 
-reproduce: $(STAMP) ## compute gains on validation images, stored rows and scores of model cards again (fifteen minutes)
+reproduce: $(STAMP) ## compute stored gains, rows and scores again, and grade wrong answers to all assignments (twenty minutes)
 	$(TESTS) -m reproduction tests
 
 lock: | $(PY) ## resolve pyproject.toml anew, to the newest versions its ranges allow: requirements.lock

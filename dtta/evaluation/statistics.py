@@ -102,7 +102,7 @@ def _few_resamples(n: int, resamples: int, seed: int) -> list[np.ndarray]:
     return list(_resamples(n, resamples, seed))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=4)  # the tables of a page have few different n; 160 MB each with 2000 images
 def _weightings(n: int, resamples: int, seed: int) -> np.ndarray:
     """Return how often each of n images counts: once each, then in each of R resamples: (1 + R, n).
 

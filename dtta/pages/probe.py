@@ -5,6 +5,9 @@ The second: does it prefer the truth to what the network predicts?
     print(result.sentence)
     result.figure().savefig("probe.png")
     result.frame                            # the numbers
+
+    from dtta.pages.probe import preference_for_truth
+
     preference_for_truth(dtta.load("scenes-depth"), 10, "fog")
 
 Nothing is adapted. The losses of the same images under the same (t, ε) are compared between the true condition (the

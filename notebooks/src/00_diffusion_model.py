@@ -334,7 +334,7 @@ report.line("\n".join(lines), tolerance=1.5)
 #
 # ## Take-aways
 #
-# * From the predicted noise come a guess of the clean image and, step by step, a generated one.
+# * A conditional diffusion model predicts the noise, and so a clean image and, step by step, a generated one.
 # * Averaged over pairs, the loss is lowest under the right class for about 99% of these digits.
 #
 # Next: [why this works, and at which noise levels the class matters](01_diffusion_loss).

@@ -396,8 +396,8 @@ figures.show(
     "class approaches one, close to the slope of the softmax.",
     caption="One image: the more confident the belief in a wrong class, the "
     "smaller the gradient. Dashed: the slope of the softmax. Both are relative "
-    "to a belief of one half. At 70% and 90%, the slope of the loss differs "
-    "too. The vertical axis is logarithmic, the horizontal spaced by log odds.",
+    "to a belief of one half. At the lower beliefs above one half, the slope of "
+    "the loss differs too. The vertical axis is logarithmic, the horizontal spaced by log odds.",
 )
 
 # %% [markdown]

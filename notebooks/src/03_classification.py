@@ -402,7 +402,11 @@ places = {
     "gaussian noise": (54, 17),
     "pixelate": (31, 12.5),
 }
-places = places if setting.mini and {"jpeg", "pixelate"} <= {*both} else {}
+places = {
+    name: place
+    for name, place in places.items()
+    if setting.mini and name.replace(" ", "_") in both
+}
 figures.named_points(
     ax, leads, gained, [s.replace("_", " ") for s in both], places
 )
@@ -548,7 +552,7 @@ figures.show(
 # These are other digits. Models and scenes are those of [page 06](06_open_vocabulary), 100 images for each
 # number of names (`dtta evaluate --table classes`); the 480 names are four synonyms for each of 120 kinds, and any
 # synonym is right. Settings come from validation images; on scenes Diffusion-TTA uses page 06's, chosen for 20 names,
-# which may help at 20.
+# which may help it with 20 names.
 #
 # * **Few classes.** With ten digits and 5 or 10 names, no difference between the ensemble and Diffusion-TTA or reranking
 #   is established.
@@ -598,7 +602,7 @@ figures.show(
 # ```
 #
 # **Challenge.** Find a rule that needs no labels and avoids the harm under shear without losing the gain under noise:
-# for example, adapt only where the Diffusion Classifier is more confident than the classifier by $c$. Choose $c$ on
+# for example, adapt only where the Diffusion Classifier is more confident than the classifier by a margin $m$. Choose $m$ on
 # validation images, then report the paired gains over Diffusion-TTA and the ensemble on test images.
 #
 # ## Take-aways

@@ -464,7 +464,7 @@ report.line("\n".join(lines), tolerance=0.3)
 # %% [markdown]
 # Over all shifts TENT has the highest mean IoU, but it loses on clean scenes, and in class accuracy no gain is
 # established. In this metric online Diffusion-TTA, which keeps the weights between scenes, is highest, but under the fifteen new
-# shifts its mean IoU is 2.6 points [1.5, 3.9] below Diffusion-TTA's. Counts of pixels show what TENT
+# shifts its mean IoU is 2.6 points [1.5, 3.9] below that of single-scene adaptation. Counts of pixels show what TENT
 # did:
 
 # %%

@@ -116,7 +116,7 @@ report.line("\n".join(lines), tolerance=0.1)
 
 # %% [markdown]
 # **The result.** Over 19 shifts of severity 3 (of 5), Diffusion-TTA raises the structural similarity (SSIM × 100, the
-# paper's metric) by 2.3 points: a gain is established under eight of the shifts, a loss under eight. SSIM
+# paper's metric) by 2.3 points: a gain is established under eight of the shifts, a drop under eight. SSIM
 # compares the means, variances and covariance of two maps in small windows; it is 1 for equal maps. The simple method
 # to beat averages the depths of an image and its mirror image. The diffusion model, but not the network, was trained on
 # changes like brightness, contrast, night and coloured light. Under the other fifteen shifts Diffusion-TTA gains 0.9
@@ -407,7 +407,7 @@ figures.show(
 # %% [markdown]
 # Where the model clearly prefers the truth, a gain is established, except under depth fog; where it clearly prefers the
 # network's map, a drop, except under zoom blur. In between there are both. In fog, where a flat wall is preferred, SSIM
-# falls; with the pairs of Figure 5.2 its preference for the network's map is not established.
+# falls; Figure 5.2's pairs do not establish a preference for the network's map.
 #
 # ## Four metrics, three answers
 #

@@ -563,7 +563,7 @@ report.line(
 )
 
 # %% [markdown]
-# **Predict, then run:** which of 1 pair, 6 pairs, one noise and 20 steps cost accuracy at the chosen rate, and which at
+# **Predict, then run:** which of 1 pair, 3 pairs and one noise lose accuracy at the chosen rate, and which still do at
 # a rate chosen for them?
 
 # %% tags=["hide-input"]

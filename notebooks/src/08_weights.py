@@ -405,7 +405,7 @@ report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
 # Norm layers, last layer and LoRA have their highest estimates at larger rates than all weights, so a comparison at one
-# rate may mix two effects. With a rate for each, none is shown to differ in gain from all weights, for either network.
+# rate may mix two effects. With a rate for each, no difference in gain from all weights is established, for either network.
 #
 # ## Random weights
 #
@@ -487,7 +487,7 @@ report.line(
 
 # %% [markdown]
 # At the smallest rate, four right answers of twelve after five steps become nine after twenty. The paper's Table 6
-# gives no rate. Its loss may come from a small rate, few steps, or a thousand classes.
+# gives no rate. Hypotheses for its lower accuracy: a small rate, few steps, a thousand classes.
 #
 # Here is that table next to our gains. It gives no intervals. The ± is ours: two standard errors, computed as if its
 # two accuracies came from different images, which is usually too large.

@@ -432,8 +432,8 @@ report.line("\n".join(lines), tolerance=0.1)
 # %% [markdown]
 # At the slow rate, restoring by a tenth keeps the clean accuracy and gains more than without (tentative); no difference
 # from one shift is established, nor any between resetting and not. At the fast rate, accuracy drops without
-# prevention. Only the strongest values tried on validation streams (in the table) established a gain. Restored, no
-# difference from single images is established.
+# prevention. On validation streams only the strongest values tried (in the table) established a gain. With restoring,
+# no difference from single images is established.
 #
 # ## The paper's Table 2
 #

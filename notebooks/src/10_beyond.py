@@ -182,11 +182,11 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 # **A race.** Candidates with less than 5% of the leading probability do not start. The others get four pairs each. Drop
 # those whose log-posterior is behind the leader's by more than one standard error of their *paired* differences; if
 # several are left, they get four more, once. This takes ten evaluations instead of 24, and no difference is
-# established. The 5% rule saves them: on validation images the race without it takes 26. Reranking with this rule
+# established. The first rule saves them: on validation images the race without it takes 26. Reranking with this rule
 # alone was not tried.
 #
-# **A fast setting of adaptation.** On validation images we chose the cheapest setting not shown to be
-# worse: three pairs a step instead of 24, and images on which the network is at least 70% certain, here two
+# **A fast setting of adaptation.** On validation images we chose the cheapest setting for which no
+# drop was established: three pairs a step instead of 24, and images on which the network is at least 70% certain, here two
 # thirds, are skipped (`dtta evaluate --fast`). It gains about four points with a twenty-fifth of the
 # evaluations, but may be up to seven points worse than the usual setting.
 #
@@ -271,8 +271,8 @@ figures.show(
 )
 
 # %% [markdown]
-# A square is convex, so mixed predictions lie below the straight line. Here both curves' minima lie between the two
-# classes: descent along this line would stop before the true class. At 120 evaluations, embeddings get five steps of 24
+# A square is convex, so mixed predictions lie below the straight line. Here the minima of mixed embeddings and predictions lie between
+# the two classes: descent along this line would stop before the true class. At 120 evaluations, embeddings get five steps of 24
 # pairs; the others evaluate ten classes under 12 pairs once, for all steps, at less cost. Each has a rate chosen on
 # validation images.
 

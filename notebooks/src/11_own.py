@@ -78,7 +78,7 @@ figures.show(
     result.figure(),
     alt="By timestep: how much higher the diffusion loss is under other "
     "classes and under the network's probabilities than under the true class, "
-    "with 95% intervals. Under other classes it rises up to t = 750, and the "
+    "with 95% intervals. Under other classes it rises up to t = 700 to 800, and the "
     "interval is above zero except at small t.",
     caption="The probe: how much the loss rises under other classes than the "
     "true one (blue): except at small t the interval is above zero, so the "
@@ -320,7 +320,8 @@ for wrong in (dict(classes=["cat", "dog"]), dict(images=folder / "pictures")):
 # 0.096$. The standard error over $n$ images is $\sqrt{0.096 / n}$: 4.4 points for $n = 50$, so an interval of about $6
 # \pm 8.6$ contains zero. Two standard errors are below 6 points if $n > 4 \cdot 0.096 / 0.06^2 \approx 107$, but half
 # of all such samples have a smaller gain, whose interval contains zero. With 150 more (200 in all) the
-# standard error is 2.2 points, and nearly 80% of the gains exceed 1.96 of them. Label about 150, if the true gain is 6 points.
+# standard error is 2.2 points, and in nearly 80% of such samples the gain exceeds 1.96 of them. Label about 150, if
+# the true gain is 6 points.
 # ```
 #
 # ```{exercise}

@@ -138,9 +138,9 @@ for name, value in preset.settings.items():
 # ## What a table costs
 #
 # An image takes 5 steps of 180 evaluations, except in one cell of Table 5 (one pair a step). Each is a forward pass and
-# a backward pass to the condition; in Tables 1, 2 and 8 also to φ, the model's weights. Together these are 0.71 Tflop
+# a backward pass to the condition; in Tables 1, 2, 8 and some cells of 5 and 6 also to φ. Together these are 0.71 Tflop
 # ($10^{12}$ operations). Table 1 has 60,300 images. Assume 300 Tflop a second, close to the peak of an A100 in 16 bits:
-# about its fewest hours. **Predict, then run:** how many GPU hours does Table 1 take?
+# so the hours are close to a lower bound. **Predict, then run:** how many GPU hours does Table 1 take?
 
 # %% tags=["hide-input"]
 cost = {
@@ -273,8 +273,8 @@ print("the same output to 1e-4:", torch.allclose(at_once, in_parts, atol=1e-4))
 #
 # The diffusion model can compute in 16 bits. *bfloat16* has float32's range and eight binary digits; *float16* has
 # eleven, but values below about $3 \cdot 10^{-8}$ become zero. The gradient of a *mean* over many numbers can be that
-# small. This is the cosine between the gradients of a small network in 16 bits and in float32, with the loss scaled as
-# in a mean over three million numbers (180 latents of Stable Diffusion) and over 64 times as many:
+# small. This is the cosine between the gradients of a small network in 16 bits and in float32, with the loss divided
+# as in a mean over three million numbers (180 latents of Stable Diffusion) and over 64 times as many:
 
 
 # %% tags=["hide-input"]
@@ -325,7 +325,7 @@ report.line("\n".join(lines), tolerance=0.05)
 #
 # This times the 900 evaluations of an image on networks of the published sizes with random weights: by the released
 # loop (*naive*) and by ours (*fast*), which runs the task network once per step. A matrix product with as many
-# operations shows what the machine could reach. Here 12 of them, on small networks:
+# operations shows what the machine could reach. In the mini run a few, on small networks:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: seconds differ between runs

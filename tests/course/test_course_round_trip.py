@@ -1,6 +1,6 @@
 """Each assignment through nbgrader: generate, release, hand in, autograde, feedback, grades.csv.
 
-One test for each assignment: python -m pytest tests/course -k a1. test_course_answers.py tries all wrong answers.
+One or two tests for each: python -m pytest tests/course -k a1. test_course_answers.py tries all wrong answers.
 """
 
 from __future__ import annotations

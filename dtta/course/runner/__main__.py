@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -23,42 +22,10 @@ import time
 import psutil
 
 from . import SHARED
+from .limits import drop_root, limit
 
 PROCESSES, DISK = 100, 1000  # that a cell may have at a time, and megabytes that it may write
 GRACE = 2.0  # seconds from the interrupt, which leaves what was defined, to the end
-
-
-def limit(megabytes: int) -> None:
-    """Limits that this process and all that it starts have to keep."""
-    for kind, most in (
-        (resource.RLIMIT_DATA, megabytes * 2**20),
-        (resource.RLIMIT_FSIZE, 100 * 2**20),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most if hard < 0 else min(most, hard),) * 2)
-
-
-def drop_root(user: int = 65534) -> None:
-    """Become nobody, where the files of Python can still be read as nobody."""
-    if os.geteuid() != 0:
-        return
-
-    def become() -> None:
-        os.setgroups([])
-        os.setgid(user)
-        os.setuid(user)
-
-    if (child := os.fork()) == 0:
-        try:
-            become()
-            for file in (os.__file__, psutil.__file__, "runner/__main__.py"):
-                open(file, "rb").close()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    if os.waitpid(child, 0)[1] == 0:
-        become()
 
 
 class Process:

@@ -77,7 +77,7 @@ def test_evaluate_pairs_resumes_and_notices_changed_pictures(here, capsys, monke
     assert "holds rows of another run" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.reproduction  # test_own_readme.py starts workers too
 def test_workers_and_single_processes_compute_the_same_rows(here):
     command = ["evaluate", "--images", "photos", *MODELS, *LITTLE, "--option", "validation=0", "--shift", "contrast"]
     assert run(*command, "--workers", 1, "--out", "rows1") == 0

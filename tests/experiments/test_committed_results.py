@@ -243,7 +243,7 @@ def test_every_method_has_sixty_evaluations(table):
 
 
 CHEAP = {"digits": "tent", "scenes-segmentation": "augmentation", "scenes-depth": "augmentation", "scenes-clip": "tent"}
-LONG = ("scenes-segmentation", "scenes-clip")
+LONG = ("scenes-segmentation", "scenes-depth", "scenes-clip")
 
 
 @pytest.mark.parametrize("problem", [pytest.param(p, marks=[pytest.mark.reproduction] * (p in LONG)) for p in CHEAP])

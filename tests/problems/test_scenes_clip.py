@@ -35,7 +35,7 @@ def by_seen(right, labels):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("classes", [20, 50])
+@pytest.mark.parametrize("classes", [20, pytest.param(50, marks=pytest.mark.reproduction)])
 def test_zero_shot_accuracy(reader, classes):
     x, labels = clean(classes, 200)
     names = [label.name for label in VOCABULARY[:classes]]

@@ -141,7 +141,7 @@ def forest(gains: Mapping[str, Mapping[str, float]], title: str = "", ax: Axes |
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, ax = plt.subplots(figsize=(7.5, 0.36 * len(gains) + 1))
+        _, ax = plt.subplots(figsize=(6.2, 0.36 * len(gains) + 1))
     for y, gain in enumerate(reversed(list(gains.values()))):
         colour, fill = _colours(gain)
         ax.plot([gain["low"], gain["high"]], [y, y], color=colour, solid_capstyle="butt")  # ends at its bounds

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 METADATA = "dtta"  # the key of the tolerance in the display metadata
 # Digits attached to a word are part of a name (resnet18, 3x3), not a number.
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\.\d)")
-# An interval with its mean (+2.5 [1.5, 3.5]), or a word with a hyphen inside.
-_WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[\w.]+(?:-[\w.]+)+")
+# An interval with its mean (+2.5 [1.5, 3.5]), a number with its error (+2.5 ± 0.5), or a word with a hyphen inside.
+_WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[-+−]?[\d.]+ ± [\d.]+|[\w.]+(?:-[\w.]+)+")
 
 WIDTH = 80  # columns of an output, which a box of the book holds; a page wraps longer lines
 # A long line is not broken between a number and its interval, inside an interval, or between an option and its value.
@@ -90,7 +90,7 @@ def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str =
 
 
 def keep_whole(table: str) -> str:
-    """Return a table's HTML for a narrow page, on which intervals and words with a hyphen stay on one line."""
+    """Return a table's HTML for a narrow page: intervals, errors (±) and words with a hyphen stay on one line."""
     return "".join(
         part if part.startswith("<") else _WHOLE.sub(r'<span class="dtta-whole">\g<0></span>', part)
         for part in re.split(r"(<[^>]*>)", table)

@@ -672,15 +672,15 @@ for run, noise, (_, adapted) in zip(
     name = "the same, φ adapted" if run == ROWS[-1] else run
     line = {"": name, "gain": report.interval(gain)}
     line["paper"] = f"{adapted - alone:+.1f}"
-    line["signs"] = evidence.verdict(adapted - alone, error, gain)
     line["r"] = noise
+    line["signs"] = evidence.verdict(adapted - alone, error, gain)
     lines.append(line)
 report.table(
     lines,
     tolerance=0.3,
     caption="Gain over no adaptation in points; the paper's gain for "
-    "ConvNeXt-Tiny on ImageNet-A. “Too small to tell”: our interval "
-    "contains zero. Last: relative noise r of a step",
+    "ConvNeXt-Tiny on ImageNet-A; relative noise r of a step. “Too small "
+    "to tell”: our interval contains zero",
 )
 
 # %% tags=["hide-input"]

@@ -307,9 +307,7 @@ for count in (latents, 64 * latents):
     ):
         grad = at_condition(precision, count, power)
         cosine = torch.cosine_similarity(grad, truth, dim=0).item()
-        lines.append(
-            f"mean over {count / 1e6:.0f} million numbers, {name}: {cosine:.2f}"
-        )
+        lines.append(f"{count / 1e6:.0f} million, {name}: {cosine:.2f}")
 report.line("\n".join(lines), tolerance=0.05)
 
 # %% [markdown]

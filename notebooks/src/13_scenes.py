@@ -371,9 +371,9 @@ for shape, (colours, material) in HABITS.items():
 #
 # | split | scenes | use |
 # |---|---|---|
-# | `train` | 12 000 | training; each mirrored with probability 1/2 |
+# | `train` | 12,000 | training; each mirrored with probability 1/2 |
 # | `validation` | 500 | choosing settings |
-# | `test` | 1 000 | reported results |
+# | `test` | 1,000 | reported results |
 #
 # ## Shifts on the image
 #

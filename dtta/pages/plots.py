@@ -47,7 +47,7 @@ def loss_gap(
     """
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, len(panels), figsize=(2.5 * len(panels), 3.3), sharex=True, sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(panels), figsize=(2 * len(panels), 3.3), sharex=True, sharey=True, squeeze=False)
     for ax, (title, losses) in zip(axes[0], panels.items(), strict=True):
         if used:
             ax.axvspan(*used, color="#efefef", lw=0, zorder=0)
@@ -61,7 +61,7 @@ def loss_gap(
         ax.yaxis.set_major_formatter(lambda value, place: f"{1000 * value:g}".replace("-", "−"))
     axes[0, 0].set_ylabel(f"loss minus that under\n{truth}, × 1000")
     handles = axes[0, 0].get_legend_handles_labels()
-    fig.legend(*handles, loc="outside lower center", ncols=len(names), handlelength=3, columnspacing=1.2)
+    fig.legend(*handles, loc="outside lower center", ncols=2 if len(names) == 4 else 3, handlelength=3)
     return fig
 
 

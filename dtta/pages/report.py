@@ -46,7 +46,7 @@ def line(text: str, tolerance: float, whole: int = 0) -> None:
     if not whole and not _has_decimals([text]):
         raise ValueError(f"no number with a decimal point in {text!r}: print() it, or give whole=")
     wrapped = "\n".join(map(_wrapped, text.split("\n")))
-    _display({"text/plain": f"{wrapped}\n({_note(tolerance, whole)})"}, tolerance, whole)
+    _display({"text/plain": f"{wrapped}\n({_note([text], tolerance, whole)})"}, tolerance, whole)
 
 
 def table(
@@ -71,7 +71,7 @@ def table(
         whole = max(whole, math.floor(tolerance))
     if not whole and not _has_decimals(texts):
         raise ValueError("no number with a decimal point in the table: display it without a tolerance, or give whole=")
-    note = _note(tolerance, whole)
+    note = _note(texts, tolerance, whole)
     data = {
         "text/html": _html(heads, cells, right, caption, note),
         "text/plain": _text(heads, cells, right, caption, note),
@@ -155,9 +155,10 @@ def _wrapped(line: str) -> str:
     return "\n".join(lines).replace("\xa0", " ")
 
 
-def _note(tolerance: float, whole: int) -> str:
-    counts = f", whole numbers by up to {whole}" if whole else ""
-    return f"on another machine, values may differ by up to {tolerance:g}{counts}"
+def _note(texts: Iterable[str], tolerance: float, whole: int) -> str:
+    decimals = _has_decimals(texts)
+    counts = f", whole numbers by up to {whole}" if whole and decimals else ""
+    return f"on another machine, values may differ by up to {tolerance if decimals else whole:g}{counts}"
 
 
 def _has_decimals(texts: Iterable[str]) -> bool:

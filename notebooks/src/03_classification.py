@@ -401,6 +401,9 @@ places = {
     "jpeg": (-5.2, -7.5),
     "gaussian noise": (54, 17),
     "pixelate": (31, 12.5),
+    "fog": (22, 8.5),
+    "shot noise": (4, 20.5),
+    "shear": (-17, -19),
 }
 places = {
     name: place

@@ -387,7 +387,7 @@ report.line(
 )
 order = sorted(names, key=lambda s: -preference[s]["gain"])
 fig, (left, right) = plt.subplots(
-    1, 2, figsize=(7, 0.3 * len(order) + 1), sharey=True
+    1, 2, figsize=(5.8, 0.3 * len(order) + 1), sharey=True
 )
 marked = {s: names[s] + " *" * (setting.mini and s in familiar) for s in order}
 figures.forest({marked[s]: preference[s] for s in order}, ax=left)

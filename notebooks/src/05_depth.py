@@ -379,7 +379,7 @@ report.line(
 )
 order = sorted(preference, key=lambda s: -preference[s]["gain"])
 fig, (left, right) = plt.subplots(
-    1, 2, figsize=(7, 0.3 * len(order) + 1), sharey=True
+    1, 2, figsize=(5.8, 0.3 * len(order) + 1), sharey=True
 )
 marked = {
     s: s.replace("_", " ") + " *" * (setting.mini and s in familiar)

@@ -66,6 +66,8 @@ def test_line_shows_its_tolerance_and_stores_it(displayed):
         "(on another machine, values may differ by up to 0.5, whole numbers by up to 2)"
     }
     assert tolerance_of(output) == {"tolerance": 0.5, "whole": 2}
+    report.line("repaired 40 of 300", tolerance=0.5, whole=2)
+    assert displayed().data["text/plain"].endswith("\n(on another machine, values may differ by up to 2)")
     report.line("accuracy 71.3%\nloss 0.2", tolerance=0.5)
     assert tolerance_of(displayed()) == {"tolerance": 0.5, "whole": 0}
     assert displayed().data["text/plain"].splitlines()[:2] == ["accuracy 71.3%", "loss 0.2"]
@@ -151,7 +153,9 @@ def test_a_gain_has_its_interval_and_no_negative_zero():
 
 
 def test_intervals_and_words_with_a_hyphen_stay_on_one_line_in_the_book():
-    html = report.to_html([{"run": "diffusion-tta, vit", "gain": "+8.1 [5.5, 10.8]", "paper": "+4.6 ± 4.1", "lr": "lr 1e-5, 0.1"}])
+    html = report.to_html(
+        [{"run": "diffusion-tta, vit", "gain": "+8.1 [5.5, 10.8]", "paper": "+4.6 ± 4.1", "lr": "lr 1e-5, 0.1"}]
+    )
     for words in ("diffusion-tta", "+8.1 [5.5, 10.8]", "+4.6 ± 4.1", "1e-5"):
         assert f'<span class="dtta-whole">{words}</span>' in html
     assert report.keep_whole('<td style="text-align: left">0.1</td>') == '<td style="text-align: left">0.1</td>'

@@ -1,4 +1,4 @@
-"""dtta bench: seconds for one step, by the fast loop, eager and compiled, the naive loop and a matrix product."""
+"""dtta bench: seconds for one step, of a case for an image, by the fast loop, eager and compiled, the naive loop and a matrix product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dtta.problems.data.folders import named_in_errors, output_file
 
 def add_command(commands) -> None:
     """Add ``bench`` and its options to the commands."""
-    text = "seconds for one step: fast loop, eager and compiled, naive loop, a matrix product"
+    text = "seconds for one step, of a case for an image: fast loop, eager and compiled, naive loop, matrix product"
     command = new_command(commands, "bench", run, text)
     add_problem_options(command)
     text = """instead of a problem: networks of published size with random weights, such as dit-256, dit-256-joint

@@ -1,4 +1,4 @@
-"""dtta bench: seconds for one step, of a case for an image, by the fast loop, eager and compiled, the naive loop and a matrix product."""
+"""dtta bench: seconds for one step (of a case: for an image): fast loop, eager and compiled, naive, matrix product."""
 
 from __future__ import annotations
 

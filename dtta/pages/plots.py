@@ -61,7 +61,7 @@ def loss_gap(
         ax.yaxis.set_major_formatter(lambda value, place: f"{1000 * value:g}".replace("-", "−"))
     axes[0, 0].set_ylabel(f"loss minus that under\n{truth}, × 1000")
     handles = axes[0, 0].get_legend_handles_labels()
-    fig.legend(*handles, loc="outside lower center", ncols=2 if len(names) == 4 else 3, handlelength=3)
+    fig.legend(*handles, loc="outside lower center", ncols=2, handlelength=3)
     return fig
 
 

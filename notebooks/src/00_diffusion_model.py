@@ -263,8 +263,8 @@ figures.show(
 # %% [markdown]
 # For this digit, the wrong class changes the guess a little at $t = 20$, blurs it at 60, and makes it the wrong digit
 # at 140. Yet the losses differ most at $t = 20$: by the formula above, the loss is the squared error of $\hat z_0$
-# times $\bar\alpha_t / (1 - \bar\alpha_t)$, a factor that falls with $t$. At $t = 20$ it is 18, so a small error can raise the
-# loss above 1. **Diffusion-TTA turns the loss into a gradient for the network that it adapts** ([page
+# times $\bar\alpha_t / (1 - \bar\alpha_t)$, a factor that falls with $t$. At $t = 20$ it is 18, so a small error can
+# raise the loss above 1. **Diffusion-TTA turns the loss into a gradient for the network that it adapts** ([page
 # 02](02_conditions)).
 #
 # ## A classifier from losses

@@ -395,8 +395,8 @@ figures.show(
 # ## Between two classes
 #
 # Diffusion-TTA does not try the classes one by one. It gives the model a *mixture* of embeddings, weighted by the
-# classifier's probabilities, and follows the gradient of the loss with respect to the latter. The loss on the line between
-# two classes, always with the same pairs:
+# classifier's probabilities, and follows the gradient of the loss with respect to the latter. The loss on the line
+# between two classes, always with the same pairs:
 
 # %%
 t = centre[:: setting(mini=1, full=3)].long().to(z0.device)
@@ -499,10 +499,11 @@ report.table(
 
 # %% [markdown]
 # Over all $t$, the lowest loss is right more often than the classifier under noise; under brightness and contrast the
-# two differ by one and two images, too few to tell. Small timesteps are often wrong even on clean images, and under noise close to chance (10%); their large
-# losses may dominate the mean over all $t$. From the middle on, noise costs at most one image, even from 750 on, where
-# the effect of the class is small but varies little. A hypothesis: the noise that we add hides the corruption
-# only if it is stronger. [Page 03](03_classification) therefore chooses the range of $t$ on validation images.
+# two differ by one and two images, too few to tell. Small timesteps are often wrong even on clean images, and under
+# noise close to chance (10%); their large losses may dominate the mean over all $t$. From the middle on, noise costs at
+# most one image, even from 750 on, where the effect of the class is small but varies little. A hypothesis: the noise
+# that we add hides the corruption only if it is stronger. [Page 03](03_classification) therefore chooses the range of
+# $t$ on validation images.
 #
 # ## Exercises
 #

@@ -74,10 +74,9 @@ figures.show(
 # %% [markdown]
 # Start from equal probabilities and take the class whose slope is lowest, the *steepest*: moving probability to it
 # lowers the loss most. On digits under Gaussian noise it is right far more often than the classifier. The Diffusion
-# Classifier (lowest loss) is right more often still, but no difference is established. Under shear, the classifier beats
-# both. Unlike on [page 01](01_diffusion_loss), $t$ comes from the middle half of its range.
-# Diffusion-TTA starts from the classifier's prediction instead, where the steepest slope is right less often (see the
-# exercises).
+# Classifier (lowest loss) is right more often still, but no difference is established. Under shear, the classifier
+# beats both. Unlike on [page 01](01_diffusion_loss), $t$ comes from the middle half of its range. Diffusion-TTA starts
+# from the classifier's prediction instead, where the steepest slope is right less often (see the exercises).
 
 
 # %% tags=["hide-input"]
@@ -245,8 +244,8 @@ lines += [
 report.line("\n".join(lines), tolerance=5.0)
 
 # %% [markdown]
-# Slopes are local, so the orders can differ. The backward pass costs no more than the forward pass, since $\phi$ is fixed.
-# Under shear, adaptation does harm too ([page 03](03_classification)).
+# Slopes are local, so the orders can differ. The backward pass costs no more than the forward pass, since $\phi$ is
+# fixed. Under shear, adaptation does harm too ([page 03](03_classification)).
 #
 # ## Maps and depths
 #
@@ -349,8 +348,8 @@ print("the same gradient:", bool((a - b).norm() < 1e-4 * a.norm()))
 # ## A confident belief has a small gradient
 #
 # The gradient also passes through the softmax. The slope of $y_j$ in its own logit is $y_j (1 - y_j)$, which vanishes
-# for a confident network. For the digit of Figure 2.2, we put more and more of the belief on a *wrong* class. **Predict, then
-# run:** at 99.9%, how large is the gradient with respect to the logits, compared with 50%?
+# for a confident network. For the digit of Figure 2.2, we put more and more of the belief on a *wrong* class.
+# **Predict, then run:** at 99.9%, how large is the gradient with respect to the logits, compared with 50%?
 
 # %%
 wrong = (int(y_true[0]) + 1) % K

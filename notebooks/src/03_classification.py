@@ -557,8 +557,8 @@ figures.show(
 # synonym is right. Settings come from validation images; on scenes Diffusion-TTA uses page 06's, chosen for 20 names,
 # which may help it with 20 names.
 #
-# * **Few classes.** With ten digits and 5 or 10 names, no difference between the ensemble and Diffusion-TTA or reranking
-#   is established.
+# * **Few classes.** With ten digits and 5 or 10 names, no difference between the ensemble and Diffusion-TTA or
+#   reranking is established.
 # * **20 and 50 names.** Diffusion-TTA is ahead of the ensemble, but among so many comparisons lower ends near 1 point
 #   are weak evidence. The Diffusion Classifier falls below the network. A hypothesis: with three pairs or one for each
 #   name, its probabilities are noisy.
@@ -605,8 +605,8 @@ figures.show(
 # ```
 #
 # **Challenge.** Find a rule that needs no labels and avoids the harm under shear without losing the gain under noise:
-# for example, adapt only where the Diffusion Classifier is more confident than the classifier by a margin $m$. Choose $m$ on
-# validation images, then report the paired gains over Diffusion-TTA and the ensemble on test images.
+# for example, adapt only where the Diffusion Classifier is more confident than the classifier by a margin $m$. Choose
+# $m$ on validation images, then report the paired gains over Diffusion-TTA and the ensemble on test images.
 #
 # ## Take-aways
 #

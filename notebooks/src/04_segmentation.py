@@ -417,8 +417,8 @@ figures.show(
 # ## Two metrics, two rankings
 #
 # *TENT* {cite:p}`wang2021tent` needs no diffusion model: for each scene, five steps on the normalisation layers (then
-# reset) minimise the entropy of the prediction. *Class accuracy*, the metric of the Diffusion-TTA paper, is the share of
-# a class's true pixels that are predicted correctly, averaged over the classes.
+# reset) minimise the entropy of the prediction. *Class accuracy*, the metric of the Diffusion-TTA paper, is the share
+# of a class's true pixels that are predicted correctly, averaged over the classes.
 #
 # **Predict, then run:** a method assigns uncertain pixels to the most frequent class, the ground. Which of
 # the two metrics is more likely to fall?
@@ -463,9 +463,9 @@ report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
 # Over all shifts TENT has the highest mean IoU, but it loses on clean scenes, and in class accuracy no gain is
-# established. In this metric online Diffusion-TTA, which keeps the weights between scenes, is highest, but under the fifteen new
-# shifts its mean IoU is 2.6 points [1.5, 3.9] below that of single-scene adaptation. Counts of pixels show what TENT
-# did:
+# established. In this metric online Diffusion-TTA, which keeps the weights between scenes, is highest, but under the
+# fifteen new shifts its mean IoU is 2.6 points [1.5, 3.9] below that of single-scene adaptation. Counts of pixels show
+# what TENT did:
 
 # %%
 objects = setting(mini=classes[2:], full=classes[1:])

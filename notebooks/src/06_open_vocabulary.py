@@ -159,10 +159,10 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 
 # %% [markdown]
 # **The result.** With twenty names, CLIP is right on 62.5% of the shifted test images; adaptation gains 11.6 points
-# [8.3, 15.2]. Over all shifts, no difference is established from two methods without
-# adaptation, which evaluate the diffusion model four times as often, but need no gradients: the *Diffusion Classifier*,
-# under each name, and the *naive ensemble*, the mean of its probabilities and CLIP's ([page 03](03_classification)).
-# Under contrast, brightness, night and coloured light, familiar from the diffusion model's training, the Diffusion Classifier is clearly better.
+# [8.3, 15.2]. Over all shifts, no difference is established from two methods without adaptation, which evaluate the
+# diffusion model four times as often, but need no gradients: the *Diffusion Classifier*, under each name, and the
+# *naive ensemble*, the mean of its probabilities and CLIP's ([page 03](03_classification)). Under contrast, brightness,
+# night and coloured light, familiar from the diffusion model's training, the Diffusion Classifier is clearly better.
 #
 # These are stored results of `dtta evaluate --table scenes-clip-test`: 24 test images under each of 19 shifts of
 # severity 3 (of 5), settings from validation images. [Evidence 06](../book/evidence/06_open_vocabulary) has all runs.
@@ -254,8 +254,8 @@ report.line("\n".join(lines), tolerance=2.0, whole=2)
 # ## Names as conditions
 #
 # The text-to-image model uses the same text encoder, but not its final vector: by cross-attention it sees the hidden
-# state of *every token*. So an embedding $l_j$ is a matrix (from `problem.reader`), and (padded) names are mixed token by
-# token:
+# state of *every token*. So an embedding $l_j$ is a matrix (from `problem.reader`), and (padded) names are mixed token
+# by token:
 #
 # $$ c = \sum_j y_j\, l_j, \qquad l_j \in \mathbb R^{\text{tokens} \times D} . $$
 
@@ -411,8 +411,8 @@ report.line(
 #
 # This is the step $-\eta G$ of full training, seen only along the $r$ random rows of $A$. `peft` draws the rows so that
 # the expected $A^\top A$ is $r / (3 \cdot \text{in})$ times the identity, here 1/72. This can explain only a part of
-# the difference between the best learning rates, LoRA's 300 and 0.3 for all weights. At the same rate a higher rank makes a
-# larger first step (second exercise).
+# the difference between the best learning rates, LoRA's 300 and 0.3 for all weights. At the same rate a higher rank
+# makes a larger first step (second exercise).
 #
 # ## One portrait, five steps
 #

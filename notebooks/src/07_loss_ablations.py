@@ -192,8 +192,8 @@ report.line("\n".join(lines), tolerance=0.3)
 # No change on this page establishes a gain over the chosen settings: 24 pairs with timesteps stratified over the middle
 # half of the range, five steps of SGD at $\eta = 0.02$. On [page 03](03_classification), averaging two beliefs did.
 #
-# The gains, with 95% paired intervals, are stored results of `dtta evaluate --table loss`: 24 different test digits under
-# each of twelve shifts. [Evidence 07](../book/evidence/07_loss_ablations) has every setting.
+# The gains, with 95% paired intervals, are stored results of `dtta evaluate --table loss`: 24 different test digits
+# under each of twelve shifts. [Evidence 07](../book/evidence/07_loss_ablations) has every setting.
 #
 # **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 20 minutes to read, one to two
 # minutes to run on two CPU cores.
@@ -423,8 +423,8 @@ report.line("\n".join(lines), tolerance=0.05)
 #
 # ## Where the mean points
 #
-# Is $\bar g$ *right*? A small step of the logits along $-\bar g$ changes the logit of the true class $y^*$ in proportion
-# to $-\bar g_{y^*}$. We call this number the *pull*; it should be positive:
+# Is $\bar g$ *right*? A small step of the logits along $-\bar g$ changes the logit of the true class $y^*$ in
+# proportion to $-\bar g_{y^*}$. We call this number the *pull*; it should be positive:
 
 # %%
 by_t = every.mean(1)  # the mean over the noises: (images, timesteps, K)
@@ -501,8 +501,8 @@ report.line(
 
 # %% [markdown]
 # At the lowest timestep $r$ is below 1, and in its eighth the estimated mean gradient is longest, but no pull on the
-# true class is established: a low $r$ says nothing about the direction. Low timesteps can get a small weight:
-# *min-SNR* {cite:p}`hang2023minsnr` multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where $\text{SNR} =
+# true class is established: a low $r$ says nothing about the direction. Low timesteps can get a small weight: *min-SNR*
+# {cite:p}`hang2023minsnr` multiplies the loss at $t$ by $\min(\text{SNR}, 5) / \text{SNR}$, where $\text{SNR} =
 # \bar\alpha_t / (1 - \bar\alpha_t)$; we divide by the mean weight. A weight of $1 / \text{SNR}$ gives the loss of the
 # denoised image.
 
@@ -637,11 +637,11 @@ lines += [f"computed again: {agree} of {count} answers agree with the stored"]
 report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
-# At the unchanged rate the noisiest gradients lose: one pair, three pairs, one noise. At rates ten times smaller, chosen
-# on validation images from factors of four, ten and forty, no loss is established. The formula, which is about the
-# diffusion loss after one step, gives seven (one pair), three (three pairs) and four (one noise). That one noise loses
-# more than one pair is not established. Four times the rate loses too. For all other changes, some at a rate not chosen
-# for them, no difference is established; the intervals are four to nine points wide.
+# At the unchanged rate the noisiest gradients lose: one pair, three pairs, one noise. At rates ten times smaller,
+# chosen on validation images from factors of four, ten and forty, no loss is established. The formula, which is about
+# the diffusion loss after one step, gives seven (one pair), three (three pairs) and four (one noise). That one noise
+# loses more than one pair is not established. Four times the rate loses too. For all other changes, some at a rate not
+# chosen for them, no difference is established; the intervals are four to nine points wide.
 #
 # ## The paper's Table 5
 #
@@ -710,8 +710,9 @@ report.line("\n".join(differences), tolerance=0.3)
 # ```{exercise}
 # :label: mirrored-noise
 #
-# Use each $\epsilon$ and $-\epsilon$ at the same timestep. For `image`, compare steps of 12 such couples with steps of 24
-# independent pairs, by `relative_noise`. First predict: is $g$ closer to an odd or to an even function of $\epsilon$?
+# Use each $\epsilon$ and $-\epsilon$ at the same timestep. For `image`, compare steps of 12 such couples with steps of
+# 24 independent pairs, by `relative_noise`. First predict: is $g$ closer to an odd or to an even function of
+# $\epsilon$?
 # ```
 #
 # ```{solution} mirrored-noise

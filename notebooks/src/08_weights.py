@@ -10,9 +10,9 @@
 # # Which parameters to adapt
 #
 # **The idea.** Diffusion-TTA {cite:p}`prabhudesai2023diffusion` follows the gradient of the diffusion loss to *all*
-# weights $\theta$ of the classifier. The same gradient can change less: the last layer, the normalisation layers, or only
-# the ten logits of one image. Or it can change the weights $\phi$ of the diffusion model too. The choices can only be
-# compared if each has a suitable learning rate.
+# weights $\theta$ of the classifier. The same gradient can change less: the last layer, the normalisation layers, or
+# only the ten logits of one image. Or it can change the weights $\phi$ of the diffusion model too. The choices can only
+# be compared if each has a suitable learning rate.
 
 # %% tags=["parameters", "hide-input"]
 # "mini": handwritten digits, on a CPU; "full": ImageNet, on a GPU
@@ -154,9 +154,9 @@ report.line("\n".join(lines), tolerance=0.3)
 # changes ten numbers, the logits, from zero. For the ResNet no difference between the two is established; for the ViT
 # the simplest choice gains more.
 #
-# These are stored results of `dtta evaluate --table weights`: 288 different test digits, 24 under each of twelve shifts,
-# and a learning rate for each choice from validation images. [Evidence 08](../book/evidence/08_weights) has every pair
-# of choices and every rate.
+# These are stored results of `dtta evaluate --table weights`: 288 different test digits, 24 under each of twelve
+# shifts, and a learning rate for each choice from validation images. [Evidence 08](../book/evidence/08_weights) has
+# every pair of choices and every rate.
 #
 # **You need** [page 03](03_classification): Algorithm 1 and `DiffusionTTA`. **Time:** 15 minutes to read, one to two
 # minutes to run on two CPU cores.
@@ -173,10 +173,10 @@ phi = dtta.select(problem.diffusion.network)
 print(f"all: {sum(p.numel() for p in phi)} parameters of φ")
 
 # %% [markdown]
-# `"norm"` selects the scales and offsets of the normalisation layers, which TENT {cite:p}`wang2021tent` adapts; `"head"` is
-# the last layer. Each is less than half a percent of the network. LoRA {cite:p}`hu2022lora` adds a product of two small
-# matrices to a weight matrix, $W + BA$, and adapts only $A$ and $B$ (rank four, a twentieth of the ResNet's $\theta$).
-# To adapt $\phi$ too, the optimizer gets a second group with another rate:
+# `"norm"` selects the scales and offsets of the normalisation layers, which TENT {cite:p}`wang2021tent` adapts;
+# `"head"` is the last layer. Each is less than half a percent of the network. LoRA {cite:p}`hu2022lora` adds a product
+# of two small matrices to a weight matrix, $W + BA$, and adapts only $A$ and $B$ (rank four, a twentieth of the
+# ResNet's $\theta$). To adapt $\phi$ too, the optimizer gets a second group with another rate:
 
 # %%
 optimizer = torch.optim.SGD(
@@ -270,7 +270,8 @@ figures.show(
 
 # %% [markdown]
 # Random weights pass a half after three steps, logits from zero after four. Both know nothing about digits at step 0:
-# their answer can only come from the diffusion model, which the [Diffusion Classifier](01_diffusion_loss) uses directly.
+# their answer can only come from the diffusion model, which the [Diffusion Classifier](01_diffusion_loss) uses
+# directly.
 #
 # Over the ResNet's 288 test images the choices differ in *which* answers they change:
 
@@ -405,7 +406,8 @@ report.line("\n".join(lines), tolerance=0.3)
 
 # %% [markdown]
 # Norm layers, last layer and LoRA have their highest estimates at larger rates than all weights, so a comparison at one
-# rate may mix two effects. With a rate for each, no difference in gain from all weights is established, for either network.
+# rate may mix two effects. With a rate for each, no difference in gain from all weights is established, for either
+# network.
 #
 # ## Random weights
 #
@@ -549,8 +551,8 @@ lines += [f"computed again: {agree} of {count} answers agree with the stored"]
 report.line("\n".join(lines), tolerance=0.3, whole=2)
 
 # %% [markdown]
-# A small gain for the ResNet, none established for the ViT. These are two of [many comparisons](../book/statistics), and
-# on validation images [adapting $\phi$](../book/evidence/08_weights) gained nothing more.
+# A small gain for the ResNet, none established for the ViT. These are two of [many comparisons](../book/statistics),
+# and on validation images [adapting $\phi$](../book/evidence/08_weights) gained nothing more.
 #
 # ## A worse diffusion model
 #
@@ -615,8 +617,8 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 # All four lose, all but the ensemble over twenty points by estimate: no protection by
 # trained weights is visible at these rates. The ensemble lost least, but no difference from the logits is established.
 #
-# Weights, unlike logits, can carry what was learnt to the next image ([page 09](09_online)), and all pixels of a map share
-# them ([page 04](04_segmentation)).
+# Weights, unlike logits, can carry what was learnt to the next image ([page 09](09_online)), and all pixels of a map
+# share them ([page 04](04_segmentation)).
 #
 # ## Exercises
 #
@@ -637,9 +639,9 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 # ```{exercise}
 # :label: fewest-weights
 #
-# How few weights will do? Adapt only the 850 *biases* of the ResNet, then only the 216 weights of its first convolution.
-# Choose a rate for each on **validation** images, such as `problem.image(k, shift, 3, "validation")`, then compare both
-# with "norm" and "head" on the test images of seed 0, paired.
+# How few weights will do? Adapt only the 850 *biases* of the ResNet, then only the 216 weights of its first
+# convolution. Choose a rate for each on **validation** images, such as `problem.image(k, shift, 3, "validation")`, then
+# compare both with "norm" and "head" on the test images of seed 0, paired.
 # ```
 #
 # ```{solution} fewest-weights
@@ -655,12 +657,14 @@ report.line("\n".join(lines), tolerance=4.5, whole=2)
 # validation images the convolution *loses* 22.9 points with 0.5, the rate of "norm".
 # ```
 #
-# **Challenge.** Draw four more networks of random weights (`reinitialize(network, seed)` in `dtta.methods.settings`), choose
-# a rate on validation images, and compare the spread of their gains on test images with the interval over images.
+# **Challenge.** Draw four more networks of random weights (`reinitialize(network, seed)` in `dtta.methods.settings`),
+# choose a rate on validation images, and compare the spread of their gains on test images with the interval over
+# images.
 #
 # ## Take-aways
 #
-# * On these digits, with a rate for each, no difference in gain between parts of the network and all of it is established.
+# * On these digits, with a rate for each, no difference in gain between parts of the network and all of it is
+#   established.
 # * Ten logits from zero, without a network, gain more than all weights of the ViT; for the ResNet no difference is
 #   established.
 # * Random weights find the class of most images, at suitable rates.

@@ -185,10 +185,10 @@ print("the same by build(problem, 'diffusion-posterior'):", same)
 # established. The first rule saves them: on validation images the race without it takes 26. Reranking with this rule
 # alone was not tried.
 #
-# **A fast setting of adaptation.** On validation images we chose the cheapest setting for which no
-# drop was established: three pairs a step instead of 24, and images on which the network is at least 70% certain, here two
-# thirds, are skipped (`dtta evaluate --fast`). It gains about four points with a twenty-fifth of the
-# evaluations, but may be up to seven points worse than the usual setting.
+# **A fast setting of adaptation.** On validation images we chose the cheapest setting for which no drop was
+# established: three pairs a step instead of 24, and images on which the network is at least 70% certain, here two
+# thirds, are skipped (`dtta evaluate --fast`). It gains about four points with a twenty-fifth of the evaluations, but
+# may be up to seven points worse than the usual setting.
 #
 # ## Where the probabilities enter
 #
@@ -271,10 +271,10 @@ figures.show(
 )
 
 # %% [markdown]
-# A square is convex, so mixed predictions lie below the straight line. Here the minima of mixed embeddings and predictions lie between
-# the two classes: descent along this line would stop before the true class. At 120 evaluations, embeddings get five steps of 24
-# pairs; the others evaluate ten classes under 12 pairs once, for all steps, at less cost. Each has a rate chosen on
-# validation images.
+# A square is convex, so mixed predictions lie below the straight line. Here the minima of mixed embeddings and
+# predictions lie between the two classes: descent along this line would stop before the true class. At 120 evaluations,
+# embeddings get five steps of 24 pairs; the others evaluate ten classes under 12 pairs once, for all steps, at less
+# cost. Each has a rate chosen on validation images.
 
 # %% tags=["hide-input"]
 MIXED = {
@@ -456,9 +456,9 @@ report.line(
 # ```{solution} a-doubting-rule
 # :class: dropdown
 #
-# One answer: adapt with seeds 0 and 1. On validation images 24 to 47 under contrast, Gaussian noise, shear, rotation and
-# fog (120 images), the two disagree on 11. The network without adaptation has 87 right, always adapting 95, the rule
-# 99: +3.3 [0.8, 6.7] over always adapting, at twice the cost.
+# One answer: adapt with seeds 0 and 1. On validation images 24 to 47 under contrast, Gaussian noise, shear, rotation
+# and fog (120 images), the two disagree on 11. The network without adaptation has 87 right, always adapting 95, the
+# rule 99: +3.3 [0.8, 6.7] over always adapting, at twice the cost.
 # ```
 #
 # ## Take-aways

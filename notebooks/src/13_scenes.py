@@ -510,8 +510,8 @@ figures.animate(
 # :class: dropdown
 #
 # A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n = \log
-# 10^{-6} / \log(1 - \sin\alpha)$, rounded up: 20, 73, 258. `march` finds $t = 1 / \sin\alpha$ for the first two. The third
-# needs more than 80 steps: `inf`, a miss. With few steps, the far edge of a flat top seen at a small angle would
+# 10^{-6} / \log(1 - \sin\alpha)$, rounded up: 20, 73, 258. `march` finds $t = 1 / \sin\alpha$ for the first two. The
+# third needs more than 80 steps: `inf`, a miss. With few steps, the far edge of a flat top seen at a small angle would
 # be missing. The renderer allows 300 steps, enough from this height down to three degrees.
 # ```
 #

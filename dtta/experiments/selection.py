@@ -45,15 +45,15 @@ def describe(title: str, run: Run, trials: Sequence[dict], varied: Mapping[str, 
         gains = ", ".join(f"{by_value[str(value)]:+.1f}" for value in values)
     edges = {key: _edge(chosen[key], values) for key, values in varied.items()}
     return {
-        "": title,
-        "settings tried": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
-        "chosen": _all_text(used, varied) + better,
+        "run": title,
         "gain": used["gain"],
         "from": used["low"],
         "to": used["high"],
-        "images": used["images"],
-        "at the edge of the grid": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
+        "chosen": _all_text(used, varied) + better,
+        "settings tried": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
         "gain at each": gains,
+        "at the edge of the grid": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
+        "images": used["images"],
     }
 
 

@@ -44,8 +44,8 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
             continue
         against = references.get(run, "none")
         gain = stored.gain(table, run, shifts, against=against, metric=metric, folder=folder)
-        line = {"run": run, "before": gain["before"], "after": gain["after"]}
-        line |= {"gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
+        line = {"run": run, "gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
+        line |= {"before": gain["before"], "after": gain["after"]}
         rows = (stored.rows(table, name, folder) for name in (against, run))
         line["on clean"] = _mean_gain(*rows, CLEAN, metric)
         lines.append(line | {"over": against, "images": gain["images"]})
@@ -71,7 +71,7 @@ def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) ->
     shifts = shifts_of(table, folder=folder)
     for run in _methods(table, folder):
         rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
-        line: dict[str, object] = {"run": run} | ({"over": references.get(run, "none")} if references else {})
+        line: dict[str, object] = {"run": run}
         for shift in (CLEAN, *shifts):
             line[shift.replace("_", " ")] = _mean_gain(*rows, shift, metric)
         lines.append(line | {"images": len(stored.align(*rows, set(shifts))[0])})
@@ -108,8 +108,8 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
     lines = []
     for trial in stored.trials(table, folder):
         settings = ", ".join(f"{key} {value}" for key, value in trial["settings"].items())
-        line = {"run": trial["run"], "settings": settings, "gain": trial["gain"]}
-        lines.append(line | {"from": trial["low"], "to": trial["high"], "images": trial["images"]})
+        line = {"run": trial["run"], "gain": trial["gain"], "from": trial["low"], "to": trial["high"]}
+        lines.append(line | {"settings": settings, "images": trial["images"]})
     return lines
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 METADATA = "dtta"  # the key of the tolerance in the display metadata
 # Digits attached to a word are part of a name (resnet18, 3x3), not a number.
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\.\d)")
-# An interval with its mean (+2.5 [1.5, 3.5]), a number with its error (+2.5 ± 0.5), or a word with a hyphen inside.
-_WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[-+−]?[\d.]+ ± [\d.]+|[\w.]+(?:-[\w.]+)+")
+# An interval with its mean (+2.5 [1.5, 3.5]), a number with its error (+2.5 ± 0.5), a word with a hyphen, or an option.
+_WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[-+−]?[\d.]+ ± [\d.]+|(?:--)?[\w.]+(?:-[\w.]+)+|--\w+")
 
 WIDTH = 80  # columns of an output, which a box of the book holds; a page wraps longer lines
 # A long line is not broken between a number and its interval, inside an interval, or between an option and its value.
@@ -79,13 +79,17 @@ def table(
     _display(data, tolerance, whole)
 
 
-def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str = "") -> str:
-    """Return a table as HTML, with its floats rounded, for a page of the book that does not run; see `table`."""
+def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str = "", upright: bool = False) -> str:
+    """Return a table as HTML, with its floats rounded, for a page of the book that does not run; see `table`.
+
+    `upright`: the headings of numbers are turned by 90 degrees, so that more columns fit.
+    """
     heads, cells, right = _columns(rows, digits)
     longest = [max(map(len, column)) for column in zip(*cells, strict=True)]
     classes = [' class="dtta-long"' if length > 60 else "" for length in longest]
     # In a notebook's output the theme does this: a table that scrolls sideways can be reached by the keyboard.
-    text = _html(heads, cells, right, caption, "", classes).replace('dtta-table"', 'dtta-table" tabindex="0"', 1)
+    kind = "dtta-table dtta-upright" if upright else "dtta-table"
+    text = _html(heads, cells, right, caption, "", classes).replace('"dtta-table"', f'"{kind}" tabindex="0"', 1)
     return keep_whole(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -21,9 +22,9 @@ def test_a_run_that_others_are_compared_with_has_its_own_line():
     assert [line["run"] for line in evidence.gains("forward")] == ["adaptation", "posterior", "posterior, race", "fast"]
 
 
-def test_gains_under_each_shift_name_the_baselines_if_they_differ():
-    assert [line["over"] for line in evidence.by_shift("forward")] == ["none", "none", "posterior", "adaptation"]
-    assert all("over" not in line for line in evidence.by_shift(TABLE))
+def test_gains_name_the_baselines_if_they_differ():
+    assert [line["over"] for line in evidence.gains("forward")] == ["none", "none", "posterior", "adaptation"]
+    assert all("over" not in line for line in evidence.gains(TABLE))
 
 
 def test_verdicts_are_counted_by_table_and_in_all():
@@ -50,14 +51,24 @@ def shown(tmp_path_factory) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
 
 
-def test_no_table_has_gains_on_different_images(shown):
-    sizes = []
-    for table in re.findall(r"<table>.*?</table>", "".join(shown.values()), re.DOTALL):
-        head, *rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", table)]
-        if {"run", "images"} <= set(head) and {"on clean", "clean"} & set(head):
-            sizes.append({row[head.index("images")] for row in rows})
-    assert len(sizes) > 20 and all(len(found) == 1 for found in sizes)
-    assert shown["07_loss_ablations.md"].count("Runs on 144 images:") == 2
+@pytest.mark.parametrize("kind", pages.SPLIT)
+def test_no_table_has_gains_on_different_images(kind):
+    """The table "loss" has two, one for each number of images, and each run is in that of its images."""
+    images = {line["run"]: line["images"] for line in evidence.gains("loss")}
+    first, many, second, few = pages._block(kind, "loss", None, {}).split("\n\n")
+    assert (first, second) == ("Runs on 288 images:", "Runs on 144 images:")
+    for table, size in ((many, 288), (few, 144)):
+        words = re.sub("</?span[^>]*>", "", table)
+        names = {run for run in images if f">{pages.TITLES.get(run, run)}</t" in words}
+        assert names == {run for run in images if images[run] == size}
+
+
+def test_tables_of_shifts_have_the_shorter_list_as_columns():
+    for name, head in ((TABLE, "shift"), ("weights", "run")):
+        table = re.sub("</?span[^>]*>", "", pages._block("shifts", name, None, {}))
+        assert re.findall(r"<th[^>]*>(\w*)</th>", table)[0] == head
+        for line in evidence.by_shift(name):
+            assert f">{html.escape(line['run'])}</t" in table and f">{line['pixelate']:.1f}</td>" in table
 
 
 def test_the_page_of_verdicts_counts_every_cell_that_a_page_shows(shown):

@@ -154,8 +154,8 @@ def test_a_gain_has_its_interval_and_no_negative_zero():
 
 def test_intervals_and_words_with_a_hyphen_stay_on_one_line_in_the_book():
     html = report.to_html(
-        [{"run": "diffusion-tta, vit", "gain": "+8.1 [5.5, 10.8]", "paper": "+4.6 ± 4.1", "lr": "lr 1e-5, 0.1"}]
+        [{"run": "diffusion-tta, vit", "gain": "+8.1 [5.5, 10.8]", "paper": "+4.6 ± 4.1", "why": "1e-5, --lr, --as-is"}]
     )
-    for words in ("diffusion-tta", "+8.1 [5.5, 10.8]", "+4.6 ± 4.1", "1e-5"):
+    for words in ("diffusion-tta", "+8.1 [5.5, 10.8]", "+4.6 ± 4.1", "1e-5", "--lr", "--as-is"):
         assert f'<span class="dtta-whole">{words}</span>' in html
     assert report.keep_whole('<td style="text-align: left">0.1</td>') == '<td style="text-align: left">0.1</td>'

@@ -110,7 +110,7 @@ def alt_texts(document: str) -> list[str]:
     return given
 
 
-CUT_OFF = """() => [...document.querySelectorAll('article pre')]
+CUT_OFF = """() => [...document.querySelectorAll('article :is(pre, .dtta-table, .pst-scrollable-table-container)')]
     .filter(box => box.offsetParent && box.scrollWidth > box.clientWidth + 1)
     .map(box => box.innerText.trim().slice(0, 60))"""
 # What reaches beyond an edge; an element inside a box that scrolls or is clipped does not.

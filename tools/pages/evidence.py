@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import yaml
 
 from tools.pages.project import PageError
@@ -83,7 +84,7 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
         for line in makers[kind]()
     ]
     if kind in SPLIT:
-        return "\n\n".join(_by_images(rows))
+        return "\n\n".join(_by_images(rows, kind))
     html = report.to_html(rows, digits=1)
     if kind not in FOLDED:
         return html
@@ -94,7 +95,7 @@ def _selection(lines: list[dict[str, object]]) -> list[dict[str, object]]:
     """Return the rows of a selection table, without the gains at each value if no run varied one setting alone."""
     shown = any(line["gain at each"] for line in lines)
     lines = [line | {"gain at each": line["gain at each"] or "see below"} for line in lines]
-    return [{(key or "run"): line[key] for key in line if shown or key != "gain at each"} for line in lines]
+    return [{key: line[key] for key in line if shown or key != "gain at each"} for line in lines]
 
 
 def _title(preset: str) -> str:
@@ -103,15 +104,19 @@ def _title(preset: str) -> str:
     return f"{table.replace('table', 'Table ')}: {', '.join(rest)}"
 
 
-def _by_images(rows: list[dict[str, object]]) -> Iterator[str]:
-    """Yield a table for each number of images, so that no column compares runs on different images."""
+def _by_images(rows: list[dict[str, object]], kind: str) -> Iterator[str]:
+    """Yield a table for each number of images, so that no column compares runs on different images.
+
+    Tables of shifts have the shorter list as columns, the runs or the shifts.
+    """
     from dtta.pages import report
 
-    sizes = sorted({row["images"] for row in rows}, reverse=True)
-    for size in sizes:
-        if len(sizes) > 1:
-            yield f"Runs on {size} images:"
-        yield report.to_html([row for row in rows if row["images"] == size], digits=1)
+    for size in sorted({row["images"] for row in rows}, reverse=True):
+        table = pd.DataFrame([row for row in rows if row["images"] == size]).drop(columns="images").set_index("run")
+        if kind == "shifts" and table.shape[0] < table.shape[1]:
+            table = table.T.rename_axis("shift")
+        yield f"Runs on {size:,} images:"
+        yield report.to_html(table, digits=1, upright=kind == "shifts")
 
 
 def _metric(table: str, name: str | None) -> Metric | None:

@@ -1,4 +1,5 @@
-"""Words of code in a text: Sphinx keeps each on one line; those longer than a line of a phone may break (dtta.css)."""
+"""Words of code in a text: Sphinx keeps each on one line; those longer than a line of a phone may break (dtta.css),
+if possible after a slash or an underscore."""
 
 import html
 import re
@@ -8,9 +9,10 @@ WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 
 
 def mark_long(match):
-    """Return a word's element, with a class if the word is long."""
-    long = len(html.unescape(match[1])) > LONGEST
-    return match[0].replace('"pre"', '"pre dtta-breaks"') if long else match[0]
+    """Return a word's element, with a class and places for breaks if the word is long."""
+    if len(html.unescape(match[1])) <= LONGEST:
+        return match[0]
+    return f'<span class="pre dtta-breaks">{re.sub("[/_]", r"\g<0><wbr>", match[1])}</span>'
 
 
 def mark_words(app, pagename, templatename, context, doctree):

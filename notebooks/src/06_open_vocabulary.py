@@ -600,11 +600,14 @@ errors, right = [[] for _ in bins], []
 for r in stored.rows(table, "none", folder):
     if r.shift == "clean":
         continue
+    if r.score:
+        right.append(r.key)
+        continue
     picture, truth = problem.image(r.index, r.shift, 3)
     with torch.no_grad():
         belief = model(picture).softmax(1)[0, truth]
     place = next(k for k, edge in enumerate(edges) if belief <= edge)
-    (right if r.score else errors[place]).append(r.key)
+    errors[place].append(r.key)
 versions = {f"τ = {tau:g}": "diffusion-tta"}
 if setting.mini:
     versions["τ = 1"] = "diffusion-tta, temperature 1"

@@ -301,13 +301,13 @@ def test_bench_prints_ratios_with_the_state_of_tf32(capsys):
 
 def test_cases_are_printed_and_kept(tmp_path, capsys):
     out = tmp_path / "new" / "bench.json"
-    command = "bench --case dit-toy --case sd-toy-joint --precision bfloat16 --steps 1 --samples 24 --out"
+    command = "bench --case dit-toy --case sd-toy-joint --precision bfloat16 --steps 1 --samples 6 --out"
     printed = printed_by(capsys, command, out)
     kept = json.loads(out.read_text(encoding="utf-8"))
     assert [case["case"] for case in kept] == ["dit-toy", "sd-toy-joint"]
     for case in kept:
-        assert f"{case['case']}: 1 steps of 24 pairs, bfloat16, random weights" in printed
-        assert case["cosine"] > 0.999 and case["evaluations"] == 24 and case["precision"] == "bfloat16"
+        assert f"{case['case']}: 1 steps of 6 pairs, bfloat16, random weights" in printed
+        assert case["cosine"] > 0.999 and case["evaluations"] == 6 and case["precision"] == "bfloat16"
         assert case["torch"] and case["device"] and "TF32" in case["tf32"]
         assert min(case["naive"], case["eager"], case["matmul"]) > 0
     assert "unknown networks 'vgg'; choose from dit-256" in refused(capsys, "bench", "--case", "vgg")

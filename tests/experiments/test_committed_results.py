@@ -227,7 +227,8 @@ def test_every_method_has_sixty_evaluations(table):
     """Counted in the passes through the diffusion network; fewer only if all classes do not divide them."""
     counted = {}
     for name, run in stored.runs(table).items():
-        if run.method == "none":
+        # Of the many numbers of names two are enough, of which 60 is a multiple and is not.
+        if run.method == "none" or run.classes not in (None, 20, 50):
             continue
         problem = load_problem(run)
         method = run.build(problem)

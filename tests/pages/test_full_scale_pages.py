@@ -1,7 +1,8 @@
 """Pages at full scale, on tiny random checkpoints and generated data, from an empty folder and the wheel alone.
 
-What comes out is far too little to say anything: each page's code runs to its end, on the problem that it names.
-Pages 00 and 13 compute the same at both scales and are run only by test_committed_pages.py, from the checkout.
+They run in one kernel, one after the other: to import torch and diffusers takes longer than most of them. What comes
+out is far too little to say anything: each page's code runs to its end, on the problem that it names. Pages 00 and 13
+compute the same at both scales and are run only by test_committed_pages.py, from the checkout.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ import pytest
 import stand_ins
 import wheels
 from filelock import FileLock
+from jupyter_client import KernelManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from dtta.evaluation.evaluate import evaluate
 from dtta.evaluation.run import Run
 from dtta.evaluation.streams import stream_of
 from dtta.experiments import stored
 from tools.pages.check import check_page
-from tools.pages.project import Project
-from tools.pages.run import run_page
+from tools.pages.project import Project, write
+from tools.pages.run import CELL_TIMEOUT, environment
 
 PROJECT = Project(wheels.ROOT)
 MOST = {"steps": 1, "samples": 2, "micro_batch": 100, "views": 2, "anchors": 2}
@@ -92,6 +98,37 @@ def world(tmp_path_factory, worker_id) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def kernel(world, tmp_path_factory):
+    """A kernel that finds only the wheel's dtta, and the file to which it writes where it found it."""
+    origins = tmp_path_factory.mktemp("kernel") / "origins"
+    variables = {"PYTHONPATH": world / "site", "DTTA_DATA": world / "data", "DTTA_TEST_ORIGINS": origins}
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=environment() | {name: str(value) for name, value in variables.items()})
+    yield manager, origins
+    manager.shutdown_kernel(now=True)
+
+
+def execute(kernel: KernelManager, notebook: NotebookNode) -> None:
+    client = NotebookClient(notebook, km=kernel, timeout=CELL_TIMEOUT["mini"])
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
+
+
+def run_in(kernel: KernelManager, name: str, settings: dict, page: Path) -> None:
+    """Run a page in an empty folder, with cache/ next to it, and without what pages before it defined."""
+    empty, cache = page.parent / "empty", page.parent / "cache"
+    empty.mkdir()
+    fresh = f"%reset -f\nimport os\nos.chdir({str(empty)!r})\nos.environ['DTTA_CACHE'] = {str(cache)!r}\ndel os"
+    execute(kernel, nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(fresh)]))
+    write(PROJECT.generate(name), page)
+    notebook = parameterize_notebook(load_notebook_node(str(page)), settings)
+    execute(kernel, notebook)
+    nbformat.write(notebook, page)
+
+
 def test_every_page_with_a_full_scale_is_run():
     assert set(PROJECT.pages()) - set(PAGES) == {"00_diffusion_model", "13_scenes"}
 
@@ -149,12 +186,10 @@ def check_open_vocabulary(page: Path, problem: str, models: dict, folder: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, tmp_path, monkeypatch):
-    origins = tmp_path / "origins"
-    monkeypatch.setenv("PYTHONPATH", str(world / "site"))
+def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, kernel, tmp_path, monkeypatch):
+    kernel, origins = kernel
     monkeypatch.setenv("DTTA_DATA", str(world / "data"))
     monkeypatch.setenv("DTTA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DTTA_TEST_ORIGINS", str(origins))
     problem, tables, extra = PAGES[name]
     page, folder = tmp_path / f"{name}.ipynb", tmp_path / "cache" / "results"
     extra = dict(extra)
@@ -168,7 +203,7 @@ def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, tmp_path, mon
         stop_after_one_image(problem, models, folder)
     settings = PROJECT.settings(name, "full", extra)
     assert settings["scale"] == "full"
-    assert run_page(PROJECT, name, "full", settings, tmp_path) is None
+    run_in(kernel, name, settings, page)
 
     wrong = check_page(PROJECT, page, committed=False)
     assert [sentence for sentence in wrong if "absolute path" not in sentence] == []  # the checkpoints' own

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 import stand_ins
 import yaml
@@ -93,13 +92,6 @@ def test_jobs_run_compare_and_offer_a_reference(runner):
     shutil.copy(offered, committed)
     again = runner.run("page", "compare")
     assert again.returncode == 0, again.stdout + again.stderr
-
-    page = nbformat.read(committed, as_version=4)
-    output = next(o for cell in page.cells for o in cell.get("outputs", []) if "full scale" in o.get("text", ""))
-    output.text = output.text.replace("imagenet", "another")
-    nbformat.write(page, committed)
-    other = runner.run("page", "compare")
-    assert other.returncode == 2 and "differs from its reference" in other.stderr
 
 
 def test_the_data_job_says_what_is_missing(tmp_path, monkeypatch):

@@ -139,8 +139,9 @@ def test_pages_agree_with_their_references_within_tolerance_and_factor(tmp_path,
         executed(folder, page=page, **fresh)
     capfd.readouterr()
     assert call("compare", folder, "--references", committed) == 1
-    shown = capfd.readouterr().out
-    wrong = {page for page in CASES if f"FAILED {page}.ipynb" in shown}
+    shown = capfd.readouterr()
+    wrong = {page for page in CASES if f"FAILED {page}.ipynb" in shown.out}
+    assert "a page differs from its reference" in shown.err
     assert wrong == {page for page, (_, _, agrees) in CASES.items() if not agrees}
     assert call("collect", folder, "--references", committed) == 0
     assert references.read(committed / "full/nvidia-a10g/05_beyond.ipynb").metadata["dtta"]["factor"] == 2.0

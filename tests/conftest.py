@@ -1,4 +1,7 @@
-"""Settings and fixtures of all tests: one thread, hypothesis without chance or deadline, tiny random models."""
+"""Settings and fixtures of all tests: one thread, hypothesis without chance or deadline, tiny random models.
+
+Fixtures import torch and tiny models, which takes seconds: the process that only starts the others needs neither.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # libraries read it when they are imported: 
 
 import hypothesis
 import pytest
-import tiny
-import torch
 
 pytest_plugins = ["browsers"]
-torch.set_num_threads(1)
 hypothesis.settings.register_profile("dtta", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("dtta")
 
@@ -42,9 +42,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [*first, *rest[:left], *others[1::2], *rest[left:]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Give torch one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
-def seeded():
+def seeded(one_thread):
     """Start every test from the same global random state."""
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -55,25 +65,35 @@ def family(request) -> str:
 
 @pytest.fixture
 def diffusion(family):
+    import tiny
+
     return tiny.diffusion(family)
 
 
 @pytest.fixture
 def phi():
     """A diffusion model for tests in which its family does not matter."""
+    import tiny
+
     return tiny.diffusion("unet")
 
 
 @pytest.fixture
 def model():
+    import tiny
+
     return tiny.classifier()
 
 
 @pytest.fixture
 def image():
+    import tiny
+
     return tiny.images(1)
 
 
 @pytest.fixture
 def problem():
+    import tiny
+
     return tiny.problem()

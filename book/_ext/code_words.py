@@ -12,7 +12,8 @@ def mark_long(match):
     """Return a word's element, with a class and places for breaks if the word is long."""
     if len(html.unescape(match[1])) <= LONGEST:
         return match[0]
-    return f'<span class="pre dtta-breaks">{re.sub("[/_]", r"\g<0><wbr>", match[1])}</span>'
+    word = re.sub("[/_]", r"\g<0><wbr>", match[1])
+    return f'<span class="pre dtta-breaks">{word}</span>'
 
 
 def mark_words(app, pagename, templatename, context, doctree):

@@ -19,10 +19,10 @@ class Adapter(nn.Module):
 
     Args:
         model: the task network f_θ, image -> output, a tensor or an object with ``logits``. Kept in eval mode.
-        optimizer: a new one, over the parameters to adapt. `parameters` collects them (see ``select``).
+        optimizer: a new one, over the parameters to adapt (see ``dtta.core.parameters.select``).
         steps: gradient steps for each call.
-        episodic: True: restore all parameters after each call (single-sample adaptation). False: carry parameters and
-            optimizer state along the stream of images (online adaptation).
+        episodic: True: restore all parameters after each call (single-sample adaptation). False: keep parameters and
+            optimizer state from image to image (online adaptation).
         others: further modules whose parameters the optimizer may hold.
         reset_every: online only: start again from the initial parameters after this many calls; None: never.
         restore_rate: online only: after each call, move the parameters by this fraction of the way back to their
@@ -130,16 +130,16 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def statistics(self, image: Tensor) -> AbstractContextManager[None]:
-        """Return a context in which the networks run, for steps and for the answer; by default nothing changes."""
+        """Return a context for all passes of the networks, such as one that sets statistics of batch norm; or none."""
         return nullcontext()
 
     def answer(self, image: Tensor) -> Tensor:
-        """Return the output for the image with the present parameters."""
+        """Return the output for the image with the current parameters; a subclass may combine several passes."""
         return self.model(image)
 
     @torch.no_grad()
     def predict(self, image: Tensor) -> Tensor:
-        """Answer with the present parameters, without adapting: the initial ones, unless calls are online."""
+        """Check the image, then answer with the current parameters, without adapting and without gradients."""
         self._check(image)
         with self.statistics(image), self.model.register_forward_hook(take_logits):
             return self.answer(image)
@@ -155,11 +155,12 @@ class Adapter(nn.Module):
         if self.reset_every and self.calls % self.reset_every == 0:
             self.reset()
         elif self.restore_rate:
-            torch._foreach_lerp_(self.adapted, self.start, self.restore_rate)
+            start = [s.to(p.device) for p, s in zip(self.adapted, self.start, strict=True)]
+            torch._foreach_lerp_(self.adapted, start, self.restore_rate)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Restore the initial parameters and clear the optimizer's state. The generator goes on."""
+        """Restore the initial parameters and clear the optimizer's state. The generator is not reset."""
         torch._foreach_copy_(self.adapted, self.start)
         self.calls = 0
         self.optimizer.state.clear()
@@ -202,7 +203,7 @@ def check_counts(**counts: int) -> None:
 
 
 def check_image(image: Tensor, *networks: nn.Module) -> None:
-    """Raise ValueError, saying what to do, unless the image is (N, C, H, W), float32, in [0, 1], where networks are."""
+    """Raise ValueError, saying what to do, unless the image is (N, C, H, W), float32, in [0, 1], on their device."""
     if not isinstance(image, Tensor) or image.ndim != 4 or 0 in image.shape:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"the image must be a tensor of shape (N, C, H, W), not {got}; add image[None]?")

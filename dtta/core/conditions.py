@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class _Mixture(nn.Module):
-    """Holds the class embeddings l: a fixed tensor, or a function that returns those of the moment."""
+    """Holds the class embeddings l: a tensor, which gets no gradient, or a function that returns their values."""
 
     _fixed: Tensor
 
@@ -25,7 +25,7 @@ class _Mixture(nn.Module):
 
     @property
     def embeddings(self) -> Tensor:
-        """l (L, ...), with their present values."""
+        """l (L, ...), with their current values."""
         return self._fixed if self._function is None else self._function()
 
 
@@ -68,8 +68,8 @@ class PixelMixture(_Mixture):
     """Segmentation: the same mixture at every pixel, c_u = Σ_j y_j^u l_j, a map of embeddings.
 
     Args:
-        embeddings: l (L, D), or a function that returns them: the identity matrix for the probabilities themselves, a
-            palette (L, 3) for a ControlNet.
+        embeddings: l (L, D), or a function that returns them; for example the identity matrix, with which c holds the
+            probabilities, or a palette (L, 3) for a ControlNet.
     """
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class PixelMixture(_Mixture):
 
 
 class DepthMap(nn.Module):
-    """Depth: the map is the condition, scaled from [near, far] to [-1, 1].
+    """Depth: the map is the condition, scaled from [near, far] to [-1, 1]; depths outside are clamped.
 
     Args:
         near, far: the range of depths, in the network's unit.

@@ -94,7 +94,7 @@ class Diffusion(nn.Module):
         condition = condition.to(dtype) if condition.is_floating_point() else condition
         with nullcontext() if self.autocast is None else torch.autocast(z_t.device.type, self.autocast):
             output = self.output(z_t.to(dtype), t, condition)
-        return output[:, : z_t.shape[1]]  # a network that learnt its variance has σ in the channels behind ε
+        return output[:, : z_t.shape[1]]  # a learned variance is in the channels after ε
 
     def output(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """All that the network returns (N, C or more, h, w)."""
@@ -179,8 +179,8 @@ class DiT(Diffusion):
     All blocks share one class and timestep embedder, as in the original model; diffusers has one in each block.
 
     Args:
-        official: compute what DiT's authors compute: timestep frequencies divided by 128 and a layer norm ε of 1e-6.
-            False: diffusers' 127 and 1e-5, which change the output of a randomly initialised DiT-XL/2 by a tenth.
+        official: compute what DiT's authors compute: exponents of the timestep frequencies divided by 128, a layer norm
+            ε of 1e-6. False: diffusers' 127 and 1e-5, which change the output of a random DiT-XL/2 by a tenth.
     """
 
     def __init__(self, transformer: Any, scheduler: Any, vae: nn.Module | None = None, official: bool = True):
@@ -193,7 +193,7 @@ class DiT(Diffusion):
         embedder = embedder if isinstance(embedder, SharedEmbedder) else SharedEmbedder(embedder)
         for block in transformer.transformer_blocks:
             block.norm1.emb = embedder
-            block.norm3.eps = 1e-6 if official else block.norm3.eps
+            block.norm3.eps = 1e-6 if official else transformer.config.norm_eps
         embedder.time_proj.downscale_freq_shift = 0 if official else 1
 
     @property
@@ -203,14 +203,14 @@ class DiT(Diffusion):
 
     def output(self, z_t: Tensor, t: Tensor | None, condition: Tensor) -> Tensor:
         embedder = self.network.transformer_blocks[0].norm1.emb
-        # once a pass, not in each block; but where φ is adapted, each block keeps it in its graph, as in diffusers
+        # Once a pass instead of in each block, unless the embedder needs a gradient.
         if not (torch.is_grad_enabled() and any(p.requires_grad for p in embedder.parameters())):
             t, condition = None, embedder(t, condition, self.network.dtype)
         return self.network(z_t, t, class_labels=condition).sample
 
 
 class _Patched(Diffusion):
-    """A UNet that takes squares of patch x patch pixels as channels, as DiT does; z0, ε and c keep their shapes."""
+    """A UNet whose inputs are pixel-unshuffled: patch x patch pixels become channels. z0, ε and c keep their shapes."""
 
     def __init__(self, unet: nn.Module, scheduler: Any, vae: nn.Module | None = None, patch: int = 1):
         super().__init__(unet, scheduler, vae)
@@ -221,7 +221,7 @@ class _Patched(Diffusion):
         return super().image_size * self.patch
 
     def unet(self, inputs: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """Return the network's output (N, ..., h, w) for its input (N, ..., h, w)."""
+        """Run the UNet on unshuffled inputs (N, ..., h, w) and shuffle its output back, to (N, ..., h, w)."""
         return F.pixel_shuffle(self.network(F.pixel_unshuffle(inputs, self.patch), t, **condition).sample, self.patch)
 
 

@@ -19,7 +19,7 @@ class SoftLabel(nn.Module):
 
 
 class SharedEmbedder(nn.Module):
-    """The embedder of t and c that all blocks of a DiT share: (t, c) -> e (N, D); (None, e) -> e, computed before."""
+    """The embedder of t and c that all blocks of a DiT share: (t, c) -> e (N, D); (None, e) -> e, computed earlier."""
 
     def __init__(self, embedder: Any):
         super().__init__()

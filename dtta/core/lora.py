@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., arXiv 2106.09685) next to the linear layers of a network: W x becomes W x + B A x."""
+"""LoRA (Hu et al., arXiv 2106.09685) next to linear and convolution layers: W x becomes W x + B A x."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 def add_lora(
     network: nn.Module, targets: str | None = None, rank: int = 4, layers: Sequence[int] | None = None, seed: int = 0
 ) -> nn.Module:
-    """Replace a network's LoRA, if it has any, by a new one. B is zero, so the output does not change yet.
+    """Add LoRA to a network, after removing any it has, and return it. B is zero: the output does not change yet.
 
     Args:
         network: changed in place.
@@ -22,8 +22,7 @@ def add_lora(
         layers: numbers of the blocks that get LoRA (the first number in a layer's name: 4 in layer4.0); None: all.
         seed: of A, which is drawn at random.
 
-    Returns:
-        The network. Raises ValueError: no targets, no such layers, or a rank below 1.
+    Raises ValueError: no targets, no such layers (the network then has no LoRA any more), or a rank below 1.
     """
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and only needed here
 
@@ -38,7 +37,8 @@ def add_lora(
     if not chosen:
         where = "" if layers is None else f" in layers {', '.join(map(str, layers))}"
         raise ValueError(f"{type(network).__name__} has no layers named {targets}{where}")
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=chosen)  # α/r = 1: the update is B A itself
+    names = "|".join(map(re.escape, chosen))  # whole names; of a list, peft would also take x.fc for fc
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)  # α/r = 1: the update is B A itself
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network)
@@ -54,7 +54,7 @@ def remove_lora(network: nn.Module) -> None:
 
 
 def lora_updates(network: nn.Module) -> dict[str, Tensor]:
-    """Return B A, the change of each weight matrix (out, in), by the layer's name."""
+    """Return B A, the change of each layer's weight, in its shape, by the layer's name."""
     return {name: layer.get_delta_weight("default").detach() for name, layer in _lora_layers(network).items()}
 
 

@@ -30,7 +30,7 @@ def target_of(kind: str, name: str, table: Mapping[str, str], group: str) -> str
 
 
 def import_object(kind: str, target: str) -> Callable[..., Any]:
-    """Import "package.module:function". Raises ValueError if a part of it does not exist, saying which."""
+    """Import "package.module:function". Raises ValueError: no such part; ModuleNotFoundError: a missing import."""
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute.isidentifier():
         raise ValueError(f"the {kind} {target!r} must have the form package.module:function")

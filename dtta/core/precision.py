@@ -1,4 +1,4 @@
-"""Precision and speed: how a diffusion model computes, independent of what it computes.
+"""Run a diffusion model in half precision, and in the memory layout that is fast on a GPU.
 
     prepare(method, problem.diffusion, native(device))
 
@@ -32,17 +32,16 @@ def native(device: torch.device | str) -> str:
 def prepare(
     method: nn.Module, diffusion: Diffusion, precision: str = "float32", channels_last: bool | None = None
 ) -> nn.Module:
-    """Prepare a method to run with its diffusion model in the given precision.
+    """Prepare a method to run with its diffusion model in the given precision, and return it.
 
-    Fixed weights of linear and convolution layers, all but the first, are stored in that precision, in half the memory;
-    all others stay float32. Results equal those of ``torch.autocast`` over float32 weights to the last bit. Changes the
-    diffusion model in place.
+    Fixed weights of the network's linear and convolution layers, except the first, are stored in that precision, in
+    half the memory; all others, the VAE and a ControlNet stay float32. Results equal those of ``torch.autocast`` over
+    float32 weights to the last bit. Changes the diffusion model in place.
 
     Args:
         channels_last: the memory layout in which tensor cores are fastest at convolutions; None: on a GPU.
 
-    Returns:
-        The method. Raises ValueError: unknown precision, or weights that are stored in another one.
+    Raises ValueError: unknown precision, or weights that are stored in another one.
     """
     if precision not in DTYPES:
         raise ValueError(f"precision must be one of {', '.join(DTYPES)}, not {precision!r}")

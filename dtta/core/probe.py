@@ -24,17 +24,16 @@ def losses_under(
     batch: int = 100,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return the diffusion loss (Eq. 2) of each image under each condition, with the same (t, ε) for all conditions.
+    """Return the loss (Eq. 2) of each image under each condition, (N, K), with the same (t, ε) for all conditions.
 
     Args:
         diffusion: put in eval mode. image: (N, C, H, W) in [0, 1].
         conditions: K conditions (N, ...).
-        samples: pairs (t, ε) for each image.
+        samples: pairs (t, ε) for each image. batch: images in a pass.
         sampling: how they are drawn; None: stratified over all timesteps.
-        seed, generator: of the pairs; `generator` replaces a new one with the seed. batch: images in one pass.
+        seed, generator: of the pairs; a `generator` is used instead of a new one with the seed.
 
-    Returns:
-        (N, K) means over the pairs. Raises ValueError: see `check_image`; a condition has another number of images.
+    Raises ValueError: see `check_image`; or a condition has another number of images.
     """
     check_image(image, diffusion)
     check_counts(samples=samples, batch=batch)
@@ -44,11 +43,13 @@ def losses_under(
     z0 = diffusion.eval().encode(image)
     sampling = sampling or Sampling("stratified")
     t, noise = sampling.draw(z0, samples, diffusion.timesteps, generator or torch.Generator().manual_seed(seed))
+    weight = sampling.weight(t, diffusion.timesteps)
     losses = torch.zeros(len(z0), len(conditions))
     for part in torch.arange(len(z0)).split(batch):
         for k, c in enumerate(conditions):
             for b in range(samples):
-                losses[part, k] += diffusion.loss(z0[part], t[part, b], noise[part, b], c[part]).cpu() / samples
+                loss = diffusion.loss(z0[part], t[part, b], noise[part, b], c[part])
+                losses[part, k] += (weight[part, b] * loss).cpu() / samples
     return losses
 
 

@@ -19,7 +19,7 @@ class TextReader(Protocol):
     """The text side of a text-to-image model: sentences -> conditions."""
 
     def __call__(self, sentences: Sequence[str], batch: int = 256) -> Tensor:
-        """Return the embeddings (N, tokens, D) of N sentences, which may be empty."""
+        """Return the embeddings (N, tokens, D) of N sentences; "" is one, too."""
 
     def words(self, sentence: str) -> list[str]:
         """Return the text of each token of a sentence, without padding."""
@@ -48,9 +48,9 @@ class Problem:
         settings: for a method, the settings from which ``build`` starts instead of the method's defaults.
         mirrored: whether the mirror image of an image is a valid image (not so for digits).
         reader: the text side of a text-to-image model.
-        view: a picture, opened by PIL -> the image (C, H, W) that `draw` makes of it; None: its centre in that shape.
+        view: a picture, opened by PIL -> the image (C, H, W) that `draw` makes of it; None: its centre, cut to `shape`.
         labelled: whether the images have labels; without them methods cannot be evaluated.
-        inferred, fingerprint: what ``dtta.problem`` inferred, in words; the state of its pictures.
+        inferred, fingerprint: what ``dtta.problem`` inferred, in words; a hash of its list of pictures.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Timesteps and noise: the noise levels of a schedule, and the (t, ε) pairs over which the loss is averaged.
 
-The paper draws t uniformly and a new ε for each t (section 3.2). Stratified and antithetic timesteps keep the
-expectation with less variance, shared noise with more; a narrower range of t changes what is estimated.
+The paper draws t uniformly and a new ε for each t (section 3.2). Stratified and antithetic timesteps reduce the
+variance of the loss and shared noise increases it, without changing its expectation; a narrower range of t does.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Sampling:
         """Return the weight of the loss at each t, in the shape of t: uniform density over density drawn."""
         if not self.t_density:
             return torch.ones(t.shape, device=t.device)
-        parts, q = len(self.t_density), torch.tensor(self.t_density, device=t.device)
+        parts, q = len(self.t_density), torch.tensor(self.t_density, dtype=torch.float32, device=t.device)
         place = ((t + 0.5) / T - self.t_min) / (self.t_max - self.t_min)  # of t's middle within the range
         return (q.mean() / q)[(place * parts).long().clamp(0, parts - 1)]
 

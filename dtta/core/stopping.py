@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Stopping:
-    """Conditions under which an image is not adapted any further.
+    """Conditions under which an image is not adapted any further. Raises ValueError: a setting out of range.
 
     Args:
         confidence: do not adapt an image whose predicted class has at least this probability (for maps: the mean over
             pixels); None: adapt all.
         patience: stop after this many steps in a row without a change of the predicted class (for maps: of any
-            pixel's); None: never. Raises ValueError: a setting out of range.
+            pixel's class); None: never.
     """
 
     confidence: float | None = None

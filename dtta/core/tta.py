@@ -1,11 +1,11 @@
 """Algorithm 1 of the paper: adapt a model to one image with the feedback of a diffusion model.
 
- 1  given an image x, a task network f_θ, a diffusion model ε_φ
+ 1  given an image x, a task network f_θ, a diffusion model ε_φ;  z0 ← encode(x)
  2  for each of N steps:
  3      y ← f_θ(x), logits or a depth map
  4      c ← c(y), which applies the softmax to logits
  5      draw B timesteps t and noises ε
- 6      L ← mean over (t, ε) of ‖ε_φ(√ᾱ_t z0 + √(1 − ᾱ_t) ε, t, c) − ε‖², itself a mean over elements;  z0 = encode(x)
+ 6      L ← mean of ‖ε_φ(z_t, t, c) − ε‖² over pairs and elements;  z_t = √ᾱ_t z0 + √(1 − ᾱ_t) ε
  7      θ ← θ − η ∇_θ L
  8      φ ← φ − η ∇_φ L  (optional)
  9  return f_θ(x)
@@ -42,7 +42,7 @@ class Step:
 
 
 class DiffusionTTA(Adapter):
-    """Wrap a task network; each call adapts it to the image, then answers.
+    """Wrap a task network: each call adapts it to the image, then returns the prediction.
 
     The optimizer decides what is adapted: θ, a part of θ, or θ and φ (see ``dtta.core.parameters``). The paper uses
     SGD (learning rate 5e-3, momentum 0.9) or Adam (1e-5) on all of θ, and also on φ except under Stable Diffusion.
@@ -51,7 +51,7 @@ class DiffusionTTA(Adapter):
         model: the task network f_θ, image -> output. Kept in eval mode.
         diffusion: the diffusion model ε_φ (see ``dtta.core.diffusion``). Kept in eval mode.
         condition: output -> c, differentiable (see ``dtta.core.conditions``).
-        optimizer, steps, episodic, reset_every, restore_rate, seed, errors: see ``Adapter``.
+        optimizer, steps, episodic, reset_every, restore_rate, seed: see ``Adapter``, also for the errors raised.
         samples: B, the number of pairs (t, ε) for each step and image.
         sampling: how (t, ε) are drawn.
         stopping: when to stop before the last step; None: never.
@@ -59,7 +59,7 @@ class DiffusionTTA(Adapter):
             until a pass fits. It changes memory and speed, not the gradient.
         norm: "l2" (the paper) or "l1".
         weighting: of the loss at each t, see ``Diffusion.weight``; "none" is the paper.
-        autocast: dtype of the diffusion model's pass, such as torch.bfloat16; the rest is as it was.
+        autocast: dtype of the diffusion model's pass, such as torch.bfloat16; all else keeps its dtype.
         on_step: called with each ``Step`` before the parameters change: a progress bar, a log.
     """
 
@@ -111,7 +111,7 @@ class DiffusionTTA(Adapter):
         if not (y.requires_grad and c.requires_grad) and any(p.requires_grad for p in self.model.parameters()):
             raise ValueError("c has no gradient with respect to θ: the network or condition uses no_grad or argmax")
         draw = partial(self.sampling.draw, self.z0, self.samples, self.diffusion.timesteps, generator)
-        # A step that may be left out must not use random numbers, so only a loop that never stops draws ahead.
+        # Draw the next pairs while the GPU computes; with early stopping, only when a step is certain to be taken.
         ahead = not self.sampling.reuse_noise and self.stopping == Stopping()
         if not self.history or not (ahead or self.sampling.reuse_noise):
             self.pairs = draw()  # line 5
@@ -120,7 +120,7 @@ class DiffusionTTA(Adapter):
             c.backward(c_grad)  # ∂L/∂θ, and ∂L/∂φ of a class table in c; one backward pass serves all pairs
         if ahead and self.taken + 1 < self.steps:
             self.pairs = draw()  # line 5 of the next step, while a GPU is still computing
-        self.check_finite(loss, "the diffusion loss")  # waits for the GPU, as nothing before it in a step does
+        self.check_finite(loss, "the diffusion loss")  # waits for the GPU
         self.history.append(Step(loss, c.detach(), y.detach()))
         if self.on_step:
             self.on_step(self.history[-1])
@@ -128,12 +128,12 @@ class DiffusionTTA(Adapter):
         return None
 
     def weight(self, t: Tensor) -> Tensor:
-        """Return the weight of the loss at each t, in the shape of t: that of the sampling times the weighting."""
+        """Return the weight of the loss at each t, in its shape: that of the sampling times that of the weighting."""
         weight = self.diffusion.weight(t, self.weighting, self.sampling.t_min, self.sampling.t_max)
         return self.sampling.weight(t, self.diffusion.timesteps) * weight
 
     def feedback(self, z0: Tensor, t: Tensor, noise: Tensor, c: Tensor) -> Feedback:
-        """Return L and ∂L/∂c, see `accumulate`, in passes that fit into memory."""
+        """Clear all gradients, then return L and ∂L/∂c (see `accumulate`), in passes that fit into memory."""
         pairs, weight = t.numel(), self.weight(t)
 
         def attempt(micro_batch: int, scale: float) -> Feedback:
@@ -144,6 +144,6 @@ class DiffusionTTA(Adapter):
         def scaled(scale: float) -> Feedback:
             return in_passes_that_fit(self, pairs, lambda size: attempt(size, scale))
 
-        if torch.float16 not in (self.autocast, self.diffusion.network.dtype):
+        if torch.float16 not in (self.autocast, self.diffusion.autocast, self.diffusion.network.dtype):
             return scaled(1.0)
         return with_scaled_gradients(pairs * z0[0].numel(), scaled, self.adapted)

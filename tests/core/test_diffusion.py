@@ -149,6 +149,14 @@ def test_official_layer_norm_epsilon():
             torch.testing.assert_close(block.norm3(x), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_network_can_be_wrapped_again_without_the_official_settings():
+    network = tiny.dit_network()
+    eps = network.transformer_blocks[0].norm3.eps
+    DiT(network, tiny.scheduler())
+    DiT(network, tiny.scheduler(), official=False)
+    assert {block.norm3.eps for block in network.transformer_blocks} == {eps}
+
+
 def test_learned_sigma_is_left_out():
     network = tiny.dit_network(in_channels=2, out_channels=4)
     library = copy.deepcopy(network).eval()

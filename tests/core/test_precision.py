@@ -12,6 +12,7 @@ from torch import nn
 
 from dtta.core.adapter import gradients_only_for
 from dtta.core.precision import DTYPES, native, prepare
+from dtta.core.tta import DiffusionTTA
 from dtta.methods.registry import METHODS, build, settings_of
 
 # --- precision ------------------------------------------------------------------------------------------------------
@@ -73,6 +74,17 @@ def test_a_copy_of_a_prepared_model_computes_with_its_own_weights():
         for p in method.diffusion.network.parameters():
             p.zero_()
     assert torch.equal(twin.loss(z0, t[:, 0], noise[:, 0], c), expected)
+
+
+def test_a_method_built_on_a_prepared_model_scales_its_gradients_too():
+    """The prepared weights are float16 wherever they are used, so gradients underflow without a scale."""
+    first = tta("unet")
+    prepare(first, first.diffusion, "float16")
+    z0, t, noise = pairs(first.diffusion)
+    c = first.diffusion.class_embeddings[[0, 1]].detach().requires_grad_()
+    second = DiffusionTTA(first.model, first.diffusion, first.condition, torch.optim.SGD(first.model.parameters(), 0.1))
+    _, expected = first.feedback(z0, t, noise, c)
+    assert torch.equal(second.feedback(z0, t, noise, c)[1], expected)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

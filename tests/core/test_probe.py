@@ -26,6 +26,17 @@ def test_losses_are_the_formula(family):
     assert not found.requires_grad
 
 
+def test_importance_sampling_is_corrected_by_its_weight():
+    diffusion, image = tiny.diffusion(), tiny.images(2)
+    c = diffusion.class_embeddings[[0, 1]]
+    sampling = Sampling(t_density=(1, 3))
+    z0 = diffusion.encode(image)
+    t, noise = sampling.draw(z0, 4, diffusion.timesteps, torch.Generator().manual_seed(0))
+    losses = torch.stack([diffusion.loss(z0, t[:, b], noise[:, b], c) for b in range(4)], dim=1)
+    expected = (losses * torch.where(t < diffusion.timesteps / 2, 2.0, 2 / 3)).mean(1)
+    torch.testing.assert_close(losses_under(diffusion, image, [c], 4, sampling)[:, 0], expected)
+
+
 def test_all_conditions_meet_the_same_noise():
     diffusion, image = tiny.diffusion(), tiny.images(3)
     c = diffusion.class_embeddings[[0, 1, 2]]

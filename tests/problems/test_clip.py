@@ -211,6 +211,15 @@ def test_lora_can_be_removed_and_added_again():
     assert torch.equal(model(x), before)
 
 
+def test_lora_takes_whole_names_only():
+    """peft takes a name in a list for the end of a name, too: "head.fc" for "fc"."""
+    network = torch.nn.ModuleDict(
+        {"fc": torch.nn.Linear(4, 4), "head": torch.nn.ModuleDict({"fc": torch.nn.Linear(4, 4)})}
+    )
+    add_lora(network, targets="fc")
+    assert list(lora_updates(network)) == ["fc"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [(dict(rank=0), "rank must be"), (dict(rank=1.5), "rank must be"),

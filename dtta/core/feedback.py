@@ -53,7 +53,7 @@ def accumulate(
     return total, leaf.grad
 
 
-def in_passes_that_fit(method: Any, pairs: int, attempt: Callable[[int], Any]) -> Any:
+def run_in_passes_that_fit(method: Any, pairs: int, attempt: Callable[[int], Any]) -> Any:
     """Return `attempt(size)`, with `size` = min(method.micro_batch, pairs), or `pairs` if ``micro_batch`` is None.
 
     If memory runs out, try again with about half the size, and keep what fits as ``method.micro_batch``. Sizes that
@@ -72,7 +72,7 @@ def in_passes_that_fit(method: Any, pairs: int, attempt: Callable[[int], Any]) -
         method.micro_batch = size
 
 
-def with_scaled_gradients(
+def run_with_scaled_gradients(
     elements: int, attempt: Callable[[float], Feedback], parameters: Iterable[torch.nn.Parameter]
 ) -> Feedback:
     """Call `attempt(scale)` with a large scale and divide all gradients by it: float16 loses numbers below 6e-8.

@@ -19,7 +19,7 @@ class TextReader(Protocol):
     """The text side of a text-to-image model: sentences -> conditions."""
 
     def __call__(self, sentences: Sequence[str], batch: int = 256) -> Tensor:
-        """Return the embeddings (N, tokens, D) of N sentences; "" is one, too."""
+        """Return the embeddings (N, tokens, D) of N sentences; a sentence may be empty."""
 
     def words(self, sentence: str) -> list[str]:
         """Return the text of each token of a sentence, without padding."""

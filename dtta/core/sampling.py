@@ -1,7 +1,7 @@
 """Timesteps and noise: the noise levels of a schedule, and the (t, ε) pairs over which the loss is averaged.
 
 The paper draws t uniformly and a new ε for each t (section 3.2). Stratified and antithetic timesteps reduce the
-variance of the loss and shared noise increases it, without changing its expectation; a narrower range of t does.
+variance of the loss and shared noise increases it, with the same expectation; a narrower range of t has another.
 """
 
 from __future__ import annotations

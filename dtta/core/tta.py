@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dtta.core.adapter import Adapter, check_counts
 from dtta.core.diffusion import Diffusion
-from dtta.core.feedback import Feedback, accumulate, in_passes_that_fit, with_scaled_gradients
+from dtta.core.feedback import Feedback, accumulate, run_in_passes_that_fit, run_with_scaled_gradients
 from dtta.core.sampling import Sampling
 from dtta.core.stopping import Stopping
 
@@ -142,8 +142,8 @@ class DiffusionTTA(Adapter):
                 return accumulate(self.diffusion, z0, t, noise, c, micro_batch, self.norm, weight, scale)
 
         def scaled(scale: float) -> Feedback:
-            return in_passes_that_fit(self, pairs, lambda size: attempt(size, scale))
+            return run_in_passes_that_fit(self, pairs, lambda size: attempt(size, scale))
 
         if torch.float16 not in (self.autocast, self.diffusion.autocast, self.diffusion.network.dtype):
             return scaled(1.0)
-        return with_scaled_gradients(pairs * z0[0].numel(), scaled, self.adapted)
+        return run_with_scaled_gradients(pairs * z0[0].numel(), scaled, self.adapted)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dtta.core.adapter import check_counts, check_image, take_logits
 from dtta.core.diffusion import Diffusion
-from dtta.core.feedback import in_passes_that_fit
+from dtta.core.feedback import run_in_passes_that_fit
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
 
@@ -115,7 +115,7 @@ def fill_in(method: nn.Module, losses: Tensor, due: Tensor, z0: Tensor, t: Tenso
         for n, k, b in zip(*(index.split(size) for index in indices), strict=True):
             losses[n, k, b] = method.diffusion.loss(z0[n], t[n, b], noise[n, b], l[n, k])
 
-    in_passes_that_fit(method, len(indices[0]), evaluate)
+    run_in_passes_that_fit(method, len(indices[0]), evaluate)
     method.evaluations += len(indices[0])
 
 

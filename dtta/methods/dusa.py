@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dtta.core.adapter import check_counts
 from dtta.core.diffusion import Diffusion
 from dtta.core.embedders import SoftLabel
-from dtta.core.feedback import in_passes_that_fit
+from dtta.core.feedback import run_in_passes_that_fit
 from dtta.core.parameters import select
 from dtta.core.problem import Problem
 from dtta.core.sampling import Sampling
@@ -104,7 +104,7 @@ class Dusa(SelfTraining):
         p = logits.float().gather(1, self.drawn[1]).softmax(dim=1)  # (N, K)
         if self.products is None or self.adapts_phi:
             pairs = len(image) * self.samples
-            self.products = in_passes_that_fit(self, pairs, lambda size: self.accumulate(p.detach(), size))
+            self.products = run_in_passes_that_fit(self, pairs, lambda size: self.accumulate(p.detach(), size))
             self.evaluations += p.numel() * self.samples
         return self.loss(p, *self.products).mean()
 

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from dtta.core.adapter import check_counts, take_logits
 from dtta.core.conditions import one_channel
-from dtta.core.feedback import in_passes_that_fit
+from dtta.core.feedback import run_in_passes_that_fit
 from dtta.core.precision import DTYPES
 from dtta.core.probe import losses_under
 from dtta.core.sampling import Sampling
@@ -130,7 +130,7 @@ def probe(
             with torch.autocast(device, DTYPES[precision], enabled=DTYPES[precision] is not None):
                 return losses_under(problem.diffusion, x, flat, samples, sampling, seed, batch)
 
-        losses.append(in_passes_that_fit(passes, len(x), attempt))
+        losses.append(run_in_passes_that_fit(passes, len(x), attempt))
     table = torch.stack(losses, dim=2).double().numpy()  # (N, conditions, parts)
     if not np.isfinite(table).all():
         raise FloatingPointError("a diffusion loss is not finite; try --precision float32 or check the weights")

@@ -88,13 +88,13 @@ def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str =
     longest = [max(map(len, column)) for column in zip(*cells, strict=True)]
     classes = [' class="dtta-long"' if length > 60 else "" for length in longest]
     # In a notebook's output the theme does this: a table that scrolls sideways can be reached by the keyboard.
-    kind = "dtta-table dtta-upright" if upright else "dtta-table"
-    text = _html(heads, cells, right, caption, "", classes).replace('"dtta-table"', f'"{kind}" tabindex="0"', 1)
+    names = "dtta-table dtta-upright" if upright else "dtta-table"
+    text = _html(heads, cells, right, caption, "", classes).replace('"dtta-table"', f'"{names}" tabindex="0"', 1)
     return keep_whole(text)
 
 
 def keep_whole(table: str) -> str:
-    """Return a table's HTML for a narrow page: intervals, errors (±) and words with a hyphen stay on one line."""
+    """Return a table's HTML for a narrow page: intervals, errors (±), options and words with a hyphen stay whole."""
     return "".join(
         part if part.startswith("<") else _WHOLE.sub(r'<span class="dtta-whole">\g<0></span>', part)
         for part in re.split(r"(<[^>]*>)", table)

@@ -10,7 +10,7 @@ import torch
 from adapting import pairs, seeded, tta
 
 from dtta.core import tta as tta_module
-from dtta.core.feedback import accumulate, in_passes_that_fit, with_scaled_gradients
+from dtta.core.feedback import accumulate, run_in_passes_that_fit, run_with_scaled_gradients
 from dtta.core.parameters import select
 from dtta.core.sampling import Sampling
 
@@ -147,8 +147,8 @@ def test_passes_made_smaller_divide_the_pairs_where_they_can(pairs, fits, sizes)
             raise torch.OutOfMemoryError
         return "answer"
 
-    assert in_passes_that_fit(method, pairs, attempt) == "answer" and tried == sizes
-    assert in_passes_that_fit(method, pairs, attempt) == "answer" and tried == [*sizes, sizes[-1]]  # found once
+    assert run_in_passes_that_fit(method, pairs, attempt) == "answer" and tried == sizes
+    assert run_in_passes_that_fit(method, pairs, attempt) == "answer" and tried == [*sizes, sizes[-1]]  # found once
 
 
 def test_a_model_of_which_not_one_pair_fits_says_so(monkeypatch):
@@ -162,7 +162,7 @@ def test_a_model_of_which_not_one_pair_fits_says_so(monkeypatch):
 def test_a_gradient_that_is_never_finite_is_an_error():
     c = torch.full((1,), torch.nan)
     with pytest.raises(FloatingPointError, match="not finite in float16 at any scale; use bfloat16 or float32"):
-        with_scaled_gradients(1000, lambda scale: (torch.zeros(()), c), [])
+        run_with_scaled_gradients(1000, lambda scale: (torch.zeros(()), c), [])
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
@@ -184,14 +184,14 @@ def test_one_number_of_all_gradients_that_is_not_finite_halves_the_scale(bad, pl
             p.grad = grad
         return torch.ones(()), gradients[0]
 
-    _, c_grad = with_scaled_gradients(64, attempt, parameters)
+    _, c_grad = run_with_scaled_gradients(64, attempt, parameters)
     assert scales == [64, 32] and c_grad.eq(1).all() and all(p.grad.eq(1).all() for p in parameters[:2])
 
 
 def test_a_loss_that_is_not_finite_is_returned_at_once():
     scales = []
     attempt = lambda scale: (scales.append(scale), (torch.full((), torch.nan), torch.full((2,), torch.nan)))[1]  # noqa: E731
-    assert with_scaled_gradients(64, attempt, [])[0].isnan() and scales == [64]
+    assert run_with_scaled_gradients(64, attempt, [])[0].isnan() and scales == [64]
 
 
 @pytest.mark.parametrize(("images", "conditions"), [(2, 4), (2, 1), (3, 2)])

@@ -1,6 +1,6 @@
 """Pages at full scale, on tiny random checkpoints and generated data, from an empty folder and the wheel alone.
 
-They run in one kernel, one after the other: to import torch and diffusers takes longer than most of them. What comes
+They run in one kernel, one after the other: importing torch and diffusers takes longer than most of them. What comes
 out is far too little to say anything: each page's code runs to its end, on the problem that it names. Pages 00 and 13
 compute the same at both scales and are run only by test_committed_pages.py, from the checkout.
 """
@@ -98,8 +98,19 @@ def world(tmp_path_factory, worker_id) -> Path:
     return root
 
 
+FRESH = """\
+%reset -f
+import os, sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "dtta"]:
+    del sys.modules[name]
+os.chdir({empty!r})
+os.environ["DTTA_CACHE"] = {cache!r}
+del os, sys
+"""
+
+
 @pytest.fixture(scope="session")
-def kernel(world, tmp_path_factory):
+def kernel_and_origins(world, tmp_path_factory):
     """A kernel that finds only the wheel's dtta, and the file to which it writes where it found it."""
     origins = tmp_path_factory.mktemp("kernel") / "origins"
     variables = {"PYTHONPATH": world / "site", "DTTA_DATA": world / "data", "DTTA_TEST_ORIGINS": origins}
@@ -118,10 +129,10 @@ def execute(kernel: KernelManager, notebook: NotebookNode) -> None:
 
 
 def run_in(kernel: KernelManager, name: str, settings: dict, page: Path) -> None:
-    """Run a page in an empty folder, with cache/ next to it, and without what pages before it defined."""
+    """Run a page in an empty folder, with cache/ next to it, without names or modules of dtta from earlier pages."""
     empty, cache = page.parent / "empty", page.parent / "cache"
     empty.mkdir()
-    fresh = f"%reset -f\nimport os\nos.chdir({str(empty)!r})\nos.environ['DTTA_CACHE'] = {str(cache)!r}\ndel os"
+    fresh = FRESH.format(empty=str(empty), cache=str(cache))
     execute(kernel, nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(fresh)]))
     write(PROJECT.generate(name), page)
     notebook = parameterize_notebook(load_notebook_node(str(page)), settings)
@@ -186,8 +197,9 @@ def check_open_vocabulary(page: Path, problem: str, models: dict, folder: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, kernel, tmp_path, monkeypatch):
-    kernel, origins = kernel
+def test_page_runs_at_full_scale_from_the_wheel_alone(name, world, kernel_and_origins, tmp_path, monkeypatch):
+    kernel, origins = kernel_and_origins
+    origins.unlink(missing_ok=True)
     monkeypatch.setenv("DTTA_DATA", str(world / "data"))
     monkeypatch.setenv("DTTA_CACHE", str(tmp_path / "cache"))
     problem, tables, extra = PAGES[name]

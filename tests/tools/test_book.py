@@ -216,10 +216,14 @@ def test_page_loads_whole_and_fits_and_axe_finds_nothing(browser, address, html,
             assert violations(page) == {}
 
 
-def test_a_box_that_is_cut_off_is_found(browser, address):
-    with Visit(browser, address, "notebooks/01_diffusion_loss", 1280) as visit:
-        visit.page.evaluate("""() => document.querySelectorAll('article pre').forEach(box => {
-            box.style.whiteSpace = 'pre'; box.textContent = 'x'.repeat(200); })""")
+@pytest.mark.parametrize(
+    ("document", "box"), [("notebooks/01_diffusion_loss", "pre"), ("book/evidence/presets", ".dtta-table td")]
+)
+def test_a_box_that_is_cut_off_is_found(browser, address, document, box):
+    with Visit(browser, address, document, 1280) as visit:
+        assert visit.page.evaluate(CUT_OFF) == []
+        visit.page.evaluate(f"""() => document.querySelectorAll('article {box}').forEach(box => {{
+            box.style.whiteSpace = 'pre'; box.style.maxWidth = 'none'; box.textContent = 'x'.repeat(200); }})""")
         assert visit.page.evaluate(CUT_OFF)
 
 

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import yaml
 
 from tools.pages.project import PageError
@@ -107,16 +106,18 @@ def _title(preset: str) -> str:
 def _by_images(rows: list[dict[str, object]], kind: str) -> Iterator[str]:
     """Yield a table for each number of images, so that no column compares runs on different images.
 
-    Tables of shifts have the shorter list as columns, the runs or the shifts.
+    Tables of shifts have the runs as columns if that makes the largest of them narrower.
     """
+    import pandas as pd
+
     from dtta.pages import report
 
-    for size in sorted({row["images"] for row in rows}, reverse=True):
-        table = pd.DataFrame([row for row in rows if row["images"] == size]).drop(columns="images").set_index("run")
-        if kind == "shifts" and table.shape[0] < table.shape[1]:
-            table = table.T.rename_axis("shift")
+    tables = dict(list(pd.DataFrame(rows).set_index("run").groupby("images")))
+    turned = kind == "shifts" and max(map(len, tables.values())) < len(rows[0]) - 2
+    for size in sorted(tables, reverse=True):
+        table = tables[size].drop(columns="images")
         yield f"Runs on {size:,} images:"
-        yield report.to_html(table, digits=1, upright=kind == "shifts")
+        yield report.to_html(table.T.rename_axis("shift") if turned else table, digits=1, upright=kind == "shifts")
 
 
 def _metric(table: str, name: str | None) -> Metric | None:

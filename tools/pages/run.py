@@ -80,10 +80,10 @@ def run_and_compare(notebooks: list[Path], jobs: int, **variables: str) -> bool:
             Path(folder, path.name).write_bytes(path.read_bytes())
         Path(folder, "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
         plugins = ["--nbval", "-p", "nbval.plugin", "-p", "tools.pages.nbval_plugin", "-p", "no:cacheprovider"]
-        several = ["-p", "xdist.plugin", "-n", str(min(jobs, len(notebooks))), "--dist", "loadscope"]
-        workers = several if len(notebooks) > 1 else []
+        parallel = ["-p", "xdist.plugin", "-n", str(min(jobs, len(notebooks))), "--dist", "loadscope"]
+        workers = parallel if len(notebooks) > 1 else []
         limits = ["--nbval-cell-timeout", str(CELL_TIMEOUT["mini"]), "--durations=5"]
         command = [sys.executable, "-m", "pytest", *plugins, *workers, *limits, "-q", "--rootdir", folder, folder]
         variables = environment() | {"PYTHONPATH": str(CHECKOUT)} | variables
-        variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # those of the tests take seconds
+        variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading the plugins of the tests takes seconds
         return subprocess.run(command, env=variables, cwd=folder, check=False).returncode == 0

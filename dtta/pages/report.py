@@ -88,8 +88,8 @@ def to_html(rows: DataFrame | Iterable[Mapping], digits: int = 1, caption: str =
     longest = [max(map(len, column)) for column in zip(*cells, strict=True)]
     classes = [' class="dtta-long"' if length > 60 else "" for length in longest]
     # In a notebook's output the theme does this: a table that scrolls sideways can be reached by the keyboard.
-    names = "dtta-table dtta-upright" if upright else "dtta-table"
-    text = _html(heads, cells, right, caption, "", classes).replace('"dtta-table"', f'"{names}" tabindex="0"', 1)
+    css = "dtta-table dtta-upright" if upright else "dtta-table"
+    text = _html(heads, cells, right, caption, "", classes).replace('"dtta-table"', f'"{css}" tabindex="0"', 1)
     return keep_whole(text)
 
 

@@ -27,6 +27,11 @@ def test_gains_name_the_baselines_if_they_differ():
     assert all("over" not in line for line in evidence.gains(TABLE))
 
 
+def test_tables_begin_with_the_gain_and_its_interval_which_a_phone_shows():
+    for lines in (evidence.gains(TABLE), evidence.trials(TABLE), stored.selection_table(TABLE)):
+        assert list(lines[0])[:4] == ["run", "gain", "from", "to"]
+
+
 def test_verdicts_are_counted_by_table_and_in_all():
     words = ("same sign", "same sign", "opposite sign", "the paper's effect is too small to tell")
     papers = ("table2/a/fog", "table1/b/c", "table2/a/snow", "table2/b/fog")

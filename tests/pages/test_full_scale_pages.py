@@ -99,13 +99,12 @@ def world(tmp_path_factory, worker_id) -> Path:
 
 
 FRESH = """\
-%reset -f
 import os, sys
 for name in [name for name in sys.modules if name.partition(".")[0] == "dtta"]:
     del sys.modules[name]
 os.chdir({empty!r})
 os.environ["DTTA_CACHE"] = {cache!r}
-del os, sys
+%reset -f
 """
 
 

@@ -51,14 +51,17 @@ def render(scenes: Sequence[Scene], size: int | tuple[int, int] = 64, supersampl
         raise ValueError(f"nothing to draw: {len(scenes)} scenes of {height} x {width}, supersample {supersample}")
     world = _World(scenes)
     N, a = len(scenes), supersample
-    origin, direction = world.rays(height, width)
-    t, what = world.trace(origin.scene, origin.point, direction)
-    colours = (t, what)
-    depth = t * (direction * world.forward[origin.scene]).sum(1)
+    rays = [world.rays(height, width)]
     if a > 1:
-        origin, direction = world.rays(height * a, width * a)
-        colours = world.trace(origin.scene, origin.point, direction)
-    light = world.shade(origin.scene, origin.point, direction, *colours)
+        rays.append(world.rays(height * a, width * a))
+    # One trace for both: with few scenes the time goes into the number of operations, not into their size.
+    scene, direction = (torch.cat(parts) for parts in zip(*rays, strict=True))
+    hits = world.trace(scene, world.eye[scene], direction)
+    centres, colours = slice(N * height * width), slice(-N * height * a * width * a, None)
+    t, what = (values[centres] for values in hits)
+    depth = t * (direction[centres] * world.forward[scene[centres]]).sum(1)
+    scene, direction = scene[colours], direction[colours]
+    light = world.shade(scene, world.eye[scene], direction, *(values[colours] for values in hits))
     light = light.view(N, height, a, width, a, 3).mean(dim=(2, 4))
     image = (_film(light) * 255).round() / 255
     kinds = world.shape.clamp(min=0)[_scene_of(N, height * width), what.clamp(min=0)] + 2
@@ -78,12 +81,6 @@ def _film(light: Tensor) -> Tensor:
 
 def _scene_of(scenes: int, rays: int) -> Tensor:
     return torch.arange(scenes).repeat_interleave(rays)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    scene: Tensor  # (R,) the scene of each ray
-    point: Tensor  # (R, 3)
 
 
 class _World:
@@ -115,8 +112,8 @@ class _World:
         )
         self.haze, self.exposure = (_stack(scenes, lambda s, n=n: (getattr(s, n),)) for n in ("haze", "exposure"))
 
-    def rays(self, height: int, width: int) -> tuple[_Origin, Tensor]:
-        """Return a ray through the centre of each pixel of each scene: origins and unit directions (S·H·W, 3)."""
+    def rays(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return a ray through the centre of each pixel of each scene: scenes (S·H·W,), unit directions (S·H·W, 3)."""
         up = torch.tensor([0.0, 1.0, 0.0], dtype=_D).expand_as(self.forward)
         right = _unit(torch.linalg.cross(up, self.forward))
         up = torch.linalg.cross(self.forward, right)
@@ -129,7 +126,7 @@ class _World:
         forward, right, up = (v[:, None, None] for v in (self.forward, right, up))
         direction = _unit(forward + half * (x * right + y * up)).flatten(0, 2)
         scene = _scene_of(len(self.scenes), height * width)
-        return _Origin(scene, self.eye[scene]), direction
+        return scene, direction
 
     def crossings(self, scene: Tensor, point: Tensor, direction: Tensor, grow: float = 0.0):
         """Return (ray, object, near, far) for each pair of a ray and an object whose bounding sphere it crosses."""

@@ -170,7 +170,7 @@ def preference_for_truth(
     seed: int = 0,
     *,
     sampling: Sampling | None = None,
-    samples: int = 8,
+    samples: int = 4,
 ) -> dict[str, float]:
     """Return by how much the diffusion model prefers the truth to the network's prediction: "gain", "low", "high".
 

@@ -144,7 +144,7 @@ report.line("\n".join(lines), tolerance=0.3)
 # from validation scenes. [Evidence 04](../book/evidence/04_segmentation) has all runs and the paper's gains.
 #
 # **You need** pages [01](01_diffusion_loss) to [03](03_classification); the [world of scenes](13_scenes) shows where
-# the images come from. **Time:** 15 minutes to read, two minutes to run on two CPU cores.
+# the images come from. **Time:** 15 minutes to read, about a minute to run on two CPU cores.
 #
 # ## A mixture at every pixel
 #
@@ -410,7 +410,7 @@ figures.show(
 
 # %% [markdown]
 # Where the model clearly prefers the truth, adaptation gains. But three of these five shifts resemble its training
-# (stars), which may explain both. Elsewhere a gain is established only for jpeg and impulse noise, the latter against a
+# (stars), which may explain both. Elsewhere a gain is established only for snow and impulse noise, the latter against a
 # strong preference for wrong maps. A drop is established nowhere. And [twenty rows are twenty
 # tests](../book/statistics).
 #

@@ -168,7 +168,7 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 # severity 3 (of 5), settings from validation images. [Evidence 06](../book/evidence/06_open_vocabulary) has all runs.
 # Brackets are 95% paired intervals ([statistics](../book/statistics)).
 #
-# **You need** pages [02](02_conditions) and [03](03_classification). **Time:** 20 minutes to read, two minutes to run
+# **You need** pages [02](02_conditions) and [03](03_classification). **Time:** 20 minutes to read, about a minute to run
 # on two CPU cores.
 #
 # ## CLIP by hand

@@ -195,8 +195,8 @@ report.line("\n".join(lines), tolerance=0.3)
 # The gains, with 95% paired intervals, are stored results of `dtta evaluate --table loss`: 24 different test digits
 # under each of twelve shifts. [Evidence 07](../book/evidence/07_loss_ablations) has every setting.
 #
-# **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 20 minutes to read, one to two
-# minutes to run on two CPU cores.
+# **You need** pages [01](01_diffusion_loss) and [03](03_classification). **Time:** 20 minutes to read, about a
+# minute to run on two CPU cores.
 #
 # ## The gradient is a random vector
 #

@@ -188,7 +188,9 @@ def _digits(tolerance: float) -> int:
 
 
 def _cell(value: object, digits: int) -> str:
-    if not hasattr(value, "__float__") or isinstance(value, (bool, int)) or hasattr(value, "__index__"):
+    if hasattr(value, "__index__") and not isinstance(value, bool) and abs(int(value)) >= 10_000:
+        return f"{int(value):,}"  # four digits need no comma
+    if not hasattr(value, "__float__") or hasattr(value, "__index__"):
         return str(value)
     if math.isnan(float(value)):
         return "–"

@@ -89,7 +89,7 @@ figures.show(
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 # not compared: rounded percentages inside a sentence
-print(textwrap.fill(result.sentence, 78, break_on_hyphens=False))
+print(textwrap.fill(result.sentence, 50, break_on_hyphens=False))
 
 # %% [markdown]
 # **The result.** Our example pictures are 120 digits under Gaussian noise: 25 for validation (the probe uses 24), 95
@@ -125,7 +125,7 @@ second = dtta.probe(mistaken, parts=5, seed=seed, progress=False)
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 # not compared: rounded percentages inside a sentence
-print(textwrap.fill(second.sentence, 78, break_on_hyphens=False))
+print(textwrap.fill(second.sentence, 50, break_on_hyphens=False))
 
 # %% [markdown]
 # No sensitivity is found, because each label now selects another class's embedding. If your probe looks like this,

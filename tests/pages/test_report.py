@@ -120,12 +120,13 @@ def test_report_refuses_digits_without_meaning_and_tolerances_without_use(displa
 
 
 def test_table_rounds_to_its_tolerance_and_keeps_whole_numbers(displayed):
-    report.table([{"shift": "a<b", "gain": -0.04, "n": 300, "none": float("nan")}], tolerance=0.5, caption="Gains")
+    row = {"shift": "a<b", "gain": -0.04, "n": 300, "N": 60_300, "none": float("nan")}
+    report.table([row], tolerance=0.5, caption="Gains")
     text, html = displayed().data["text/plain"], displayed().data["text/html"]
     assert text.splitlines() == [
         "Gains",
-        "shift  gain    n  none",
-        "a<b     0.0  300     –",
+        "shift  gain    n       N  none",
+        "a<b     0.0  300  60,300     –",
         "(on another machine, values may differ by up to 0.5)",
     ]
     assert '<th scope="col" style="text-align: right">gain</th>' in html

@@ -17,7 +17,7 @@ def add_lora(
 
     Args:
         network: changed in place.
-        targets: a regular expression for the names of the layers; None: the network's ``lora_targets``.
+        targets: a regular expression for names of linear and convolution layers; None: the network's ``lora_targets``.
         rank: rows of A (rank, in) and columns of B (out, rank).
         layers: numbers of the blocks that get LoRA (the first number in a layer's name: 4 in layer4.0); None: all.
         seed: of A, which is drawn at random.
@@ -32,13 +32,14 @@ def add_lora(
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"the rank must be a whole number of at least 1, not {rank!r}")
     remove_lora(network)
-    blocks = {name: re.search(r"\d+", name) for name, _ in network.named_modules() if re.fullmatch(targets, name)}
+    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    blocks = {name: re.search(r"\d+", name) for name in names if re.fullmatch(targets, name)}
     chosen = [name for name, block in blocks.items() if layers is None or (block and int(block.group()) in layers)]
     if not chosen:
         where = "" if layers is None else f" in layers {', '.join(map(str, layers))}"
-        raise ValueError(f"{type(network).__name__} has no layers named {targets}{where}")
-    names = "|".join(map(re.escape, chosen))  # whole names; of a list, peft would also take x.fc for fc
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)  # α/r = 1: the update is B A itself
+        raise ValueError(f"{type(network).__name__} has no linear or convolution layers named {targets}{where}")
+    whole = "|".join(map(re.escape, chosen))  # of a list of names, peft would also take x.fc for fc
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=whole)  # α/r = 1: the update is B A itself
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network)

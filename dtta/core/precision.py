@@ -50,7 +50,6 @@ def prepare(
     dtype, network = DTYPES[precision], diffusion.network
     if diffusion.autocast not in (None, dtype):
         raise ValueError(f"weights are stored in {diffusion.autocast}; for {precision}, load the diffusion model again")
-    device = next(network.parameters()).device
     adapted = {id(p) for m in method.modules() if isinstance(m, Adapter) for p in m.adapted}
     if dtype is not None:
         layers = [m for m in network.modules() if isinstance(m, LAYERS)]
@@ -58,7 +57,7 @@ def prepare(
             if not any(id(p) in adapted for p in layer.parameters()):
                 layer.to(dtype)
         diffusion.autocast = dtype
-    if device.type == "cuda" if channels_last is None else channels_last:
+    if next(network.parameters()).is_cuda if channels_last is None else channels_last:
         network.to(memory_format=torch.channels_last)
         if diffusion.vae is not None:
             diffusion.vae.to(memory_format=torch.channels_last)

@@ -220,11 +220,19 @@ def test_lora_takes_whole_names_only():
     assert list(lora_updates(network)) == ["fc"]
 
 
+def test_lora_leaves_out_layers_that_it_cannot_change():
+    """peft refuses them, after it has changed those before them."""
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1), torch.nn.GELU())
+    add_lora(network, targets=".*")
+    assert list(lora_updates(network)) == ["0", "2"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [(dict(rank=0), "rank must be"), (dict(rank=1.5), "rank must be"),
-     (dict(layers=[7]), "no layers named .* in layers 7"),
-     (dict(targets="nowhere"), "no layers named nowhere")],
+     (dict(layers=[7]), "no linear or convolution layers named .* in layers 7"),
+     (dict(targets="nowhere"), "no linear or convolution layers named nowhere"),
+     (dict(targets=r".*layer_norm\d"), "no linear or convolution layers named .*layer_norm")],
 )  # fmt: skip
 def test_bad_lora_options_are_refused_and_change_nothing(options, words):
     model = tiny.clip_classifier()

@@ -47,13 +47,14 @@ def describe(title: str, run: Run, trials: Sequence[dict], varied: Mapping[str, 
     return {
         "run": title,
         "gain": used["gain"],
-        "from": used["low"],
-        "to": used["high"],
+        "low": used["low"],
+        "high": used["high"],
         "chosen": _all_text(used, varied) + better,
-        "settings tried": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
+        "combinations tried": len(trials),
+        "of the values": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
         "gain at each": gains,
-        "at the edge of the grid": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
-        "images": used["images"],
+        "lowest or highest tried": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
+        "images × shifts": used["images"],
     }
 
 

@@ -101,8 +101,8 @@ def selection_table(table: str, folder: Path = FOLDER) -> list[dict[str, object]
     """Return how the settings of a table's runs were chosen, a row for each run for which several were tried.
 
     A row has the values tried on validation images and the chosen ones, with the best ones if they differ; the gain of
-    the chosen ones in points, its interval and the number of images; which are at the edge of the grid (better ones may
-    lie beyond); and the gain at each value if only one setting was varied. Raises as `trials`.
+    the chosen ones in points, its interval and the number of images; which are the lowest or highest tried (better ones
+    may lie beyond); and the gain at each value if only one setting was varied. Raises as `trials`.
     """
     by_run: dict[str, list[dict]] = {}
     for trial in trials(table, folder):

@@ -35,7 +35,10 @@ def metrics_of(table: str, folder: Path = FOLDER) -> dict[str, Metric]:
 
 
 def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
-    """Return each run's paired gain over its baseline: mean over the shifts with its interval, and on clean images."""
+    """Return each run's paired gain over its baseline: mean over the shifts with its interval, and on clean images.
+
+    "images": of each shift. "evaluations" of the diffusion model for an image, if they were counted.
+    """
     references = stored.baselines(table, folder)
     lines = []
     for run in _methods(table, folder):
@@ -44,13 +47,15 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
             continue
         against = references.get(run, "none")
         gain = stored.gain(table, run, shifts, against=against, metric=metric, folder=folder)
-        line = {"run": run, "gain": gain["gain"], "from": gain["low"], "to": gain["high"]}
+        line = {"run": run, "gain": gain["gain"], "low": gain["low"], "high": gain["high"]}
         line |= {"before": gain["before"], "after": gain["after"]}
-        rows = (stored.rows(table, name, folder) for name in (against, run))
-        line["on clean"] = _mean_gain(*rows, CLEAN, metric)
-        lines.append(line | {"over": against, "images": gain["images"]})
-    if not references:  # all have the same baseline
-        lines = [{key: value for key, value in line.items() if key != "over"} for line in lines]
+        rows = [stored.rows(table, name, folder) for name in (against, run)]
+        line["gain on clean"] = _mean_gain(*rows, CLEAN, metric)
+        if all(row.evaluations is not None for row in rows[1]):
+            line["evaluations"] = stored.evaluations(table, run, shifts, folder)
+        if references:  # else all have the same baseline
+            line["baseline"] = against
+        lines.append(line | {"images": gain["images"] // len(shifts), "shifts": len(shifts)})
     return lines
 
 
@@ -66,7 +71,7 @@ def _mean_gain(before: list[Row], after: list[Row], shift: str, metric: Metric |
 
 
 def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
-    """Return each run's gain over its baseline under each shift, in points, and how many images the shifts have."""
+    """Return each run's gain over its baseline under each shift, in points; "images" of each, number of "shifts"."""
     references, lines = stored.baselines(table, folder), []
     shifts = shifts_of(table, folder=folder)
     for run in _methods(table, folder):
@@ -74,11 +79,12 @@ def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) ->
         line: dict[str, object] = {"run": run}
         for shift in (CLEAN, *shifts):
             line[shift.replace("_", " ")] = _mean_gain(*rows, shift, metric)
-        lines.append(line | {"images": len(stored.align(*rows, set(shifts))[0])})
+        images = len(stored.align(*rows, set(shifts))[0]) // len(shifts)
+        lines.append(line | {"images": images, "shifts": len(shifts)})
     return lines
 
 
-def pairs(table: str, folder: Path = FOLDER, least: int = 2) -> list[dict[str, object]]:
+def pairs(table: str, metric: Metric | None = None, folder: Path = FOLDER, least: int = 2) -> list[dict[str, object]]:
     """Return every pair of runs with the same baseline: the gain of one over the other on the images that both have.
 
     Mean over the shifts, with its interval. The run with the higher mean comes first. The number of comparisons is in
@@ -95,11 +101,11 @@ def pairs(table: str, folder: Path = FOLDER, least: int = 2) -> list[dict[str, o
             before, after = stored.align(*rows, shifts)
             if len(before) < least:
                 continue
-            gain = paired_gain(before, after, resamples=2000)
+            gain = paired_gain(before, after, metric, resamples=2000)
             names, sign = ((run, other), 1) if gain["gain"] >= 0 else ((other, run), -1)
             low, high = sorted((sign * gain["low"], sign * gain["high"]))
-            line = {"run": names[0], "over": names[1], "gain": sign * gain["gain"], "from": low, "to": high}
-            lines.append(line | {"images": gain["images"]})
+            line = {"run": names[0], "compared with": names[1], "gain": sign * gain["gain"], "low": low, "high": high}
+            lines.append(line | {"images × shifts": gain["images"]})
     return sorted(lines, key=lambda line: -line["gain"])
 
 
@@ -108,29 +114,28 @@ def trials(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
     lines = []
     for trial in stored.trials(table, folder):
         settings = ", ".join(f"{key} {value}" for key, value in trial["settings"].items())
-        line = {"run": trial["run"], "gain": trial["gain"], "from": trial["low"], "to": trial["high"]}
-        lines.append(line | {"settings": settings, "images": trial["images"]})
+        line = {"run": trial["run"], "gain": trial["gain"], "low": trial["low"], "high": trial["high"]}
+        lines.append(line | {"settings": settings, "images × shifts": trial["images"]})
     return lines
 
 
 VERDICTS = (
     "same sign",
     "opposite sign",
-    "ours is too small to tell",
+    "our interval contains zero",
     "the paper's effect is too small to tell",
 )
 
 
 def verdict(paper_gain: float, paper_error: float, gain: Mapping[str, float]) -> str:
-    """Compare the sign of a gain of the paper with that of ours.
+    """Compare the sign of a gain of the paper with that of ours; the sizes are not compared.
 
-    "the paper's effect is too small to tell": at most twice its standard error (NaN: unknown). "ours is too small to
-    tell": our interval contains zero. Otherwise "same sign" or "opposite sign"; the sizes are not compared.
+    "the paper's effect is too small to tell": at most twice its standard error (NaN: unknown).
     """
     if paper_gain == 0 or abs(paper_gain) <= 2 * paper_error:
         return "the paper's effect is too small to tell"
     if gain["low"] <= 0 <= gain["high"]:
-        return "ours is too small to tell"
+        return "our interval contains zero"
     return "same sign" if (paper_gain > 0) == (gain["gain"] > 0) else "opposite sign"
 
 
@@ -157,8 +162,8 @@ def compare_with_paper(
         accuracy = metric is None
         error = standard_error(preset.before, preset.paper, preset.images) if accuracy else float("nan")
         line = {"paper": cell["paper"], "verdict": verdict(preset.paper - preset.before, error, gain)}
-        line |= {"its gain": preset.paper - preset.before, "gain": gain["gain"]}
-        line |= {"from": gain["low"], "to": gain["high"]}
+        line |= {"paper's gain": preset.paper - preset.before, "our gain": gain["gain"]}
+        line |= {"low": gain["low"], "high": gain["high"]}
         line |= {"run": cell["run"], "shift": cell["shift"].replace("_", " ")}
         if gain["before"] < 100:
             lines.append(line)
@@ -171,7 +176,9 @@ def verdicts(lines: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
     for line in lines:
         counts.setdefault(str(line["paper"]).split("/")[0], Counter())[str(line["verdict"])] += 1
     counts = dict(sorted(counts.items())) | {"all": sum(counts.values(), Counter())}
-    heads = dict(zip(VERDICTS, ("same sign", "opposite sign", "ours too small", "the paper's too small"), strict=True))
+    heads = dict(
+        zip(VERDICTS, ("same sign", "opposite sign", "ours contains zero", "the paper's too small"), strict=True)
+    )
     return [
         {"paper": name.replace("table", "Table "), "cells": count.total()}
         | {head: count[word] for word, head in heads.items()}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import html
 import math
+import numbers
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 METADATA = "dtta"  # the key of the tolerance in the display metadata
 # Digits attached to a word are part of a name (resnet18, 3x3), not a number.
-NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\.\d)")
+NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w)(?!\.\d)")
 # An interval with its mean (+2.5 [1.5, 3.5]), a number with its error (+2.5 ± 0.5), a word with a hyphen, or an option.
 _WHOLE = re.compile(r"(?:[-+−]?[\d.]+ )?\[[^\[\]]+, [^\[\]]+\]|[-+−]?[\d.]+ ± [\d.]+|(?:--)?[\w.]+(?:-[\w.]+)+|--\w+")
 
@@ -56,7 +57,9 @@ def table(
     digits: int | None = None,
     whole: int = 0,
 ) -> None:
-    """Show a table with its floats rounded, and their tolerance; `tolerance`, `whole` and errors as of `line`.
+    """Show a table with its floats rounded and whole numbers from 10,000 with commas, and their tolerance.
+
+    `tolerance`, `whole` and errors as of `line`.
 
     Args:
         rows: of a data frame, an index with a name becomes the first column; one without is hidden.
@@ -188,7 +191,7 @@ def _digits(tolerance: float) -> int:
 
 
 def _cell(value: object, digits: int) -> str:
-    if hasattr(value, "__index__") and not isinstance(value, bool) and abs(int(value)) >= 10_000:
+    if isinstance(value, numbers.Integral) and abs(value) >= 10_000:
         return f"{int(value):,}"  # four digits need no comma
     if not hasattr(value, "__float__") or hasattr(value, "__index__"):
         return str(value)

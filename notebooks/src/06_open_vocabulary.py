@@ -168,8 +168,8 @@ report.line("\n".join(lines), tolerance=0.6, whole=1)
 # severity 3 (of 5), settings from validation images. [Evidence 06](../book/evidence/06_open_vocabulary) has all runs.
 # Brackets are 95% paired intervals ([statistics](../book/statistics)).
 #
-# **You need** pages [02](02_conditions) and [03](03_classification). **Time:** 20 minutes to read, about a minute to run
-# on two CPU cores.
+# **You need** pages [02](02_conditions) and [03](03_classification). **Time:** 20 minutes to read, about a minute to
+# run on two CPU cores.
 #
 # ## CLIP by hand
 #
@@ -357,9 +357,9 @@ report.line("\n".join(lines), tolerance=0.3)
 #
 # $$ W x + B A x, \quad A \in \mathbb R^{r \times \text{in}}, \quad B \in \mathbb R^{\text{out} \times r}, $$
 #
-# with $A$ random and $B = 0$ at the start, so the answer does not change. (The usual factor $\alpha / r$ is 1
-# here.) As in the paper, it is added to the queries and values of the image encoder's attention; `add_lora` uses the
-# library `peft`. The *rank* $r$ is the number of columns of $B$:
+# with $A$ random and $B = 0$ at the start, so the answer does not change. As in the paper, it is added to the queries
+# and values of the image encoder's attention; `add_lora` uses the library `peft`. The *rank* $r$ is the number of
+# columns of $B$:
 
 # %%
 every = sum(p.numel() for p in model.parameters())
@@ -584,7 +584,7 @@ if setting.mini:
 # colour and shape that are in no training image or caption of either model, such as red boxes.
 #
 # With the same 60 evaluations a gain is established for every number of names, which are mixed *before* the diffusion
-# model. Page 03 compares methods at equal cost.
+# model.
 #
 # ## Little belief in the true name
 #

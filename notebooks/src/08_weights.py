@@ -467,12 +467,12 @@ figures.show(
     fig,
     alt="Right answers of a network of random weights over the steps, at three "
     "learning rates. At the largest rate most images are right after two "
-    "steps, and one of them is wrong again later; the middle rate needs more "
+    "steps, and the count later falls by one; the middle rate needs more "
     "steps, the smallest the most.",
     caption="A network of random weights, one image of each shift: how many "
     "answers are right after each step. The smaller the rate, the slower the rise. "
-    "At the largest rate one right answer is lost again: too few to say that it "
-    "harms.",
+    "At the largest rate it ends one below its highest: too few to say that such "
+    "a rate harms.",
 )
 
 # %% tags=["hide-input"]

@@ -333,7 +333,7 @@ fig.legend(loc="outside upper center", ncols=4)
 figures.show(
     fig,
     alt="Accuracy on clean images along a stream at a high rate. Without "
-    "restoring it falls to chance, with a rise in between; with a restore "
+    "restoring it falls to chance and rises again in part; with a restore "
     "rate of a tenth it swings; with six tenths it stays high.",
     caption="Accuracy on clean validation images before one stream and after "
     "each of its images, at the rate for single images. Of three restore rates "
@@ -346,8 +346,8 @@ report.line(
 )
 
 # %% [markdown]
-# Without restoring, accuracy falls to about chance (10%) in this stream, and rises in between. With $r = 0.1$ it swings
-# widely (differently on other machines); with 0.6 it stays near its initial value.
+# Without restoring, accuracy falls to about chance (10%) in this stream, and later rises again in part. With $r = 0.1$
+# it swings widely (differently on other machines); with 0.6 it stays near its initial value.
 #
 # ## Streams that change or are sorted
 #
@@ -509,8 +509,8 @@ figures.show(
 # ```{solution} online-slow-shear
 # :class: dropdown
 #
-# From 63 of 64 clean images (98%) to 58 (91%) after 24 images of shear. In this stream a small rate slows the drift
-# but does not stop it.
+# From 63 of 64 clean images (98%) to 58 (91%) after 24 images of shear. At the small rate the drift is slower, but some
+# clean accuracy is still lost.
 # ```
 #
 # ## Take-aways

@@ -274,8 +274,7 @@ print(f"distance along the ray: {t.item():.3f}")
 # ## Images and their true maps
 #
 # `random_scene(seed, index)` draws a scene: one to four objects of five shapes, eight colours and three materials, on
-# five kinds of ground, under a random sun and sky. The same seed and index give the same scene. The first 32 scenes of
-# the validation split, eight at a time:
+# five kinds of ground, under a random sun and sky. The first 32 scenes of the validation split, eight at a time:
 
 # %% tags=["hide-input"]
 first = render(
@@ -511,8 +510,8 @@ figures.animate(
 #
 # A step is as long as the height $h$ and reduces it by $h \sin\alpha$. So $1 - \sin\alpha$ of it is left, and $n = \log
 # 10^{-6} / \log(1 - \sin\alpha)$, rounded up: 20, 73, 258. `march` finds $t = 1 / \sin\alpha$ for the first two. The
-# third needs more than 80 steps: `inf`, a miss. With few steps, the far edge of a flat top seen at a small angle would
-# be missing. The renderer allows 300 steps, enough from this height down to three degrees.
+# third needs more than 80 steps: `inf`, a miss. The renderer allows 300 steps, enough from this height down to three
+# degrees.
 # ```
 #
 # ## Take-aways

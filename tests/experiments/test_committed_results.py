@@ -53,7 +53,7 @@ def test_the_settings_shown_as_chosen_are_those_of_the_runs():
                 for trial in trials
                 if (trial["run"], trial["settings"]) == (row["run"], runs[row["run"]].settings)
             ]
-            assert [row[key] for key in ("gain", "from", "to")] == [used[key] for key in ("gain", "low", "high")]
+            assert [row[key] for key in ("gain", "low", "high")] == [used[key] for key in ("gain", "low", "high")]
             others |= {row["run"]: row["chosen"].split(",")[0]} if "best: " in row["chosen"] else {}
     assert others == {"fast": "samples 3", "posterior, race": "samples 8"}  # the cheapest were chosen
 

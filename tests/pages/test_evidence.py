@@ -23,13 +23,19 @@ def test_a_run_that_others_are_compared_with_has_its_own_line():
 
 
 def test_gains_name_the_baselines_if_they_differ():
-    assert [line["over"] for line in evidence.gains("forward")] == ["none", "none", "posterior", "adaptation"]
-    assert all("over" not in line for line in evidence.gains(TABLE))
+    assert [line["baseline"] for line in evidence.gains("forward")] == ["none", "none", "posterior", "adaptation"]
+    assert all("baseline" not in line for line in evidence.gains(TABLE))
+
+
+def test_gains_have_the_evaluations_that_were_counted():
+    for line in evidence.gains("forward"):
+        assert line["evaluations"] == stored.evaluations("forward", line["run"], evidence.shifts_of("forward"))
+    assert all("evaluations" not in line for line in evidence.gains(TABLE))
 
 
 def test_tables_begin_with_the_gain_and_its_interval_which_a_phone_shows():
     for lines in (evidence.gains(TABLE), evidence.trials(TABLE), stored.selection_table(TABLE)):
-        assert list(lines[0])[:4] == ["run", "gain", "from", "to"]
+        assert list(lines[0])[:4] == ["run", "gain", "low", "high"]
 
 
 def test_verdicts_are_counted_by_table_and_in_all():
@@ -40,7 +46,7 @@ def test_verdicts_are_counted_by_table_and_in_all():
     assert (first["paper"], first["cells"], first["same sign"], first["opposite sign"]) == ("Table 1", 1, 1, 0)
     assert (second["paper"], second["cells"], second["same sign"], second["opposite sign"]) == ("Table 2", 3, 1, 1)
     assert whole == {
-        "paper": "all", "cells": 4, "same sign": 2, "opposite sign": 1, "ours too small": 0,
+        "paper": "all", "cells": 4, "same sign": 2, "opposite sign": 1, "ours contains zero": 0,
         "the paper's too small": 1,
     }  # fmt: skip
 
@@ -50,7 +56,7 @@ def shown(tmp_path_factory) -> dict[str, str]:
     """The evidence pages with their tables, except the long ones of pairs."""
     folder = tmp_path_factory.mktemp("evidence")
     for path in (ROOT / "book" / "evidence").glob("*.*"):
-        text = re.sub("<!-- evidence pairs .*-->", "", path.read_text(encoding="utf-8"))
+        text = re.sub("<!-- evidence pairs .*-->", "", pages.expand(path.read_text(encoding="utf-8")))
         (folder / path.name).write_text(text, encoding="utf-8")
     pages.put_tables(folder)
     return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
@@ -60,17 +66,17 @@ def shown(tmp_path_factory) -> dict[str, str]:
 def test_no_table_has_gains_on_different_images(kind):
     """The table "loss" has two, one for each number of images, and each run is in that of its images."""
     images = {line["run"]: line["images"] for line in evidence.gains("loss")}
-    first, many, second, few = pages._block(kind, "loss", None, {}).split("\n\n")
-    assert (first, second) == ("Runs on 288 images:", "Runs on 144 images:")
-    for table, size in ((many, 288), (few, 144)):
+    first, many, second, few = pages._block(kind, "loss", None, {}, {}).split("\n\n")
+    assert (first, second) == tuple(f"{n} images under each of 12 shifts:" for n in (24, 12))
+    for table, size in ((many, 24), (few, 12)):
         words = re.sub("</?span[^>]*>", "", table)
-        names = {run for run in images if f">{pages.TITLES.get(run, run)}</t" in words}
+        names = {run for run in images if f">{pages._run(run)}</t" in words}
         assert names == {run for run in images if images[run] == size}
 
 
 def test_tables_of_shifts_have_the_shorter_list_as_columns():
     for name, corner in ((TABLE, "shift"), ("weights", "run")):
-        table = BeautifulSoup(pages._block("shifts", name, None, {}), "html.parser")
+        table = BeautifulSoup(pages._block("shifts", name, None, {}, {}), "html.parser")
         heads, *lines = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
         assert heads[0] == corner
         values = {frozenset((line[0], head)): text for line in lines for head, text in zip(heads, line, strict=True)}
@@ -91,8 +97,9 @@ def test_gains_are_those_of_the_stored_results_and_leave_no_run_out():
     assert "clean" not in shifts and len(shifts) == 12
     for run, line in lines.items():
         gain = stored.gain(TABLE, run, shifts)
-        assert [line[key] for key in ("gain", "from", "to")] == [gain[key] for key in ("gain", "low", "high")]
-        assert line["on clean"] == pytest.approx(stored.gain(TABLE, run, ["clean"])["gain"])
+        assert [line[key] for key in ("gain", "low", "high")] == [gain[key] for key in ("gain", "low", "high")]
+        assert line["images"] * line["shifts"] == gain["images"]
+        assert line["gain on clean"] == pytest.approx(stored.gain(TABLE, run, ["clean"])["gain"])
 
 
 def test_gain_by_shift_averages_to_the_gain():
@@ -104,11 +111,30 @@ def test_gain_by_shift_averages_to_the_gain():
 def test_every_pair_is_there_once_with_the_higher_mean_first():
     lines = evidence.pairs(TABLE)
     runs = [run for run in stored.runs(TABLE) if run != "none"]
-    assert {frozenset((line["run"], line["over"])) for line in lines} == {frozenset(runs)} and len(lines) == 1
+    assert {frozenset((line["run"], line["compared with"])) for line in lines} == {frozenset(runs)} and len(lines) == 1
     (line,) = lines
-    gain = stored.gain(TABLE, line["run"], evidence.shifts_of(TABLE), against=line["over"])
+    gain = stored.gain(TABLE, line["run"], evidence.shifts_of(TABLE), against=line["compared with"])
     assert line["gain"] == pytest.approx(gain["gain"]) and line["gain"] >= 0
-    assert line["from"] == pytest.approx(gain["low"], abs=0.5) and line["to"] == pytest.approx(gain["high"], abs=0.5)
+    assert line["low"] == pytest.approx(gain["low"], abs=0.5) and line["high"] == pytest.approx(gain["high"], abs=0.5)
+
+
+def test_pairs_have_the_metric_of_the_other_tables():
+    """The mean over images of their IoU is another number than the IoU over the pixels of all images."""
+    table, metric = "scenes-segmentation-test", evidence.metrics_of("scenes-segmentation-test")["mean IoU"]
+    gains = {line["run"]: line["gain"] for line in evidence.gains(table, metric) if line["images"] == 24}
+    pairs = [line for line in evidence.pairs(table, metric) if {line["run"], line["compared with"]} <= set(gains)]
+    assert len(pairs) == 6
+    for line in pairs:
+        assert line["gain"] == pytest.approx(gains[line["run"]] - gains[line["compared with"]])
+
+
+def test_parts_of_names_must_occur_in_the_runs_of_their_table():
+    names = {"N samples": "pairs", "rate": "of learning"}
+    text = pages._block("names", "loss", None, {}, {"loss": names})
+    assert "* **N samples**: pairs" in text and "What the names mean" in text
+    assert pages._block("names", "loss", None, {}, {}) == ""
+    with pytest.raises(KeyError, match="no run of loss has 'N names' in its name"):
+        pages._block("names", "loss", None, {}, {"loss": {"N names": ""}})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +145,7 @@ def test_every_pair_is_there_once_with_the_higher_mean_first():
         (-6.0, 1.0, -9.0, -1.0, "same sign"),
         (1.9, 1.0, 9.0, 17.0, "the paper's effect is too small to tell"),
         (0.0, float("nan"), 9.0, 17.0, "the paper's effect is too small to tell"),
-        (6.0, 1.0, -1.0, 17.0, "ours is too small to tell"),
+        (6.0, 1.0, -1.0, 17.0, "our interval contains zero"),
     ],
 )
 def test_verdict(paper, error, low, high, words):
@@ -133,7 +159,7 @@ def test_papers_cells_are_its_presets():
          {"paper": "table1/resnet18/imagenet", "run": "diffusion-tta", "shift": "clean"}],
     )  # fmt: skip
     preset = presets()["table1/resnet18/imagenet-c"]
-    assert line["its gain"] == preset.paper - preset.before  # the clean digits are at 100%: no line
+    assert line["paper's gain"] == preset.paper - preset.before  # the clean digits are at 100%: no line
     assert evidence.standard_error(50, 50, 100) == pytest.approx(100 * (0.5 / 100) ** 0.5)
 
 
@@ -143,22 +169,22 @@ def test_marks_become_tables_and_wrong_ones_are_named(tmp_path):
     pages.put_tables(tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "<!-- evidence" not in text and text.count("<tr>") == len(stored.runs(TABLE))
-    for mark, words in ((f"all {TABLE}", "no evidence 'all'"), ("gains gone", "no stored results")):
+    for mark, words in ((f"every {TABLE}", "no evidence 'every'"), ("gains gone", "no stored results")):
         page.write_text(f"<!-- evidence {mark} -->\n", encoding="utf-8")
         with pytest.raises(PageError, match=re.escape("book/evidence/01_a.md: ") + f".*{words}"):
             pages.put_tables(tmp_path)
 
 
 def test_unclear_names_of_runs_are_replaced_and_a_list_of_one_row_says_so(shown):
-    assert set(pages.TITLES) <= set(stored.runs("loss"))
     page = shown["07_loss_ablations.md"]
     assert ">180 timesteps, 180 noises, and φ<" in page and ">and φ<" not in page
-    assert "every other: 1 row\n" in pages._block("pairs", TABLE, None, {})
+    assert ">no adaptation, vit<" in shown["08_weights.md"] and ">none" not in shown["08_weights.md"]
+    assert "same baseline: 1 row\n" in pages._block("pairs", TABLE, None, {}, {})
 
 
 def test_gains_that_no_column_has_are_in_the_list_below(shown):
-    assert ">see below<" in shown["03_classification.md"]
-    assert not re.search(r"<th[^>]*>gain at each</th>", pages._block("selection", "forward", None, {}))
+    assert ">in the list below<" in shown["03_classification.md"]
+    assert not re.search(r"<th[^>]*>gain at each</th>", pages._block("selection", "forward", None, {}, {}))
 
 
 def test_every_stored_table_is_on_one_evidence_page():

@@ -2,12 +2,14 @@
 
 A line of its own in such a page becomes a table:
 
+    <!-- evidence all TABLE [METRIC] -->       the seven below, with headings
     <!-- evidence about TABLE -->              what was run, with which seeds, by which command
+    <!-- evidence names TABLE -->              what the names of its runs mean, from names.yml
     <!-- evidence gains TABLE [METRIC] -->     every run's gain over its baseline
     <!-- evidence shifts TABLE [METRIC] -->    the same for each shift; both have a table for each number of images
+    <!-- evidence pairs TABLE [METRIC] -->     every run against every other with the same baseline
     <!-- evidence selection TABLE -->          how settings were chosen
     <!-- evidence trials TABLE -->             every setting tried, with its gain on validation images
-    <!-- evidence pairs TABLE -->              every run against every other
     <!-- evidence paper TABLE [METRIC] -->     the paper's cells that comparison.yml lists for the table
     <!-- evidence differences presets -->      what presets do differently from the paper
     <!-- evidence unavailable presets -->      cells of the paper that have no preset
@@ -32,19 +34,46 @@ MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE
 VERDICTS = "<!-- evidence verdicts -->"
 OF_PRESETS = ("differences", "unavailable")  # kinds that need no stored table
 SPLIT = ("gains", "shifts")  # a table for each number of images
-TITLES = {"and φ": "180 timesteps, 180 noises, and φ"}  # of runs whose names in the stored results are unclear
-FOLDED = {"pairs": "Every run against every other", "trials": "Every setting that was tried"}
+FOLDED = {"pairs": "Pairs of runs with the same baseline", "trials": "Every setting that was tried"}
+RUNS = ("run", "baseline", "compared with")  # columns with names of runs
+ALL = """<!-- evidence about {0} -->
+
+<!-- evidence names {0} -->
+
+### Every run
+
+{1} before and after adaptation, mean over the shifts, and the gain in points with its 95% interval.
+
+<!-- evidence gains {2} -->
+
+### Every shift
+
+Gain in points under each shift over the same baselines.
+
+<!-- evidence shifts {2} -->
+
+<!-- evidence pairs {2} -->
+
+### Settings
+
+Chosen by their gain over the baseline on validation images, none of which is a test image.
+
+<!-- evidence selection {0} -->
+
+<!-- evidence trials {0} -->"""
 
 
 def put_tables(folder: Path) -> None:
     """Replace the marks in the staged evidence pages. Raises PageError: an unknown table, metric or kind of table."""
-    comparison = folder / "comparison.yml"
-    cells = yaml.safe_load(comparison.read_text(encoding="utf-8")) if comparison.exists() else {}
+    cells, names = (
+        yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for path in (folder / "comparison.yml", folder / "names.yml")
+    )
     pages = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
     for path, text in pages.items():
         if MARK.search(text) or VERDICTS in text:
             try:
-                filled = MARK.sub(lambda mark: _block(mark[1], mark[2], mark[3], cells), text)
+                filled = MARK.sub(lambda mark: _block(mark[1], mark[2], mark[3], cells, names), expand(text))
                 if VERDICTS in filled:
                     filled = filled.replace(VERDICTS, _verdicts(pages.values(), cells))
             except (KeyError, FileNotFoundError) as error:
@@ -57,19 +86,34 @@ def tables_of(page: Path) -> set[str]:
     return {mark[2] for mark in MARK.finditer(page.read_text(encoding="utf-8")) if mark[1] not in OF_PRESETS}
 
 
-def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
+def expand(text: str) -> str:
+    """Return a page with the marks and headings that its marks "all" stand for."""
+
+    def marks(mark: re.Match) -> str:
+        kind, table, metric = mark.groups()
+        if kind != "all":
+            return mark[0]
+        title = f"{metric} × 100" if metric == "SSIM" else f"{(metric or 'accuracy').capitalize()} in %"
+        return ALL.format(table, title.replace("iou", "IoU"), f"{table} {metric or ''}".strip())
+
+    return MARK.sub(marks, text)
+
+
+def _block(kind: str, table: str, metric_name: str | None, cells: dict, names: dict) -> str:
     from dtta.experiments import paper, stored
     from dtta.pages import evidence, report
 
     if kind == "about":
         return _about(table)
+    if kind == "names":
+        return _names(table, names.get(table, {}))
     metric = _metric(table, metric_name)
     makers: dict[str, Callable[[], list[dict[str, object]]]] = {
         "gains": lambda: evidence.gains(table, metric),
         "shifts": lambda: evidence.by_shift(table, metric),
         "selection": lambda: _selection(stored.selection_table(table)),
         "trials": lambda: evidence.trials(table),
-        "pairs": lambda: evidence.pairs(table),
+        "pairs": lambda: evidence.pairs(table, metric),
         "paper": lambda: [
             line | {"paper": _title(line["paper"])} for line in evidence.compare_with_paper(table, cells[table], metric)
         ],
@@ -77,11 +121,8 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
         "unavailable": lambda: [{"cell": what, "why": why} for what, why in paper.LEFT_OUT.items()],
     }
     if kind not in makers:
-        raise KeyError(f"no evidence {kind!r}; there are about, {', '.join(makers)}")
-    rows = [
-        line | {key: TITLES.get(str(line[key]), line[key]) for key in ("run", "over") if key in line}
-        for line in makers[kind]()
-    ]
+        raise KeyError(f"no evidence {kind!r}; there are all, about, names, {', '.join(makers)}")
+    rows = [line | {key: _run(str(line[key])) for key in RUNS if key in line} for line in makers[kind]()]
     if kind in SPLIT:
         return "\n\n".join(_by_images(rows, kind))
     html = report.to_html(rows, digits=1)
@@ -90,10 +131,29 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict) -> str:
     return f"````{{dropdown}} {FOLDED[kind]}: {len(rows)} row{'s' * (len(rows) != 1)}\n{html}\n````"
 
 
+def _run(name: str) -> str:
+    """Return the name of a run in words; the stored names of the runs without adaptation begin with "none"."""
+    if name == "and φ":
+        return "180 timesteps, 180 noises, and φ"
+    return name.replace("none", "no adaptation", 1) if name.split(",")[0] == "none" else name
+
+
+def _names(table: str, names: dict[str, str]) -> str:
+    """Return what parts of the runs' names mean, as a folded list. Raises KeyError: a part that no run's name has."""
+    from dtta.experiments import stored
+
+    runs = " | ".join(map(_run, stored.runs(table)))
+    for part in names:
+        if not re.search(re.sub(r"\bN\b", r"\\d+", re.escape(part)), runs):
+            raise KeyError(f"names.yml: no run of {table} has {part!r} in its name")
+    lines = "\n".join(f"* **{part}**: {meaning}" for part, meaning in names.items())
+    return f"````{{dropdown}} What the names mean\n{lines}\n````" if lines else ""
+
+
 def _selection(lines: list[dict[str, object]]) -> list[dict[str, object]]:
     """Return the rows of a selection table, without the gains at each value if no run varied one setting alone."""
     shown = any(line["gain at each"] for line in lines)
-    lines = [line | {"gain at each": line["gain at each"] or "see below"} for line in lines]
+    lines = [line | {"gain at each": line["gain at each"] or "in the list below"} for line in lines]
     return [{key: line[key] for key in line if shown or key != "gain at each"} for line in lines]
 
 
@@ -112,11 +172,11 @@ def _by_images(rows: list[dict[str, object]], kind: str) -> Iterator[str]:
 
     from dtta.pages import report
 
-    tables = dict(list(pd.DataFrame(rows).set_index("run").groupby("images")))
-    turned = kind == "shifts" and max(map(len, tables.values())) < len(rows[0]) - 2
+    tables = dict(list(pd.DataFrame(rows).set_index("run").groupby(["images", "shifts"])))
+    turned = kind == "shifts" and max(map(len, tables.values())) < len(rows[0]) - 3
     for size in sorted(tables, reverse=True):
-        table = tables[size].drop(columns="images")
-        yield f"Runs on {size:,} images:"
+        table = tables[size].drop(columns=["images", "shifts"]).dropna(axis="columns", how="all")
+        yield "{} images under each of {} shifts:".format(*size)
         yield report.to_html(table.T.rename_axis("shift") if turned else table, digits=1, upright=kind == "shifts")
 
 
@@ -148,12 +208,13 @@ def _about(table: str) -> str:
 
     about = stored.about(table)
     runs = stored.runs(table)
+    plain = sum(run.method == "none" for run in runs.values())
     rows = sum(len(stored.rows(table, run)) for run in runs)
     *others, last = map(str, about["seeds"])
     seeds = f"seeds {', '.join(others)} and {last}" if others else f"seed {last}"
     hours = sum(about["seconds"].values()) / 3600
     return (
-        f"*{about['about'].rstrip('.')}.* {len(runs)} runs, {rows:,} scores, {seeds}; {hours:.1f} hours, "
-        f"torch {about['torch']}. `{about['command']}` makes them again; "
-        f"`dtta/experiments/results/{table}.csv` has the score of each image."
+        f"*{about['about'].rstrip('.')}.* {len(runs) - plain} runs and {plain} without adaptation, {rows:,} scores "
+        f"(with clean images), {seeds}; {hours:.1f} hours on a CPU, torch {about['torch']}. "
+        f"Again: `{about['command']}`. Every score: `dtta/experiments/results/{table}.csv`."
     )

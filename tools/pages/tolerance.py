@@ -51,5 +51,5 @@ def _near(new: str, old: str, tolerance: float, whole: float) -> bool:
     decimals = len(new.partition(".")[2])
     if decimals != len(old.partition(".")[2]) or "e" in (new + old).lower():
         return False  # another number of digits is another text
-    gap = abs(float(new.replace("−", "-")) - float(old.replace("−", "-")))
-    return gap <= (tolerance if decimals else whole) + 1e-9
+    first, second = (float(number.replace("−", "-").replace(",", "")) for number in (new, old))
+    return abs(first - second) <= (tolerance if decimals else whole) + 1e-9

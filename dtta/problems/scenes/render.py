@@ -54,7 +54,7 @@ def render(scenes: Sequence[Scene], size: int | tuple[int, int] = 64, supersampl
     rays = [world.rays(height, width)]
     if a > 1:
         rays.append(world.rays(height * a, width * a))
-    # One trace for both: with few scenes the time goes into the number of operations, not into their size.
+    # One trace for both: with few scenes the time depends on the number of operations, not on their size.
     scene, direction = (torch.cat(parts) for parts in zip(*rays, strict=True))
     hits = world.trace(scene, world.eye[scene], direction)
     centres, colours = slice(N * height * width), slice(-N * height * a * width * a, None)
@@ -113,7 +113,7 @@ class _World:
         self.haze, self.exposure = (_stack(scenes, lambda s, n=n: (getattr(s, n),)) for n in ("haze", "exposure"))
 
     def rays(self, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Return a ray through the centre of each pixel of each scene: scenes (S·H·W,), unit directions (S·H·W, 3)."""
+        """Return a ray through each pixel's centre: the index of its scene (S·H·W,), its unit direction (S·H·W, 3)."""
         up = torch.tensor([0.0, 1.0, 0.0], dtype=_D).expand_as(self.forward)
         right = _unit(torch.linalg.cross(up, self.forward))
         up = torch.linalg.cross(self.forward, right)

@@ -170,6 +170,25 @@ def compare_with_paper(
     return lines
 
 
+def claims(entries: Sequence[Mapping], folder: Path = FOLDER) -> list[dict[str, object]]:
+    """Return comparisons of runs that bear on the paper's claims, next to what they say about each.
+
+    `entries`: with "claim" and "comparisons", each with "text", "table", "run" and, if needed, "over" (another run),
+    "metric", "shift" (None: mean over the shifts) and "sign" (-1: the claim is a loss). Raises KeyError: unknown names.
+    """
+    lines = []
+    for entry in entries:
+        for c in entry["comparisons"]:
+            table, metric = c["table"], metrics_of(c["table"], folder)[c["metric"]] if "metric" in c else None
+            shifts = [c["shift"]] if "shift" in c else shifts_of(table, c["run"], folder)
+            gain = stored.gain(table, c["run"], shifts, c.get("over", "none"), metric, folder=folder)
+            low, high = sorted(c.get("sign", 1) * gain[end] for end in ("low", "high"))
+            word = "as claimed" if low > 0 else "opposite" if high < 0 else "not established"
+            line = {"claim": entry["claim"], "here": c["text"], "gain": gain["gain"]}
+            lines.append(line | {"low": gain["low"], "high": gain["high"], "verdict": word})
+    return lines
+
+
 def verdicts(lines: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
     """Count the verdicts in lines of `compare_with_paper`: a line for each table of the paper, and one for all."""
     counts: dict[str, Counter[str]] = {}

@@ -679,8 +679,7 @@ report.table(
     lines,
     tolerance=0.3,
     caption="Gain over no adaptation in points; the paper's gain for "
-    "ConvNeXt-Tiny on ImageNet-A; relative noise r of a step. “Too small "
-    "to tell”: our interval contains zero",
+    "ConvNeXt-Tiny on ImageNet-A; relative noise r of a step",
 )
 
 # %% tags=["hide-input"]

@@ -195,3 +195,14 @@ def test_every_stored_table_is_on_one_evidence_page():
 
 
 FILES = {path.name for path in stored.FOLDER.glob("*.csv")}
+
+
+def test_claims_have_the_verdict_of_their_interval_and_sign(shown):
+    down, up = ({"text": "a", "table": TABLE, "run": "chosen rule", "sign": sign} for sign in (-1, 1))
+    none = {"text": "b", "table": TABLE, "run": "chosen rule", "over": "chosen rule", "shift": "pixelate"}
+    lines = evidence.claims([{"claim": "first", "comparisons": [down, up]}, {"claim": "second", "comparisons": [none]}])
+    assert [line["verdict"] for line in lines] == ["opposite", "as claimed", "not established"]
+    gain = stored.gain(TABLE, "chosen rule", evidence.shifts_of(TABLE))
+    assert all([line[key] for key in gain if key in line] == [gain[key] for key in ("gain", "low", "high")]
+               for line in lines[:2])  # fmt: skip
+    assert shown["paper.md"].count(">One objective serves three tasks<") == 1

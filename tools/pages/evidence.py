@@ -14,12 +14,14 @@ A line of its own in such a page becomes a table:
     <!-- evidence differences presets -->      what presets do differently from the paper
     <!-- evidence unavailable presets -->      cells of the paper that have no preset
     <!-- evidence verdicts -->                 how many of them, on all pages, got each verdict
+    <!-- evidence claims -->                   the paper's claims and the comparisons that claims.yml lists for each
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from dtta.core.problem import Metric
 
 MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE)
-VERDICTS = "<!-- evidence verdicts -->"
+VERDICTS, CLAIMS = "<!-- evidence verdicts -->", "<!-- evidence claims -->"
 OF_PRESETS = ("differences", "unavailable")  # kinds that need no stored table
 SPLIT = ("gains", "shifts")  # a table for each number of images
 FOLDED = {"pairs": "Pairs of runs with the same baseline", "trials": "Every setting that was tried"}
@@ -65,17 +67,19 @@ Chosen by their gain over the baseline on validation images, none of which is a 
 
 def put_tables(folder: Path) -> None:
     """Replace the marks in the staged evidence pages. Raises PageError: an unknown table, metric or kind of table."""
-    cells, names = (
+    cells, names, claims = (
         yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for path in (folder / "comparison.yml", folder / "names.yml")
+        for path in (folder / f"{name}.yml" for name in ("comparison", "names", "claims"))
     )
     pages = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
     for path, text in pages.items():
-        if MARK.search(text) or VERDICTS in text:
+        if MARK.search(text) or VERDICTS in text or CLAIMS in text:
             try:
                 filled = MARK.sub(lambda mark: _block(mark[1], mark[2], mark[3], cells, names), expand(text))
                 if VERDICTS in filled:
                     filled = filled.replace(VERDICTS, _verdicts(pages.values(), cells))
+                if CLAIMS in filled:
+                    filled = filled.replace(CLAIMS, _claims(claims))
             except (KeyError, FileNotFoundError) as error:
                 raise PageError(f"book/evidence/{path.name}: {error.args[0]}") from error
             path.write_text(filled, encoding="utf-8")
@@ -201,6 +205,17 @@ def _verdicts(pages: Iterable[str], cells: dict) -> str:
         for line in evidence.compare_with_paper(table, cells[table], _metric(table, name))
     ]  # fmt: skip
     return report.to_html(evidence.verdicts(lines))
+
+
+def _claims(claims: list[dict]) -> str:
+    """Return the table of claims; each claim once, in the first of its rows."""
+    from dtta.pages import evidence, report
+
+    lines = evidence.claims(claims)
+    repeated = [line["claim"] == before["claim"] for before, line in pairwise(lines)]
+    return report.to_html(
+        [line | {"claim": "" if same else line["claim"]} for line, same in zip(lines, [False, *repeated], strict=True)]
+    )
 
 
 def _about(table: str) -> str:

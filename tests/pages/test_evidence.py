@@ -205,4 +205,4 @@ def test_claims_have_the_verdict_of_their_interval_and_sign(shown):
     gain = stored.gain(TABLE, "chosen rule", evidence.shifts_of(TABLE))
     assert all([line[key] for key in gain if key in line] == [gain[key] for key in ("gain", "low", "high")]
                for line in lines[:2])  # fmt: skip
-    assert shown["paper.md"].count(">One objective serves three tasks<") == 1
+    assert shown["paper.md"].count(">Three tasks<") == 1

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dtta.core.problem import Metric
-from dtta.evaluation.run import AFTER, Row
+from dtta.evaluation.run import AFTER, SHIFTED, Row
 from dtta.evaluation.statistics import paired_gain
 from dtta.experiments import stored
 from dtta.experiments.paper import presets
@@ -37,10 +37,10 @@ def metrics_of(table: str, folder: Path = FOLDER) -> dict[str, Metric]:
 def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return each run's paired gain over its baseline: mean over the shifts with its interval, and on clean images.
 
-    "images": of each shift. "evaluations" of the diffusion model for an image, if they were counted.
+    "images": of each shift. "evaluations" of the diffusion model per image, if they were counted in all runs.
     """
-    references = stored.baselines(table, folder)
-    lines = []
+    references, lines = stored.baselines(table, folder), []
+    counted = _counted(table, folder)
     for run in _methods(table, folder):
         shifts = shifts_of(table, run, folder)
         if not shifts:
@@ -51,12 +51,37 @@ def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> li
         line |= {"before": gain["before"], "after": gain["after"]}
         rows = [stored.rows(table, name, folder) for name in (against, run)]
         line["gain on clean"] = _mean_gain(*rows, CLEAN, metric)
-        if all(row.evaluations is not None for row in rows[1]):
+        if counted:
             line["evaluations"] = stored.evaluations(table, run, shifts, folder)
         if references:  # else all have the same baseline
             line["baseline"] = against
         lines.append(line | {"images": gain["images"] // len(shifts), "shifts": len(shifts)})
     return lines
+
+
+def after_streams(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
+    """Return each run's gain on later images, which it does not adapt to: clean ones, and ones of the stream's shift.
+
+    The parameters are those at the end of a shift's stream, or of its block of a stream. Runs without such images, and
+    streams of clean images, are left out.
+    """
+    references, lines = stored.baselines(table, folder), []
+    for run in _methods(table, folder):
+        names = {AFTER + shift + end for shift in shifts_of(table, run, folder) for end in ("", SHIFTED)}
+        names &= {row.shift for row in stored.rows(table, run, folder)}
+        shifted = {name for name in names if name.endswith(SHIFTED)}
+        for kind, group in (("clean", names - shifted), ("same shift", shifted)):
+            if group:
+                gain = stored.gain(table, run, group, against=references.get(run, "none"), folder=folder)
+                line = {"run": run, "gain": gain["gain"], "low": gain["low"], "high": gain["high"]}
+                lines.append(line | {"before": gain["before"], "after": gain["after"], "later images": kind})
+    return lines
+
+
+def _counted(table: str, folder: Path) -> bool:
+    """Return whether the evaluations of every run were counted; a run that reuses stored losses has none of its own."""
+    counts = [[row.evaluations for row in stored.rows(table, run, folder)] for run in _methods(table, folder)]
+    return all(None not in numbers and any(numbers) for numbers in counts)
 
 
 def _methods(table: str, folder: Path) -> list[str]:
@@ -75,8 +100,10 @@ def by_shift(table: str, metric: Metric | None = None, folder: Path = FOLDER) ->
     references, lines = stored.baselines(table, folder), []
     shifts = shifts_of(table, folder=folder)
     for run in _methods(table, folder):
-        rows = (stored.rows(table, references.get(run, "none"), folder), stored.rows(table, run, folder))
-        line: dict[str, object] = {"run": run}
+        over = references.get(run, "none")
+        rows = [stored.rows(table, name, folder) for name in (over, run)]
+        plain = stored.runs(table, folder)[over].method == "none"
+        line: dict[str, object] = {"run": run if plain else f"{run} (over {over})"}
         for shift in (CLEAN, *shifts):
             line[shift.replace("_", " ")] = _mean_gain(*rows, shift, metric)
         images = len(stored.align(*rows, set(shifts))[0]) // len(shifts)
@@ -190,16 +217,21 @@ def claims(entries: Sequence[Mapping], folder: Path = FOLDER) -> list[dict[str, 
 
 
 def verdicts(lines: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Count the verdicts in lines of `compare_with_paper`: a line for each table of the paper, and one for all."""
-    counts: dict[str, Counter[str]] = {}
-    for line in lines:
-        counts.setdefault(str(line["paper"]).split("/")[0], Counter())[str(line["verdict"])] += 1
-    counts = dict(sorted(counts.items())) | {"all": sum(counts.values(), Counter())}
+    """Count the verdicts in lines of `compare_with_paper`: a line for each table of the paper, and one for all.
+
+    "our results": on how many different results of ours the verdicts on its cells rest.
+    """
     heads = dict(
         zip(VERDICTS, ("same sign", "opposite sign", "ours contains zero", "the paper's too small"), strict=True)
     )
-    return [
-        {"paper": name.replace("table", "Table "), "cells": count.total()}
-        | {head: count[word] for word, head in heads.items()}
-        for name, count in counts.items()
-    ]
+    groups: dict[str, list[Mapping[str, object]]] = {}
+    for line in lines:
+        groups.setdefault(str(line["paper"]).split("/")[0], []).append(line)
+    counts = []
+    for _, group in sorted(groups.items()):
+        verdict_of = Counter(line["verdict"] for line in group)
+        count = {"cells": len(group), "our results": len({(line["run"], line["shift"]) for line in group})}
+        counts.append(count | {head: verdict_of[word] for word, head in heads.items()})
+    names = [name.replace("table", "Table ") for name in sorted(groups)]
+    counts.append({key: sum(count[key] for count in counts) for key in counts[0]} if counts else {})
+    return [{"paper": name} | count for name, count in zip([*names, "all"], counts, strict=True)]

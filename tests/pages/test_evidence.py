@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
@@ -41,12 +42,14 @@ def test_tables_begin_with_the_gain_and_its_interval_which_a_phone_shows():
 def test_verdicts_are_counted_by_table_and_in_all():
     words = ("same sign", "same sign", "opposite sign", "the paper's effect is too small to tell")
     papers = ("table2/a/fog", "table1/b/c", "table2/a/snow", "table2/b/fog")
-    lines = [{"paper": paper, "verdict": word} for paper, word in zip(papers, words, strict=True)]
+    runs = ("a", "b", "b", "b")
+    lines = [dict(paper=paper, verdict=word, run=run, shift="fog")
+             for paper, word, run in zip(papers, words, runs, strict=True)]  # fmt: skip
     first, second, whole = evidence.verdicts(lines)
     assert (first["paper"], first["cells"], first["same sign"], first["opposite sign"]) == ("Table 1", 1, 1, 0)
     assert (second["paper"], second["cells"], second["same sign"], second["opposite sign"]) == ("Table 2", 3, 1, 1)
     assert whole == {
-        "paper": "all", "cells": 4, "same sign": 2, "opposite sign": 1, "ours contains zero": 0,
+        "paper": "all", "cells": 4, "our results": 3, "same sign": 2, "opposite sign": 1, "ours contains zero": 0,
         "the paper's too small": 1,
     }  # fmt: skip
 
@@ -206,3 +209,22 @@ def test_claims_have_the_verdict_of_their_interval_and_sign(shown):
     assert all([line[key] for key in gain if key in line] == [gain[key] for key in ("gain", "low", "high")]
                for line in lines[:2])  # fmt: skip
     assert shown["paper.md"].count(">Three tasks<") == 1
+
+
+def test_gains_after_streams_are_on_images_that_no_run_adapts_to():
+    lines = {(line["run"], line["later images"]): line for line in evidence.after_streams("distillation")}
+    rows = [stored.rows("distillation", run) for run in ("none", "teacher")]
+    for kind, shifted in (("clean", False), ("same shift", True)):
+        means = [
+            100
+            * np.mean([r.score for r in part if re.match("after (?!clean)", r.shift) and ("," in r.shift) == shifted])
+            for part in rows
+        ]
+        line = lines["teacher", kind]
+        assert (line["before"], line["after"]) == (pytest.approx(means[0]), pytest.approx(means[1]))
+    assert not any(run == "posterior" for run, _ in lines) and evidence.after_streams(TABLE) == []
+
+
+def test_a_baseline_that_adapts_is_named_in_the_table_of_shifts():
+    runs = [line["run"] for line in evidence.by_shift("forward")]
+    assert runs == ["adaptation", "posterior", "posterior, race (over posterior)", "fast (over adaptation)"]

@@ -8,6 +8,7 @@ A line of its own in such a page becomes a table:
     <!-- evidence gains TABLE [METRIC] -->     every run's gain over its baseline
     <!-- evidence shifts TABLE [METRIC] -->    the same for each shift; both have a table for each number of images
     <!-- evidence pairs TABLE [METRIC] -->     every run against every other with the same baseline
+    <!-- evidence later TABLE -->              every run's gain on images after its streams, which it does not adapt to
     <!-- evidence selection TABLE -->          how settings were chosen
     <!-- evidence trials TABLE -->             every setting tried, with its gain on validation images
     <!-- evidence paper TABLE [METRIC] -->     the paper's cells that comparison.yml lists for the table
@@ -44,7 +45,7 @@ ALL = """<!-- evidence about {0} -->
 
 ### Every run
 
-{1} before and after adaptation, mean over the shifts, and the gain in points with its 95% interval.
+{1} of the baseline (*before*) and of the run (*after*), mean over the shifts, and the gain with its 95% interval.
 
 <!-- evidence gains {2} -->
 
@@ -115,6 +116,7 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict, names: d
     makers: dict[str, Callable[[], list[dict[str, object]]]] = {
         "gains": lambda: evidence.gains(table, metric),
         "shifts": lambda: evidence.by_shift(table, metric),
+        "later": lambda: evidence.after_streams(table),
         "selection": lambda: _selection(stored.selection_table(table)),
         "trials": lambda: evidence.trials(table),
         "pairs": lambda: evidence.pairs(table, metric),
@@ -231,5 +233,5 @@ def _about(table: str) -> str:
     return (
         f"*{about['about'].rstrip('.')}.* {len(runs) - plain} runs and {plain} without adaptation, {rows:,} scores "
         f"(with clean images), {seeds}; {hours:.1f} hours on a CPU, torch {about['torch']}. "
-        f"Again: `{about['command']}`. Every score: `dtta/experiments/results/{table}.csv`."
+        f"To repeat: `{about['command']}`. All scores: `dtta/experiments/results/{table}.csv`."
     )

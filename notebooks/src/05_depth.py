@@ -538,8 +538,7 @@ report.line(
 # `losses_under(diffusion, x, maps, 16)`, where a map is `problem.condition((1.3 * truth).clamp(near, far))`. In
 # thousandths above the loss of the truth: 0.4 for a factor of 1.3, 1.8 for the blur, 2.5 for a factor of 2. The blur
 # costs 1.3 [0.8, 1.9] more than the small factor, the large factor 0.7 [0.1, 1.3] more than the blur. Except where
-# depths reach 16, as in the sky, a factor adds a constant to $c$. A hypothesis: a constant keeps the edges, a blur
-# removes them.
+# depths reach 16, as in the sky, a factor adds a constant to $c$.
 # ```
 #
 # ```{exercise}

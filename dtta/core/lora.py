@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., arXiv 2106.09685) next to linear and convolution layers: W x becomes W x + B A x."""
+"""LoRA (Hu et al., arXiv 2106.09685) next to linear and 2D convolution layers: W x becomes W x + B A x."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_lora(
 
     Args:
         network: changed in place.
-        targets: a regular expression for names of linear and convolution layers; None: the network's ``lora_targets``.
+        targets: a regular expression for names of linear and 2D convolution layers; None: the network's ``lora_targets``.
         rank: rows of A (rank, in) and columns of B (out, rank).
         layers: numbers of the blocks that get LoRA (the first number in a layer's name: 4 in layer4.0); None: all.
         seed: of A, which is drawn at random.
@@ -32,7 +32,7 @@ def add_lora(
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"the rank must be a whole number of at least 1, not {rank!r}")
     remove_lora(network)
-    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     blocks = {name: re.search(r"\d+", name) for name in names if re.fullmatch(targets, name)}
     chosen = [name for name, block in blocks.items() if layers is None or (block and int(block.group()) in layers)]
     if not chosen:

@@ -34,6 +34,14 @@ def metrics_of(table: str, folder: Path = FOLDER) -> dict[str, Metric]:
     return dtta.load(stored.runs(table, folder)["none"].problem).metrics
 
 
+def metric_of(table: str, name: str | None, folder: Path = FOLDER) -> Metric | None:
+    """Return a table's metric by its name; None: the problem's score. Raises KeyError: no such metric."""
+    metrics = metrics_of(table, folder) if name else {}
+    if name and name not in metrics:
+        raise KeyError(f"{table} has no metric {name!r}; it has {', '.join(metrics)}")
+    return metrics.get(name)
+
+
 def gains(table: str, metric: Metric | None = None, folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return each run's paired gain over its baseline: mean over the shifts with its interval, and on clean images.
 
@@ -85,7 +93,7 @@ def _counted(table: str, folder: Path) -> bool:
 
 
 def _methods(table: str, folder: Path) -> list[str]:
-    """Return a table's runs without those that adapt nothing."""
+    """Return a table's runs without the networks alone."""
     return [name for name, run in stored.runs(table, folder).items() if run.method != "none"]
 
 
@@ -200,20 +208,42 @@ def compare_with_paper(
 def claims(entries: Sequence[Mapping], folder: Path = FOLDER) -> list[dict[str, object]]:
     """Return comparisons of runs that bear on the paper's claims, next to what they say about each.
 
-    `entries`: with "claim" and "comparisons", each with "text", "table", "run" and, if needed, "over" (another run),
-    "metric", "shift" (None: mean over the shifts) and "sign" (-1: the claim is a loss). Raises KeyError: unknown names.
+    `entries`: with "claim" and "comparisons"; see `compare_runs`. Raises as it does.
     """
-    lines = []
-    for entry in entries:
-        for c in entry["comparisons"]:
-            table, metric = c["table"], metrics_of(c["table"], folder)[c["metric"]] if "metric" in c else None
-            shifts = [c["shift"]] if "shift" in c else shifts_of(table, c["run"], folder)
-            gain = stored.gain(table, c["run"], shifts, c.get("over", "none"), metric, folder=folder)
-            low, high = sorted(c.get("sign", 1) * gain[end] for end in ("low", "high"))
-            word = "as claimed" if low > 0 else "opposite" if high < 0 else "not established"
-            line = {"claim": entry["claim"], "here": c["text"], "gain": gain["gain"]}
-            lines.append(line | {"low": gain["low"], "high": gain["high"], "verdict": word})
-    return lines
+    return [
+        {"claim": entry["claim"]} | compare_runs(**comparison, folder=folder)
+        for entry in entries
+        for comparison in entry["comparisons"]
+    ]
+
+
+def compare_runs(
+    text: str,
+    table: str,
+    run: str,
+    over: str | None = None,
+    metric: str | None = None,
+    shift: str | None = None,
+    sign: int = 1,
+    folder: Path = FOLDER,
+) -> dict[str, object]:
+    """Return the gain of a run, and whether its sign is the one that a claim expects.
+
+    Args:
+        text: what is compared. over: the other run; None: the run's baseline.
+        metric: the name of one of the problem's; None: its score. shift: a single one; None: mean over the shifts.
+        sign: of the gain in the claim, 1 or -1.
+
+    Raises KeyError: unknown table, run, metric or shift.
+    """
+    shifts = [CLEAN, *shifts_of(table, run, folder)]
+    if shift not in (None, *shifts):
+        raise KeyError(f"{run} of {table} has no shift {shift!r}; it has {', '.join(shifts)}")
+    known = metric_of(table, metric, folder)
+    gain = stored.gain(table, run, [shift] if shift else shifts[1:], over, known, folder=folder)
+    low, high = sorted(sign * gain[end] for end in ("low", "high"))
+    word = "as claimed" if low > 0 else "opposite" if high < 0 else "not established"
+    return {"here": text, "gain": gain["gain"], "low": gain["low"], "high": gain["high"], "verdict": word}
 
 
 def verdicts(lines: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:

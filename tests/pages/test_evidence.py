@@ -172,10 +172,56 @@ def test_marks_become_tables_and_wrong_ones_are_named(tmp_path):
     pages.put_tables(tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "<!-- evidence" not in text and text.count("<tr>") == len(stored.runs(TABLE))
-    for mark, words in ((f"every {TABLE}", "no evidence 'every'"), ("gains gone", "no stored results")):
+    page.write_text(f"# A\n\n<!-- evidence all {TABLE} -->\n", encoding="utf-8")
+    pages.put_tables(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- evidence" not in text and "### Settings" in text and "Accuracy in % of the baseline" in text
+    wrong = [
+        (f"every {TABLE}", "no evidence 'every'"),
+        ("gains gone", "no stored results"),
+        ("gains", "not understood"),
+        (f"gains {TABLE} IoU", "no metric 'IoU'"),
+    ]
+    for mark, words in wrong:
         page.write_text(f"<!-- evidence {mark} -->\n", encoding="utf-8")
         with pytest.raises(PageError, match=re.escape("book/evidence/01_a.md: ") + f".*{words}"):
             pages.put_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("names", "gone: {a: b}", "names.yml: no stored results gone"),
+        ("names", f"{TABLE}: {{tent: b}}", "no run of stopping has 'tent' in its name"),
+        ("names", "- a", "names.yml must be a dict"),
+        ("claims", "[", "claims.yml: while parsing"),
+        ("claims", "[{claim: a, comparisons: [{text: a, table: gone, run: a}]}]", "claims.yml: .*no stored results"),
+        ("claims", f"[{{claim: a, comparisons: [{{text: a, table: {TABLE}, run: gone}}]}}]", "claims.yml: .*gone"),
+        (
+            "claims",
+            f"[{{claim: a, comparisons: [{{text: a, table: {TABLE}, run: chosen rule, shift: dark}}]}}]",
+            "claims.yml: chosen rule of stopping has no shift 'dark'",
+        ),
+        (
+            "claims",
+            f"[{{claim: a, comparisons: [{{text: a, table: {TABLE}, run: chosen rule, ovre: none}}]}}]",
+            "claims.yml: .*unexpected keyword argument 'ovre'",
+        ),
+    ],
+)
+def test_wrong_names_in_the_files_next_to_the_pages_are_named(tmp_path, name, text, words):
+    (tmp_path / "01_a.md").write_text(f"<!-- evidence names {TABLE} -->\n<!-- evidence claims -->\n", encoding="utf-8")
+    (tmp_path / f"{name}.yml").write_text(text, encoding="utf-8")
+    with pytest.raises(PageError, match=words):
+        pages.put_tables(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [("SSIM", "SSIM × 100"), ("mean IoU", "Mean IoU in %"), ("δ < 1.25", "δ < 1.25 in %"), ("AbsRel", "AbsRel in %")],
+)
+def test_titles_keep_the_spelling_of_metrics(metric, title):
+    assert f"\n{title} of the baseline" in pages.expand(f"<!-- evidence all scenes-depth-test {metric} -->")
 
 
 def test_unclear_names_of_runs_are_replaced_and_a_list_of_one_row_says_so(shown):
@@ -201,14 +247,22 @@ FILES = {path.name for path in stored.FOLDER.glob("*.csv")}
 
 
 def test_claims_have_the_verdict_of_their_interval_and_sign(shown):
-    down, up = ({"text": "a", "table": TABLE, "run": "chosen rule", "sign": sign} for sign in (-1, 1))
-    none = {"text": "b", "table": TABLE, "run": "chosen rule", "over": "chosen rule", "shift": "pixelate"}
-    lines = evidence.claims([{"claim": "first", "comparisons": [down, up]}, {"claim": "second", "comparisons": [none]}])
-    assert [line["verdict"] for line in lines] == ["opposite", "as claimed", "not established"]
-    gain = stored.gain(TABLE, "chosen rule", evidence.shifts_of(TABLE))
-    assert all([line[key] for key in gain if key in line] == [gain[key] for key in ("gain", "low", "high")]
-               for line in lines[:2])  # fmt: skip
-    assert shown["paper.md"].count(">Three tasks<") == 1
+    table, metric = "scenes-depth-test", evidence.metrics_of("scenes-depth-test")["SSIM"]
+    run = {"text": "a", "table": table, "run": "diffusion-tta", "metric": "SSIM"}
+    online = run | {"run": "diffusion-tta, online", "over": "diffusion-tta"}
+    unclear = run | {"run": "diffusion-tta, all timesteps"}
+    comparisons = [run, run | {"sign": -1}, online, online | {"sign": -1}, unclear, run | {"shift": "clean"}]
+    lines = evidence.claims([{"claim": "first", "comparisons": comparisons}])
+    words = ["as claimed", "opposite", "opposite", "as claimed", "not established", "opposite"]
+    assert [line["verdict"] for line in lines] == words
+    gain = stored.gain(table, "diffusion-tta, online", evidence.shifts_of(table), "diffusion-tta", metric)
+    assert [lines[2][key] for key in ("gain", "low", "high")] == [gain[key] for key in ("gain", "low", "high")]
+    assert shown["paper.md"].count(">1. Three tasks<") == 1
+
+
+def test_a_claim_is_compared_with_the_baseline_of_its_run():
+    line = evidence.compare_runs("a", "weights", "all, vit")
+    assert line["gain"] == stored.gain("weights", "all, vit", evidence.shifts_of("weights"), "none, vit")["gain"]
 
 
 def test_gains_after_streams_are_on_images_that_no_run_adapts_to():

@@ -24,17 +24,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import yaml
 
 from tools.pages.project import PageError
 
-if TYPE_CHECKING:
-    from dtta.core.problem import Metric
-
 MARK = re.compile(r"^<!-- evidence (\w+) ([\w-]+)(?: (.+?))? -->$", re.MULTILINE)
-VERDICTS, CLAIMS = "<!-- evidence verdicts -->", "<!-- evidence claims -->"
+START, VERDICTS, CLAIMS = "<!-- evidence", "<!-- evidence verdicts -->", "<!-- evidence claims -->"
+YAML = {"comparison": dict, "names": dict, "claims": list}  # files next to the pages
 OF_PRESETS = ("differences", "unavailable")  # kinds that need no stored table
 SPLIT = ("gains", "shifts")  # a table for each number of images
 FOLDED = {"pairs": "Pairs of runs with the same baseline", "trials": "Every setting that was tried"}
@@ -59,7 +57,7 @@ Gain in points under each shift over the same baselines.
 
 ### Settings
 
-Chosen by their gain over the baseline on validation images, none of which is a test image.
+Chosen on validation images, none of which is a test image; the gains are there and over the baseline.
 
 <!-- evidence selection {0} -->
 
@@ -67,23 +65,38 @@ Chosen by their gain over the baseline on validation images, none of which is a 
 
 
 def put_tables(folder: Path) -> None:
-    """Replace the marks in the staged evidence pages. Raises PageError: an unknown table, metric or kind of table."""
-    cells, names, claims = (
-        yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for path in (folder / f"{name}.yml" for name in ("comparison", "names", "claims"))
-    )
+    """Replace the marks in the staged evidence pages. Raises PageError: unknown table, metric, run, shift or mark."""
+    from dtta.experiments.stored import FOLDER
+
+    cells, names, claims = (_read(folder / f"{name}.yml", kind) for name, kind in YAML.items())
+    unknown = [table for table in names if table not in {path.stem for path in FOLDER.glob("*.json")}]
+    if unknown:
+        raise PageError(f"book/evidence/names.yml: no stored results {unknown[0]}")
     pages = {path: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
     for path, text in pages.items():
-        if MARK.search(text) or VERDICTS in text or CLAIMS in text:
+        if START in text:
             try:
                 filled = MARK.sub(lambda mark: _block(mark[1], mark[2], mark[3], cells, names), expand(text))
                 if VERDICTS in filled:
                     filled = filled.replace(VERDICTS, _verdicts(pages.values(), cells))
                 if CLAIMS in filled:
                     filled = filled.replace(CLAIMS, _claims(claims))
-            except (KeyError, FileNotFoundError) as error:
+            except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
                 raise PageError(f"book/evidence/{path.name}: {error.args[0]}") from error
+            if START in filled:
+                raise PageError(f"book/evidence/{path.name}: not understood: {filled[filled.index(START) :][:60]}")
             path.write_text(filled, encoding="utf-8")
+
+
+def _read(path: Path, kind: type) -> Any:
+    """Return the content of a YAML file, empty if there is none. Raises PageError: it has another form."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else kind()
+    except yaml.YAMLError as error:
+        raise PageError(f"book/evidence/{path.name}: {error}") from error
+    if not isinstance(content, kind):
+        raise PageError(f"book/evidence/{path.name} must be a {kind.__name__}")
+    return content
 
 
 def tables_of(page: Path) -> set[str]:
@@ -98,8 +111,11 @@ def expand(text: str) -> str:
         kind, table, metric = mark.groups()
         if kind != "all":
             return mark[0]
-        title = f"{metric} × 100" if metric == "SSIM" else f"{(metric or 'accuracy').capitalize()} in %"
-        return ALL.format(table, title.replace("iou", "IoU"), f"{table} {metric or ''}".strip())
+        name = metric or "accuracy"
+        title = (
+            f"{name} × 100" if name == "SSIM" else f"{name[0].upper() if name.isascii() else name[0]}{name[1:]} in %"
+        )
+        return ALL.format(table, title, f"{table} {metric or ''}".strip())
 
     return MARK.sub(marks, text)
 
@@ -112,7 +128,7 @@ def _block(kind: str, table: str, metric_name: str | None, cells: dict, names: d
         return _about(table)
     if kind == "names":
         return _names(table, names.get(table, {}))
-    metric = _metric(table, metric_name)
+    metric = evidence.metric_of(table, metric_name)
     makers: dict[str, Callable[[], list[dict[str, object]]]] = {
         "gains": lambda: evidence.gains(table, metric),
         "shifts": lambda: evidence.by_shift(table, metric),
@@ -149,7 +165,7 @@ def _names(table: str, names: dict[str, str]) -> str:
     from dtta.experiments import stored
 
     runs = " | ".join(map(_run, stored.runs(table)))
-    for part in names:
+    for part in map(str, names):
         if not re.search(re.sub(r"\bN\b", r"\\d+", re.escape(part)), runs):
             raise KeyError(f"names.yml: no run of {table} has {part!r} in its name")
     lines = "\n".join(f"* **{part}**: {meaning}" for part, meaning in names.items())
@@ -186,17 +202,6 @@ def _by_images(rows: list[dict[str, object]], kind: str) -> Iterator[str]:
         yield report.to_html(table.T.rename_axis("shift") if turned else table, digits=1, upright=kind == "shifts")
 
 
-def _metric(table: str, name: str | None) -> Metric | None:
-    from dtta.pages import evidence
-
-    if not name:
-        return None
-    metrics = evidence.metrics_of(table)
-    if name not in metrics:
-        raise KeyError(f"{table} has no metric {name!r}; it has {', '.join(metrics)}")
-    return metrics[name]
-
-
 def _verdicts(pages: Iterable[str], cells: dict) -> str:
     """Return the table of verdicts on all the cells of the paper that some page shows."""
     from dtta.pages import evidence, report
@@ -204,20 +209,23 @@ def _verdicts(pages: Iterable[str], cells: dict) -> str:
     shown = [mark for text in pages for mark in MARK.finditer(text) if mark[1] == "paper"]
     lines = [
         line for _, table, name in (mark.groups() for mark in shown)
-        for line in evidence.compare_with_paper(table, cells[table], _metric(table, name))
+        for line in evidence.compare_with_paper(table, cells[table], evidence.metric_of(table, name))
     ]  # fmt: skip
     return report.to_html(evidence.verdicts(lines))
 
 
 def _claims(claims: list[dict]) -> str:
-    """Return the table of claims; each claim once, in the first of its rows."""
+    """Return the table of claims; each claim once, in the first of its rows. Raises as ``evidence.claims``."""
     from dtta.pages import evidence, report
 
-    lines = evidence.claims(claims)
-    repeated = [line["claim"] == before["claim"] for before, line in pairwise(lines)]
-    return report.to_html(
-        [line | {"claim": "" if same else line["claim"]} for line, same in zip(lines, [False, *repeated], strict=True)]
-    )
+    try:
+        lines = evidence.claims(claims)
+    except (KeyError, TypeError, FileNotFoundError) as error:
+        raise KeyError(f"claims.yml: {error.args[0]}") from error
+    for before, line in reversed(list(pairwise(lines))):
+        if line["claim"] == before["claim"]:
+            line["claim"] = ""
+    return report.to_html(lines)
 
 
 def _about(table: str) -> str:
@@ -231,7 +239,7 @@ def _about(table: str) -> str:
     seeds = f"seeds {', '.join(others)} and {last}" if others else f"seed {last}"
     hours = sum(about["seconds"].values()) / 3600
     return (
-        f"*{about['about'].rstrip('.')}.* {len(runs) - plain} runs and {plain} without adaptation, {rows:,} scores "
-        f"(with clean images), {seeds}; {hours:.1f} hours on a CPU, torch {about['torch']}. "
+        f"*{about['about'].rstrip('.')}.* {len(runs) - plain} runs and {plain} of a network alone, {rows:,} scores "
+        f"(with clean and later images), {seeds}; {hours:.1f} hours of CPU time, torch {about['torch']}. "
         f"To repeat: `{about['command']}`. All scores: `dtta/experiments/results/{table}.csv`."
     )

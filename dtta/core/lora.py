@@ -17,7 +17,7 @@ def add_lora(
 
     Args:
         network: changed in place.
-        targets: a regular expression for names of linear and 2D convolution layers; None: the network's ``lora_targets``.
+        targets: a regular expression for names of linear and 2D convolution layers; None: its ``lora_targets``.
         rank: rows of A (rank, in) and columns of B (out, rank).
         layers: numbers of the blocks that get LoRA (the first number in a layer's name: 4 in layer4.0); None: all.
         seed: of A, which is drawn at random.

@@ -43,6 +43,7 @@ def describe(title: str, run: Run, trials: Sequence[dict], varied: Mapping[str, 
         ((key, values),) = varied.items()
         by_value = {str(trial["settings"].get(key)): trial["gain"] for trial in trials}
         gains = ", ".join(f"{by_value[str(value)]:+.1f}" for value in values)
+    count = f"{len(trials)} of: " if len(varied) > 1 else ""  # not all combinations need to be tried
     edges = {key: _edge(chosen[key], values) for key, values in varied.items()}
     return {
         "run": title,
@@ -50,8 +51,7 @@ def describe(title: str, run: Run, trials: Sequence[dict], varied: Mapping[str, 
         "low": used["low"],
         "high": used["high"],
         "chosen": _all_text(used, varied) + better,
-        "combinations tried": len(trials),
-        "of the values": "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
+        "settings tried": count + "; ".join(f"{key} {', '.join(map(_text, values))}" for key, values in varied.items()),
         "gain at each": gains,
         "lowest or highest tried": ", ".join(f"{key}: {edge}" for key, edge in edges.items() if edge),
         "images × shifts": used["images"],

@@ -127,11 +127,11 @@ def test_the_selection_table_names_the_values_tried_and_the_edges_of_the_grid(tm
     assert stored.trials("t", tmp_path) == trials
     rates, both = stored.selection_table("t", folder=tmp_path)
     assert rates == {
-        "run": "rates", "of the values": "lr 0.005, 0.02, 30", "gain at each": "+2.0, +1.0, -1.2",
+        "run": "rates", "settings tried": "lr 0.005, 0.02, 30", "gain at each": "+2.0, +1.0, -1.2",
         "chosen": "lr 0.005", "lowest or highest tried": "lr: lowest", "gain": 2.0, "low": 0.0, "high": 4.0,
-        "combinations tried": 3, "images × shifts": 96,
+        "images × shifts": 96,
     }  # fmt: skip
-    assert both["of the values"] == "lr 0.1, 0.5, 1; mix True, False, –; tau none, 1, –"
+    assert both["settings tried"] == "4 of: lr 0.1, 0.5, 1; mix True, False, –; tau none, 1, –"
     assert (both["chosen"], both["lowest or highest tried"]) == ("lr 1, mix False, tau none", "lr: highest")
     assert both["gain at each"] == ""
 

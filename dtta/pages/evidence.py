@@ -87,7 +87,7 @@ def after_streams(table: str, folder: Path = FOLDER) -> list[dict[str, object]]:
 
 
 def _counted(table: str, folder: Path) -> bool:
-    """Return whether the evaluations of every run were counted; a run that reuses stored losses has none of its own."""
+    """Return whether the evaluations of every run were counted."""
     counts = [[row.evaluations for row in stored.rows(table, run, folder)] for run in _methods(table, folder)]
     return all(None not in numbers and any(numbers) for numbers in counts)
 
@@ -239,8 +239,8 @@ def compare_runs(
     shifts = [CLEAN, *shifts_of(table, run, folder)]
     if shift not in (None, *shifts):
         raise KeyError(f"{run} of {table} has no shift {shift!r}; it has {', '.join(shifts)}")
-    known = metric_of(table, metric, folder)
-    gain = stored.gain(table, run, [shift] if shift else shifts[1:], over, known, folder=folder)
+    measure = metric_of(table, metric, folder)
+    gain = stored.gain(table, run, [shift] if shift else shifts[1:], over, measure, folder=folder)
     low, high = sorted(sign * gain[end] for end in ("low", "high"))
     word = "as claimed" if low > 0 else "opposite" if high < 0 else "not established"
     return {"here": text, "gain": gain["gain"], "low": gain["low"], "high": gain["high"], "verdict": word}

@@ -57,7 +57,7 @@ Gain in points under each shift over the same baselines.
 
 ### Settings
 
-Chosen on validation images, none of which is a test image; the gains are there and over the baseline.
+Chosen on validation images, none of which is a test image; the gains here are on those images.
 
 <!-- evidence selection {0} -->
 

@@ -136,7 +136,7 @@ def pairs(table: str, metric: Metric | None = None, folder: Path = FOLDER, least
             before, after = stored.align(*rows, shifts)
             if len(before) < least:
                 continue
-            gain = paired_gain(before, after, metric, resamples=2000)
+            gain = paired_gain(before, after, metric)
             names, sign = ((run, other), 1) if gain["gain"] >= 0 else ((other, run), -1)
             low, high = sorted((sign * gain["low"], sign * gain["high"]))
             line = {"run": names[0], "compared with": names[1], "gain": sign * gain["gain"], "low": low, "high": high}
@@ -234,8 +234,10 @@ def compare_runs(
         metric: the name of one of the problem's; None: its score. shift: a single one; None: mean over the shifts.
         sign: of the gain in the claim, 1 or -1.
 
-    Raises KeyError: unknown table, run, metric or shift.
+    Raises KeyError: unknown table, run, metric or shift. ValueError: another sign.
     """
+    if sign not in (1, -1):
+        raise ValueError(f"the sign of {text!r} must be 1 or -1, not {sign!r}")
     shifts = [CLEAN, *shifts_of(table, run, folder)]
     if shift not in (None, *shifts):
         raise KeyError(f"{run} of {table} has no shift {shift!r}; it has {', '.join(shifts)}")

@@ -224,6 +224,14 @@ def check_trials(problem: str, run: str, count: int) -> None:
         assert paired_gain(before, after, metric)["gain"] == pytest.approx(trial["gain"], abs=within)
 
 
+def test_the_stored_evaluations_of_equal_budgets_are_equal():
+    """Sixty for an image; fifty where all of fifty names are evaluated once."""
+    for name, run in stored.runs("classes").items():
+        if run.method != "none":
+            once = run.classes == 50 and run.method in ("diffusion-classifier", "ensemble")
+            assert {row.evaluations for row in stored.rows("classes", name)} == {50 if once else 60}, name
+
+
 @pytest.mark.parametrize(
     ("table", "numbers"),
     [

@@ -164,7 +164,7 @@ def _names(table: str, names: dict[str, str]) -> str:
     """Return what parts of the runs' names mean, as a folded list. Raises KeyError: a part that no run's name has."""
     from dtta.experiments import stored
 
-    runs = " | ".join(map(_run, stored.runs(table)))
+    runs = " | ".join(stored.runs(table))
     for part in map(str, names):
         if not re.search(re.sub(r"\bN\b", r"\\d+", re.escape(part)), runs):
             raise KeyError(f"names.yml: no run of {table} has {part!r} in its name")
@@ -220,7 +220,7 @@ def _claims(claims: list[dict]) -> str:
 
     try:
         lines = evidence.claims(claims)
-    except (KeyError, TypeError, FileNotFoundError) as error:
+    except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
         raise KeyError(f"claims.yml: {error.args[0]}") from error
     for before, line in reversed(list(pairwise(lines))):
         if line["claim"] == before["claim"]:

@@ -219,7 +219,7 @@ figures.show(
 
 # %% [markdown]
 # * On clean scenes the model uses its condition: another scene's map and a flat wall cost the most, the blurred truth
-#   less. The network's map costs no more than the truth.
+#   less. The network's map comes closest; its difference is established only at the highest timestep.
 # * Under Gaussian noise the truth has the lowest loss at the grey timesteps (300 to 800); the blurred truth is next. At
 #   the lowest timestep most intervals contain zero.
 # * In fog the order breaks: a flat wall has a lower loss than the truth; at the two highest timesteps the interval
